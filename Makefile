@@ -1,0 +1,54 @@
+# make quickstart: from nothing to predictions. make help: the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+# Named after what is to be installed, so that a changed requirement completes the environment and an unchanged one costs nothing.
+READY := $(VENV)/.ready-$(shell cat requirements-base.txt $(REQUIREMENTS) requirements-dev.txt constraints.txt | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint bench-setup clean
+
+help:  ## Show this
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## Make or complete .venv (GPU packages where nvidia-smi finds a card)
+
+$(READY):
+	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else 'Python 3.10, 3.11 or 3.12 is needed, this is ' + sys.version.split()[0] + '; try: make setup PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -r $(REQUIREMENTS) -r requirements-dev.txt
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+quickstart: setup  ## Train, evaluate and predict on the example data with a tiny model: CPU, no download, minutes
+	$(BIN)/python data/make_tiny_model.py --dropout 0
+	$(BIN)/python train.py --dataset_dir data --device cpu --model_name data/tiny-ernie --save_dir quickstart/checkpoint \
+		--learning_rate 1e-3 --epochs 12 --max_seq_length 96 --logging_steps 50
+	$(BIN)/python analysis/evaluate.py --dataset_dir data --device cpu --params_path quickstart/checkpoint \
+		--report_file quickstart/report.json
+	$(BIN)/python predict.py --dataset_dir data --device cpu --params_path quickstart/checkpoint \
+		--output_file quickstart/predicted.txt --scores
+	@echo
+	@echo "It works. The model was a tiny one with random weights; a pretrained one does far better. Next:"
+	@echo "  $(BIN)/python train.py --dataset_dir data --device cpu --model_name ernie-3.0-medium-zh --early_stop --epochs 100"
+	@echo "  $(BIN)/python analysis/evaluate.py --dataset_dir data --device cpu --params_path ./checkpoint"
+	@echo "  $(BIN)/python predict.py --dataset_dir data --device cpu --output_file predicted.txt"
+	@echo "With a GPU: --device gpu. Your own rows: put train.txt, dev.txt and label.txt (data/README.md) into a folder, and"
+	@echo "give it as --dataset_dir. Labels without a hierarchy: see data/multi_label."
+
+test: setup  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## Check the code's form
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench-setup:  ## Make .venv-bench, where benchmarks/training.py finds PyTorch
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install torch==2.13.0 transformers==5.23.0 numpy
+
+clean:  ## Remove what quickstart and the tests left
+	rm -rf quickstart data/tiny-ernie data/bad_case.txt .pytest_cache .ruff_cache .hypothesis
