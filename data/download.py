@@ -1,0 +1,123 @@
+"""Fetches one of the two public data sets of the guides, checks it, and puts it in place whole or not at all.
+
+    python data/download.py baidu_extract_2020                 # hierarchical: 11958 + 1498 rows, 74 labels
+    python data/download.py divorce                            # multi-label:  14377 + 1611 rows, 20 labels
+    python data/download.py divorce --archive divorce.tar.gz   # an archive fetched by other means
+
+Then: python train.py --dataset_dir data/divorce. Both sets are for research; their terms forbid passing them on.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from cli import Problems, UserError, command, progress_bar  # noqa: E402
+from utils import atomic_folder, read_labels, read_rows  # noqa: E402
+
+SOURCE = "https://paddlenlp.bj.bcebos.com/datasets/{}.tar.gz"
+SIZES = {  # rows of train.txt and dev.txt, and labels, as published
+    "baidu_extract_2020": (11958, 1498, 74),
+    "divorce": (14377, 1611, 20),
+}
+WANTED = ("train.txt", "dev.txt", "test.txt", "label.txt", "data.txt")
+LARGEST = 200 << 20  # bytes of an archive or of a file in it: both sets are below 10 MB
+SILENCE = 30  # seconds without an answer
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", choices=sorted(SIZES), help="which of the two")
+    parser.add_argument("--output_dir", help="folder to write; must not exist (data/NAME)")
+    parser.add_argument("--url", help=f"another source than {SOURCE.format('NAME')}")
+    parser.add_argument("--archive", help="take this .tar.gz in place of downloading")
+    return parser.parse_args(argv)
+
+
+def download(url, path):
+    """Fetches a file of at most LARGEST bytes; a UserError says how to come by it otherwise."""
+    remedy = "fetch it with a browser or on another machine, and pass it: --archive FILE"
+    try:
+        with urllib.request.urlopen(url, timeout=SILENCE) as answer, open(path, "wb") as file:
+            total = int(answer.headers.get("Content-Length") or 0)
+            with progress_bar(total, "B") as bar:
+                while block := answer.read(1 << 16):
+                    file.write(block)
+                    bar.update(len(block))
+                    if file.tell() > LARGEST:
+                        raise UserError(f"{url}: larger than {LARGEST >> 20} MiB, so not the data set; {remedy}")
+            if total and file.tell() != total:
+                raise UserError(f"{url}: broke off after {file.tell()} of {total} bytes; run again, or {remedy}")
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(f"{url}: {getattr(error, 'reason', error)}; {remedy}") from error
+
+
+def unpack(archive, folder):
+    """Writes the wanted files of a .tar.gz into the folder, whatever folder they are in there, and nothing else."""
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                name = os.path.basename(member.name)
+                if name not in WANTED or not member.isfile():
+                    continue
+                if member.size > LARGEST:
+                    raise UserError(f"{archive}: {name} is larger than {LARGEST >> 20} MiB, so not the data set")
+                with tar.extractfile(member) as source, open(os.path.join(folder, name), "wb") as target:
+                    target.write(source.read())
+    except FileNotFoundError as error:
+        raise UserError(f"--archive {archive}: there is no such file") from error
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive}: not a whole .tar.gz archive ({error}); fetch it again") from error
+
+
+def verify(folder, sizes):
+    """Reads the data set as training would, and compares its size with the published one."""
+    problems, found = Problems(), []
+    with problems.collect():
+        labels = read_labels(os.path.join(folder, "label.txt"), problems)
+        found = [len(read_rows(os.path.join(folder, f"{split}.txt"), labels, problems)) for split in ("train", "dev")]
+        found.append(len(labels))
+    if not problems.count and tuple(found) != sizes:
+        problems.add(
+            f"the archive holds {found[0]} + {found[1]} rows and {found[2]} labels, published are "
+            f"{sizes[0]} + {sizes[1]} and {sizes[2]}: it is another version, or broken"
+        )
+    problems.stop_if_any()
+
+
+def fetch(archive, output_dir, sizes):
+    """Unpacks an archive to a folder that is there only if all of it is as published."""
+    if os.path.exists(output_dir):
+        raise UserError(f"{output_dir} is there already; remove it, or name another folder with --output_dir")
+    with atomic_folder(output_dir) as folder:
+        unpack(archive, folder)
+        verify(folder, sizes)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    output_dir = args.output_dir or str(HERE / args.name)
+    with contextlib.ExitStack() as stack:
+        archive = args.archive
+        if archive is None:
+            url = args.url or SOURCE.format(args.name)
+            archive = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "archive.tar.gz")
+            print(f"Fetching {url}")
+            download(url, archive)
+        fetch(archive, output_dir, SIZES[args.name])
+    print(f"{output_dir}: checked and complete. Next: python train.py --dataset_dir {output_dir}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
