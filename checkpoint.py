@@ -1,0 +1,208 @@
+"""The checkpoint: a folder that holds all that predicting needs, written whole or not at all.
+
+config.json, model_state.pdparams, tokenizer files, label.txt, decision.json, run.json. The folder `<save_dir>_last`
+holds the same of the latest moment, and the optimiser's state beside it: what `--resume` goes on from.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+from cli import Problems, UserError, logger
+from compat import import_paddle
+from decision import Decision
+from model import device_problem, load_pretrained, set_device
+from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
+
+STATE_FILE, SCALER = "training_state.npz", "scaler/"
+
+
+@dataclass
+class Checkpoint:
+    model: object
+    tokenizer: object
+    labels: Labels
+    decision: Decision
+    run: dict
+
+
+def last_folder(save_dir):
+    """Beside the best checkpoint of a run, the folder of its latest state."""
+    return f"{os.path.normpath(save_dir)}_last"
+
+
+def save_checkpoint(path, checkpoint, state=None):
+    """Writes the folder in place of an older one. `state`: what `training_state` gives, for a run that may go on."""
+    with atomic_folder(path) as folder:
+        checkpoint.model.config.id2label = dict(enumerate(checkpoint.labels.names))
+        checkpoint.model.config.label2id = dict(checkpoint.labels.index)
+        checkpoint.model.save_pretrained(folder)
+        checkpoint.tokenizer.save_pretrained(folder)
+        checkpoint.labels.write(os.path.join(folder, "label.txt"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        if state is not None:
+            np.savez(os.path.join(folder, STATE_FILE), **state)
+        files = sorted([*os.listdir(folder), "run.json"])
+        write_json(os.path.join(folder, "run.json"), {**checkpoint.run, "files": files})
+
+
+def read_run(path):
+    """`run.json` of a checkpoint as a dict, empty where the folder has none."""
+    recover_folder(path)
+    return _read_json(os.path.join(path, "run.json")) if os.path.exists(os.path.join(path, "run.json")) else {}
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); train again, or take the folder from a backup") from error
+
+
+def folder_problem(path):
+    """What speaks against writing a checkpoint to `path`: a file there that no checkpoint holds, and would be lost."""
+    if os.path.isfile(path):
+        return f"--save_dir {path}: this is a file; name a folder"
+    found = set(os.listdir(path)) if os.path.isdir(path) else set()
+    strange = sorted(found - set(read_run(path).get("files", ())))
+    if strange and not _from_older_suite(found):
+        return (
+            f"--save_dir {path}: the folder holds {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}, which "
+            "would be lost; name a new folder"
+        )
+    return None
+
+
+def _from_older_suite(files):
+    """A checkpoint of the older suite is replaced without a word, as that suite does."""
+    return {"model_state.pdparams", "tokenizer_config.json"} <= files and not {"run.json", "label.txt"} & files
+
+
+def load_checkpoint(path, label_file, problems):
+    """Reads and checks the small files of a checkpoint; `Checkpoint.model` and `.tokenizer` are still None.
+
+    Args:
+        path: the folder.
+        label_file: the data set's own label file, or None. Where it exists it must agree with the checkpoint's.
+    """
+    recover_folder(path)
+    if not os.path.exists(os.path.join(path, "model_state.pdparams")):
+        what = "holds no model_state.pdparams" if os.path.isdir(path) else "is not there"
+        raise UserError(f"--params_path {path} {what}; train first (python train.py ...) or name the folder it wrote")
+    run, own = read_run(path), os.path.join(path, "label.txt")
+    given = label_file is not None and os.path.exists(label_file)
+    if not os.path.exists(own) and not given:
+        raise UserError(f"neither {own} nor {label_file} is there; put the label file the model was trained with there")
+    labels = read_labels(own if os.path.exists(own) else label_file, problems)
+    if given and os.path.exists(own):
+        theirs = read_labels(label_file, problems)
+        if theirs.names != labels.names:
+            problems.add(_disagreement, label_file, theirs, own, labels)
+    outputs = _read_json(os.path.join(path, "config.json")) if os.path.exists(os.path.join(path, "config.json")) else {}
+    if len(outputs.get("id2label", labels.names)) != len(labels):
+        problems.add(f"{path}: the model has {len(outputs['id2label'])} outputs, the label file {len(labels)} labels")
+    return Checkpoint(None, None, labels, _load_decision(path), run)
+
+
+def _disagreement(label_file, theirs, own, labels):
+    extra = [name for name in theirs.names if name not in labels.index]
+    missing = [name for name in labels.names if name not in theirs.index]
+    if not extra and not missing:
+        what = "the same labels in another order"
+    else:
+        parts = [f"{sign} {', '.join(names[:5])}" for sign, names in (("also", extra), ("not", missing)) if names]
+        what = "; ".join(parts)
+    return f"{label_file} is not the model's label file ({what}). To use the model's: cp {own} {label_file}"
+
+
+def _load_decision(path):
+    file = os.path.join(path, "decision.json")
+    if not os.path.exists(file):  # a checkpoint of the older suite: its threshold was always 0.5
+        return Decision()
+    try:
+        return Decision.load(file)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def load_model(checkpoint, path, device):
+    """Completes a `Checkpoint` of `load_checkpoint` with model and tokenizer, on the device, in evaluation mode."""
+    set_device(device)
+    checkpoint.model, checkpoint.tokenizer = load_pretrained(path, len(checkpoint.labels), flag="--params_path")
+    checkpoint.model.eval()
+
+
+def open_checkpoint(args, problems=None):
+    """The checkpoint of `--params_path` for `--device`, with all that is wrong with either told at once.
+
+    Returns:
+        Checkpoint without model, and the maximum length: `--max_seq_length`, or the one it was trained with.
+    """
+    problems = problems or Problems()
+    label_file = os.path.join(args.dataset_dir, args.label_file)
+    checkpoint = load_checkpoint(args.params_path, label_file, problems)
+    if problem := device_problem(args.device):
+        problems.add(problem)
+    trained_with = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
+    if args.max_seq_length not in (None, trained_with):
+        logger.warning("--max_seq_length %d, while the model was trained with %d", args.max_seq_length, trained_with)
+    return checkpoint, args.max_seq_length or trained_with
+
+
+# ----------------------------------------------------------------------------------------------------------- the run
+
+
+def describe_run(arguments, files):
+    """What `run.json` tells of where a checkpoint comes from. files: {name: path} of the data."""
+    packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")
+    return {
+        "arguments": arguments,
+        "data": {name: sha256(path) for name, path in files.items()},
+        "packages": {name: version for name in packages if (version := _version(name))},
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit():
+    """Commit of this code, with `+` where files differ from it; None without git or outside a repository."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def training_state(optimizer, scaler):
+    """The optimiser's moments and the loss scaler's state as {name: array}. The rate follows from the step."""
+    moments = {name: value.numpy() for name, value in optimizer.state_dict().items() if name != "LR_Scheduler"}
+    scale = {SCALER + name: np.asarray(value) for name, value in scaler.state_dict().items()}
+    return {**moments, **scale}
+
+
+def load_training_state(path, optimizer, scaler):
+    """Puts what `training_state` gave, saved in the folder `path`, into a fresh optimiser and scaler."""
+    paddle = import_paddle()
+    with np.load(os.path.join(path, STATE_FILE), allow_pickle=False) as arrays:
+        moments = {name: paddle.to_tensor(arrays[name]) for name in arrays.files if not name.startswith(SCALER)}
+        scale = {name.removeprefix(SCALER): arrays[name] for name in arrays.files if name.startswith(SCALER)}
+    optimizer.set_state_dict(moments)
+    if scale:
+        scaler.load_state_dict({name: value if value.ndim else value.item() for name, value in scale.items()})

@@ -1,0 +1,175 @@
+"""How a script speaks with its user: errors that say what to do, the log, the progress bar, flags.
+
+A fault of the user's is a `UserError`: it ends the script with status 2 and a message, no traceback. Faults of
+arguments and data are collected in `Problems`, so that one run shows them all before the first long step.
+"""
+
+import argparse
+import contextlib
+import difflib
+import functools
+import logging
+import os
+import sys
+
+logger = logging.getLogger("text_classification")
+
+
+class UserError(Exception):
+    """What the user can mend. Its text says what is wrong, where, and what to do."""
+
+
+class Problems:
+    """Faults found so far. The first 20 are shown, the rest counted."""
+
+    SHOWN = 20
+
+    def __init__(self):
+        self.messages, self.count = [], 0
+
+    def add(self, message, *details):
+        """`message` is a text, or a function of `details` that makes one (and is not called past the first 20)."""
+        self.count += 1
+        if len(self.messages) < self.SHOWN:
+            self.messages.append(message(*details) if callable(message) else message)
+
+    @contextlib.contextmanager
+    def collect(self):
+        """Takes a UserError of the block as one more fault and goes on after it."""
+        try:
+            yield
+        except UserError as error:
+            self.add(str(error))
+
+    def stop_if_any(self):
+        if not self.count:
+            return
+        if self.count == 1:
+            raise UserError(self.messages[0])
+        lines = [f"{self.count} problems, nothing was done:", *(f"  {message}" for message in self.messages)]
+        if self.count > len(self.messages):
+            lines.append(f"  ... and {self.count - len(self.messages)} more")
+        raise UserError("\n".join(lines))
+
+
+def command(main):
+    """Makes `main(argv=None)` answer with an exit status: 0, or 2 with a message for a fault of the user's."""
+
+    @functools.wraps(main)
+    def wrapper(argv=None):
+        set_up_log()
+        try:
+            return main(argv) or 0
+        except UserError as error:
+            if is_main_process():
+                print(f"error: {error}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            if error.name not in ("paddle", "paddlenlp", "yaml", "tqdm", "charset_normalizer", "visualdl"):
+                raise
+            print(f"error: {error}. Run `make setup` and then .venv/bin/python in place of python", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+    return wrapper
+
+
+def is_main_process():
+    """True on rank 0, and where there is one process alone. Only it writes files and log lines."""
+    return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+
+
+class _StandardError(logging.StreamHandler):
+    """Writes to whatever `sys.stderr` is at the time."""
+
+    stream = property(lambda self: sys.stderr, lambda self, _: None)
+
+
+def set_up_log():
+    """Lines as the guides show them, on the standard error; other ranks are silent unless something is amiss."""
+    if not logger.handlers:
+        handler = _StandardError()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+
+
+@contextlib.contextmanager
+def progress_bar(total, unit, initial=0):
+    """A bar on a terminal, nothing elsewhere. Log lines go above it."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    visible = sys.stderr.isatty() and is_main_process()
+    with contextlib.ExitStack() as stack:
+        if visible:
+            stack.enter_context(logging_redirect_tqdm([logger]))
+        yield stack.enter_context(
+            tqdm(total=total, unit=unit, initial=initial, disable=not visible, dynamic_ncols=True)
+        )
+
+
+def positive_int(text):
+    """argparse type: a whole number of at least 1."""
+    return _number(text, int, 1)
+
+
+def non_negative_int(text):
+    """argparse type: a whole number of at least 0."""
+    return _number(text, int, 0)
+
+
+def non_negative_float(text):
+    """argparse type: a number of at least 0."""
+    return _number(text, float, 0)
+
+
+def _number(text, kind, least):
+    value = kind(text)  # argparse words the ValueError
+    if not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+    return value
+
+
+def parse_with_config(parser, argv):
+    """Parses `argv`, with defaults from the file of `--config` (JSON or YAML, `flag: value`). The command line wins.
+
+    The file's values pass through the parser as if typed before the rest, so that they meet the same checks.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    path = first.parse_known_args(argv)[0].config
+    if path is None:
+        return parser.parse_args(argv)
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file) or {}
+    except OSError as error:
+        parser.error(f"--config {path}: {error.strerror}")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path}: not readable as JSON or YAML in UTF-8: {error}")
+    if not isinstance(values, dict):
+        parser.error(f"--config {path}: expected lines of the form 'batch_size: 32'")
+    flags = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    tokens = []
+    for name, value in values.items():
+        if name not in flags:
+            parser.error(f"--config {path}: there is no flag --{name}{closest(str(name), flags)}")
+        if isinstance(flags[name], argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                parser.error(f"--config {path}: {name} must be true or false, not {value!r}")
+            tokens.append(flags[name].option_strings[0 if value else 1])
+        elif value is not None:
+            tokens.append(f"--{name}={value}")
+    return parser.parse_args(tokens + argv)
+
+
+def closest(name, known):
+    """The end of a message about an unknown name: the known one it looks like, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""

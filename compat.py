@@ -1,0 +1,101 @@
+"""The few lines that make Paddle, and what stands on it, behave on today's machines.
+
+Each says the upstream fault and the versions it is for. Nothing of ours is imported here.
+"""
+
+import contextlib
+import ctypes
+import io
+import os
+import re
+import sys
+import warnings
+
+
+def _processor_is_amd():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return any(line.startswith("vendor_id") and "AuthenticAMD" in line for line in file)
+    except OSError:
+        return "AuthenticAMD" in os.environ.get("PROCESSOR_IDENTIFIER", "")
+
+
+def _local_processes():
+    """Processes that Paddle's launcher started on this machine; 0 where it started none."""
+    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").partition(":")[0]
+    endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
+    return sum(endpoint.partition(":")[0] == host for endpoint in endpoints) if host else 0
+
+
+def _cores():
+    """Processors for each process of ours on this machine."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux has it
+        cores = os.cpu_count() or 1
+    return max(1, cores // max(1, _local_processes()))
+
+
+def _is_set(name):
+    """True where the user has set the variable. Paddle's launcher, too, sets OMP_NUM_THREADS=1 for its processes."""
+    by_launcher = name == "OMP_NUM_THREADS" and os.environ.get(name) == "1" and _local_processes()
+    return name in os.environ and not by_launcher
+
+
+def prepare_environment():
+    """Sets what Paddle reads while it is imported; call it before. A variable the user has set is left alone.
+
+    Returns:
+        list of str: the variables set here, `NAME=value (why)`, for the log.
+    """
+    wanted = {
+        # Paddle (2.6 to 3.3) takes one thread on a CPU unless told otherwise (PaddleNLP #4394).
+        "OMP_NUM_THREADS": (str(_cores()), "Paddle takes one thread of a CPU unless told"),
+        # The MKL inside Paddle (2.6 to 3.3) takes its slowest path on AMD processors; 5 stands for AVX2.
+        "MKL_DEBUG_CPU_TYPE": ("5" if _processor_is_amd() else None, "Paddle's MKL is slow on AMD without it"),
+    }
+    done = []
+    if "paddle" not in sys.modules:
+        for name, (value, why) in wanted.items():
+            if value is not None and not _is_set(name):
+                os.environ[name] = value
+                done.append(f"{name}={value} ({why})")
+    return done
+
+
+def keep_freed_memory():
+    """Has glibc keep freed memory for the next tensor. For computing on a CPU.
+
+    Paddle (2.6 to 3.3) takes every CPU tensor from malloc, which hands large pieces back to the system at once: each
+    step then waits for its pages anew, a sixth of its time. Elsewhere than on glibc, nothing happens.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 1 << 26)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            mallopt(option, value)
+
+
+def _is_news(record):
+    """False for what PaddleNLP (2.8) warns of with every pretrained model that gets a classifier: that the classifier
+    is new, and the head of pretraining unused. Other weights that are not in the file are news."""
+    text = record.getMessage()
+    new = re.findall(r"'([\w.]+)'", text) if "newly initialized" in text else []
+    return "were not used when" not in text and not (new and all(name.startswith("classifier.") for name in new))
+
+
+def import_paddle():
+    """Imports Paddle and PaddleNLP without the banners of Paddle 3.0 and of its helpers (ccache, distutils, OMP)."""
+    prepare_environment()
+    first = "paddlenlp" not in sys.modules
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import paddle
+        import paddlenlp.transformers
+    if first:
+        # PaddleNLP (2.8) tells every file it opens; only what is amiss is of use here, and of one process. Its handler
+        # was made just now, on the stream that swallowed the banners.
+        nlp_logger = paddlenlp.utils.log.logger
+        nlp_logger.set_level("WARNING" if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else "ERROR")
+        nlp_logger.handler.setStream(sys.__stderr__)
+        nlp_logger.handler.addFilter(_is_news)
+    return paddle

@@ -1,0 +1,290 @@
+"""The neural side: device, pretrained models, tokens in compact arrays, probabilities. Paddle inside functions."""
+
+import inspect
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from cli import UserError, closest, logger
+from compat import import_paddle, keep_freed_memory
+from decision import sigmoid
+
+# The names of the contract. Any other name that PaddleNLP knows, and a local folder, are taken as well.
+MODEL_NAMES = (
+    "ernie-1.0-large-zh-cw",
+    "ernie-3.0-xbase-zh",
+    "ernie-3.0-base-zh",
+    "ernie-3.0-medium-zh",
+    "ernie-3.0-micro-zh",
+    "ernie-3.0-mini-zh",
+    "ernie-3.0-nano-zh",
+    "ernie-2.0-base-en",
+    "ernie-2.0-large-en",
+    "ernie-m-base",
+    "ernie-m-large",
+)
+FOLDER_HELP = (
+    "A model's folder holds config.json, model_state.pdparams, tokenizer_config.json and vocab.txt, as PaddleNLP's "
+    "save_pretrained writes them"
+)
+
+# ------------------------------------------------------------------------------------------------------------- device
+
+
+def device_problem(device):
+    """What keeps `--device` from being used here, in one line that says what to do, or None."""
+    paddle = import_paddle()
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "gpu", "xpu", "npu") or (colon and not number.isdigit()):
+        return f"--device {device}: expected cpu, gpu, xpu or npu, or one card of them, like gpu:0"
+    if kind == "cpu":
+        return None
+    if kind == "gpu":
+        built, count = paddle.is_compiled_with_cuda(), paddle.device.cuda.device_count()
+    elif kind == "xpu":
+        built = paddle.is_compiled_with_xpu()
+        count = paddle.device.xpu.device_count() if built else 0
+    else:
+        built = paddle.is_compiled_with_custom_device(kind)
+        count = sum(name.split(":")[0] == kind for name in paddle.device.get_available_custom_device())
+    if not built:
+        return f"--device {device}: this PaddlePaddle ({paddle.__version__}) is built without {kind}; use --device cpu"
+    if count == 0:
+        return f"--device {device}: no {kind} found on this machine; use --device cpu"
+    if colon and int(number) >= count:
+        return f"--device {device}: this machine has {count} {kind}, numbered from 0; use --device {kind}:{count - 1}"
+    return None
+
+
+def set_device(device):
+    """Makes Paddle compute on the device. Of several processes, each takes the card its launcher gave it."""
+    paddle = import_paddle()
+    import paddle.distributed as dist
+
+    if device == "cpu":
+        keep_freed_memory()
+    elif dist.get_world_size() > 1:
+        device = f"{device.partition(':')[0]}:{dist.ParallelEnv().device_id}"
+    paddle.set_device(device)
+
+
+# -------------------------------------------------------------------------------------------------- pretrained models
+
+
+def model_name_problem(name):
+    """What is wrong with `--model_name` as far as can be told without loading or downloading, or None."""
+    if not os.path.isdir(name):
+        is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+        return f"--model_name {name}: there is no such folder" if is_path else None
+    files = os.listdir(name)
+    wanted = {
+        "config.json": any(file in files for file in ("config.json", "model_config.json")),
+        "model_state.pdparams": any(file.endswith((".pdparams", ".safetensors")) for file in files),
+        "tokenizer_config.json": "tokenizer_config.json" in files,
+    }
+    missing = [file for file, found in wanted.items() if not found]
+    if not missing:
+        return None
+    return f"--model_name {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"
+
+
+def load_pretrained(name, num_labels, flag="--model_name"):
+    """Model with `num_labels` outputs, and tokenizer, of a name or a local folder; a head of another size starts anew.
+
+    Raises:
+        UserError: it is neither here nor to be downloaded; the text says how to bring it.
+    """
+    paddle = import_paddle()
+    from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        head = AutoConfig.from_pretrained(name).num_labels
+        # Parameter names count up over a process; the optimiser's saved state is found by them.
+        with paddle.utils.unique_name.guard():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
+            )
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # requests' errors are OSErrors
+        if os.path.isdir(name):  # a TypeError is what PaddleNLP says of a missing vocab.txt
+            raise UserError(f"{flag} {name}: the folder does not load ({error}). {FOLDER_HELP}") from error
+        cache = _cache_folder(name)
+        if isinstance(error, (ValueError, TypeError)):  # half a file
+            raise UserError(f"{flag} {name}: {error} Remove the folder {cache} and run again") from error
+        raise UserError(_download_message(name, cache, error)) from error
+    return model, tokenizer
+
+
+def _cache_folder(name):
+    from paddlenlp.utils.env import MODEL_HOME
+
+    return os.path.join(MODEL_HOME, name)
+
+
+def _download_message(name, cache, error):
+    from paddlenlp.transformers import ErnieMPretrainedModel, ErnieMTokenizer, ErniePretrainedModel, ErnieTokenizer
+
+    files = []
+    for family in (ErniePretrainedModel, ErnieTokenizer, ErnieMPretrainedModel, ErnieMTokenizer):
+        for kind, urls in family.pretrained_resource_files_map.items():
+            if name in urls:
+                url = urls[name]
+                files.append((url, "model_state.pdparams" if kind == "model_state" else os.path.basename(url)))
+    reason = str(error.__context__ or error).strip().splitlines()[0]
+    lines = [
+        f"--model_name {name}: it is not on this machine and could not be downloaded{closest(name, MODEL_NAMES)}",
+        f"  reason: {reason}",
+        "  remedy: on a machine that reaches the internet and has PaddleNLP, run",
+        '    python -c "from paddlenlp.transformers import AutoModel, AutoTokenizer; '
+        f"[c.from_pretrained('{name}').save_pretrained('{name}') for c in (AutoModel, AutoTokenizer)]\"",
+        f"  copy the folder {name} here, and pass it: --model_name ./{name}",
+    ]
+    if files:
+        lines.append(f"  or with a browser: save each file under the name given, in the folder {cache} of this machine")
+        lines += [f"    {url} as {file}" for url, file in files]
+    if not name.startswith("ernie"):
+        lines.append(f"  names of the guide: {', '.join(MODEL_NAMES)}")
+    lines.append("  to try the pipeline without any: python data/make_tiny_model.py, then --model_name data/tiny-ernie")
+    return "\n".join(lines)
+
+
+def longest_input(config):
+    """The most tokens the model takes, special ones included; None where its configuration has no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    offset = 2 if config.model_type == "ernie_m" else 0  # its first position is number 2
+    return positions - offset if positions else None
+
+
+def logits_of(model, inputs):
+    """The model's logits [rows, labels] for a dict of tensors."""
+    output = model(**inputs)
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+# ------------------------------------------------------------------------------------------------------------- tokens
+
+
+@dataclass
+class Encoded:
+    """Tokens of many rows, end to end.
+
+    columns: {name of a model's input: int32 array}. offsets: int64 [rows + 1]. padding: {name: value}. truncated: rows
+    that were longer than max_seq_length.
+    """
+
+    columns: dict
+    offsets: np.ndarray
+    padding: dict
+    pad_left: bool
+    with_mask: bool
+    truncated: int
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self):
+        return np.diff(self.offsets)
+
+    def batch(self, rows):
+        """The rows padded to the longest of them: {name: int64 array [rows, longest]}."""
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        column = np.arange(lengths.max())
+        held = column >= (lengths.max() - lengths)[:, None] if self.pad_left else column < lengths[:, None]
+        source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
+        inputs = {}
+        for name, values in self.columns.items():
+            inputs[name] = np.full(held.shape, self.padding[name], dtype=np.int64)
+            inputs[name][held] = values[source]
+        if self.with_mask:
+            # ERNIE finds padding by its id. PaddleNLP's ERNIE-M (2.8) looks for id 0, its [CLS], and attends to [PAD].
+            inputs["attention_mask"] = (inputs["input_ids"] != self.padding["input_ids"]).astype(np.int64)
+        return inputs
+
+
+def encode(texts, tokenizer, model, max_seq_length):
+    """Tokenises a sequence of texts for the model, cut at `max_seq_length` tokens, special ones included."""
+    accepted = inspect.signature(model.forward).parameters
+    names = [name for name in ("input_ids", "token_type_ids") if name in accepted]
+    columns, lengths, truncated = {name: [] for name in names}, [0], 0
+    for start in range(0, len(texts), 1024):
+        chunk = [texts[i] for i in range(start, min(start + 1024, len(texts)))]
+        tokens = tokenizer(chunk, max_length=max_seq_length, truncation=True)
+        names = [name for name in names if name in tokens]  # ERNIE-M has no token types
+        for name in names:
+            columns[name].append(np.concatenate([np.asarray(ids, np.int32) for ids in tokens[name]]))
+        lengths += map(len, tokens["input_ids"])
+        full = [text for text, ids in zip(chunk, tokens["input_ids"]) if len(ids) == max_seq_length]
+        if full:
+            truncated += sum(len(ids) > max_seq_length for ids in tokenizer(full)["input_ids"])
+    return Encoded(
+        columns={name: np.concatenate(columns[name]) for name in names},
+        offsets=np.cumsum(lengths, dtype=np.int64),
+        padding={"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id},
+        pad_left=tokenizer.padding_side == "left",
+        with_mask="attention_mask" in accepted,
+        truncated=truncated,
+    )
+
+
+def sorted_batches(lengths, batch_size):
+    """Row numbers in batches of similar length, the longest first, so that memory runs out at once or never."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def shuffled_batches(lengths, batch_size, seed, by_length=True):
+    """Row numbers in random batches; with `by_length`, drawn from shuffled stretches of 50 batches sorted by length."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(lengths))
+    if by_length:
+        stretch = batch_size * 50
+        parts = [order[i : i + stretch] for i in range(0, len(order), stretch)]
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))] if by_length else batches
+
+
+# ------------------------------------------------------------------------------------------------------ probabilities
+
+
+def predict_logits(model, encoded, batch_size, batches=None):
+    """Logits of the rows in the batches (of all rows by default), without gradient or dropout.
+
+    Returns:
+        float32 array [rows, labels]; rows in no batch stay 0. The model is in the mode it was in before.
+    """
+    import paddle
+
+    logits, was_training = np.zeros((len(encoded), model.config.num_labels), dtype=np.float32), model.training
+    model.eval()
+    with paddle.no_grad():
+        for rows in sorted_batches(encoded.lengths, batch_size) if batches is None else batches:
+            inputs = {name: paddle.to_tensor(values) for name, values in encoded.batch(rows).items()}
+            logits[rows] = logits_of(model, inputs).astype("float32").numpy()
+    if was_training:
+        model.train()
+    return logits
+
+
+def predict_probabilities(model, encoded, batch_size):
+    """One sigmoid a label: float32 array [rows, labels]."""
+    return sigmoid(predict_logits(model, encoded, batch_size))
+
+
+def log_model(model, tokenizer, device, environment):
+    """One line on what computes, and one on what was set for it."""
+    import paddle
+
+    size = sum(parameter.size for parameter in model.parameters())
+    logger.info(
+        "%s, %.1f million parameters, vocabulary of %d, on %s (Paddle %s)",
+        type(model).__name__,
+        size / 1e6,
+        tokenizer.vocab_size,
+        device,
+        paddle.__version__,
+    )
+    for line in environment:
+        logger.info("Environment: %s", line)

@@ -1,0 +1,404 @@
+"""Files in and out: atomic writes, and the one reader of labels and rows that every script uses."""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cli import UserError, closest
+from decision import SEPARATOR, parent_ids
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """A text file (UTF-8, LF) that appears whole or not at all, in place of an older one."""
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; name a file to write")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
+def write_json(path, value):
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Yields an empty sibling folder to fill; it takes the place of `path`, whole, when the block ends well."""
+    path = os.path.abspath(path)
+    temporary = f"{path}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in [*names, "."]:
+                _fsync(os.path.join(folder, name))
+        _exchange(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fsync(path):
+    if os.name == "nt":  # Windows opens no folders, and flushes files on close
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(new, old):
+    """Puts the folder `new` in the place of `old`; on Linux in one step, so that a reader or a kill never sees neither.
+
+    rename(2) does not replace a folder that holds something; renameat2(2) with RENAME_EXCHANGE swaps the two names.
+    """
+    if not os.path.exists(old):
+        os.rename(new, old)
+        return
+    with contextlib.suppress(AttributeError, OSError):  # no such call here, or a file system that does not know it
+        libc = ctypes.CDLL(None, use_errno=True)
+        at_working_folder, exchange = -100, 2
+        if libc.renameat2(at_working_folder, os.fsencode(new), at_working_folder, os.fsencode(old), exchange) == 0:
+            return
+    aside = f"{old}.old"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(old, aside)
+    os.rename(new, old)
+    shutil.rmtree(aside)
+
+
+def recover_folder(path):
+    """Finishes a replacement that was cut off between its two renames (see `_exchange`)."""
+    aside = f"{os.path.abspath(path)}.old"
+    if not os.path.exists(path) and os.path.isdir(aside):
+        os.rename(aside, path)
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+@dataclass
+class Labels:
+    """The labels of a task. The model's output i is line i of `label.txt`."""
+
+    names: list
+    index: dict = field(init=False)
+    parents: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.index = {name: i for i, name in enumerate(self.names)}
+        self.parents = parent_ids(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+    @property
+    def hierarchical(self):
+        return any(SEPARATOR in name for name in self.names)
+
+    def join(self, mask):
+        """The names of one row's labels (bool [labels]) as they stand in a file: joined by commas."""
+        return ",".join(self.names[i] for i in np.flatnonzero(mask))
+
+    def write(self, path):
+        with atomic_write(path) as file:
+            file.writelines(f"{name}\n" for name in self.names)
+
+
+def read_labels(path, problems):
+    """`label.txt` as `Labels`. What is wrong with it goes to `problems`."""
+    names, first_line = [], {}
+    for number, line in read_lines(path):
+        name = line.strip()
+        if not name:
+            problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")
+        elif name in first_line:
+            problems.add(f"{path}:{number}: label {name!r} stands on line {first_line[name]} already; delete one")
+        elif "," in name or "\t" in name:
+            what = "comma" if "," in name else "tab"
+            problems.add(f"{path}:{number}: label {name!r} holds a {what}, which separates columns; rename the label")
+        else:
+            names.append(name)
+        first_line.setdefault(name, number)
+    for name in names:
+        parent, separator, leaf = name.rpartition(SEPARATOR)
+        if separator and not (parent and leaf):
+            problems.add(f"{path}:{first_line[name]}: label {name!r} has an empty piece beside {SEPARATOR!r}")
+        elif separator and parent not in first_line:
+            problems.add(f"{path}:{first_line[name]}: label {name!r} has no parent here; add a line {parent!r}")
+    if not first_line:
+        problems.add(f"{path}: no labels; write one a line")
+    return Labels(names)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+class Texts:
+    """Many texts in one buffer: a list of str holds three times the memory. Indexed like a list."""
+
+    def __init__(self):
+        self._bytes, self._ends = bytearray(), [0]
+
+    def append(self, text):
+        self._bytes += text.encode("utf-8")
+        self._ends.append(len(self._bytes))
+
+    def freeze(self):
+        self._ends = np.array(self._ends, dtype=np.int64)
+
+    def __len__(self):
+        return len(self._ends) - 1
+
+    def __getitem__(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8")
+
+
+@dataclass
+class Rows:
+    """Labelled rows of one file in compact arrays.
+
+    texts: `Texts`. lines: int32 [rows], the line each stands on. label_ids: int32, the labels of all rows one after the
+    other, those of row i from offsets[i] to offsets[i + 1] in rising order. blank: lines skipped. completed: rows that
+    named a child and not its parent, which was added.
+    """
+
+    path: str
+    texts: Texts
+    lines: np.ndarray
+    label_ids: np.ndarray
+    offsets: np.ndarray
+    blank: int
+    completed: int
+
+    def __len__(self):
+        return len(self.texts)
+
+    def labels_of(self, i):
+        return self.label_ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def sample(self, count, seed):
+        """So many rows drawn by seed, in the file's order; all of them where `count` is None or not less."""
+        if count is None or count >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        texts = Texts()
+        for i in chosen:
+            texts.append(self.texts[i])
+        texts.freeze()
+        label_ids = np.concatenate([self.labels_of(i) for i in chosen])
+        offsets = np.cumsum([0, *np.diff(self.offsets)[chosen]])
+        return Rows(self.path, texts, self.lines[chosen], label_ids, offsets, self.blank, self.completed)
+
+    def multi_hot(self, num_labels, rows=None, dtype=bool):
+        """0/1 array [rows, num_labels] of the rows given (all by default)."""
+        rows = range(len(self)) if rows is None else rows
+        hot = np.zeros((len(rows), num_labels), dtype=dtype)
+        for i, row in enumerate(rows):
+            hot[i, self.labels_of(row)] = 1
+        return hot
+
+    def support(self, num_labels):
+        """Rows of each label, int64 [num_labels]."""
+        return np.bincount(self.label_ids, minlength=num_labels)
+
+
+def read_lines(path):
+    """(number, text) of each line of a UTF-8 file, with or without a byte order mark, CRLF accepted, as a stream."""
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}. Check the folder (--dataset_dir) and the name") from error
+    chinese_before = False  # a line of UTF-8 beyond ASCII has been read: a fault is then this line's, not the file's
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError:
+                raise UserError(_encoding_message(path, number, line if chinese_before else None)) from None
+            chinese_before = chinese_before or not line.isascii()
+            yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+
+
+def _encoding_message(path, number, line):
+    """What to do about line `number`, which is not UTF-8. `line`: its bytes where lines before it are UTF-8."""
+    from charset_normalizer import from_bytes
+
+    if line is None:
+        with open(path, "rb") as file:
+            sample = file.read(1 << 16)
+    else:
+        sample = line
+    iconv_names = {"gb18030": "GB18030", "big5": "BIG5", "utf_16": "UTF-16", "utf_16_le": "UTF-16LE"}
+    guess = from_bytes(sample, cp_isolation=list(iconv_names)).best()
+    if guess is None:
+        return f"{path}:{number}: not UTF-8, and like no encoding known here; save the file as UTF-8"
+    encoding = iconv_names[guess.encoding]
+    looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
+    if line is not None:
+        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the part it came from"
+    return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path}.utf8' && mv '{path}.utf8' '{path}'"
+
+
+def read_texts(path, problems=None):
+    """(number, text) of each row to predict, blank lines skipped. Of a labelled row the text alone is taken.
+
+    With `problems`, rows with more than one tab go there; without, the file is taken to be checked.
+    """
+    for number, line in read_lines(path):
+        if problems is not None and line.count("\t") > 1:
+            problems.add(_tab_message, path, number, line)
+        text = line.partition("\t")[0].strip()
+        if text:
+            yield number, text
+
+
+def _tab_message(path, number, line):
+    tabs = line.count("\t")
+    return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text by spaces"
+
+
+def read_rows(path, labels, problems):
+    """The labelled rows of a file as `Rows`. Unknown labels and malformed rows go to `problems`."""
+    texts, lines, label_ids, ends = Texts(), [], [], [0]
+    blank = completed = 0
+    for number, line in read_lines(path):
+        if not line.strip():
+            blank += 1
+            continue
+        if line.count("\t") > 1:
+            problems.add(_tab_message, path, number, line)
+            continue
+        text, _, names = line.partition("\t")
+        if not text.strip():
+            problems.add(f"{path}:{number}: labels without a text; a row is text<TAB>label,label")
+            continue
+        named, closed = _label_set(names, labels, path, number, problems)
+        completed += len(closed) > len(named)
+        texts.append(text.strip())
+        lines.append(number)
+        label_ids.extend(sorted(closed))
+        ends.append(len(label_ids))
+    if not lines:
+        problems.add(f"{path}: no rows; each line is text<TAB>label,label")
+    texts.freeze()
+    arrays = (np.array(lines, np.int32), np.array(label_ids, np.int32), np.array(ends, np.int64))
+    return Rows(path, texts, *arrays, blank=blank, completed=completed)
+
+
+def _label_set(names, labels, path, number, problems):
+    """Indices of the labels in a row's second column: those it names, and those with all their ancestors."""
+    named, closed = set(), set()
+    for name in names.split(",") if names.strip() else ():
+        i = labels.index.get(name.strip())
+        if i is None:
+            problems.add(_unknown_message, path, number, name.strip(), labels)
+            continue
+        named.add(i)
+        while i >= 0:
+            closed.add(i)
+            i = int(labels.parents[i])
+    return named, closed
+
+
+def _unknown_message(path, number, name, labels):
+    where = f"{path}:{number}:"
+    if not name:
+        return f"{where} empty label; delete the comma that follows or precedes nothing"
+    if "，" in name:
+        return f"{where} label {name!r} holds a full-width comma; labels are separated by an ASCII comma"
+    return f"{where} label {name!r} is not in the label file{closest(name, labels.index)}"
+
+
+# ------------------------------------------------------------------------------------------------------------ summary
+
+
+def describe(rows, num_labels):
+    """What is worth knowing of one file before training, a line each: sizes, completed rows, repeated texts."""
+    empty = int((np.diff(rows.offsets) == 0).sum())
+    yield (
+        f"{rows.path}: {len(rows)} rows, {len(rows.label_ids) / max(1, len(rows)):.2f} labels a row, "
+        f"{empty} without a label, {rows.blank} blank lines skipped"
+    )
+    if rows.completed:
+        yield f"{rows.path}: {rows.completed} rows name a child and not its parent; the parents were added"
+    texts, label_sets = _text_keys(rows), _label_keys(rows)
+    order = np.argsort(texts, kind="stable")
+    again = texts[order][1:] == texts[order][:-1]
+    other = again & (label_sets[order][1:] != label_sets[order][:-1])
+    if again.any():
+        yield f"{rows.path}: {again.sum()} rows repeat the text of another row; {_lines(rows, order, again)}"
+    if other.any():
+        yield (
+            f"{rows.path}: {other.sum()} of them have other labels than that row; {_lines(rows, order, other)}. "
+            "One of each pair is wrong"
+        )
+
+
+def describe_pair(train, dev, labels):
+    """What train and dev show only together: shared texts, labels that cannot be learnt."""
+    shared = np.isin(_text_keys(dev), _text_keys(train))
+    if shared.any():
+        yield (
+            f"{dev.path}: {shared.sum()} rows have a text that is in {train.path} too (first: line "
+            f"{dev.lines[shared.argmax()]}); their scores flatter the model"
+        )
+    unseen = [labels.names[i] for i in np.flatnonzero(train.support(len(labels)) == 0)]
+    if unseen:
+        more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
+        yield f"{train.path}: {len(unseen)} labels have no row and cannot be learnt: {', '.join(unseen[:10])}{more}"
+
+
+def _lines(rows, order, found):
+    """The first pair of lines where `found` (bool [rows - 1]) says that order[i + 1] repeats order[i]."""
+    first = int(found.argmax())
+    return f"first: lines {rows.lines[order[first]]} and {rows.lines[order[first + 1]]}"
+
+
+def _text_keys(rows):
+    return _keys(text.encode("utf-8") for text in rows.texts)
+
+
+def _label_keys(rows):
+    return _keys(rows.labels_of(i).tobytes() for i in range(len(rows)))
+
+
+def _keys(values):
+    """64-bit hashes: 8 bytes a row in place of a set of texts. Two of a million texts collide with chance 3e-8."""
+    return np.array([int.from_bytes(hashlib.blake2b(v, digest_size=8).digest(), "big") for v in values], np.uint64)
