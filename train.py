@@ -1,0 +1,144 @@
+"""Fine-tune a pretrained model on labelled rows; keeps the checkpoint that is best on the dev rows.
+
+    python train.py --dataset_dir data --device gpu --early_stop --epochs 100
+    python train.py --dataset_dir data/multi_label --device cpu --model_name ./my-ernie --max_seq_length 64
+    python train.py --dataset_dir data --device gpu --resume        # goes on after a Ctrl-C, a kill or a power cut
+    python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data --device gpu
+
+The guide's flags have the guide's defaults. What is not in the guide is off or neutral unless asked for.
+"""
+
+import argparse
+import os
+import sys
+
+from cli import (
+    Problems,
+    UserError,
+    command,
+    logger,
+    non_negative_float,
+    non_negative_int,
+    parse_with_config,
+    positive_int,
+)
+from compat import prepare_environment
+from losses import LOSSES
+from utils import describe, describe_pair, read_labels, read_rows
+
+FLAG = argparse.BooleanOptionalAction
+METRICS = ("macro_f1", "micro_f1", "accuracy")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
+    group.add_argument("--train_file", default="train.txt", help="training rows, text<TAB>label,label (%(default)s)")
+    group.add_argument("--dev_file", default="dev.txt", help="rows that choose the best checkpoint (%(default)s)")
+    group.add_argument("--test_file", help="rows to score once, at the end, with the best checkpoint (none)")
+    group.add_argument("--label_file", default="label.txt", help="all labels, one a line (%(default)s)")
+    group.add_argument("--max_train_samples", type=positive_int, help="train on so many rows, drawn by seed (all)")
+    group.add_argument("--max_dev_samples", type=positive_int, help="evaluate on so many rows, drawn by seed (all)")
+    group.add_argument("--max_seq_length", type=positive_int, default=128, help="tokens of a text (%(default)s)")
+    group.add_argument("--length_buckets", action=FLAG, default=True, help="batches of similar length (on)")
+    group.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that make batches (0)")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name", default="ernie-3.0-medium-zh", help="name or local folder (%(default)s)")
+    group.add_argument("--init_from_ckpt", help="start from the weights of this model_state.pdparams (none)")
+    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--batch_size", type=positive_int, default=32, help="rows a batch and process (%(default)s)")
+    group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help="the highest rate (%(default)s)")
+    group.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows (%(default)s)")
+    group.add_argument("--early_stop", action=FLAG, default=False, help="stop when dev gets no better (off)")
+    group.add_argument("--early_stop_nums", type=positive_int, help="after so many epochs (hierarchical 10, flat 4)")
+    group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="bias and norm are spared (0)")
+    group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
+    group.add_argument("--warmup_steps", type=non_negative_float, default=0, help="steps, or a share below 1 (0)")
+    group.add_argument("--loss", choices=sorted(LOSSES), default="bce", help="see losses.py (%(default)s)")
+    group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="batches a step (1)")
+    group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help="clip gradients; 0 = off (0)")
+    group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, gpu only (off)")
+    group.add_argument("--seed", type=non_negative_int, default=3, help="of the head, dropout and order (%(default)s)")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--save_dir", default="./checkpoint", help="the best checkpoint (%(default)s)")
+    group.add_argument("--metric_for_best", choices=METRICS, default="macro_f1", help="what is best (%(default)s)")
+    group.add_argument("--resume", action=FLAG, default=False, help="go on from <save_dir>_last, exactly (off)")
+    group.add_argument("--save_minutes", type=non_negative_float, default=10, help="so often to <save_dir>_last (10)")
+    group.add_argument("--logging_steps", type=positive_int, default=5, help="steps from line to line (%(default)s)")
+    group.add_argument("--visualdl_dir", help="write curves for VisualDL there (off)")
+    group.add_argument("--config", help="JSON or YAML file of flags; the command line wins (none)")
+    return parse_with_config(parser, argv)
+
+
+def argument_problems(args):
+    """Faults of the arguments alone, as texts."""
+    from checkpoint import folder_problem, last_folder
+    from model import device_problem, model_name_problem
+
+    yield device_problem(args.device)
+    yield model_name_problem(args.model_name)
+    yield folder_problem(args.save_dir)
+    yield folder_problem(last_folder(args.save_dir))
+    if args.amp and not args.device.startswith("gpu"):
+        yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
+    if args.init_from_ckpt and not os.path.isfile(args.init_from_ckpt):
+        yield f"--init_from_ckpt {args.init_from_ckpt}: there is no such file"
+    if args.init_from_ckpt and args.resume:
+        yield "--init_from_ckpt starts anew and --resume goes on; give one of them"
+    if args.max_seq_length < 3:
+        yield "--max_seq_length: the special tokens alone take 2; give 3 or more"
+
+
+def read_data(args):
+    """Labels and {"train", "dev", "test"} rows. Everything wrong with arguments and data is told in one UserError."""
+    problems = Problems()
+    for message in argument_problems(args):
+        if message:
+            problems.add(message)
+    rows, faults = {}, problems.count
+    with problems.collect():
+        labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
+    labels_are_sound = problems.count == faults  # else every row would be called wrong
+    for split, file in {"train": args.train_file, "dev": args.dev_file, "test": args.test_file}.items():
+        if file and labels_are_sound:
+            with problems.collect():
+                rows[split] = read_rows(os.path.join(args.dataset_dir, file), labels, problems)
+    problems.stop_if_any()
+    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
+    for part in rows.values():
+        for line in describe(part, len(labels)):
+            logger.info(line)
+    for line in describe_pair(rows["train"], rows["dev"], labels):
+        logger.warning(line)
+    return labels, rows
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    labels, rows = read_data(args)
+    if args.early_stop_nums is None:
+        args.early_stop_nums = 10 if labels.hierarchical else 4
+
+    from training import train  # Paddle is imported from here on
+
+    try:
+        return train(args, labels, rows, environment)
+    except MemoryError as error:
+        raise UserError(
+            f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
+            "batch and give --gradient_accumulation_steps 2, which trains the same"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,475 @@
+"""The training loop behind `train.py`: steps, evaluation, best checkpoint, and going on exactly where a run stopped.
+
+A run is a function of its arguments and data: batches are drawn from (seed, epoch), dropout from (seed, step, process).
+To go on exactly, nothing is needed but the weights, the optimiser's moments, and the place.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from checkpoint import (
+    Checkpoint,
+    describe_run,
+    last_folder,
+    load_training_state,
+    read_run,
+    save_checkpoint,
+    training_state,
+)
+from cli import Problems, UserError, is_main_process, logger, progress_bar
+from compat import import_paddle
+from decision import Decision, sigmoid
+from losses import LOSSES
+from metric import classification_report
+from model import (
+    encode,
+    load_pretrained,
+    log_model,
+    logits_of,
+    longest_input,
+    predict_logits,
+    set_device,
+    shuffled_batches,
+    sorted_batches,
+)
+from utils import write_json
+
+# Flags that may differ when a run goes on: they do not change what is learnt.
+FREE_ON_RESUME = {
+    "config", "dataset_dir", "device", "logging_steps", "num_workers", "resume", "save_dir", "save_minutes",
+    "test_file", "visualdl_dir",
+}  # fmt: skip
+
+
+# On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
+# of 1e-35 and less flow back through it. Arithmetic on numbers that small (denormals) is up to 150 times slower. A loss
+# scaled by a power of two keeps them out of that range and leaves every other bit of the gradients as it is.
+CPU_LOSS_SCALE = 2.0**24
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `batch`: batches of the epoch that are done, over all processes; `step`: updates."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_score: float | None = None
+    epochs_without_better: int = 0
+    history: list = field(default_factory=list)
+    finished: bool = False
+
+
+class NullTracker:
+    """Stands in for VisualDL's LogWriter where none is asked for."""
+
+    def add_scalar(self, tag, value, step):
+        pass
+
+
+class StopSignal:
+    """While entered, Ctrl-C and SIGTERM set `number` in place of stopping at once; a second one stops at once."""
+
+    def __enter__(self):
+        self.number = 0
+        self.before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _catch(self, number, frame):
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def train(args, labels, rows, environment):
+    """Runs `train.py`'s arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it."""
+    paddle = import_paddle()
+    set_device(args.device)
+    if paddle.distributed.get_world_size() > 1:
+        paddle.distributed.init_parallel_env()
+    names = [name for name in (args.label_file, args.train_file, args.dev_file, args.test_file) if name]
+    files = {name: os.path.join(args.dataset_dir, name) for name in names}
+    run = {**describe_run(vars(args), files), "processes": paddle.distributed.get_world_size()}
+    last = last_folder(args.save_dir)
+    progress = saved_progress(args, last, run) if args.resume else Progress()
+    if progress.finished:
+        logger.info("This run has ended already; its best checkpoint is in %s", args.save_dir)
+        return 0
+    if not args.resume and read_run(last):
+        logger.warning("%s holds a run that was stopped; this one replaces it. To go on with it: --resume", last)
+
+    paddle.seed(args.seed)
+    model, tokenizer = load_pretrained(last if progress.step else args.model_name, len(labels))
+    limit = longest_input(model.config)
+    if limit and args.max_seq_length > limit:
+        raise UserError(f"--max_seq_length {args.max_seq_length}: this model takes {limit} tokens at most")
+    if args.init_from_ckpt:
+        load_weights(model, args.init_from_ckpt)
+    log_model(model, tokenizer, args.device, environment)
+    rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
+    rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
+    tokens = {split: encode(part.texts, tokenizer, model, args.max_seq_length) for split, part in rows.items()}
+    for split, encoded in tokens.items():
+        mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
+        logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
+
+    checkpoint = Checkpoint(model, tokenizer, labels, Decision(), run)
+    trainer = Trainer(args, checkpoint, rows, tokens, progress, last)
+    trainer.rehearse()
+    return trainer.run_all()
+
+
+def saved_progress(args, last, run):
+    """Where the run in the folder `last` stands. A UserError lists what differs between that run and this one."""
+    saved = read_run(last)
+    if not saved:
+        saved = read_run(args.save_dir)
+        if saved and not saved["progress"]["finished"]:
+            raise UserError(
+                f"--resume: {last} is not there. To start from the best weights of that run instead: "
+                f"--init_from_ckpt {os.path.join(args.save_dir, 'model_state.pdparams')}"
+            )
+        if not saved:
+            logger.info("--resume: nothing is saved yet, starting from the beginning")
+            return Progress()
+    problems = Problems()
+    for name, now in run["arguments"].items():
+        then = saved["arguments"].get(name)
+        if name not in FREE_ON_RESUME and then != now:
+            problems.add(f"--resume: --{name} was {then}, is {now}")
+    for name in (args.label_file, args.train_file, args.dev_file):
+        if saved["data"].get(name) != run["data"][name]:
+            problems.add(f"--resume: {name} is not the file that run was started with")
+    if saved["processes"] != run["processes"]:
+        problems.add(f"--resume: that run had {saved['processes']} processes, this one {run['processes']}")
+    problems.stop_if_any()
+    return Progress(**saved["progress"])
+
+
+def load_weights(model, path):
+    """Puts the weights of a model_state.pdparams into the model. A UserError names what does not fit."""
+    import paddle
+
+    try:
+        weights = paddle.load(path)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"--init_from_ckpt {path}: not a file of weights ({error})") from error
+    problems = Problems()
+    for name, parameter in model.state_dict().items():
+        if name not in weights:
+            problems.add(f"--init_from_ckpt {path}: {name} is not in it")
+        elif list(weights[name].shape) != parameter.shape:
+            problems.add(f"--init_from_ckpt {path}: {name} is {list(weights[name].shape)}, wanted {parameter.shape}")
+    problems.stop_if_any()
+    model.set_state_dict(weights)
+
+
+class Trainer:
+    """One run over tokenised rows. `rows` and `tokens`: {"train", "dev" and perhaps "test": ...}."""
+
+    def __init__(self, args, checkpoint, rows, tokens, progress, last):
+        import paddle
+
+        self.args, self.checkpoint, self.rows, self.tokens = args, checkpoint, rows, tokens
+        self.progress, self.last = progress, last
+        self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        self.model = checkpoint.model
+        self.wrapped = paddle.DataParallel(self.model) if self.world > 1 else self.model
+        self.loss = LOSSES[args.loss]
+        self.loss_scale = CPU_LOSS_SCALE if args.device == "cpu" else 1.0
+        self.batches = -(-len(tokens["train"]) // (args.batch_size * self.world))
+        self.steps_per_epoch = -(-self.batches // args.gradient_accumulation_steps)
+        self.total_steps = self.steps_per_epoch * args.epochs
+        self.scheduler, self.optimizer, self.scaler = self.make_optimizer()
+        if progress.step:
+            load_training_state(last, self.optimizer, self.scaler)
+            self.scheduler.step(progress.step)
+        self.tracker = NullTracker()
+        if args.visualdl_dir and is_main_process():
+            from visualdl import LogWriter
+
+            self.tracker = LogWriter(args.visualdl_dir)
+        self.saved_at = time.monotonic()
+
+    def make_optimizer(self):
+        """AdamW with a linear schedule that steps with every update, decay on weights alone, as in BERT's training."""
+        import paddle
+        from paddlenlp.transformers import LinearDecayWithWarmup
+
+        args = self.args
+        warmup = args.warmup_steps if args.warmup_steps < 1 else int(args.warmup_steps)
+        scheduler = LinearDecayWithWarmup(args.learning_rate, self.total_steps, warmup)
+        decayed = {p.name for n, p in self.model.named_parameters() if not any(w in n for w in ("bias", "norm"))}
+        optimizer = paddle.optimizer.AdamW(
+            learning_rate=scheduler,
+            parameters=self.model.parameters(),
+            weight_decay=args.weight_decay,
+            apply_decay_param_fun=decayed.__contains__,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(args.max_grad_norm) if args.max_grad_norm else None,
+        )
+        return scheduler, optimizer, paddle.amp.GradScaler(enable=args.amp == "fp16")
+
+    # ------------------------------------------------------------------------------------------------------- a step
+
+    def inputs_of(self, batch):
+        """This process's share of a global batch, as arrays. Where there are fewer rows than processes, some take a
+        row that weighs nothing, since all must take part in the exchange of gradients."""
+        mine = batch[self.rank :: self.world]
+        weight = np.ones(max(1, len(mine)), dtype=np.float32)
+        if not len(mine):
+            mine, weight = batch[:1], np.zeros(1, dtype=np.float32)
+        labels = self.rows["train"].multi_hot(len(self.checkpoint.labels), mine, np.float32)
+        return {**self.tokens["train"].batch(mine), "labels": labels, "weight": weight}
+
+    def loader(self, batches):
+        from paddle.io import DataLoader
+
+        numbers = list(range(len(batches)))
+        return DataLoader(
+            numbers,
+            batch_sampler=[[number] for number in numbers],
+            collate_fn=lambda chosen: self.inputs_of(batches[chosen[0]]),
+            num_workers=self.args.num_workers,
+        )
+
+    def backward(self, inputs, rows_in_step, exchange):
+        """Adds a batch's share to the gradients of a step over `rows_in_step` rows of all processes.
+
+        Returns:
+            the batch's share of the step's mean loss, a tensor.
+        """
+        import paddle
+
+        labels, weight = inputs.pop("labels"), inputs.pop("weight")
+        dtype = {"fp16": "float16", "bf16": "bfloat16", None: "float16"}[self.args.amp]
+        waiting = self.world > 1 and not exchange
+        with self.wrapped.no_sync() if waiting else contextlib.nullcontext():
+            with paddle.amp.auto_cast(enable=self.args.amp is not None, dtype=dtype):
+                logits = logits_of(self.wrapped, inputs)
+            per_row = self.loss(logits.astype("float32"), labels).mean(axis=1)
+            # DataParallel averages over processes, hence the factor.
+            loss = (per_row * weight).sum() * (self.world / rows_in_step)
+            self.scaler.scale(loss * self.loss_scale).backward()
+        return loss.detach()
+
+    def update(self):
+        import paddle
+
+        if self.loss_scale != 1:
+            with paddle.no_grad():
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.scale_(1 / self.loss_scale)
+        # The first step names the moments after a counter of the process; the guard has it count from 0, so that they
+        # are found again by another process.
+        with paddle.utils.unique_name.guard():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.clear_grad()
+        self.scheduler.step()
+        self.progress.step += 1
+
+    def seed_step(self):
+        """Dropout of a step depends on seed, step and process alone, so that going on needs no generator's state."""
+        import paddle
+
+        paddle.seed((self.args.seed * 1_000_003 + self.progress.step) * self.world + self.rank)
+
+    # --------------------------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, split):
+        """Loss and report on a split, each process computing its share. All processes get the same numbers."""
+        import paddle
+
+        tokens = self.tokens[split]
+        mine = sorted_batches(tokens.lengths, self.args.batch_size)[self.rank :: self.world]
+        logits = predict_logits(self.model, tokens, self.args.batch_size, mine)
+        if self.world > 1:  # rows of other processes are 0 here: the sum is the whole; in pieces, to spare memory
+            for start in range(0, len(logits), 4096):
+                piece = paddle.to_tensor(logits[start : start + 4096])
+                paddle.distributed.all_reduce(piece)
+                logits[start : start + 4096] = piece.numpy()
+        gold, total = self.rows[split].multi_hot(logits.shape[1]), 0.0
+        for start in range(0, len(logits), 4096):
+            piece = slice(start, start + 4096)
+            wanted = paddle.to_tensor(gold[piece].astype(np.float32))
+            total += float(self.loss(paddle.to_tensor(logits[piece]), wanted).sum())
+        parents = self.checkpoint.labels.parents
+        predicted = self.checkpoint.decision.decide(sigmoid(logits), parents)
+        report = classification_report(gold, predicted, parents)
+        return {
+            "loss": total / gold.size,
+            "micro_f1": report["micro"]["f1"],
+            "macro_f1": report["macro"]["f1"],
+            "accuracy": report["accuracy"],
+        }
+
+    def evaluate_and_keep(self):
+        """Scores dev, and saves the checkpoint if it is the first or the best."""
+        scores, progress = self.evaluate("dev"), self.progress
+        progress.history.append({"epoch": progress.epoch, "step": progress.step, **scores})
+        logger.info(
+            "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
+            scores["loss"], scores["micro_f1"], scores["macro_f1"],
+        )  # fmt: skip
+        for name, value in scores.items():
+            self.tracker.add_scalar(tag=f"dev/{name}", value=value, step=progress.step)
+        score = scores[self.args.metric_for_best]
+        progress.epochs_without_better += 1
+        if progress.best_score is None or score > progress.best_score:
+            progress.best_score, progress.epochs_without_better = score, 0
+            self.save(self.args.save_dir)
+        logger.info("Current best %s score: %.5f", self.metric_name, progress.best_score)
+
+    @property
+    def metric_name(self):
+        return self.args.metric_for_best.replace("_", " ")
+
+    # ------------------------------------------------------------------------------------------------------- saving
+
+    def save(self, path, training_state=None):
+        if is_main_process():
+            self.checkpoint.run["progress"] = asdict(self.progress)
+            save_checkpoint(path, self.checkpoint, training_state)
+
+    def save_last(self):
+        self.save(self.last, training_state(self.optimizer, self.scaler))
+        self.saved_at = time.monotonic()
+
+    def rehearse(self):
+        """Two steps and an evaluation on a handful of rows, then everything is put back.
+
+        A fault in the model, in evaluation or in saving shows now, not after the first epoch. The rows are the longest
+        ones, and on a GPU a whole batch of them: if memory does not suffice, that shows now as well.
+        """
+        import paddle
+
+        args, tokens = self.args, self.tokens
+        size = min(args.batch_size, 4) if args.device == "cpu" else args.batch_size
+        weights = {name: value.numpy() for name, value in self.model.state_dict().items()}
+        real = self.scheduler, self.optimizer, self.scaler, self.progress, self.tokens, self.rows
+        self.scheduler, self.optimizer, self.scaler = self.make_optimizer()
+        self.progress = Progress()
+        longest = np.argsort(-tokens["train"].lengths, kind="stable")[: size * self.world]
+        self.model.train()
+        for _ in range(2):
+            inputs = {name: paddle.to_tensor(value) for name, value in self.inputs_of(longest).items()}
+            self.backward(inputs, len(longest), exchange=True)
+            self.update()
+        few = self.rows["dev"].sample(8, args.seed)
+        self.tokens = {"dev": encode(few.texts, self.checkpoint.tokenizer, self.model, args.max_seq_length)}
+        self.rows = {"dev": few}
+        self.evaluate("dev")
+        self.scheduler, self.optimizer, self.scaler, self.progress, self.tokens, self.rows = real
+        self.model.set_state_dict({name: paddle.to_tensor(value) for name, value in weights.items()})
+        if not os.path.isdir(self.last):
+            self.save_last()
+
+    # ------------------------------------------------------------------------------------------------------ the run
+
+    def run_all(self):
+        args, progress = self.args, self.progress
+        logger.info(
+            "Training: %d steps, %d an epoch, %d rows a step%s", self.total_steps, self.steps_per_epoch,
+            args.batch_size * self.world * args.gradient_accumulation_steps,
+            f", going on at step {progress.step}" if progress.step else "",
+        )  # fmt: skip
+        if args.warmup and not args.warmup_steps:
+            logger.warning("--warmup does nothing without --warmup_steps; 0.1 warms up over a tenth of the training")
+        if self.total_steps <= args.warmup_steps:
+            logger.warning("--warmup_steps %d: the rate never reaches --learning_rate", args.warmup_steps)
+        if args.init_from_ckpt and not progress.history:
+            self.evaluate_and_keep()  # so that a worse model never takes the place of the one given
+        with StopSignal() as stop, progress_bar(self.total_steps, "step", initial=progress.step) as bar:
+            while progress.epoch < args.epochs:
+                if self.train_epoch(stop, bar):
+                    self.save_last()
+                    logger.info("Stopped at step %d, saved in %s; to go on: --resume", progress.step, self.last)
+                    return 128 + stop.number
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+                self.evaluate_and_keep()
+                if args.early_stop and progress.epochs_without_better >= args.early_stop_nums:
+                    logger.info("Early stop!")
+                    break
+                self.save_last()
+        return self.finish()
+
+    def train_epoch(self, stop, bar):
+        """The rest of the epoch `progress` stands in. True if a signal ended it, after a whole step."""
+        args, progress = self.args, self.progress
+        group, total = args.gradient_accumulation_steps, args.batch_size * self.world
+        plan = shuffled_batches(self.tokens["train"].lengths, total, [args.seed, progress.epoch], args.length_buckets)
+        started, steps, texts, shares = time.perf_counter(), 0, 0, []
+        self.model.train()
+        for inputs in self.loader(plan[progress.batch :]):
+            first = progress.batch // group * group
+            rows_in_step = sum(len(batch) for batch in plan[first : first + group])
+            if progress.batch == first:
+                self.seed_step()
+            texts += len(plan[progress.batch])
+            progress.batch += 1
+            whole = progress.batch == min(first + group, len(plan))
+            shares.append(self.backward(inputs, rows_in_step, exchange=whole))
+            if not whole:
+                continue
+            self.update()
+            bar.update(1)
+            steps += 1
+            stopped = stop.number if self.world == 1 else 0
+            if progress.step % args.logging_steps == 0:
+                loss, stopped = self.agree(sum(map(float, shares)), stop.number)
+                seconds = time.perf_counter() - started
+                logger.info(
+                    "global step %d, epoch: %d, batch: %d, loss: %.5f, speed: %.2f step/s, %.1f text/s",
+                    progress.step, progress.epoch + 1, progress.batch, loss, steps / seconds, texts / seconds,
+                )  # fmt: skip
+                self.tracker.add_scalar(tag="train/loss", value=loss, step=progress.step)
+                self.tracker.add_scalar(tag="train/learning_rate", value=self.optimizer.get_lr(), step=progress.step)
+                started, steps, texts = time.perf_counter(), 0, 0
+            shares = []
+            if stopped:
+                stop.number = stopped
+                return True
+            if args.save_minutes and time.monotonic() - self.saved_at > 60 * args.save_minutes:
+                self.save_last()
+        return False
+
+    def agree(self, share, signal_number):
+        """The step's mean loss over all processes, and the signal that any of them got, so that all stop together."""
+        import paddle
+
+        if self.world == 1:
+            return share, signal_number
+        loss, number = paddle.to_tensor([share / self.world]), paddle.to_tensor([signal_number])
+        paddle.distributed.all_reduce(loss)
+        paddle.distributed.all_reduce(number, op=paddle.distributed.ReduceOp.MAX)
+        return float(loss), int(number)
+
+    def finish(self):
+        """Scores the test file with the best checkpoint, and marks the run as ended."""
+        args, progress = self.args, self.progress
+        if "test" in self.tokens:
+            load_weights(self.model, os.path.join(args.save_dir, "model_state.pdparams"))
+            scores = self.evaluate("test")
+            logger.info(
+                "Test dataset size: %d, accuracy: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
+                len(self.rows["test"]), scores["accuracy"], scores["micro_f1"], scores["macro_f1"],
+            )  # fmt: skip
+        progress.finished = True
+        if is_main_process():
+            run = read_run(args.save_dir)
+            write_json(os.path.join(args.save_dir, "run.json"), {**run, "progress": asdict(progress)})
+            shutil.rmtree(self.last, ignore_errors=True)
+        logger.info("Final best %s score: %.5f", self.metric_name, progress.best_score)
+        logger.info("Save best %s text classification model in %s", self.metric_name, args.save_dir)
+        return 0
