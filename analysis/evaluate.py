@@ -1,0 +1,108 @@
+"""Score a checkpoint on labelled rows, class by class, and keep the rows it gets wrong.
+
+    python analysis/evaluate.py --device gpu --dataset_dir data --params_path ./checkpoint
+    python analysis/evaluate.py --device cpu --dataset_dir data --dev_file test.txt --report_file report.json
+
+The wrong rows go to bad_case.txt in the data set's folder: text, labels and prediction, separated by tabs.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import Problems, command, logger, positive_int  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from utils import atomic_write, describe, read_rows, write_json  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
+    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
+    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="rows at a time (%(default)s)")
+    parser.add_argument("--dev_file", default="dev.txt", help="any file of labelled rows (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
+    parser.add_argument("--bad_case_file", default="bad_case.txt", help="wrong rows, in dataset_dir (%(default)s)")
+    parser.add_argument("--report_file", help="JSON file of every figure (none)")
+    return parser.parse_args(argv)
+
+
+def percent(ratios, form):
+    return form.format(*(100 * ratios[name] for name in ("precision", "recall", "f1")))
+
+
+def log_report(report, names):
+    """The guide's lines in the guide's order. Ratios in percent."""
+    form = "precision: {:.2f} | recall: {:.2f} | F1 score {:.2f}"
+    logger.info("-----Evaluate model-------")
+    logger.info("Dev dataset size: %d", report["rows"])
+    logger.info("Accuracy in dev dataset: %.2f%%", 100 * report["accuracy"])
+    logger.info("Macro avg in dev dataset: %s", percent(report["macro"], form))
+    logger.info("Micro avg in dev dataset: %s", percent(report["micro"], form))
+    for level in report.get("levels", ()):
+        logger.info(
+            "Level %d Label Performance: Macro F1 score: %.2f | Micro F1 score: %.2f | Accuracy: %.2f",
+            level["level"], 100 * level["macro"]["f1"], 100 * level["micro"]["f1"], 100 * level["accuracy"],
+        )  # fmt: skip
+    for name, scores in zip(names, report["per_class"]):
+        share = 100 * scores["support"] / max(1, report["rows"])
+        logger.info("Class name: %s", name)
+        logger.info(
+            "Evaluation examples in dev dataset: %d(%.1f%%) | %s", scores["support"], share, percent(scores, form)
+        )
+        logger.info("-" * 28)
+
+
+def write_bad_cases(path, rows, gold, predicted, labels):
+    with atomic_write(path) as file:
+        file.write("Text\tLabel\tPrediction\n")
+        for i in (gold != predicted).any(axis=1).nonzero()[0]:
+            file.write(f"{rows.texts[i]}\t{labels.join(gold[i])}\t{labels.join(predicted[i])}\n")
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    from checkpoint import load_model, open_checkpoint
+    from metric import classification_report
+    from model import encode, log_model, predict_probabilities
+
+    problems = Problems()
+    checkpoint, max_seq_length = open_checkpoint(args, problems)
+    labels = checkpoint.labels
+    with problems.collect():
+        rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), labels, problems)
+    problems.stop_if_any()
+    for line in describe(rows, len(labels)):
+        logger.info(line)
+    load_model(checkpoint, args.params_path, args.device)
+    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+
+    encoded = encode(rows.texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    probabilities = predict_probabilities(checkpoint.model, encoded, args.batch_size)
+    gold = rows.multi_hot(len(labels))
+    predicted = checkpoint.decision.decide(probabilities, labels.parents)
+    report = classification_report(gold, predicted, labels.parents)
+    log_report(report, labels.names)
+
+    bad_case_path = os.path.join(args.dataset_dir, args.bad_case_file)
+    write_bad_cases(bad_case_path, rows, gold, predicted, labels)
+    logger.info("Bad case in dev dataset saved in %s", bad_case_path)
+    if args.report_file:
+        per_class = [{"label": name, **scores} for name, scores in zip(labels.names, report["per_class"])]
+        write_json(args.report_file, {"file": rows.path, **report, "per_class": per_class})
+        logger.info("Report saved in %s", args.report_file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
