@@ -1,0 +1,112 @@
+"""Small models and data sets, and a way to run a script as a user does and read what it says."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Tests share the cores; a tiny model gains nothing from threads. Read by Paddle when it is first imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+REAL_DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
+
+
+def lines_of(path):
+    return Path(path).read_text(encoding="utf-8").splitlines()
+
+
+def write_lines(path, lines):
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+@pytest.fixture
+def run(capfd):
+    """run(main, *argv) -> (exit status, everything printed)."""
+
+    def call(main, *argv):
+        capfd.readouterr()
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as error:  # argparse
+            status = error.code
+        captured = capfd.readouterr()
+        return status, captured.out + captured.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of an ERNIE small enough to train in a second. Dropout is on."""
+    import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    flags = "--hidden_size 32 --num_attention_heads 2 --intermediate_size 64 --dropout 0.1".split()
+    assert make_tiny_model.main(["--output_dir", str(folder), *flags]) == 0
+    return folder
+
+
+def copy_dataset(source, target, train_rows, dev_rows, texts):
+    target.mkdir()
+    write_lines(target / "train.txt", lines_of(source / "train.txt")[:train_rows])
+    write_lines(target / "dev.txt", lines_of(source / "dev.txt")[:dev_rows])
+    write_lines(target / "data.txt", lines_of(source / "data.txt")[:texts])
+    shutil.copy(source / "label.txt", target)
+    return target
+
+
+@pytest.fixture
+def news(tmp_path):
+    """A hierarchical data set: 90 rows to train, 30 to evaluate, 12 to predict."""
+    return copy_dataset(ROOT / "data", tmp_path / "news", 90, 30, 12)
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """A flat one of the same size."""
+    return copy_dataset(ROOT / "data" / "multi_label", tmp_path / "reviews", 90, 30, 12)
+
+
+@pytest.fixture
+def train(run, tiny_model, tmp_path):
+    """train(dataset, *flags) -> (exit status, log, folder of the checkpoint); quick settings, the flags win."""
+    import train as script
+
+    def call(dataset, *flags, save_dir=None):
+        save_dir = save_dir or tmp_path / "checkpoint"
+        quick = "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3 --logging_steps 1".split()
+        status, log = run(
+            script.main, "--dataset_dir", dataset, "--model_name", tiny_model, "--save_dir", save_dir, *quick, *flags
+        )
+        return status, log, save_dir
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """{"news" and "reviews": (data set, checkpoint)} of a model that has learnt a little."""
+    import make_tiny_model
+    import train as script
+
+    start = tmp_path_factory.mktemp("model") / "learner"
+    flags = "--hidden_size 64 --num_attention_heads 2 --intermediate_size 128 --dropout 0".split()
+    assert make_tiny_model.main(["--output_dir", str(start), *flags]) == 0
+
+    result = {}
+    for name, source in (("news", ROOT / "data"), ("reviews", ROOT / "data" / "multi_label")):
+        folder = tmp_path_factory.mktemp(name)
+        dataset = copy_dataset(source, folder / "data", 600, 60, 40)
+        flags = "--device cpu --max_seq_length 48 --epochs 12 --learning_rate 5e-3 --batch_size 16".split()
+        where = ["--dataset_dir", str(dataset), "--model_name", str(start), "--save_dir", str(folder / "model")]
+        assert script.main([*where, *flags]) == 0
+        result[name] = dataset, folder / "model"
+    return result
+
+
+def command_line(*words):
+    """The words after `python` as a list for subprocess."""
+    return [sys.executable, *(str(word) for word in words)]

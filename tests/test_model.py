@@ -1,0 +1,373 @@
+import http.server
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, command_line
+from hypothesis import given
+from hypothesis import strategies as st
+
+import compat
+import model
+from cli import UserError
+from compat import import_paddle
+from model import (
+    Encoded,
+    device_problem,
+    encode,
+    load_pretrained,
+    longest_input,
+    model_name_problem,
+    predict_logits,
+    shuffled_batches,
+    sorted_batches,
+)
+
+paddle = import_paddle()
+
+TEXTS = ["足球", "台风登陆，学校停课一天", "", "公司裁员三成，股价当日大跌，董事长辞职，原因不明", "😀 Café ABC123"]
+
+# ----------------------------------------------------------------------------------------------------------- batches
+
+
+@st.composite
+def encodings(draw):
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+    ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    left = draw(st.booleans())
+    return Encoded({"input_ids": ids}, np.cumsum([0, *lengths]), {"input_ids": 0}, left, True, 0)
+
+
+@given(encodings(), st.data())
+def test_a_batch_holds_its_rows_and_padding_alone(encoded, data):
+    rows = np.array(data.draw(st.lists(st.integers(0, len(encoded) - 1), min_size=1, max_size=5)))
+    batch = encoded.batch(rows)
+    assert batch["input_ids"].shape == (len(rows), encoded.lengths[rows].max())
+    for i, row in enumerate(rows):
+        tokens = encoded.columns["input_ids"][encoded.offsets[row] : encoded.offsets[row + 1]]
+        at = slice(-len(tokens), None) if encoded.pad_left else slice(0, len(tokens))
+        assert (batch["input_ids"][i, at] == tokens).all() and batch["attention_mask"][i, at].all()
+        assert (batch["input_ids"][i] > 0).sum() == len(tokens) == batch["attention_mask"][i].sum()
+
+
+lengths = st.lists(st.integers(1, 99), min_size=1, max_size=300).map(np.array)
+
+
+@given(lengths, st.integers(1, 40), st.integers(0, 5), st.booleans())
+def test_batches_hold_each_row_once(lengths, batch_size, seed, by_length):
+    for batches in (sorted_batches(lengths, batch_size), shuffled_batches(lengths, batch_size, [seed, 1], by_length)):
+        assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+        assert len(batches) == -(-len(lengths) // batch_size)
+        assert all(len(batch) <= batch_size for batch in batches)
+
+
+def test_training_batches_are_random_by_seed_and_similar_in_length():
+    lengths = np.random.default_rng(0).integers(1, 100, 3200)
+    batches = shuffled_batches(lengths, 32, [3, 0])
+    again, other = shuffled_batches(lengths, 32, [3, 0]), shuffled_batches(lengths, 32, [3, 1])
+    assert all((a == b).all() for a, b in zip(batches, again))
+    assert any((a != b).any() for a, b in zip(batches, other))
+    assert np.median([np.ptp(lengths[batch]) for batch in batches]) < 10
+    plain = shuffled_batches(lengths, 32, [3, 0], by_length=False)
+    assert np.median([np.ptp(lengths[batch]) for batch in plain]) > 80
+    longest = [lengths[batch].max() for batch in batches]
+    assert longest != sorted(longest)  # else the last steps of an epoch would see long texts alone
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+def save_bert(folder, vocab):
+    from paddlenlp.transformers import BertConfig, BertModel, BertTokenizer
+
+    BertModel(BertConfig(vocab_size=len(vocab), **SMALL)).save_pretrained(folder)
+    BertTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
+
+
+def save_roberta(folder, vocab):
+    from paddlenlp.transformers import RobertaChineseTokenizer, RobertaConfig, RobertaModel
+
+    RobertaModel(RobertaConfig(vocab_size=len(vocab), **SMALL)).save_pretrained(folder)
+    RobertaChineseTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
+
+
+def save_ernie(folder, vocab):
+    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
+
+    ErnieModel(ErnieConfig(vocab_size=len(vocab), **SMALL)).save_pretrained(folder)
+    ErnieTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
+
+
+def save_ernie_m(folder, vocab):
+    """An ERNIE-M with a SentencePiece model trained on the spot."""
+    import sentencepiece
+    from paddlenlp.transformers import ErnieMConfig, ErnieMModel, ErnieMTokenizer
+
+    texts = (ROOT / "data" / "test.txt").read_text(encoding="utf-8").splitlines()
+    prefix = str(Path(folder, "sentencepiece.bpe"))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=prefix, vocab_size=2600, minloglevel=2, hard_vocab_limit=False
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    pieces = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *(processor.id_to_piece(i) for i in range(3, len(processor)))]
+    Path(folder, "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    ErnieMModel(ErnieMConfig(vocab_size=len(pieces), **{**SMALL, "pad_token_id": 1})).save_pretrained(folder)
+    ErnieMTokenizer(str(Path(folder, "vocab.txt")), f"{prefix}.model").save_pretrained(folder)
+
+
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES = {"ernie": save_ernie, "ernie_m": save_ernie_m, "bert": save_bert, "roberta": save_roberta}
+
+
+@pytest.fixture(scope="module")
+def families(tiny_model, tmp_path_factory):
+    """{family: (model, tokenizer)}, loaded as a user's local folder is."""
+    vocab = (tiny_model / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    loaded = {}
+    for name, save in FAMILIES.items():
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copy(tiny_model / "vocab.txt", folder)
+        paddle.seed(1)
+        save(folder, vocab)
+        assert model_name_problem(str(folder)) is None
+        loaded[name] = load_pretrained(str(folder), 5)
+    return loaded
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_gets_the_same_logits_alone_and_beside_longer_ones(families, family):
+    """Padding must not be attended to. ERNIE-M as PaddleNLP has it attends to it, and not to [CLS]."""
+    network, tokenizer = families[family]
+    together = predict_logits(network, encode(TEXTS, tokenizer, network, 64), batch_size=8)
+    alone = [predict_logits(network, encode([text], tokenizer, network, 64), batch_size=1)[0] for text in TEXTS]
+    assert together.shape == (5, 5) and together.dtype == np.float32
+    assert np.abs(together - np.array(alone)).max() < 1e-5
+    assert np.ptp(together, axis=0).max() > 0.1  # and texts differ, so that the above says something
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_are_cut_and_the_cut_ones_counted(families, family):
+    network, tokenizer = families[family]
+    whole = encode(TEXTS, tokenizer, network, 64)
+    limit = int(sorted(whole.lengths)[-2])
+    cut = encode(TEXTS, tokenizer, network, limit)
+    assert whole.truncated == 0 and cut.truncated == 1 and cut.lengths.max() == limit
+    expected = [tokenizer(text, max_length=limit, truncation=True)["input_ids"] for text in TEXTS]
+    assert cut.columns["input_ids"].tolist() == sum(expected, [])
+
+
+def test_longest_input(families):
+    assert longest_input(families["ernie"][0].config) == 64
+    assert longest_input(families["ernie_m"][0].config) == 62
+    network, tokenizer = families["ernie_m"]
+    predict_logits(network, encode(["足球" * 100], tokenizer, network, 62), 1)
+    with pytest.raises((ValueError, IndexError)):
+        predict_logits(network, encode(["足球" * 100], tokenizer, network, 63), 1)
+
+
+def test_predicting_leaves_the_mode_as_it_was(families):
+    network, tokenizer = families["ernie"]
+    encoded = encode(TEXTS, tokenizer, network, 64)
+    network.train()
+    first, second = predict_logits(network, encoded, 2), predict_logits(network, encoded, 2)
+    assert (first == second).all() and network.training  # no dropout, and it comes back
+    network.eval()
+    predict_logits(network, encoded, 2)
+    assert not network.training
+
+
+def test_a_head_of_another_size_starts_anew(families, tmp_path):
+    network, tokenizer = families["ernie"]
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    same, _ = load_pretrained(str(tmp_path), 5)
+    other, _ = load_pretrained(str(tmp_path), 7)
+    assert (same.classifier.weight.numpy() == network.classifier.weight.numpy()).all()
+    assert other.classifier.weight.shape == [32, 7]
+    assert (other.ernie.pooler.dense.weight.numpy() == network.ernie.pooler.dense.weight.numpy()).all()
+
+
+def test_missing_weights_are_news_and_a_new_classifier_is_not(tiny_model, tmp_path, capfd):
+    load_pretrained(str(tiny_model), 5)
+    assert capfd.readouterr().err == ""
+    folder = tmp_path / "partial"
+    shutil.copytree(tiny_model, folder)
+    weights = paddle.load(str(folder / "model_state.pdparams"))
+    del weights["encoder.layers.0.linear1.weight"]
+    weights["cls.predictions.bias"] = paddle.zeros([3])
+    paddle.save(weights, str(folder / "model_state.pdparams"))
+    load_pretrained(str(folder), 5)
+    said = capfd.readouterr().err
+    assert "newly initialized" in said and "encoder.layers.0.linear1.weight" in said
+    assert "were not used" not in said
+
+
+# ------------------------------------------------------------------------------------------- names, folders, network
+
+
+def test_device_problems():
+    assert device_problem("cpu") is None
+    for device in ("gpu", "gpu:0", "xpu", "npu"):
+        assert "is built without" in device_problem(device) and "use --device cpu" in device_problem(device)
+    for device in ("cuda", "gpu:x", "cpu:", ""):
+        assert "expected cpu, gpu, xpu or npu" in device_problem(device)
+
+
+def test_device_problems_of_a_gpu_build(monkeypatch):
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
+    assert device_problem("gpu") == "--device gpu: no gpu found on this machine; use --device cpu"
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
+    assert device_problem("gpu") is None and device_problem("gpu:1") is None
+    assert "has 2 gpu, numbered from 0; use --device gpu:1" in device_problem("gpu:2")
+
+
+def test_model_folder_problems(tiny_model, tmp_path):
+    assert model_name_problem("ernie-3.0-medium-zh") is None and model_name_problem(str(tiny_model)) is None
+    assert "there is no such folder" in model_name_problem("./nowhere")
+    assert "there is no such folder" in model_name_problem("/models/ernie/3.0")
+    for file in ("config.json", "model_state.pdparams", "tokenizer_config.json"):
+        folder = tmp_path / file
+        shutil.copytree(tiny_model, folder)
+        (folder / file).unlink()
+        assert f"the folder has no {file}. A model's folder holds" in model_name_problem(str(folder))
+
+
+def test_damaged_weights_are_a_message(tiny_model, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model_state.pdparams").write_bytes(b"half a download")
+    with pytest.raises(UserError, match="--model_name .*damaged: the folder does not load"):
+        load_pretrained(str(folder), 5)
+
+
+def no_network(monkeypatch):
+    import requests
+
+    def refuse(*_, **__):
+        raise requests.ConnectionError("Failed to resolve 'bj.bcebos.com'")
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+
+
+def test_a_name_that_cannot_be_downloaded_says_how_to_bring_it(monkeypatch):
+    no_network(monkeypatch)
+    with pytest.raises(UserError) as error:
+        load_pretrained("ernie-3.0-medium-zh", 5)
+    message = str(error.value)
+    assert "could not be downloaded" in message and "Failed to resolve 'bj.bcebos.com'" in message
+    assert "AutoModel.from_pretrained" not in message and ".save_pretrained('ernie-3.0-medium-zh')" in message
+    assert "--model_name ./ernie-3.0-medium-zh" in message
+    assert "https://bj.bcebos.com/paddlenlp/models/transformers/ernie_3.0/ernie_3.0_medium_zh.pdparams" in message
+    assert "ernie_3.0_medium_zh_vocab.txt as ernie_3.0_medium_zh_vocab.txt" in message
+    assert "data/make_tiny_model.py" in message
+
+
+def test_a_mistyped_name_is_told(monkeypatch):
+    no_network(monkeypatch)
+    with pytest.raises(UserError, match="did you mean 'ernie-3.0-medium-zh'"):
+        load_pretrained("ernie-3.0-medum-zh", 5)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local server of a folder: (its address, the folder)."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", folder
+        httpd.shutdown()
+
+
+def load_elsewhere(name, home, **environment):
+    """load_pretrained in a process with a cache of its own."""
+    code = f"from model import load_pretrained; print(load_pretrained({name!r}, 5)[0].config.hidden_size)"
+    environment = {**os.environ, "PPNLP_HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        command_line("-c", code), cwd=home, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+def test_a_named_model_is_downloaded_once(server, tiny_model, tmp_path):
+    """From a local server in the place of PaddleNLP's, which PPNLP_ENDPOINT names, as a mirror behind a wall would."""
+    address, folder = server
+    shutil.copytree(tiny_model, folder / "models" / "community" / "team" / "small")
+    home = tmp_path / "home"
+    home.mkdir()
+    answer = load_elsewhere("team/small", home, PPNLP_ENDPOINT=address)
+    assert answer.returncode == 0 and answer.stdout.split()[-1] == "32", answer.stderr
+    shutil.rmtree(folder / "models")
+    again = load_elsewhere("team/small", home, PPNLP_ENDPOINT=address)
+    assert again.returncode == 0 and again.stdout.split()[-1] == "32", again.stderr
+    missing = load_elsewhere("team/other", home, PPNLP_ENDPOINT=address)
+    assert missing.returncode == 1 and "UserError: --model_name team/other: it is not on this machine" in missing.stderr
+
+
+def test_files_put_into_the_cache_by_hand_serve(tmp_path, tiny_model):
+    """What the message says to do with a browser. The names are those it prints; nano's true size, random weights."""
+    from paddlenlp.transformers import ErnieConfig, ErnieModel
+
+    home = tmp_path / "home"
+    cache = home / "models" / "ernie-3.0-nano-zh"
+    cache.mkdir(parents=True)
+    config = ErnieConfig(**ErnieModel.pretrained_init_configuration["ernie-3.0-nano-zh"])
+    paddle.save(ErnieModel(config).state_dict(), str(cache / "model_state.pdparams"))
+    shutil.copy(tiny_model / "vocab.txt", cache / "ernie_3.0_nano_zh_vocab.txt")
+    answer = load_elsewhere("ernie-3.0-nano-zh", home)
+    assert answer.returncode == 0 and answer.stdout.split()[-1] == "312", answer.stderr
+
+    (cache / "model_state.pdparams").write_bytes(b"half a download")
+    damaged = load_elsewhere("ernie-3.0-nano-zh", home)
+    assert f"Remove the folder {cache} and run again" in damaged.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- environment
+
+
+def test_environment_is_set_before_paddle_and_never_over_the_users(monkeypatch):
+    monkeypatch.delitem(compat.sys.modules, "paddle")
+    for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(compat, "_processor_is_amd", lambda: True)
+    said = compat.prepare_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "8" and os.environ["MKL_DEBUG_CPU_TYPE"] == "5" and len(said) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
+    monkeypatch.setattr(compat, "_processor_is_amd", lambda: False)
+    assert compat.prepare_environment() == []
+    assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_DEBUG_CPU_TYPE" not in os.environ
+
+
+def test_processes_of_the_launcher_share_the_cores(monkeypatch):
+    """It sets OMP_NUM_THREADS=1 for them, which is not the user's word."""
+    monkeypatch.delitem(compat.sys.modules, "paddle")
+    monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", "10.0.0.1:6001")
+    monkeypatch.setenv("PADDLE_TRAINER_ENDPOINTS", "10.0.0.1:6001,10.0.0.1:6002,10.0.0.2:6001,10.0.0.2:6002")
+    compat.prepare_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+
+
+def test_names_of_the_guide_are_known_to_paddlenlp():
+    from paddlenlp.transformers import ErnieMModel, ErnieModel
+
+    known = {*ErnieModel.pretrained_init_configuration, *ErnieMModel.pretrained_init_configuration}
+    assert len(model.MODEL_NAMES) == 11 and set(model.MODEL_NAMES) <= known
