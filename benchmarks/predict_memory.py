@@ -1,0 +1,62 @@
+"""Memory of predict.py on a short and on a long file: it must not grow with the file.
+
+    python benchmarks/predict_memory.py --params_path quickstart/checkpoint   # after make quickstart: 2,000 and 200,000
+
+The texts are the example rows, each with a number behind it so that none is like another. Whole processes, as typed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params_path", default=str(ROOT / "quickstart" / "checkpoint"), help="(%(default)s)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[2_000, 200_000], help="(2000 200000)")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    return parser.parse_args(argv)
+
+
+def run(folder, rows, texts, params_path):
+    """Peak memory in MiB and seconds of predict.py on so many rows."""
+    with open(folder / "data.txt", "w", encoding="utf-8") as file:
+        file.writelines(f"{texts[i % len(texts)]}{i}\n" for i in range(rows))
+    command = [sys.executable, ROOT / "predict.py", "--dataset_dir", folder, "--device", "cpu"]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--params_path", params_path, "--output_file", folder / "out.txt"], stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"predict.py ended with {status}; run it by hand: {' '.join(map(str, command))}")
+    with open(folder / "out.txt", encoding="utf-8") as file:
+        assert sum(1 for _ in file) == rows
+    return usage.ru_maxrss / 1024, time.perf_counter() - started
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    lines = (ROOT / "data" / "train.txt").read_text(encoding="utf-8").splitlines()
+    texts = [line.partition("\t")[0] for line in lines]
+    peaks = {rows: [] for rows in args.rows}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.rounds):
+            for rows in args.rows:
+                peak, seconds = run(Path(folder), rows, texts, args.params_path)
+                peaks[rows].append(peak)
+                print(f"{rows:8} rows: {peak:8.1f} MiB, {rows / seconds:7.1f} rows/s, start included", flush=True)
+    first, *others = (sorted(peaks[rows])[len(peaks[rows]) // 2] for rows in args.rows)
+    for rows, peak in zip(args.rows[1:], others):
+        print(f"median peak: {rows} rows hold {peak / first:.3f} times what {args.rows[0]} hold")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

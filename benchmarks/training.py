@@ -1,0 +1,257 @@
+"""Training speed on a CPU: train.py beside PaddleNLP's plain loop and Hugging Face transformers on PyTorch.
+
+    make bench-setup                          # PyTorch lives in .venv-bench: its packages clash with PaddleNLP's
+    .venv/bin/python benchmarks/training.py   # ernie-3.0-nano-zh's dimensions
+    .venv/bin/python benchmarks/training.py --model ernie-3.0-medium-zh --rows 128
+
+Every side trains the same rows of duee with the same dimensions, batch and maximum length from random weights. Each is
+a process of its own that waits while another works; a round is one pass over the rows by each, one after the other.
+Printed: median texts per second, its range, and the median of the ratio round by round.
+
+  train.py          this suite: threads set, batches of similar length
+  plain             the older suite's loop with Paddle as installed: random batches, each padded to its longest
+  plain, threads    the same with OMP_NUM_THREADS (and MKL_DEBUG_CPU_TYPE on AMD) set as train.py sets them
+  torch             transformers' BERT on PyTorch, random batches padded to their longest (its Trainer's default)
+  torch, buckets    the same with batches of similar length (its Trainer's length-grouped sampling)
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
+SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ernie-3.0-nano-zh", help="dimensions, from PaddleNLP (%(default)s)")
+    parser.add_argument("--rows", type=int, default=512, help="rows a pass (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="(%(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="(all)")
+    parser.add_argument("--dataset_dir", default=str(DATA / "duee"), help="(%(default)s)")
+    parser.add_argument("--torch_python", default=str(ROOT / ".venv-bench/bin/python"), help="(%(default)s)")
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+# -------------------------------------------------------------------------------------------------------------- workers
+
+
+def dimensions(folder):
+    return json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+
+
+def padded_batches(folder, batch_size, by_length, seed):
+    """The rows of tokens.npz in random batches, each padded to its longest: input_ids, labels."""
+    data = np.load(Path(folder, "tokens.npz"))
+    lengths = np.diff(data["offsets"])
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    if by_length:  # as transformers' LengthGroupedSampler: stretches of 50 batches sorted by length
+        stretches = [order[i : i + 50 * batch_size] for i in range(0, len(order), 50 * batch_size)]
+        order = np.concatenate([stretch[np.argsort(-lengths[stretch])] for stretch in stretches])
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids = np.zeros((len(rows), lengths[rows].max()), dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : lengths[row]] = data["input_ids"][data["offsets"][row] : data["offsets"][row + 1]]
+        yield ids, data["labels"][rows]
+
+
+def worker_train_py(args):
+    sys.path.insert(0, str(ROOT))
+    from compat import import_paddle
+
+    import_paddle()
+    import train
+    from checkpoint import Checkpoint
+    from decision import Decision
+    from model import encode, load_pretrained, set_device
+    from training import Progress, StopSignal, Trainer
+
+    flags = {
+        "dataset_dir": args.dataset_dir, "dev_file": "train.txt", "model_name": args.folder, "device": "cpu",
+        "batch_size": args.batch_size, "max_seq_length": args.max_seq_length, "max_train_samples": args.rows,
+        "epochs": 1000, "logging_steps": 1000000, "save_dir": f"{args.folder}/checkpoint",
+    }  # fmt: skip
+    train_args = train.parse_args([f"--{name}={value}" for name, value in flags.items()])
+    labels, rows = train.read_data(train_args)
+    set_device("cpu")
+    rows["train"] = rows["train"].sample(args.rows, train_args.seed)
+    model, tokenizer = load_pretrained(args.folder, len(labels))
+    tokens = {"train": encode(rows["train"].texts, tokenizer, model, args.max_seq_length)}
+    trainer = Trainer(train_args, Checkpoint(model, tokenizer, labels, Decision(), {}), rows, tokens, Progress(), None)
+
+    class NoBar:
+        def update(self, steps):
+            pass
+
+    stop = StopSignal()
+    stop.number = 0
+
+    def one_pass():
+        trainer.train_epoch(stop, NoBar())
+        trainer.progress.epoch, trainer.progress.batch = trainer.progress.epoch + 1, 0
+
+    return one_pass
+
+
+def worker_plain(args):
+    if args.worker == "plain, threads":
+        sys.path.insert(0, str(ROOT))
+        from compat import prepare_environment
+
+        prepare_environment()
+    import paddle
+    from paddlenlp.transformers import ErnieForSequenceClassification
+
+    model = ErnieForSequenceClassification.from_pretrained(args.folder, num_labels=dimensions(args.folder)["labels"])
+    optimizer = paddle.optimizer.AdamW(3e-5, parameters=model.parameters())
+    criterion = paddle.nn.BCEWithLogitsLoss()
+    model.train()
+    seed = iter(range(10**6))
+
+    def one_pass():
+        for ids, labels in padded_batches(args.folder, args.batch_size, False, next(seed)):
+            loss = criterion(model(paddle.to_tensor(ids)), paddle.to_tensor(labels))
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+        float(loss)
+
+    return one_pass
+
+
+def worker_torch(args):
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = dimensions(args.folder)
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    names += ("max_position_embeddings", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    model = BertForSequenceClassification(BertConfig(num_labels=config["labels"], **{n: config[n] for n in names}))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-5)
+    model.train()
+    seed = iter(range(10**6))
+    criterion = torch.nn.BCEWithLogitsLoss()
+
+    def one_pass():
+        for ids, labels in padded_batches(args.folder, args.batch_size, "buckets" in args.worker, next(seed)):
+            ids = torch.from_numpy(ids)
+            loss = criterion(model(input_ids=ids, attention_mask=(ids != 0).long()).logits, torch.from_numpy(labels))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()
+
+    return one_pass
+
+
+def serve(one_pass):
+    """Answers each line of the standard input with the seconds of one pass. The first pass, before, is not counted."""
+    one_pass()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        one_pass()
+        print(time.perf_counter() - started, flush=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- driver
+
+
+def prepare(args, folder):
+    """Random weights of the model's dimensions with the rows' characters as vocabulary, and the rows as tokens."""
+    sys.path.insert(0, str(ROOT))
+    from compat import import_paddle
+
+    import_paddle()
+    sys.path.insert(0, str(ROOT / "data"))
+    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
+
+    from cli import Problems
+    from make_tiny_model import character_vocabulary
+    from model import encode
+    from utils import read_labels, read_rows
+
+    problems = Problems()
+    labels = read_labels(f"{args.dataset_dir}/label.txt", problems)
+    rows = read_rows(f"{args.dataset_dir}/train.txt", labels, problems).sample(args.rows, seed=3)
+    problems.stop_if_any()
+    vocabulary = character_vocabulary([f"{args.dataset_dir}/train.txt"])
+    config = ErnieConfig(**ErnieModel.pretrained_init_configuration[args.model])
+    vocabulary += [f"[unused{i}]" for i in range(config.vocab_size - len(vocabulary))]  # the embedding's true size
+    Path(folder, "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
+    model, tokenizer = ErnieModel(config), ErnieTokenizer(f"{folder}/vocab.txt")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    saved = dimensions(folder)
+    Path(folder, "config.json").write_text(json.dumps({**saved, "labels": len(labels)}), encoding="utf-8")
+    tokens = encode(rows.texts, tokenizer, model, args.max_seq_length)
+    np.savez(
+        Path(folder, "tokens.npz"), input_ids=tokens.columns["input_ids"], offsets=tokens.offsets,
+        labels=rows.multi_hot(len(labels), dtype=np.float32),
+    )  # fmt: skip
+    size = sum(parameter.size for parameter in model.parameters()) / 1e6
+    print(
+        f"{args.model}: {size:.1f} million parameters, {len(rows)} rows of {Path(args.dataset_dir).name}, "
+        f"{tokens.lengths.mean():.1f} tokens a row, batch {args.batch_size}, maximum {args.max_seq_length}, "
+        f"{len(os.sched_getaffinity(0))} cores, {processor()}"
+    )
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.worker:
+        make = {"train.py": worker_train_py, "plain": worker_plain, "torch": worker_torch}
+        serve(make[args.worker.split(",")[0]](args))
+        return 0
+    workers, seconds = {}, {side: [] for side in args.sides}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(args, folder)
+        for side in args.sides:
+            python = args.torch_python if side.startswith("torch") else sys.executable
+            same = ("rows", "batch_size", "max_seq_length", "dataset_dir")
+            flags = [f"--{name}={getattr(args, name)}" for name in same]
+            workers[side] = subprocess.Popen(
+                [python, __file__, f"--worker={side}", f"--folder={folder}", *flags],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
+            if workers[side].stdout.readline().strip() != "ready":
+                raise SystemExit(f"{side}: the worker did not start; run it by hand: {' '.join(workers[side].args)}")
+        for _ in range(args.rounds):
+            for side, worker in workers.items():
+                worker.stdin.write("pass\n")
+                worker.stdin.flush()
+                seconds[side].append(float(worker.stdout.readline()))
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    print(f"{'side':16} {'texts/s':>8} {'range':>15} {'train.py is faster by':>22}")
+    for side in args.sides:
+        speeds = [args.rows / value for value in seconds[side]]
+        ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[side], seconds[args.sides[0]]))
+        span = f"{min(speeds):.1f}-{max(speeds):.1f}"
+        print(f"{side:16} {statistics.median(speeds):8.1f} {span:>15} {ratio:21.2f}x")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
