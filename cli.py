@@ -106,9 +106,10 @@ def progress_bar(total, unit, initial=0):
     with contextlib.ExitStack() as stack:
         if visible:
             stack.enter_context(logging_redirect_tqdm([logger]))
-        yield stack.enter_context(
-            tqdm(total=total, unit=unit, initial=initial, disable=not visible, dynamic_ncols=True)
-        )
+        # A container's terminal may have no size at first; tqdm would then draw nothing.
+        width = visible and os.get_terminal_size(sys.stderr.fileno()).columns
+        shape = {"dynamic_ncols": True} if width else {"ncols": 80, "nrows": 24}
+        yield stack.enter_context(tqdm(total=total, unit=unit, initial=initial, disable=not visible, **shape))
 
 
 def positive_int(text):

@@ -1,6 +1,11 @@
 import argparse
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
+import termios
 
 import pytest
 from conftest import ROOT, command_line
@@ -120,3 +125,45 @@ def test_help_imports_nothing_heavy(script):
     answer = subprocess.run(command_line("-c", code), cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stderr
     assert "usage:" in answer.stdout
+
+
+BAR_AND_LOG = """
+from cli import logger, progress_bar, set_up_log
+set_up_log()
+with progress_bar(2, "row") as bar:
+    bar.update(1)
+    logger.info("one is done")
+    bar.update(1)
+"""
+
+
+def on_a_terminal(code, columns):
+    """What Python writes to a terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
+    process = subprocess.Popen(command_line("-c", code), cwd=ROOT, stderr=theirs)
+    os.close(theirs)
+    output = b""
+    try:
+        while piece := os.read(ours, 4096):
+            output += piece
+    except OSError:  # how a terminal tells that nobody writes to it any more
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    return output.decode("utf-8")
+
+
+@pytest.mark.parametrize(("columns", "width"), [(0, 80), (60, 60)])
+def test_a_bar_on_a_terminal_and_the_log_above_it(columns, width):
+    lines = on_a_terminal(BAR_AND_LOG, columns).splitlines()
+    bars = [line for line in lines if "%|" in line]
+    assert "2/2" in bars[-1] and len(bars[-1]) in (width - 1, width)
+    logged = [number for number, line in enumerate(lines) if "one is done" in line]
+    assert len(logged) == 1 and "%|" not in lines[logged[0]]
+    assert any("50%|" in line for line in lines[logged[0] :])  # drawn anew below it
+
+
+def test_no_bar_in_a_file():
+    done = subprocess.run(command_line("-c", BAR_AND_LOG), cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1 and "%|" not in done.stderr
