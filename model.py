@@ -2,10 +2,10 @@
 
 import inspect
 import os
-from dataclasses import dataclass
 
 import numpy as np
 
+from batching import Encoded, sorted_batches
 from cli import UserError, closest, logger
 from compat import import_paddle, keep_freed_memory
 from decision import sigmoid
@@ -165,44 +165,6 @@ def logits_of(model, inputs):
 # ------------------------------------------------------------------------------------------------------------- tokens
 
 
-@dataclass
-class Encoded:
-    """Tokens of many rows, end to end.
-
-    columns: {name of a model's input: int32 array}. offsets: int64 [rows + 1]. padding: {name: value}. truncated: rows
-    that were longer than max_seq_length.
-    """
-
-    columns: dict
-    offsets: np.ndarray
-    padding: dict
-    pad_left: bool
-    with_mask: bool
-    truncated: int
-
-    def __len__(self):
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self):
-        return np.diff(self.offsets)
-
-    def batch(self, rows):
-        """The rows padded to the longest of them: {name: int64 array [rows, longest]}."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
-        column = np.arange(lengths.max())
-        held = column >= (lengths.max() - lengths)[:, None] if self.pad_left else column < lengths[:, None]
-        source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
-        inputs = {}
-        for name, values in self.columns.items():
-            inputs[name] = np.full(held.shape, self.padding[name], dtype=np.int64)
-            inputs[name][held] = values[source]
-        if self.with_mask:
-            # ERNIE finds padding by its id. PaddleNLP's ERNIE-M (2.8) looks for id 0, its [CLS], and attends to [PAD].
-            inputs["attention_mask"] = (inputs["input_ids"] != self.padding["input_ids"]).astype(np.int64)
-        return inputs
-
-
 def encode(texts, tokenizer, model, max_seq_length):
     """Tokenises a sequence of texts for the model, cut at `max_seq_length` tokens, special ones included."""
     accepted = inspect.signature(model.forward).parameters
@@ -226,24 +188,6 @@ def encode(texts, tokenizer, model, max_seq_length):
         with_mask="attention_mask" in accepted,
         truncated=truncated,
     )
-
-
-def sorted_batches(lengths, batch_size):
-    """Row numbers in batches of similar length, the longest first, so that memory runs out at once or never."""
-    order = np.argsort(-lengths, kind="stable")
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def shuffled_batches(lengths, batch_size, seed, by_length=True):
-    """Row numbers in random batches; with `by_length`, drawn from shuffled stretches of 50 batches sorted by length."""
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(lengths))
-    if by_length:
-        stretch = batch_size * 50
-        parts = [order[i : i + stretch] for i in range(0, len(order), stretch)]
-        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [batches[i] for i in random.permutation(len(batches))] if by_length else batches
 
 
 # ------------------------------------------------------------------------------------------------------ probabilities

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from batching import shuffled_batches, sorted_batches
 from checkpoint import (
     Checkpoint,
     describe_run,
@@ -35,8 +36,6 @@ from model import (
     longest_input,
     predict_logits,
     set_device,
-    shuffled_batches,
-    sorted_batches,
 )
 from utils import write_json
 

@@ -8,75 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, command_line
-from hypothesis import given
-from hypothesis import strategies as st
 
 import compat
 import model
 from cli import UserError
 from compat import import_paddle
 from model import (
-    Encoded,
     device_problem,
     encode,
     load_pretrained,
     longest_input,
     model_name_problem,
     predict_logits,
-    shuffled_batches,
-    sorted_batches,
 )
 
 paddle = import_paddle()
 
 TEXTS = ["足球", "台风登陆，学校停课一天", "", "公司裁员三成，股价当日大跌，董事长辞职，原因不明", "😀 Café ABC123"]
-
-# ----------------------------------------------------------------------------------------------------------- batches
-
-
-@st.composite
-def encodings(draw):
-    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
-    ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
-    left = draw(st.booleans())
-    return Encoded({"input_ids": ids}, np.cumsum([0, *lengths]), {"input_ids": 0}, left, True, 0)
-
-
-@given(encodings(), st.data())
-def test_a_batch_holds_its_rows_and_padding_alone(encoded, data):
-    rows = np.array(data.draw(st.lists(st.integers(0, len(encoded) - 1), min_size=1, max_size=5)))
-    batch = encoded.batch(rows)
-    assert batch["input_ids"].shape == (len(rows), encoded.lengths[rows].max())
-    for i, row in enumerate(rows):
-        tokens = encoded.columns["input_ids"][encoded.offsets[row] : encoded.offsets[row + 1]]
-        at = slice(-len(tokens), None) if encoded.pad_left else slice(0, len(tokens))
-        assert (batch["input_ids"][i, at] == tokens).all() and batch["attention_mask"][i, at].all()
-        assert (batch["input_ids"][i] > 0).sum() == len(tokens) == batch["attention_mask"][i].sum()
-
-
-lengths = st.lists(st.integers(1, 99), min_size=1, max_size=300).map(np.array)
-
-
-@given(lengths, st.integers(1, 40), st.integers(0, 5), st.booleans())
-def test_batches_hold_each_row_once(lengths, batch_size, seed, by_length):
-    for batches in (sorted_batches(lengths, batch_size), shuffled_batches(lengths, batch_size, [seed, 1], by_length)):
-        assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-        assert len(batches) == -(-len(lengths) // batch_size)
-        assert all(len(batch) <= batch_size for batch in batches)
-
-
-def test_training_batches_are_random_by_seed_and_similar_in_length():
-    lengths = np.random.default_rng(0).integers(1, 100, 3200)
-    batches = shuffled_batches(lengths, 32, [3, 0])
-    again, other = shuffled_batches(lengths, 32, [3, 0]), shuffled_batches(lengths, 32, [3, 1])
-    assert all((a == b).all() for a, b in zip(batches, again))
-    assert any((a != b).any() for a, b in zip(batches, other))
-    assert np.median([np.ptp(lengths[batch]) for batch in batches]) < 10
-    plain = shuffled_batches(lengths, 32, [3, 0], by_length=False)
-    assert np.median([np.ptp(lengths[batch]) for batch in plain]) > 80
-    longest = [lengths[batch].max() for batch in batches]
-    assert longest != sorted(longest)  # else the last steps of an epoch would see long texts alone
-
 
 # ------------------------------------------------------------------------------------------------------------ models
 

@@ -1,0 +1,74 @@
+"""Tokens of many rows in compact arrays, and which rows share a batch. numpy alone: used in training and on servers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Encoded:
+    """Tokens of many rows, end to end.
+
+    columns: {name of a model's input: int32 array}. offsets: int64 [rows + 1]. padding: {name: value}. truncated: rows
+    that were longer than max_seq_length.
+    """
+
+    columns: dict
+    offsets: np.ndarray
+    padding: dict
+    pad_left: bool
+    with_mask: bool
+    truncated: int
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self):
+        return np.diff(self.offsets)
+
+    def batch(self, rows):
+        """The rows padded to the longest of them: {name: int64 array [rows, longest]}."""
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        column = np.arange(lengths.max())
+        held = column >= (lengths.max() - lengths)[:, None] if self.pad_left else column < lengths[:, None]
+        source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
+        inputs = {}
+        for name, values in self.columns.items():
+            inputs[name] = np.full(held.shape, self.padding[name], dtype=np.int64)
+            inputs[name][held] = values[source]
+        if self.with_mask:
+            # ERNIE finds padding by its id. PaddleNLP's ERNIE-M (2.8) looks for id 0, its [CLS], and attends to [PAD].
+            inputs["attention_mask"] = (inputs["input_ids"] != self.padding["input_ids"]).astype(np.int64)
+        return inputs
+
+
+def sorted_batches(lengths, batch_size):
+    """Row numbers in batches of similar length, the longest first, so that memory runs out at once or never."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def shuffled_batches(lengths, batch_size, seed, by_length=True):
+    """Row numbers in random batches; with `by_length`, drawn from shuffled stretches of 50 batches sorted by length."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(lengths))
+    if by_length:
+        stretch = batch_size * 50
+        parts = [order[i : i + stretch] for i in range(0, len(order), stretch)]
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))] if by_length else batches
+
+
+def budget_batches(lengths, budget):
+    """Row numbers in batches of similar length, the longest first, of at most `budget` tokens each, padding included.
+
+    A row longer than the budget is a batch of its own.
+    """
+    order, batches, start = np.argsort(-lengths, kind="stable"), [], 0
+    while start < len(order):
+        rows = max(1, budget // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
