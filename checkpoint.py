@@ -4,6 +4,7 @@ config.json, model_state.pdparams, tokenizer files, label.txt, decision.json, ru
 holds the same of the latest moment, and the optimiser's state beside it: what `--resume` goes on from.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -98,7 +99,8 @@ def load_checkpoint(path, label_file, problems):
     run, own = read_run(path), os.path.join(path, "label.txt")
     given = label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not given:
-        raise UserError(f"neither {own} nor {label_file} is there; put the label file the model was trained with there")
+        missing = f"neither {own} nor {label_file} is there" if label_file else f"{own} is not there"
+        raise UserError(f"{missing}; put the label file the model was trained with there")
     labels = read_labels(own if os.path.exists(own) else label_file, problems)
     if given and os.path.exists(own):
         theirs = read_labels(label_file, problems)
@@ -160,21 +162,22 @@ def open_checkpoint(args, problems=None):
 
 def describe_run(arguments, files):
     """What `run.json` tells of where a checkpoint comes from. files: {name: path} of the data."""
-    packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")
     return {
         "arguments": arguments,
         "data": {name: sha256(path) for name, path in files.items()},
-        "packages": {name: version for name in packages if (version := _version(name))},
+        "packages": versions(("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")),
         "python": platform.python_version(),
         "commit": _commit(),
     }
 
 
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def versions(packages):
+    """{package: version} of those that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _commit():

@@ -6,9 +6,11 @@ Each says the upstream fault and the versions it is for. Nothing of ours is impo
 import contextlib
 import ctypes
 import io
+import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
 
 
@@ -77,10 +79,14 @@ def keep_freed_memory():
 
 def _is_news(record):
     """False for what PaddleNLP (2.8) warns of with every pretrained model that gets a classifier: that the classifier
-    is new, and the head of pretraining unused. Other weights that are not in the file are news."""
+    is new, and the head of pretraining unused; and for each file it writes to a temporary folder."""
     text = record.getMessage()
     new = re.findall(r"'([\w.]+)'", text) if "newly initialized" in text else []
-    return "were not used when" not in text and not (new and all(name.startswith("classifier.") for name in new))
+    return (
+        "were not used when" not in text
+        and "saved in" not in text
+        and not (new and all(name.startswith("classifier.") for name in new))
+    )
 
 
 def import_paddle():
@@ -98,4 +104,93 @@ def import_paddle():
         nlp_logger.set_level("WARNING" if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else "ERROR")
         nlp_logger.handler.setStream(sys.__stderr__)
         nlp_logger.handler.addFilter(_is_news)
+        nlp_logger.handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s"))
     return paddle
+
+
+@contextlib.contextmanager
+def upstream_log():
+    """Lets PaddleNLP's own lines on the progress of its training through."""
+    from paddlenlp.utils.log import logger
+
+    level = logger.logger.level
+    logger.set_level("INFO" if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else "ERROR")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations within PaddleNLP itself
+            yield
+    finally:
+        logger.logger.setLevel(level)
+
+
+def use_old_ir():
+    """Has Paddle 3 write the guides' .pdmodel files in place of .json. Call it before Paddle is imported.
+
+    Paddle (3.0 and 3.1) reads the flag while it is imported; set later, exporting fails ("Cannot interpret VarType").
+    """
+    if "paddle" not in sys.modules:
+        os.environ["FLAGS_enable_pir_api"] = "0"
+    elif sys.modules["paddle"].get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:
+        raise RuntimeError("Paddle was imported before use_old_ir()")
+
+
+@contextlib.contextmanager
+def quiet_output():
+    """Keeps what Paddle's and Paddle2ONNX's C++ prints off the screen; shows it where the block fails."""
+    with tempfile.TemporaryFile() as swallowed:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = {number: os.dup(number) for number in (1, 2)}
+        try:
+            for number in before:
+                os.dup2(swallowed.fileno(), number)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except BaseException:
+            swallowed.seek(0)
+            os.write(before[2], swallowed.read())
+            raise
+        finally:
+            for number, real in before.items():
+                os.dup2(real, number)
+                os.close(real)
+
+
+def patch_dynabert(export):
+    """Makes PaddleNLP's (2.8) DynaBERT pruning run on Paddle 3 with PaddleSlim 2.6, and right for sigmoid heads.
+
+    - PaddleSlim's SuperLayerNorm unpacks three results where Paddle 3 gives one.
+    - PaddleNLP cuts the second width from what the first left of the model; here each is cut from a copy.
+    - It compares student and teacher by softmax over the labels, blind to a shift of all logits, by which a sigmoid
+      head decides; here by the binary cross-entropy of each label.
+
+    Args:
+        export: function of (width, pruned model), called in place of PaddleNLP's own export.
+    """
+    import copy
+
+    import paddle.nn.functional as F
+    from paddlenlp.trainer import trainer_compress
+    from paddleslim.nas.ofa.layers import SuperLayerNorm
+
+    def layer_norm(self, input):
+        width = input.shape[-1]
+        self.cur_config = {"prune_dim": width}
+        weight = None if self.weight is None else self.weight[:width]
+        bias = None if self.bias is None else self.bias[:width]
+        return F.layer_norm(input, [width], weight, bias, self._epsilon)
+
+    def soft_cross_entropy(logits, teacher):
+        return F.binary_cross_entropy_with_logits(logits, F.sigmoid(teacher))
+
+    def export_all(trainer):
+        whole = trainer.original_model
+        for width in trainer.args.width_mult_list:
+            trainer.original_model = copy.deepcopy(whole)
+            export(width, trainer_compress._export_dynamic_dynabert_model(trainer, width))
+        trainer.original_model = whole
+
+    SuperLayerNorm.forward = layer_norm
+    trainer_compress.soft_cross_entropy = soft_cross_entropy
+    trainer_compress._dynabert_export = export_all

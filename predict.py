@@ -8,19 +8,13 @@ The output is `text<TAB>label,label`, which train.py reads back; --scores adds t
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import unicodedata
-from itertools import islice
 
-from cli import Problems, command, logger, positive_int, progress_bar
+from cli import Problems, command, logger, positive_int
 from compat import prepare_environment
-from decision import SEPARATOR
-from utils import atomic_write, read_texts
-
-WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows of similar length
-SHOWN = 10  # rows in the log where all are in a file
+from labelling import count_texts, decide, label_texts, log_hierarchy
 
 
 def parse_args(argv=None):
@@ -39,39 +33,11 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def levels_of(names):
-    """The last pieces of label paths by level: [[pieces of level 1], [pieces of level 2], ...]."""
-    levels = []
-    for name in names:
-        pieces = name.split(SEPARATOR)
-        levels += [{} for _ in range(len(pieces) - len(levels))]
-        levels[len(pieces) - 1][pieces[-1]] = True
-    return [list(level) for level in levels]
-
-
-def log_row(text, names, hierarchical):
-    """One row in the log: the older suite's block for a hierarchy, a line of a table for flat labels."""
-    if hierarchical:
-        logger.info("text: %s", text)
-        logger.info("prediction result: %s", ",".join(names))
-        for level, pieces in enumerate(levels_of(names), 1):
-            logger.info("level %d : %s", level, ",".join(pieces))
-        logger.info("-" * 20)
-    else:
-        joined = ",".join(names)
-        width = sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in joined)
-        logger.info("%s | %s", joined + " " * (40 - width), text)
-
-
-def predict(checkpoint, texts, batch_size, max_seq_length):
-    """Yields (label names, their probabilities) of each text of a list."""
-    from model import encode, predict_probabilities
-
-    encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
-    probabilities = predict_probabilities(checkpoint.model, encoded, batch_size)
-    for row, chosen in zip(probabilities, checkpoint.decision.decide(probabilities, checkpoint.labels.parents)):
-        numbers = chosen.nonzero()[0]
-        yield [checkpoint.labels.names[i] for i in numbers], row[numbers]
+def log_table_row(text, names):
+    """A line of a table, for flat labels."""
+    joined = ",".join(names)
+    width = sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in joined)
+    logger.info("%s | %s", joined + " " * (40 - width), text)
 
 
 @command
@@ -79,39 +45,24 @@ def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
     from checkpoint import load_model, open_checkpoint
-    from model import log_model
+    from model import encode, log_model, predict_probabilities
 
     problems = Problems()
     checkpoint, max_seq_length = open_checkpoint(args, problems)
     path = os.path.join(args.dataset_dir, args.data_file)
-    with problems.collect():
-        num_rows = sum(1 for _ in read_texts(path, problems))
-        if not num_rows:
-            problems.add(f"{path}: no texts; write one a line")
+    count = count_texts(path, problems)
     problems.stop_if_any()
     load_model(checkpoint, args.params_path, args.device)
     log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
 
+    def predict(texts):
+        encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+        probabilities = predict_probabilities(checkpoint.model, encoded, args.batch_size)
+        return decide(probabilities, checkpoint.labels, checkpoint.decision)
+
     hierarchical = checkpoint.labels.hierarchical
     output = args.output_file or (None if hierarchical else "output.txt")
-    shown = SHOWN if output else num_rows
-    texts, done = (text for _, text in read_texts(path)), 0
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(atomic_write(output)) if output else None
-        bar = stack.enter_context(progress_bar(num_rows, "row"))
-        while window := list(islice(texts, WINDOW)):
-            for text, (names, scores) in zip(window, predict(checkpoint, window, args.batch_size, max_seq_length)):
-                if done < shown:
-                    log_row(text, names, hierarchical)
-                if file:
-                    columns = [text, ",".join(names)]
-                    if args.scores:
-                        columns.append(",".join(f"{score:.5f}" for score in scores))
-                    file.write("\t".join(columns) + "\n")
-                done += 1
-            bar.update(len(window))
-    if output:
-        logger.info("Prediction results save in %s: %d rows", output, done)
+    label_texts(path, count, output, predict, log_hierarchy if hierarchical else log_table_row, args.scores)
     return 0
 
 

@@ -11,6 +11,7 @@ import predict as script
 import utils
 from cli import Problems
 from compat import import_paddle
+from labelling import levels_of
 
 paddle = import_paddle()
 
@@ -52,8 +53,8 @@ def test_hierarchical_blocks(predict, trained, tmp_path):
 
 
 def test_levels_by_piece_each_once():
-    assert script.levels_of(["a", "a##x", "b", "b##x", "b##x##y"]) == [["a", "b"], ["x"], ["y"]]
-    assert script.levels_of([]) == []
+    assert levels_of(["a", "a##x", "b", "b##x", "b##x##y"]) == [["a", "b"], ["x"], ["y"]]
+    assert levels_of([]) == []
 
 
 def test_multi_label_writes_output_txt(predict, trained, tmp_path):

@@ -1,0 +1,78 @@
+"""The bundle: a folder that a machine without Paddle serves, and that cannot be mismatched.
+
+Static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), tokenizer files, label.txt, decision.json, and
+manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. Nothing in it is a pickle.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+from cli import Problems, UserError
+from decision import Decision
+from utils import Labels, read_labels, recover_folder, sha256, write_json
+
+MANIFEST, VERSION = "manifest.json", 1
+# ONNX files by variant, named as the older suite named what it converted at start-up.
+VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
+
+
+@dataclass
+class Bundle:
+    folder: str
+    manifest: dict
+    labels: Labels
+    decision: Decision
+
+    def onnx_file(self, variant):
+        """Path of a variant's graph. UserError where the bundle does not hold it."""
+        if variant not in self.manifest["variants"]:
+            raise UserError(
+                f"{self.folder} holds no {variant} model, only {', '.join(self.manifest['variants'])}. To make one: "
+                f"python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
+            )
+        return os.path.join(self.folder, VARIANTS[variant])
+
+
+def write_manifest(folder, fields):
+    """Completes a folder to a bundle: `manifest.json` of the fields and of every file that is there."""
+    names = sorted(name for name in os.listdir(folder) if name != MANIFEST)
+    variants = [variant for variant, name in VARIANTS.items() if name in names]
+    files = {name: sha256(os.path.join(folder, name)) for name in names}
+    write_json(os.path.join(folder, MANIFEST), {"version": VERSION, **fields, "variants": variants, "files": files})
+
+
+def open_bundle(folder):
+    """A bundle whose files are those its manifest tells of, byte for byte.
+
+    Raises:
+        UserError: it is no bundle, or a file is missing, strange or changed; the text says which.
+    """
+    recover_folder(folder)
+    path, remedy = os.path.join(folder, MANIFEST), "export it again (python export_model.py) or copy it whole"
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        version, files = manifest["version"], manifest["files"]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a folder that export_model.py or prune.py wrote") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; {remedy}") from error
+    if version != VERSION:
+        raise UserError(f"{path}: version {version!r} is not known here (this code reads version {VERSION})")
+    problems = Problems()
+    for name, digest in sorted(files.items()):
+        if os.path.basename(name) != name or not os.path.isfile(os.path.join(folder, name)):
+            problems.add(f"{folder}: {name} is missing; {remedy}")
+        elif sha256(os.path.join(folder, name)) != digest:
+            problems.add(f"{folder}: {name} is not the file of this bundle (its SHA-256 differs); {remedy}")
+    problems.stop_if_any()
+    labels = read_labels(os.path.join(folder, "label.txt"), problems)
+    problems.stop_if_any()
+    if len(labels) != manifest["num_labels"]:
+        raise UserError(f"{folder}: label.txt has {len(labels)} labels, the model {manifest['num_labels']}; {remedy}")
+    try:
+        decision = Decision.load(os.path.join(folder, "decision.json"))
+    except ValueError as error:
+        raise UserError(f"{folder}/decision.json: {error}") from error
+    return Bundle(folder, manifest, labels, decision)

@@ -1,0 +1,127 @@
+"""Label texts with a bundle on ONNX Runtime; neither Paddle nor PaddleNLP is needed.
+
+    python infer.py --device cpu --model_path_prefix ../../export/float32 --dataset_dir ../../data
+    python infer.py --device cpu --model_path_prefix ../../export/float32 --input_file a.txt --output_file b.txt
+    python infer.py --device cpu --use_quantize --model_path_prefix ../../export/float32 --dataset_dir ../../data --perf
+
+--perf scores labelled rows and times them, tokenising and model apart. The bundle of a pruned model is taken alike:
+--model_path_prefix ../../prune/width_mult_0.75/pruned_model
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+
+from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
+from decision import sigmoid  # noqa: E402
+from labelling import count_texts, label_texts, log_hierarchy  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model_path_prefix", required=True, help="bundle, or the static graph in it (required)")
+    parser.add_argument("--model_name_or_path", help="not needed: the bundle holds its tokenizer")
+    parser.add_argument("--multilingual", action="store_true", help="not needed: the bundle knows; refused if untrue")
+    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training)")
+
+    run = parser.add_argument_group("how it runs")
+    run.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="(%(default)s)")
+    run.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
+    run.add_argument("--num_threads", type=positive_int, help="threads on a CPU (its cores)")
+    run.add_argument(
+        "--batch_size",
+        type=positive_int,
+        default=32,
+        help="full-length rows a batch, more of shorter ones (%(default)s)",
+    )
+    run.add_argument("--use_fp16", action="store_true", help="the bundle's fp16 model, on a GPU (off)")
+    run.add_argument("--use_quantize", action="store_true", help="the bundle's int8 model, on a CPU (off)")
+
+    files = parser.add_argument_group("files")
+    files.add_argument("--dataset_dir", help="folder of data.txt, or with --perf of the labelled rows")
+    files.add_argument("--input_file", help="texts, one a line, of any number (data.txt of dataset_dir)")
+    files.add_argument("--output_file", help="text<TAB>label,label as predict.py writes it (none: the log alone)")
+    files.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
+    files.add_argument("--perf", action="store_true", help="score and time labelled rows instead (off)")
+    files.add_argument("--perf_dataset", default="dev", choices=("dev", "test"), help="which rows (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def bundle_of(prefix):
+    """The bundle's folder, of itself or of the path of the static graph in it without its ending."""
+    return prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or "."
+
+
+def log_flat(text, names):
+    """The older suite's block for flat labels."""
+    logger.info("input data: %s", text)
+    logger.info("labels: %s", ",".join(names))
+    logger.info("-" * 20)
+
+
+def measure(predictor, path):
+    """Logs F1 on labelled rows and the time of a text: tokenising, model, and all from text to labels."""
+    from metric import classification_report
+    from utils import read_rows
+
+    problems = Problems()
+    rows = read_rows(path, predictor.labels, problems)
+    problems.stop_if_any()
+    texts, parents = [rows.texts[i] for i in range(len(rows))], predictor.labels.parents
+    predictor.probabilities(texts[:256])  # warm-up: threads, memory, and the shapes that come
+    started = time.perf_counter()
+    encoded = predictor.encode(texts)
+    tokenised = time.perf_counter()
+    logits = predictor.logits(encoded)
+    computed = time.perf_counter()
+    predicted = predictor.decision.decide(sigmoid(logits), parents)
+    decided = time.perf_counter()
+    report = classification_report(rows.multi_hot(len(predictor.labels)), predicted, parents)
+    total = decided - started
+    logger.info("micro f1: %.2f, macro f1: %.2f", 100 * report["micro"]["f1"], 100 * report["macro"]["f1"])
+    logger.info("sample nums: %d, time: %.2f, latency: %.2f ms", len(texts), total, 1000 * total / len(texts))
+    logger.info(
+        "of a text: tokenising %.3f ms, model %.3f ms, total %.3f ms",
+        *(1000 * seconds / len(texts) for seconds in (tokenised - started, computed - tokenised, total)),
+    )
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    if args.use_fp16 and args.use_quantize:
+        raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; give one of them")
+    if not args.dataset_dir and (args.perf or not args.input_file):
+        raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+    from predictor import Predictor
+
+    path = args.input_file or os.path.join(args.dataset_dir, "data.txt")
+    problems = Problems()
+    count = 0 if args.perf else count_texts(path, problems)
+    problems.stop_if_any()
+    variant = "fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32"
+    predictor = Predictor(
+        bundle_of(args.model_path_prefix), variant, args.device, args.device_id, args.num_threads, args.batch_size,
+        args.max_seq_length,
+    )  # fmt: skip
+    kind = predictor.bundle.manifest["model_type"]
+    if args.multilingual and kind != "ernie_m":
+        raise UserError(f"{args.model_path_prefix} holds a model of type {kind}; leave --multilingual out")
+    predictor.log()
+    if args.perf:
+        measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
+    else:
+        log_row = log_hierarchy if predictor.labels.hierarchical else log_flat
+        label_texts(path, count, args.output_file, predictor.predict, log_row, args.scores)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""A bundle on ONNX Runtime: texts in, labels out. No Paddle, no PaddleNLP.
+
+from predictor import Predictor
+
+predictor = Predictor("export")
+for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金融数据"]):
+    print(names, scores)
+"""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from batching import Encoded, budget_batches  # noqa: E402
+from bundle import open_bundle  # noqa: E402
+from cli import UserError, logger  # noqa: E402
+from decision import sigmoid  # noqa: E402
+from labelling import decide  # noqa: E402
+from tokenization import load_tokenizer  # noqa: E402
+
+GPU_PACKAGE = "onnxruntime-gpu"
+
+
+def device_problem(device):
+    """What keeps ONNX Runtime from computing on a device, with what to do, or None."""
+    import onnxruntime
+
+    if device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return None
+    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
+    if {"onnxruntime", GPU_PACKAGE} <= installed:
+        return (
+            f"--device gpu: onnxruntime and {GPU_PACKAGE} are both installed, and the first hides the second; "
+            f"pip uninstall -y onnxruntime {GPU_PACKAGE} && pip install {GPU_PACKAGE}"
+        )
+    if GPU_PACKAGE in installed:
+        return f"--device gpu: {GPU_PACKAGE} finds no CUDA here; see that nvidia-smi works, or use --device cpu"
+    return (
+        f"--device gpu: this ONNX Runtime has no CUDA; use --device cpu, or on a machine with an NVIDIA GPU "
+        f"pip uninstall -y onnxruntime && pip install {GPU_PACKAGE}"
+    )
+
+
+class Predictor:
+    """Serves one bundle.
+
+    Args:
+        folder: what export_model.py or prune.py wrote. Its files must be those its manifest tells of.
+        variant: "float32", or "int8" (for a CPU) or "fp16" (for a GPU) where the bundle holds it.
+        device, device_id: "cpu", or "gpu" and its number.
+        num_threads: threads of one run of the model; None for as many as there are cores.
+        batch_size: rows a batch if all are of full length; shorter ones share the same number of tokens.
+        max_seq_length: tokens of a text; None as in training.
+    Raises:
+        UserError: the bundle is damaged, or the device is not to be had; the text says what to do.
+    """
+
+    def __init__(self, folder, variant="float32", device="cpu", device_id=0, num_threads=None, batch_size=32,
+                 max_seq_length=None):  # fmt: skip
+        import onnxruntime
+
+        if problem := device_problem(device):
+            raise UserError(problem)
+        if variant == "fp16" and device == "cpu":
+            raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32. There, use int8")
+        if variant == "int8" and device == "gpu":
+            raise UserError("int8 is for --device cpu; on a GPU, use fp16")
+        self.bundle = open_bundle(folder)
+        self.labels, self.decision = self.bundle.labels, self.bundle.decision
+        manifest = self.bundle.manifest
+        self.max_seq_length = max_seq_length or manifest["max_seq_length"]
+        if manifest["longest_input"] and self.max_seq_length > manifest["longest_input"]:
+            raise UserError(
+                f"max_seq_length {max_seq_length}: this model takes {manifest['longest_input']} tokens at most"
+            )
+        self.batch_tokens = batch_size * self.max_seq_length
+        try:
+            self.tokenizer = load_tokenizer(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: the tokenizer does not load: {error}") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads or 0  # 0: as many as there are cores
+        options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"]
+        if device == "gpu":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device_id}))
+        self.session = onnxruntime.InferenceSession(self.bundle.onnx_file(variant), options, providers=providers)
+        if device == "gpu" and self.session.get_providers()[0] != "CUDAExecutionProvider":
+            raise UserError(f"--device gpu: CUDA does not start with device {device_id}; use --device cpu")
+        self.inputs = [node.name for node in self.session.get_inputs()]
+
+    def encode(self, texts, max_seq_length=None):
+        """Tokens of a list of texts as `Encoded`, cut at `max_seq_length` (by default as in training)."""
+        rows = self.tokenizer.encode(texts, max_seq_length or self.max_seq_length)
+        ids = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)
+        columns = {name: ids if name == "input_ids" else np.zeros_like(ids) for name in self.inputs}
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        padding = {name: self.tokenizer.pad_id if name == "input_ids" else 0 for name in self.inputs}
+        return Encoded(columns, offsets, padding, pad_left=False, with_mask=False, truncated=0)
+
+    def logits(self, encoded):
+        """float32 array [rows, labels], in the order of the rows."""
+        logits = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
+        for rows in budget_batches(encoded.lengths, self.batch_tokens):
+            logits[rows] = self.session.run(None, encoded.batch(rows))[0]
+        return logits
+
+    def probabilities(self, texts, max_seq_length=None):
+        """One sigmoid a label: float32 array [texts, labels]."""
+        return sigmoid(self.logits(self.encode(texts, max_seq_length)))
+
+    def predict(self, texts, max_seq_length=None):
+        """Yields (label names, their probabilities) of each text, in order."""
+        return decide(self.probabilities(texts, max_seq_length), self.labels, self.decision)
+
+    def log(self):
+        manifest = self.bundle.manifest
+        logger.info(
+            "%s, %d labels, at most %d tokens, %s on %s (ONNX Runtime)", manifest["model"], len(self.labels),
+            self.max_seq_length, self.session.get_providers()[0].removesuffix("ExecutionProvider"),
+            os.path.basename(self.bundle.folder),
+        )  # fmt: skip

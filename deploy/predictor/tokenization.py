@@ -1,0 +1,181 @@
+"""Texts to token ids as PaddleNLP's tokenizers make them, without PaddleNLP.
+
+`load_tokenizer(folder)` reads the files that `save_pretrained` wrote. WordPiece runs in the Rust library `tokenizers`;
+what PaddleNLP does to the characters before it is a table, since Rust's own BERT normaliser differs: it does not split
+symbols off, and knows another Unicode than Python.
+"""
+
+import json
+import os
+import re
+import unicodedata
+
+import numpy as np
+
+WORDPIECE = ("ErnieTokenizer", "BertTokenizer")
+SENTENCEPIECE = ("ErnieMTokenizer",)
+SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
+
+
+def load_tokenizer(folder):
+    """The tokenizer of a folder with tokenizer_config.json. ValueError where it is of a kind not known here."""
+    with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    kind = config.get("tokenizer_class")
+    changed = [name for name in ("never_split", "strip_accents") if config.get(name)]
+    changed += [name for name in ("do_basic_tokenize", "tokenize_chinese_chars") if not config.get(name, True)]
+    if os.path.exists(os.path.join(folder, "added_tokens.json")):
+        changed.append("added_tokens.json")
+    if kind not in WORDPIECE + SENTENCEPIECE or changed:
+        what = f"{kind} with {', '.join(changed)}" if changed else kind
+        raise ValueError(f"{what} is not known here; models with {', '.join(WORDPIECE + SENTENCEPIECE)} are")
+    return (WordPiece if kind in WORDPIECE else SentencePiece)(folder, config)
+
+
+def _read_vocabulary(folder):
+    with open(os.path.join(folder, "vocab.txt"), encoding="utf-8") as file:
+        return {line.rstrip("\n"): number for number, line in enumerate(file)}
+
+
+class Tokenizer:
+    """What both kinds share: special tokens, and a text cut at those it holds."""
+
+    def __init__(self, folder, config):
+        self.vocabulary = _read_vocabulary(folder)
+        self.lower_case = config.get("do_lower_case", True)
+        self.specials = {name: config.get(name) or DEFAULTS[name] for name in SPECIAL_NAMES}
+        missing = [token for token in self.specials.values() if token not in self.vocabulary]
+        if missing:
+            raise ValueError(f"vocab.txt has no {', '.join(missing)}")
+        self.cls_id, self.sep_id, self.pad_id, self.unk_id = (
+            self.vocabulary[self.specials[name]] for name in ("cls_token", "sep_token", "pad_token", "unk_token")
+        )
+        self._special = re.compile("(" + "|".join(re.escape(token) for token in self.specials.values()) + ")")
+
+
+class WordPiece(Tokenizer):
+    """BERT's WordPiece (Devlin et al. 2019, https://arxiv.org/abs/1810.04805) with ERNIE's splitting of characters."""
+
+    def __init__(self, folder, config):
+        import tokenizers
+
+        super().__init__(folder, config)
+        self._table = _CharacterTable(self.lower_case)
+        model = tokenizers.models.WordPiece(
+            self.vocabulary, unk_token=self.specials["unk_token"], max_input_chars_per_word=100
+        )
+        self._rust = tokenizers.Tokenizer(model)
+        self._rust.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        self._rust.add_special_tokens([*self.specials.values()])
+        cls, sep = self.specials["cls_token"], self.specials["sep_token"]
+        self._rust.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{cls} $A {sep}", special_tokens=[(cls, self.cls_id), (sep, self.sep_id)]
+        )
+
+    def encode(self, texts, max_length):
+        """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
+        self._rust.enable_truncation(max_length)
+        table, special = self._table, self._special
+        normal = [
+            text.translate(table)
+            if special.search(text) is None
+            else " ".join(part if i % 2 else part.translate(table) for i, part in enumerate(special.split(text)))
+            for text in texts
+        ]
+        return [np.array(one.ids, dtype=np.int32) for one in self._rust.encode_batch_fast(normal)]
+
+
+class _CharacterTable(dict):
+    """For str.translate: what PaddleNLP's BasicTokenizer makes of each character, spaces being where it splits.
+
+    It lowers and decomposes (NFD, accents dropped) with `lower_case`, drops control characters, and stands each Chinese
+    character, punctuation mark and symbol alone. Filled as characters are met.
+    """
+
+    def __init__(self, lower_case):
+        super().__init__()
+        self.lower_case = lower_case
+
+    def __missing__(self, code):
+        text = chr(code)
+        made = "".join(map(self._replace, text.lower() if self.lower_case else text))
+        if len(self) < 1 << 16:  # strangers' texts must not make it grow without end
+            self[code] = made
+        return made
+
+    def _replace(self, char):
+        if char in "\t\n\r" or char.isspace() and not unicodedata.category(char).startswith("C"):
+            return " "
+        if char == "\ufffd" or unicodedata.category(char).startswith("C"):
+            return ""
+        made = char
+        if self.lower_case:
+            made = "".join(c for c in unicodedata.normalize("NFD", char.lower()) if unicodedata.category(c) != "Mn")
+        made = "".join(f" {c} " if _stands_alone(c) else c for c in made)
+        return f" {made} " if _is_chinese(ord(char)) else made
+
+
+def _stands_alone(char):
+    ascii_mark = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
+    # The last ones are no symbols to Unicode; PaddleNLP counts them among them.
+    return (
+        ascii_mark
+        or unicodedata.category(char)[0] in "PS"
+        or char in "\u00ad\u00b2\u00ba\u3007\u00b5\u00d8\u014b\u01b1"
+    )
+
+
+def _is_chinese(code):
+    blocks = (
+        (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+        (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+    )  # fmt: skip
+    return any(first <= code <= last for first, last in blocks)
+
+
+class SentencePiece(Tokenizer):
+    """ERNIE-M's: SentencePiece, whose pieces are then split at Chinese characters, marks, and the ends of numbers."""
+
+    MARKS = frozenset(",;:.?!~，；：。？！《》【】")
+    UNDERLINE = "▁"
+
+    def __init__(self, folder, config):
+        import sentencepiece
+
+        super().__init__(folder, config)
+        self._model = sentencepiece.SentencePieceProcessor()
+        self._model.Load(os.path.join(folder, "sentencepiece.bpe.model"))
+
+    def encode(self, texts, max_length):
+        """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
+        rows = []
+        for text in texts:
+            ids = []
+            parts = self._special.split(text)
+            for i, part in enumerate(parts):
+                if i % 2:
+                    ids.append(self.vocabulary[part])
+                    continue
+                part = part.lstrip() if i else part  # spaces beside a special token belong to it
+                part = part.rstrip() if i + 1 < len(parts) else part
+                part = part.lower() if self.lower_case else part
+                for piece in self._model.EncodeAsPieces(part):
+                    ids += (self.vocabulary.get(token, self.unk_id) for token in self._split(piece))
+            rows.append(np.array([self.cls_id, *ids[: max_length - 2], self.sep_id], dtype=np.int32))
+        return rows
+
+    def _split(self, piece):
+        start = 0
+        for i, char in enumerate(piece):
+            alone = "\u4e00" <= char <= "\u9fff" or char in self.MARKS
+            turns = i > 0 and char != self.UNDERLINE and char.isdigit() != piece[i - 1].isdigit()
+            if alone or turns:
+                if i > start and piece[start:i] != self.UNDERLINE:
+                    yield piece[start:i]
+                start = i
+            if alone:
+                yield char
+                start = i + 1
+        if start < len(piece) and piece != self.UNDERLINE:
+            yield piece[start:]

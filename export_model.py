@@ -1,0 +1,162 @@
+"""Export a checkpoint to a bundle: static graph and ONNX model with all that is needed to serve it.
+
+    python export_model.py --params_path ./checkpoint/ --output_path ./export
+    python export_model.py --params_path ./checkpoint/ --output_path ./export --multilingual      # ERNIE-M
+    python export_model.py --int8 --dataset_dir data       # and a faster variant for CPUs, if dev shows no worse F1
+
+A variant (--int8, --fp16) that loses F1 or is not faster is not put into the bundle; the exit status is then 1.
+"""
+
+import argparse
+import os
+import sys
+
+from cli import Problems, UserError, command, logger, non_negative_float
+from compat import prepare_environment, use_old_ir
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--multilingual", action="store_true", help="the model is an ERNIE-M (off)")
+    parser.add_argument("--params_path", default="./checkpoint/", help="checkpoint of train.py (%(default)s)")
+    parser.add_argument("--output_path", default="./export", help="folder to write (%(default)s)")
+
+    variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
+    variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
+    variants.add_argument("--fp16", action="store_true", help="half precision, for GPUs (off)")
+    variants.add_argument("--dataset_dir", help="folder of the dev file (none)")
+    variants.add_argument("--dev_file", default="dev.txt", help="labelled rows to measure with (%(default)s)")
+    variants.add_argument(
+        "--max_f1_drop", type=non_negative_float, default=0.5, help="points of F1 a variant may lose (%(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def example_texts():
+    """Texts to compare the graphs on where no dev file is given."""
+    from utils import read_texts
+
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
+    return [text for _, text in read_texts(os.path.join(folder, "data.txt"))]
+
+
+# ------------------------------------------------------------------------------------------------------------ variants
+
+
+def fault_of(result, reference, max_f1_drop):
+    """Why a variant is not accepted, or None."""
+    for kind in ("micro_f1", "macro_f1"):
+        lost = reference[kind] - result[kind]
+        if lost > max_f1_drop:
+            return f"loses {lost:.2f} points of {kind.replace('_', ' ')}"
+    if result["texts_per_second"] <= reference["texts_per_second"]:
+        return "is not faster here"
+    return None
+
+
+def log_result(name, result, verdict):
+    logger.info(
+        "%-28s micro f1 %6.2f  macro f1 %6.2f  %9.1f text/s  %s",
+        name, result["micro_f1"], result["macro_f1"], result["texts_per_second"], verdict,
+    )  # fmt: skip
+
+
+def int8_attempts(source, target):
+    """(name, function that writes the variant) from the fastest to the most careful."""
+    from graph import classifier_nodes, to_int8
+
+    yield "int8", lambda: to_int8(source, target, per_channel=False)
+    yield "int8, per channel", lambda: to_int8(source, target, per_channel=True)
+    spared = classifier_nodes(source)
+    yield "int8, classifier spared", lambda: to_int8(source, target, per_channel=True, spared=spared)
+
+
+def fp16_attempts(source, target):
+    from graph import to_fp16
+
+    yield "fp16", lambda: to_fp16(source, target)
+
+
+def add_variant(draft, variant, device, rows, args):
+    """Makes a variant and keeps it in the draft if it is as good as float32 and faster. True if it is kept."""
+    from bundle import VARIANTS
+    from exporting import measure
+    from predictor import Predictor
+
+    source, target = (os.path.join(draft.folder, VARIANTS[name]) for name in ("float32", variant))
+    attempts = {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
+    reference = Predictor(draft.folder, device=device)
+    for name, make in attempts:
+        make()
+        draft.seal()
+        predictors = {"float32": reference, name: Predictor(draft.folder, variant, device)}
+        results = measure(predictors, rows)
+        fault = fault_of(results[name], results["float32"], args.max_f1_drop)
+        log_result("float32", results["float32"], "")
+        log_result(name, results[name], f"refused: {fault}" if fault else "accepted")
+        if not fault:
+            return True
+        os.remove(target)
+    draft.seal()
+    return False
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    prepare_environment()
+    from checkpoint import load_checkpoint, load_model
+    from exporting import bundle_folder, check, folder_problem, tokenizer_problem
+    from utils import read_rows
+
+    problems, rows = Problems(), None
+    checkpoint = load_checkpoint(args.params_path, None, problems)
+    if problem := folder_problem(args.output_path, "--output_path"):
+        problems.add(problem)
+    if args.dataset_dir:
+        with problems.collect():
+            rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
+    elif args.int8 or args.fp16:
+        problems.add(
+            "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt, --dataset_dir"
+        )
+    problems.stop_if_any()
+    load_model(checkpoint, args.params_path, "cpu")
+    kind = checkpoint.model.config.model_type
+    if args.multilingual != (kind == "ernie_m"):
+        remedy = "leave --multilingual out" if args.multilingual else "give --multilingual"
+        raise UserError(f"--params_path {args.params_path} holds a model of type {kind}; {remedy}")
+    if problem := tokenizer_problem(checkpoint.tokenizer):
+        raise UserError(problem)
+
+    from predictor import Predictor, device_problem
+
+    max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
+    texts = [rows.texts[i] for i in range(min(64, len(rows)))] if rows else example_texts()
+    refused = []
+    with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
+        difference, shortest, longest = check(checkpoint, Predictor(draft.folder), texts, max_seq_length)
+        logger.info(
+            "The bundle's logits are the trained model's within %.1e, on rows of %d to %d tokens", difference, shortest,
+            longest,
+        )  # fmt: skip
+        if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
+            refused.append("int8")
+        if args.fp16 and device_problem("gpu"):
+            for _, make in fp16_attempts(*(os.path.join(draft.folder, f) for f in ("model.onnx", "fp16_model.onnx"))):
+                make()
+            draft.fields["unmeasured"] = ["fp16"]
+            logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")
+        elif args.fp16 and not add_variant(draft, "fp16", "gpu", rows, args):
+            refused.append("fp16")
+    logger.info("The bundle is in %s", args.output_path)
+    for variant in refused:
+        logger.error("%s is not in it; serve float32, or allow more: --max_f1_drop", variant)
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

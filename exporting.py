@@ -1,0 +1,215 @@
+"""From a trained model to a bundle: static graph, ONNX graph, the check that they agree, and all that serves it."""
+
+import contextlib
+import copy
+import inspect
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bundle import MANIFEST, VARIANTS, write_manifest
+from checkpoint import versions
+from cli import UserError
+from compat import import_paddle, quiet_output
+from graph import optimise
+from metric import classification_report
+from model import encode, logits_of, longest_input
+from utils import atomic_folder
+
+ROOT = Path(__file__).resolve().parent
+TOLERANCE = 1e-4  # of a logit, between the dynamic graph and the bundle
+TIMED_ROWS, ROUNDS = 256, 5
+OPSET = 17  # the first with LayerNormalization as one operator
+# What the older suite wrote, which is replaced without a word, as that suite does.
+OLDER_FILES = {"float32.pdmodel", "float32.pdiparams", "float32.pdiparams.info", *VARIANTS.values()}
+
+
+def folder_problem(path, flag):
+    """What speaks against writing a bundle to `path`: files there that are no bundle's, and would be lost."""
+    if os.path.isfile(path):
+        return f"{flag} {path}: this is a file; name a folder"
+    found = set(os.listdir(path)) if os.path.isdir(path) else set()
+    if MANIFEST in found or not found - OLDER_FILES:
+        return None
+    strange = ", ".join(sorted(found - OLDER_FILES)[:5])
+    return f"{flag} {path}: the folder holds {strange}, which would be lost; name a new folder"
+
+
+def tokenizer_problem(tokenizer):
+    """Why a server without PaddleNLP cannot make this model's tokens, or None."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        try:
+            _servers_tokenizer(folder)
+        except ValueError as error:
+            return f"this model cannot be served without PaddleNLP: its tokenizer {error}"
+    return None
+
+
+def _servers_tokenizer(folder):
+    sys.path.insert(0, str(ROOT / "deploy" / "predictor"))
+    from tokenization import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+@dataclass
+class Draft:
+    """A bundle in the making: files may be added to the folder, and are part of it once it is sealed."""
+
+    folder: str
+    fields: dict
+
+    def seal(self):
+        write_manifest(self.folder, self.fields)
+
+
+@contextlib.contextmanager
+def bundle_folder(path, checkpoint, prefix, max_seq_length):
+    """Yields the `Draft` of a whole float32 bundle, and puts it into the place of `path` when the block ends well.
+
+    Args:
+        checkpoint: `Checkpoint` with model and tokenizer, on a CPU.
+        prefix: name of the static graph's files: float32, or pruned_model.
+    """
+    model, tokenizer, labels = checkpoint.model, checkpoint.tokenizer, checkpoint.labels
+    with atomic_folder(path) as folder:
+        static_graph = os.path.join(folder, prefix)
+        inputs = write_static_graph(model, tokenizer, static_graph)
+        write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id)
+        tokenizer.save_pretrained(folder)
+        labels.write(os.path.join(folder, "label.txt"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddle2onnx", "onnx", "onnxruntime")
+        fields = {
+            "model": type(model).__name__,
+            "model_type": model.config.model_type,
+            "static_graph": prefix,
+            "inputs": [{"name": name, "dtype": "int64", "shape": [-1, -1]} for name in inputs],
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": [-1, len(labels)]}],
+            "num_labels": len(labels),
+            "hierarchical": labels.hierarchical,
+            "max_seq_length": max_seq_length,
+            "longest_input": longest_input(model.config),
+            "pad_token_id": tokenizer.pad_token_id,
+            "versions": versions(packages),
+        }
+        draft = Draft(folder, fields)
+        draft.seal()
+        yield draft
+        draft.seal()
+
+
+def write_static_graph(model, tokenizer, prefix):
+    """Writes `prefix`.pdmodel, .pdiparams and .pdiparams.info. Returns the names of the inputs, each int64 [-1, -1]."""
+    paddle = import_paddle()
+    accepted = inspect.signature(model.forward).parameters
+    made = tokenizer("", return_token_type_ids=True)
+    names = [name for name in ("input_ids", "token_type_ids") if name in accepted and name in made]
+    pad = tokenizer.pad_token_id
+
+    class Served(paddle.nn.Layer):
+        """The model with its mask made of the padding's id: PaddleNLP's ERNIE-M (2.8) takes [CLS] for it."""
+
+        def __init__(self):
+            super().__init__()
+            self.model = copy.deepcopy(model)  # converting rewrites the methods of what it converts
+
+        def forward(self, input_ids, token_type_ids=None):
+            inputs = {"input_ids": input_ids, "attention_mask": (input_ids != pad).astype("int64")}
+            if token_type_ids is not None:
+                inputs["token_type_ids"] = token_type_ids
+            return logits_of(self.model, inputs)
+
+    specs = [paddle.static.InputSpec([None, None], "int64", name) for name in names]
+    with quiet_output(), paddle.utils.unique_name.guard():
+        static = paddle.jit.to_static(Served(), input_spec=specs, full_graph=True)
+        static.eval()
+        paddle.jit.save(static, prefix)
+    return names
+
+
+def write_onnx_graph(prefix, target, pad_token_id):
+    """Writes the static graph of `prefix` as an ONNX model made fast for ONNX Runtime (graph.py)."""
+    import onnx
+    import paddle2onnx
+
+    raw = f"{target}.raw"
+    try:
+        with quiet_output():
+            paddle2onnx.export(f"{prefix}.pdmodel", f"{prefix}.pdiparams", raw, opset_version=OPSET, verbose=False)
+        model = onnx.load(raw)
+        _rename_output(model.graph, "logits")  # else it has the number of a counter, which no server could rely on
+        onnx.save(model, raw)
+        optimise(raw, target, pad_token_id)
+    finally:
+        if os.path.exists(raw):
+            os.remove(raw)
+
+
+def _rename_output(graph, name):
+    old = graph.output[0].name
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, value in enumerate(names):
+                if value == old:
+                    names[i] = name
+    graph.output[0].name = name
+
+
+def check(checkpoint, predictor, texts, max_seq_length):
+    """Compares a predictor's logits with the dynamic graph's, on texts that become shorter and longer rows.
+
+    Returns:
+        (largest difference, smallest and largest number of tokens of a row).
+    Raises:
+        UserError: they differ by more than 1e-4, or the tokens differ.
+    """
+    from model import predict_logits
+
+    joined = "。".join(texts)
+    lengths = [1, 2, *range(8, 2 * max_seq_length, max(8, max_seq_length // 8))]
+    texts = [*texts, *(joined[start : start + n] for start, n in enumerate(lengths)), "", "😀 Ａ１ café"]
+    wanted = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    found = predictor.encode(texts, max_seq_length)
+    if not np.array_equal(wanted.columns["input_ids"], found.columns["input_ids"]):
+        raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
+    difference = np.abs(predict_logits(checkpoint.model, wanted, 32) - predictor.logits(found)).max()
+    if not difference <= TOLERANCE:
+        raise UserError(f"the exported model's logits differ from the trained one's by {difference:.1e}: please report")
+    return float(difference), int(wanted.lengths.min()), int(wanted.lengths.max())
+
+
+def measure(predictors, rows):
+    """Scores and speed of predictors with the same labels, timed in turns on up to 256 of the rows.
+
+    Args:
+        predictors: {name: `Predictor`}.
+        rows: labelled `Rows`.
+    Returns:
+        {name: {"micro_f1", "macro_f1" in percent, "texts_per_second", of the model alone, a median of 5}}.
+    """
+    results, labels = {}, next(iter(predictors.values())).labels
+    texts = [rows.texts[i] for i in range(len(rows))]
+    gold = rows.multi_hot(len(labels))
+    for name, predictor in predictors.items():
+        probabilities = predictor.probabilities(texts)
+        report = classification_report(gold, predictor.decision.decide(probabilities, labels.parents), labels.parents)
+        results[name] = {f"{kind}_f1": 100 * report[kind]["f1"] for kind in ("micro", "macro")}
+    seconds = {name: [] for name in predictors}
+    encoded = {name: predictor.encode(texts[:TIMED_ROWS]) for name, predictor in predictors.items()}
+    for _ in range(ROUNDS):
+        for name, predictor in predictors.items():
+            started = time.perf_counter()
+            predictor.logits(encoded[name])
+            seconds[name].append(time.perf_counter() - started)
+    for name in predictors:
+        results[name]["texts_per_second"] = min(TIMED_ROWS, len(texts)) / statistics.median(seconds[name])
+    return results

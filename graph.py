@@ -1,0 +1,205 @@
+"""ONNX graphs made fast for ONNX Runtime: folded, fused, cut to what the answer needs, quantised. No Paddle.
+
+`optimise` expects the graph of a BERT-like classifier as Paddle2ONNX writes it. What it does not recognise it leaves as
+it is: slower, never wrong; export_model.py compares the result with the dynamic graph.
+"""
+
+import os
+
+import numpy as np
+
+# ONNX Runtime's own operators ("contrib ops"); its CPU and CUDA builds have them.
+MICROSOFT = "com.microsoft"
+MASKED = -1e4  # what PaddleNLP adds to the scores of padding
+
+
+def optimise(source, target, pad_token_id):
+    """Writes `target`, the model of `source` with constants folded and attention, LayerNorm and GELU fused.
+
+    The last layer is computed for the first token alone where nothing else is used of it, as in a classifier: all
+    after its keys and values is then a small fraction of the work.
+
+    Returns:
+        int: layers whose attention was fused.
+    """
+    import onnx
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.onnx_model import OnnxModel
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    folded = f"{target}.folded"
+    try:
+        _fold(source, folded)
+        model = onnx.load(folded)
+    finally:
+        if os.path.exists(folded):
+            os.remove(folded)
+    graph = OnnxModel(model)
+    layers = _fuse_attention(graph, pad_token_id)
+    _first_token_alone(graph, layers)
+    graph.prune_graph()
+    options = FusionOptions("bert")
+    options.enable_attention = options.enable_embed_layer_norm = False
+    fused = optimize_model(graph.model, "bert", opt_level=0, optimization_options=options)
+    fused.topological_sort()
+    onnx.save(fused.model, target)
+    return len(layers)
+
+
+def _fold(source, target):
+    """ONNX Runtime's basic level: constants computed, no-ops removed. Without this, int8 finds no weights."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = target
+    options.log_severity_level = 3  # it warns that the file may not suit another machine, which is so of higher levels
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+# -------------------------------------------------------------------------------------------------------------- fusion
+
+
+def _fuse_attention(graph, pad_token_id):
+    """Puts MultiHeadAttention in the place of each softmax and what surrounds it; onnxruntime.transformers knows the
+    graphs of PyTorch and TensorFlow, not Paddle's. Returns the new nodes in order."""
+    from onnx import helper, numpy_helper
+
+    nodes = []
+    for softmax in graph.get_nodes_by_op_type("Softmax"):
+        found = _match_attention(graph, softmax)
+        if found is None:
+            continue
+        query, key, value, scale, heads, last = found
+        name = f"attention_{len(nodes)}"
+        bias = np.concatenate([add_bias for _, add_bias in (query, key, value)])
+        graph.add_initializer(numpy_helper.from_array(bias, f"{name}_bias"))
+        node = helper.make_node(
+            "MultiHeadAttention",
+            [query[0].output[0], key[0].output[0], value[0].output[0], f"{name}_bias", "attention_mask"],
+            [last.output[0]], name=name, domain=MICROSOFT, num_heads=heads, scale=scale, mask_filter_value=MASKED,
+        )  # fmt: skip
+        graph.remove_node(last)
+        graph.add_node(node)
+        nodes.append(node)
+    if nodes:
+        graph.add_initializer(numpy_helper.from_array(np.array(pad_token_id, dtype=np.int64), "pad_token_id"))
+        graph.add_node(helper.make_node("Equal", ["input_ids", "pad_token_id"], ["is_padding"], name="is_padding"))
+        graph.add_node(helper.make_node("Not", ["is_padding"], ["is_token"], name="is_token"))
+        graph.add_node(helper.make_node("Cast", ["is_token"], ["attention_mask"], name="attention_mask", to=6))  # int32
+        graph.model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return nodes
+
+
+def _match_attention(graph, softmax):
+    """(query, key, value, scale, heads, last node) around a softmax, the first three as (MatMul, bias), or None."""
+    mask_add = _producer(graph, softmax.input[0], "Add")
+    scores = mask_add and next(filter(None, (_producer(graph, name, "MatMul") for name in mask_add.input)), None)
+    scaled = scores and _producer(graph, scores.input[0], "Mul")
+    weighted = _consumer(graph, softmax.output[0], "MatMul")
+    transposed = weighted and _consumer(graph, weighted.output[0], "Transpose")
+    last = transposed and _consumer(graph, transposed.output[0], "Reshape")
+    if not (scaled and last):
+        return None
+    scale = graph.get_constant_value(scaled.input[1])
+    parts = [_match_projection(graph, name) for name in (scaled.input[0], scores.input[1], weighted.input[1])]
+    if scale is None or None in parts:
+        return None
+    heads = {heads for _, _, heads in parts}
+    if len(heads) != 1:
+        return None
+    query, key, value = ((matmul, bias) for matmul, bias, _ in parts)
+    return query, key, value, float(np.asarray(scale).item()), heads.pop(), last
+
+
+def _match_projection(graph, name):
+    """(MatMul, bias, heads) of queries, keys or values that were cut into heads, or None."""
+    transpose = _producer(graph, name, "Transpose")
+    reshape = transpose and _producer(graph, transpose.input[0], "Reshape")
+    add = reshape and _producer(graph, reshape.input[0], "Add")
+    matmul = add and _producer(graph, add.input[0], "MatMul")
+    if not matmul:
+        return None
+    bias, shape = graph.get_constant_value(add.input[1]), graph.get_constant_value(reshape.input[1])
+    if bias is None or shape is None or len(shape) != 4:
+        return None
+    return matmul, bias, int(shape[2])
+
+
+def _producer(graph, name, kind):
+    node = graph.output_name_to_node().get(name)
+    return node if node is not None and node.op_type == kind else None
+
+
+def _consumer(graph, name, kind):
+    """The one node that takes a tensor, if it is of that kind."""
+    nodes = graph.input_name_to_nodes().get(name, [])
+    return nodes[0] if len(nodes) == 1 and nodes[0].op_type == kind else None
+
+
+def _first_token_alone(graph, layers):
+    """Has the last layer answer for the first token alone, if that is all that is taken from it."""
+    from onnx import helper, numpy_helper
+
+    if not layers:
+        return
+    consumers, last = graph.input_name_to_nodes(), layers[-1]
+    projections = [_producer(graph, name, "MatMul") for name in last.input[:3]]
+    source = projections[0].input[0]
+    users = consumers[source]
+    residual = [node for node in users if node.op_type == "Add" and node not in projections]
+    final = [node for node in graph.nodes() if node.op_type == "LayerNormalization"][-1]
+    taken = consumers.get(final.output[0], [])
+    if len(users) != 4 or len(residual) != 1 or not taken or not all(_takes_first(graph, node) for node in taken):
+        return
+    for name, value in (("first", 0), ("second", 1)):
+        graph.add_initializer(numpy_helper.from_array(np.array([value], dtype=np.int64), f"{name}_token"))
+    inputs = [source, "first_token", "second_token", "second_token"]  # data, starts, ends, axes
+    graph.add_node(helper.make_node("Slice", inputs, ["first_token_state"], name="first_token_state"))
+    for node in (projections[0], residual[0]):
+        node.input[list(node.input).index(source)] = "first_token_state"
+
+
+def _takes_first(graph, node):
+    """True of a node that takes position 0 of the second axis and no other."""
+    values = [graph.get_constant_value(name) for name in node.input[1:]]
+    if any(value is None for value in values):
+        return False
+    values = [np.asarray(value).reshape(-1).tolist() for value in values]
+    if node.op_type == "Slice":
+        return values[:3] == [[0], [1], [1]]
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    return node.op_type == "Gather" and values == [[0]] and axis == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ variants
+
+
+def to_int8(source, target, per_channel, spared=()):
+    """Dynamic quantisation: int8 weights of matrix products, activations quantised as they come (ONNX Runtime)."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=per_channel, weight_type=QuantType.QInt8,
+        nodes_to_exclude=list(spared),
+        # Shapes of ONNX Runtime's own operators are not inferred.
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+    )  # fmt: skip
+
+
+def classifier_nodes(source):
+    """Names of the matrix products after the last layer: the pooler's and the classifier's."""
+    import onnx
+
+    nodes = onnx.load(source, load_external_data=False).graph.node
+    products = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")]
+    return products[-2:]
+
+
+def to_fp16(source, target):
+    """Half precision inside, float32 at both ends."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True), target)

@@ -1,0 +1,76 @@
+"""New texts labelled as a stream, from file to file: what predict.py and the predictor without Paddle share."""
+
+import contextlib
+from itertools import islice
+
+from cli import logger, progress_bar
+from decision import SEPARATOR
+from utils import atomic_write, read_texts
+
+WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows of similar length
+SHOWN = 10  # rows in the log where all are in a file
+
+
+def count_texts(path, problems):
+    """Rows of a file to predict. What is wrong with them goes to `problems`, no rows at all included."""
+    count = 0
+    with problems.collect():
+        count = sum(1 for _ in read_texts(path, problems))
+        if not count:
+            problems.add(f"{path}: no texts; write one a line")
+    return count
+
+
+def label_texts(path, count, output, predict, log_row, with_scores):
+    """Labels the texts of a checked file in order; memory does not grow with it.
+
+    Args:
+        count: rows in it, for the progress bar.
+        output: file to write, whole or not at all, `text<TAB>label,label[<TAB>score,score]`; None for the log alone.
+        predict: takes a list of texts, gives (label names, their probabilities) of each.
+        log_row: takes a text and its label names. Called for all rows without an output, else for the first 10.
+    """
+    shown = SHOWN if output else count
+    texts, done = (text for _, text in read_texts(path)), 0
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(atomic_write(output)) if output else None
+        bar = stack.enter_context(progress_bar(count, "row"))
+        while window := list(islice(texts, WINDOW)):
+            for text, (names, scores) in zip(window, predict(window)):
+                if done < shown:
+                    log_row(text, names)
+                if file:
+                    columns = [text, ",".join(names)]
+                    if with_scores:
+                        columns.append(",".join(f"{score:.5f}" for score in scores))
+                    file.write("\t".join(columns) + "\n")
+                done += 1
+            bar.update(len(window))
+    if output:
+        logger.info("Prediction results save in %s: %d rows", output, done)
+
+
+def decide(probabilities, labels, decision):
+    """Yields (label names, their probabilities) of each row of an array [rows, labels]."""
+    for row, chosen in zip(probabilities, decision.decide(probabilities, labels.parents)):
+        numbers = chosen.nonzero()[0]
+        yield [labels.names[i] for i in numbers], row[numbers]
+
+
+def log_hierarchy(text, names):
+    """The older suite's block for a row of a hierarchy."""
+    logger.info("text: %s", text)
+    logger.info("prediction result: %s", ",".join(names))
+    for level, pieces in enumerate(levels_of(names), 1):
+        logger.info("level %d : %s", level, ",".join(pieces))
+    logger.info("-" * 20)
+
+
+def levels_of(names):
+    """The last pieces of label paths by level: [[pieces of level 1], [pieces of level 2], ...]."""
+    levels = []
+    for name in names:
+        pieces = name.split(SEPARATOR)
+        levels += [{} for _ in range(len(pieces) - len(levels))]
+        levels[len(pieces) - 1][pieces[-1]] = True
+    return [list(level) for level in levels]
