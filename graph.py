@@ -4,6 +4,7 @@
 it is: slower, never wrong; export_model.py compares the result with the dynamic graph.
 """
 
+import logging
 import os
 
 import numpy as np
@@ -175,11 +176,17 @@ def _takes_first(graph, node):
 # ------------------------------------------------------------------------------------------------------------ variants
 
 
+def _no_advice(record):
+    """False for onnxruntime.quantization's advice to fold the graph first, which has been done."""
+    return "run pre-processing before quantization" not in record.getMessage()
+
+
 def to_int8(source, target, per_channel, spared=()):
     """Dynamic quantisation: int8 weights of matrix products, activations quantised as they come (ONNX Runtime)."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    logging.getLogger().addFilter(_no_advice)
     quantize_dynamic(
         source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=per_channel, weight_type=QuantType.QInt8,
         nodes_to_exclude=list(spared),
@@ -189,12 +196,12 @@ def to_int8(source, target, per_channel, spared=()):
 
 
 def classifier_nodes(source):
-    """Names of the matrix products after the last layer: the pooler's and the classifier's."""
+    """Names of the matrix products after the last layer, the pooler's and the classifier's, for `to_int8`."""
     import onnx
 
     nodes = onnx.load(source, load_external_data=False).graph.node
-    products = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")]
-    return products[-2:]
+    products = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")][-2:]
+    return [*products, *(f"{name}_MatMul" for name in products)]  # the quantiser first cuts a Gemm in two
 
 
 def to_fp16(source, target):

@@ -11,6 +11,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores; a tiny model gains nothing from threads. Read by Paddle when it is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from compat import import_paddle, use_old_ir  # noqa: E402
+
+# Exporting needs Paddle imported this way, which the scripts do by themselves; those that tests start still do.
+use_old_ir()
+import_paddle()
+del os.environ["FLAGS_enable_pir_api"]
+
 REAL_DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -110,3 +117,38 @@ def trained(tmp_path_factory):
 def command_line(*words):
     """The words after `python` as a list for subprocess."""
     return [sys.executable, *(str(word) for word in words)]
+
+
+@pytest.fixture(scope="session")
+def family_folders(tiny_model, tmp_path_factory):
+    """{family: folder of a small model with random weights}."""
+    import paddle
+    from families import FAMILIES
+
+    vocab, folders = lines_of(tiny_model / "vocab.txt"), {}
+    for name, save in FAMILIES.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        shutil.copy(tiny_model / "vocab.txt", folders[name])
+        paddle.seed(1)
+        save(folders[name], vocab)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def families(family_folders):
+    """{family: (model, tokenizer)}, loaded as a user's local folder is."""
+    from model import load_pretrained
+
+    return {name: load_pretrained(str(folder), 5) for name, folder in family_folders.items()}
+
+
+@pytest.fixture(scope="session")
+def bundles(trained, tmp_path_factory):
+    """{"news" and "reviews": bundle of the trained model}."""
+    import export_model
+
+    folders = {}
+    for name, (_, checkpoint) in trained.items():
+        folders[name] = tmp_path_factory.mktemp("bundles") / name
+        assert export_model.main(["--params_path", str(checkpoint), "--output_path", str(folders[name])]) == 0
+    return folders

@@ -3,11 +3,11 @@ import os
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, command_line
+from families import FAMILIES
 
 import compat
 import model
@@ -27,66 +27,6 @@ paddle = import_paddle()
 TEXTS = ["足球", "台风登陆，学校停课一天", "", "公司裁员三成，股价当日大跌，董事长辞职，原因不明", "😀 Café ABC123"]
 
 # ------------------------------------------------------------------------------------------------------------ models
-
-
-def save_bert(folder, vocab):
-    from paddlenlp.transformers import BertConfig, BertModel, BertTokenizer
-
-    BertModel(BertConfig(vocab_size=len(vocab), **SMALL)).save_pretrained(folder)
-    BertTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
-
-
-def save_roberta(folder, vocab):
-    from paddlenlp.transformers import RobertaChineseTokenizer, RobertaConfig, RobertaModel
-
-    RobertaModel(RobertaConfig(vocab_size=len(vocab), **SMALL)).save_pretrained(folder)
-    RobertaChineseTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
-
-
-def save_ernie(folder, vocab):
-    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
-
-    ErnieModel(ErnieConfig(vocab_size=len(vocab), **SMALL)).save_pretrained(folder)
-    ErnieTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
-
-
-def save_ernie_m(folder, vocab):
-    """An ERNIE-M with a SentencePiece model trained on the spot."""
-    import sentencepiece
-    from paddlenlp.transformers import ErnieMConfig, ErnieMModel, ErnieMTokenizer
-
-    texts = (ROOT / "data" / "test.txt").read_text(encoding="utf-8").splitlines()
-    prefix = str(Path(folder, "sentencepiece.bpe"))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_prefix=prefix, vocab_size=2600, minloglevel=2, hard_vocab_limit=False
-    )
-    processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
-    pieces = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *(processor.id_to_piece(i) for i in range(3, len(processor)))]
-    Path(folder, "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    ErnieMModel(ErnieMConfig(vocab_size=len(pieces), **{**SMALL, "pad_token_id": 1})).save_pretrained(folder)
-    ErnieMTokenizer(str(Path(folder, "vocab.txt")), f"{prefix}.model").save_pretrained(folder)
-
-
-SMALL = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-    "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0,
-}  # fmt: skip
-FAMILIES = {"ernie": save_ernie, "ernie_m": save_ernie_m, "bert": save_bert, "roberta": save_roberta}
-
-
-@pytest.fixture(scope="module")
-def families(tiny_model, tmp_path_factory):
-    """{family: (model, tokenizer)}, loaded as a user's local folder is."""
-    vocab = (tiny_model / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    loaded = {}
-    for name, save in FAMILIES.items():
-        folder = tmp_path_factory.mktemp(name)
-        shutil.copy(tiny_model / "vocab.txt", folder)
-        paddle.seed(1)
-        save(folder, vocab)
-        assert model_name_problem(str(folder)) is None
-        loaded[name] = load_pretrained(str(folder), 5)
-    return loaded
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,6 +49,10 @@ def test_texts_are_cut_and_the_cut_ones_counted(families, family):
     assert whole.truncated == 0 and cut.truncated == 1 and cut.lengths.max() == limit
     expected = [tokenizer(text, max_length=limit, truncation=True)["input_ids"] for text in TEXTS]
     assert cut.columns["input_ids"].tolist() == sum(expected, [])
+
+
+def test_families_are_complete_folders(family_folders):
+    assert all(model_name_problem(str(folder)) is None for folder in family_folders.values())
 
 
 def test_longest_input(families):

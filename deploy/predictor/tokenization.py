@@ -45,12 +45,11 @@ class Tokenizer:
         self.vocabulary = _read_vocabulary(folder)
         self.lower_case = config.get("do_lower_case", True)
         self.specials = {name: config.get(name) or DEFAULTS[name] for name in SPECIAL_NAMES}
-        missing = [token for token in self.specials.values() if token not in self.vocabulary]
+        needed = [self.specials[name] for name in ("cls_token", "sep_token", "pad_token", "unk_token")]
+        missing = [token for token in needed if token not in self.vocabulary]
         if missing:
             raise ValueError(f"vocab.txt has no {', '.join(missing)}")
-        self.cls_id, self.sep_id, self.pad_id, self.unk_id = (
-            self.vocabulary[self.specials[name]] for name in ("cls_token", "sep_token", "pad_token", "unk_token")
-        )
+        self.cls_id, self.sep_id, self.pad_id, self.unk_id = (self.vocabulary[token] for token in needed)
         self._special = re.compile("(" + "|".join(re.escape(token) for token in self.specials.values()) + ")")
 
 
@@ -67,7 +66,7 @@ class WordPiece(Tokenizer):
         )
         self._rust = tokenizers.Tokenizer(model)
         self._rust.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-        self._rust.add_special_tokens([*self.specials.values()])
+        self._rust.add_special_tokens([token for token in self.specials.values() if token in self.vocabulary])
         cls, sep = self.specials["cls_token"], self.specials["sep_token"]
         self._rust.post_processor = tokenizers.processors.TemplateProcessing(
             single=f"{cls} $A {sep}", special_tokens=[(cls, self.cls_id), (sep, self.sep_id)]
@@ -155,7 +154,7 @@ class SentencePiece(Tokenizer):
             parts = self._special.split(text)
             for i, part in enumerate(parts):
                 if i % 2:
-                    ids.append(self.vocabulary[part])
+                    ids.append(self.vocabulary.get(part, self.unk_id))
                     continue
                 part = part.lstrip() if i else part  # spaces beside a special token belong to it
                 part = part.rstrip() if i + 1 < len(parts) else part

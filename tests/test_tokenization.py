@@ -1,0 +1,79 @@
+"""The servers' tokens are PaddleNLP's, on everything."""
+
+import unicodedata
+
+import pytest
+from conftest import REAL_DATA, ROOT, lines_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenization import load_tokenizer
+
+HARD = [
+    "", "   ", "\t \n", "[CLS]", "[cls] [SEP] [MASK]x[UNK] [PAD]", "😀👨‍👩‍👧🏽 🇨🇳",
+    "\x00\x07a\x1bb\ufffdc\u200bd\ufeff", "ＡＢＣ１２３，。！　全角",
+    "繁體中文，龍門客棧", "Café naïve Ångström ÉCOLE e\u0301", "İstanbul ΑΣ ΣΑΣ straße ﬁne", "x" * 100, "x" * 101,
+    "antidisestablishmentarianism " * 3, "a\u2028b\u2029c\x85d\x1ce\u00a0f\u3000g",
+    "50%的人²说：“好”——（真的）…¥$^`~", "한국어 テスト ไทย हिन्दी",
+    "3.14159,2024年1月1日 12:30", "𠮷野家 㐀 豈 丽", "a" * 5000 + "中" * 5000,
+]  # fmt: skip
+FAMILIES = ("ernie", "bert", "ernie_m")
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request, families, family_folders):
+    """(PaddleNLP's tokenizer, ours) of one family."""
+    return families[request.param][1], load_tokenizer(str(family_folders[request.param]))
+
+
+def assert_same(theirs, ours, texts, max_length):
+    wanted = theirs(texts, max_length=max_length, truncation=True)["input_ids"]
+    for text, ids, found in zip(texts, wanted, ours.encode(texts, max_length), strict=True):
+        assert list(found) == ids, ascii(text[:200])
+
+
+@pytest.mark.parametrize("max_length", [128, 7, 3])
+def test_hard_cases(pair, max_length):
+    assert_same(*pair, HARD, max_length)
+
+
+@pytest.mark.parametrize("name", ["train.txt", "dev.txt", "multi_label/dev.txt"])
+def test_the_example_rows(pair, name):
+    assert_same(*pair, [line.partition("\t")[0] for line in lines_of(ROOT / "data" / name)], 64)
+
+
+@pytest.mark.parametrize("name", ["duee", "cail-divorce"])
+def test_the_public_sets(pair, name):
+    if not (REAL_DATA / name).exists():
+        pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+    for split in ("train", "dev"):
+        assert_same(*pair, [line.partition("\t")[0] for line in lines_of(REAL_DATA / name / f"{split}.txt")], 128)
+
+
+def test_every_character_between_others(families, family_folders):
+    """A hundred thousand of them: ours is a table, Paddle's asks Python's Unicode for each."""
+    ours = load_tokenizer(str(family_folders["ernie"]))
+    characters = [chr(code) for code in range(0x30000) if unicodedata.category(chr(code)) != "Cs"]
+    assert_same(families["ernie"][1], ours, [f"中{character}a" for character in characters], 16)
+
+
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
+def test_any_text(families, family_folders, texts):
+    for family in FAMILIES:
+        assert_same(families[family][1], load_tokenizer(str(family_folders[family])), texts, 32)
+
+
+def test_strangers_texts_do_not_fill_the_memory(family_folders):
+    ours = load_tokenizer(str(family_folders["ernie"]))
+    ours.encode(["".join(map(chr, range(0x20000, 0x30000 + 0x10000)))], 16)
+    assert len(ours._table) <= 1 << 16
+
+
+def test_an_unknown_kind_is_refused(family_folders, tmp_path):
+    with pytest.raises(ValueError, match="RobertaChineseTokenizer is not known here"):
+        load_tokenizer(str(family_folders["roberta"]))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer", "do_basic_tokenize": false}', encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match="BertTokenizer with do_basic_tokenize"):
+        load_tokenizer(str(tmp_path))
