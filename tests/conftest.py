@@ -94,21 +94,27 @@ def train(run, tiny_model, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """{"news" and "reviews": (data set, checkpoint)} of a model that has learnt a little."""
+def learner(tmp_path_factory):
+    """Folder of an ERNIE that learns something in seconds."""
     import make_tiny_model
-    import train as script
 
-    start = tmp_path_factory.mktemp("model") / "learner"
+    folder = tmp_path_factory.mktemp("model") / "learner"
     flags = "--hidden_size 64 --num_attention_heads 2 --intermediate_size 128 --dropout 0".split()
-    assert make_tiny_model.main(["--output_dir", str(start), *flags]) == 0
+    assert make_tiny_model.main(["--output_dir", str(folder), *flags]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(learner, tmp_path_factory):
+    """{"news" and "reviews": (data set, checkpoint)} of a model that has learnt a little."""
+    import train as script
 
     result = {}
     for name, source in (("news", ROOT / "data"), ("reviews", ROOT / "data" / "multi_label")):
         folder = tmp_path_factory.mktemp(name)
         dataset = copy_dataset(source, folder / "data", 600, 60, 40)
         flags = "--device cpu --max_seq_length 48 --epochs 12 --learning_rate 5e-3 --batch_size 16".split()
-        where = ["--dataset_dir", str(dataset), "--model_name", str(start), "--save_dir", str(folder / "model")]
+        where = ["--dataset_dir", str(dataset), "--model_name", str(learner), "--save_dir", str(folder / "model")]
         assert script.main([*where, *flags]) == 0
         result[name] = dataset, folder / "model"
     return result

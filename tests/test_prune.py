@@ -1,0 +1,132 @@
+import json
+import os
+import re
+from fractions import Fraction
+
+import pytest
+from conftest import lines_of
+
+import infer
+import prune as script
+from bundle import open_bundle
+from checkpoint import load_checkpoint
+from cli import Problems
+from decision import Decision
+
+
+@pytest.fixture
+def wide(run, train, news, tmp_path):
+    """A data set, and the checkpoint of a small ERNIE with 12 heads trained on it a little."""
+    import make_tiny_model
+
+    flags = "--hidden_size 48 --num_attention_heads 12 --num_hidden_layers 2 --intermediate_size 96 --dropout 0".split()
+    assert run(make_tiny_model.main, "--output_dir", tmp_path / "wide", *flags)[0] == 0
+    status, log, checkpoint = train(news, "--model_name", tmp_path / "wide", "--epochs", 3)
+    assert status == 0, log
+    return news, checkpoint
+
+
+def prune(run, dataset, checkpoint, folder, *flags):
+    quick = ("--device", "cpu", "--max_seq_length", 32, "--num_train_epochs", 1, "--per_device_train_batch_size", 16)
+    where = ("--dataset_dir", dataset, "--params_dir", checkpoint, "--output_dir", folder)
+    return run(script.main, *where, *quick, *flags)
+
+
+def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
+    """Six steps, while scores are due after a hundred: the older suite then exported nothing."""
+    dataset, checkpoint = wide
+    status, log = prune(run, dataset, checkpoint, tmp_path / "prune", "--width_mult_list", "3/4", "'2/3'", "0.5")
+    assert status == 0, log
+    assert sorted(os.listdir(tmp_path / "prune")) == ["width_mult_0.5", "width_mult_0.67", "width_mult_0.75"]
+    sizes = []
+    for folder in sorted((tmp_path / "prune").iterdir()):
+        guide = {f"pruned_model.{end}" for end in ("pdiparams", "pdiparams.info", "pdmodel")}
+        assert guide | {"model_state.pdparams", "model_config.json"} <= set(os.listdir(folder))
+        bundle = open_bundle(str(folder))
+        assert bundle.labels.names == lines_of(dataset / "label.txt") and bundle.manifest["max_seq_length"] == 32
+        sizes.append((folder / "model.onnx").stat().st_size)
+        output = tmp_path / f"{folder.name}.txt"
+        prefix = folder / "pruned_model"
+        flags = ("--device", "cpu", "--dataset_dir", dataset, "--output_file", output)
+        assert run(infer.main, "--model_path_prefix", prefix, *flags)[0] == 0 and len(lines_of(output)) == 12
+    assert sizes == sorted(set(sizes))
+    # Each is cut from the whole model; PaddleNLP cuts the second from what the first left.
+    heads = 2 * (3 * 48 * 48 + 3 * 48 + 48 * 48 + 2 * 48 * 96 + 96)  # what has a width: q, k, v, out, both linear
+    counts = {width: float(count) for width, count in re.findall(r"(whole model|\d/\d) .* ([\d.]+) M ", log)}
+    for width in ("3/4", "2/3", "1/2"):
+        cut = counts["whole model"] - heads * (1 - Fraction(width)) / 1e6
+        assert counts[width] == pytest.approx(float(cut), abs=0.011), width
+    assert log.count("micro f1 score: ") == 4  # the whole model's and each width's
+    assert "x as fast" in log and "its logits are the pruned model's within" in log
+
+
+def test_a_width_without_a_score_is_kept(run, wide, tmp_path):
+    """A macro F1 of 0 is what a short run gives; PaddleNLP keeps what is better than 0."""
+    dataset, checkpoint = wide
+    Decision(threshold=0.999).save(checkpoint / "decision.json")  # so that nothing is predicted
+    flags = ("--width_mult_list", "1/12", "--save_steps", 2)
+    status, log = prune(run, dataset, checkpoint, tmp_path / "prune", *flags)
+    assert status == 0, log
+    assert log.count("macro f1 score: 0.00000") == 4  # the whole model, and six steps with every second scored
+    config = json.loads((tmp_path / "prune" / "width_mult_0.08" / "model_config.json").read_text(encoding="utf-8"))
+    assert config["width_mult"] == pytest.approx(1 / 12) and config["num_attention_heads"] == 12
+    assert open_bundle(str(tmp_path / "prune" / "width_mult_0.08")).decision.threshold == 0.999
+
+
+def test_the_student_learns_from_the_teacher():
+    """The loss is that of sigmoid heads: it moves a student whose logits are off by a constant; softmax does not."""
+    import paddle
+    from paddlenlp.trainer import trainer_compress
+
+    from compat import patch_dynabert
+
+    patch_dynabert(None)
+    teacher = paddle.to_tensor([[2.0, -1.0, 0.5]])
+    student = paddle.to_tensor([[5.0, 2.0, 3.5]], stop_gradient=False)  # 3 above, everywhere
+    trainer_compress.soft_cross_entropy(student, teacher).backward()
+    assert (student.grad > 0.03).all()
+    same = paddle.to_tensor(teacher.numpy(), stop_gradient=False)
+    trainer_compress.soft_cross_entropy(same, teacher).backward()
+    assert float(same.grad.abs().max()) < 1e-6
+
+
+def test_widths_that_leave_part_of_a_head_are_refused_with_those_that_work(run, wide, tmp_path):
+    status, log = prune(run, *wide, tmp_path / "prune", "--width_mult_list", "0.7", "1/2")
+    assert status == 2
+    assert "--width_mult_list 7/10: 12 heads times 7/10 is no whole number; these work: 11/12, 5/6, 3/4, 2/3" in log
+    assert not (tmp_path / "prune").exists()
+
+
+def test_what_is_wrong_is_told_at_once(run, wide, tmp_path):
+    dataset, checkpoint = wide
+    (tmp_path / "prune" / "width_mult_0.5").mkdir(parents=True)
+    (tmp_path / "prune" / "width_mult_0.5" / "notes.txt").write_text("", encoding="utf-8")
+    (dataset / "dev.txt").unlink()
+    status, log = prune(run, dataset, checkpoint, tmp_path / "prune", "--width_mult_list", "1/2", "--device", "gpu")
+    assert status == 2 and "3 problems" in log
+    for message in ("is built without gpu; use --device cpu", "the folder holds notes.txt", "dev.txt: No such file"):
+        assert message in log
+
+
+@pytest.mark.parametrize("text", ["1", "0", "5/4", "half", "1/0", "-1/2"])
+def test_widths_that_are_no_share(text, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--output_dir", "o", "--dataset_dir", "d", f"--width_mult_list={text}"])
+    assert "--width_mult_list" in capsys.readouterr().err
+
+
+def test_two_widths_of_one_folder():
+    problems = list(script.width_problems([Fraction(1, 2), Fraction(1, 2)], 12))
+    assert len(problems) == 1 and "the same to two digits" in problems[0]
+
+
+def test_ernie_m_is_refused(families, run, news, tmp_path):
+    from test_export_model import save_as_checkpoint
+
+    checkpoint = save_as_checkpoint(families, "ernie_m", tmp_path / "m")
+    labels = load_checkpoint(str(checkpoint), None, Problems()).labels
+    labels.write(str(news / "label.txt"))
+    for name in ("train.txt", "dev.txt"):
+        (news / name).write_text("足球\ta\n台风\tb,c\n", encoding="utf-8")
+    status, log = prune(run, news, checkpoint, tmp_path / "prune")
+    assert status == 2 and "does not know ERNIE-M; export it unpruned (python export_model.py)" in log
