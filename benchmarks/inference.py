@@ -1,0 +1,372 @@
+"""Inference speed on a CPU: the bundle's predictor beside the older suite's way, Paddle, PyTorch and OpenVINO.
+
+    make bench-setup                                   # PyTorch and OpenVINO live in .venv-bench
+    .venv/bin/python benchmarks/inference.py           # ernie-3.0-medium-zh's dimensions, duee and cail-divorce
+
+Every side labels the same texts with the same random weights, batch 32, maximum length 128, two threads. Each is a
+process of its own that waits while another works; a round is one pass by each, one after the other. Printed, for the
+whole way from texts to labels and for the model alone: median texts per second, range, ratios round by round.
+
+  older          PaddleNLP's tokenizer, the whole file padded to its longest row, Paddle2ONNX's graph as it comes
+  predict.py     this suite on Paddle's dynamic graph
+  paddle, onednn Paddle Inference with oneDNN on the static graph; batches in the file's order, padded to their longest
+  torch          transformers' BERT on PyTorch, its Rust tokenizer, batches in the file's order, padded to their longest
+  openvino       OpenVINO on Paddle2ONNX's graph, batches as for torch
+  float32, int8  the bundle's predictor
+
+The machine's limit: floating-point operations of the tokens without padding, over the rate of the fastest large matrix
+product of NumPy and PyTorch in the same run. int8's share may exceed 1: it does not compute in floating point.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
+SIDES = ("older", "predict.py", "paddle, onednn", "torch", "openvino", "float32", "int8")
+BATCH, LENGTH, THREADS = 32, 128, 2
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ernie-3.0-medium-zh", help="dimensions, from PaddleNLP (%(default)s)")
+    parser.add_argument("--sets", nargs="+", default=["duee", "cail-divorce"], help="(duee cail-divorce)")
+    parser.add_argument("--rows", type=int, default=256, help="dev rows a pass, drawn by seed (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="(all)")
+    parser.add_argument("--bench_python", default=str(ROOT / ".venv-bench/bin/python"), help="(%(default)s)")
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+# -------------------------------------------------------------------------------------------------------------- workers
+# Each makes a function of (texts) -> seconds from texts to labels, and seconds of the model alone within them.
+
+
+def suite():
+    sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor")]
+
+
+def in_file_order(encoded):
+    """Batches of 32 rows in the file's order, padded to their longest."""
+    return [np.arange(start, min(start + BATCH, len(encoded))) for start in range(0, len(encoded), BATCH)]
+
+
+def timed(tokenise, compute):
+    from decision import sigmoid
+
+    def one_pass(texts):
+        started = time.perf_counter()
+        tokens = tokenise(texts)
+        before = time.perf_counter()
+        logits = compute(tokens)
+        after = time.perf_counter()
+        labels = sigmoid(logits) > 0.5
+        assert labels.shape[0] == len(texts)
+        return time.perf_counter() - started, after - before
+
+    return one_pass
+
+
+def ort_session(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def worker_older(folder):
+    suite()
+    from compat import import_paddle
+
+    import_paddle()
+    from paddlenlp.transformers import AutoTokenizer
+
+    tokenizer, session = AutoTokenizer.from_pretrained(str(folder / "export")), ort_session(folder / "raw.onnx")
+
+    def tokenise(texts):
+        tokens = tokenizer(texts, max_length=LENGTH, padding=True, truncation=True)
+        return {name: np.array(tokens[name], dtype=np.int64) for name in ("input_ids", "token_type_ids")}
+
+    def compute(tokens):
+        starts = range(0, len(tokens["input_ids"]), BATCH)
+        pieces = ({name: values[start : start + BATCH] for name, values in tokens.items()} for start in starts)
+        return np.concatenate([session.run(None, piece)[0] for piece in pieces])
+
+    return timed(tokenise, compute)
+
+
+def worker_predict_py(folder):
+    suite()
+    from compat import prepare_environment
+
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    prepare_environment()
+    from checkpoint import load_checkpoint, load_model
+    from cli import Problems
+    from model import encode, predict_logits
+
+    checkpoint = load_checkpoint(str(folder / "checkpoint"), None, Problems())
+    load_model(checkpoint, str(folder / "checkpoint"), "cpu")
+    return timed(
+        lambda texts: encode(texts, checkpoint.tokenizer, checkpoint.model, LENGTH),
+        lambda tokens: predict_logits(checkpoint.model, tokens, BATCH),
+    )
+
+
+def worker_paddle(folder):
+    suite()
+    from predictor import Predictor
+
+    tokens_of = Predictor(str(folder / "export"), max_seq_length=LENGTH).encode  # faster than PaddleNLP's
+    from paddle import inference
+
+    prefix = str(folder / "export" / "float32")
+    config = inference.Config(f"{prefix}.pdmodel", f"{prefix}.pdiparams")
+    config.disable_glog_info()
+    config.enable_mkldnn()
+    config.set_mkldnn_cache_capacity(0)
+    config.set_cpu_math_library_num_threads(THREADS)
+    session = inference.create_predictor(config)
+    inputs = {name: session.get_input_handle(name) for name in session.get_input_names()}
+    output = session.get_output_handle(session.get_output_names()[0])
+
+    def run(batch):
+        for name, handle in inputs.items():
+            handle.copy_from_cpu(batch[name])
+        session.run()
+        return output.copy_to_cpu()
+
+    return timed(tokens_of, lambda tokens: np.concatenate([run(tokens.batch(rows)) for rows in in_file_order(tokens)]))
+
+
+def worker_torch(folder):
+    suite()
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    torch.set_num_threads(THREADS)
+    config = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    sizes = {name: config[name] for name in (*names, "max_position_embeddings")}
+    model = BertForSequenceClassification(BertConfig(num_labels=len(config["id2label"]), **sizes)).eval()
+    tokenizer = BertTokenizerFast(str(folder / "export" / "vocab.txt"))
+
+    def tokenise(texts):
+        starts = range(0, len(texts), BATCH)
+        flags = {"max_length": LENGTH, "truncation": True, "padding": True, "return_tensors": "pt"}
+        return [tokenizer(texts[start : start + BATCH], **flags) for start in starts]
+
+    def compute(batches):
+        with torch.inference_mode():
+            return np.concatenate([model(**batch).logits.numpy() for batch in batches])
+
+    return timed(tokenise, compute)
+
+
+def worker_openvino(folder):
+    suite()
+    import openvino
+
+    from batching import Encoded
+    from tokenization import load_tokenizer
+
+    hints = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(str(folder / "raw.onnx"), "CPU", hints)
+    tokenizer = load_tokenizer(str(folder / "export"))
+
+    def tokenise(texts):
+        rows = tokenizer.encode(texts, LENGTH)
+        ids, offsets = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
+        columns = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+        return Encoded(columns, offsets, dict.fromkeys(columns, 0), False, False, 0)
+
+    return timed(
+        tokenise, lambda tokens: np.concatenate([model(tokens.batch(rows))[0] for rows in in_file_order(tokens)])
+    )
+
+
+def worker_bundle(folder, variant):
+    suite()
+    from predictor import Predictor
+
+    predictor = Predictor(str(folder / "export"), variant, num_threads=THREADS, max_seq_length=LENGTH)
+    return timed(predictor.encode, predictor.logits)
+
+
+def matrix_rate(library):
+    """Floating-point operations a second of the fastest of ten products of 2048 x 2048 matrices."""
+    if library == "torch":
+        import torch
+
+        left = right = torch.rand(2048, 2048)
+    else:
+        left = right = np.random.default_rng(0).random((2048, 2048), dtype=np.float32)
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds)
+
+
+def serve(one_pass, side):
+    """Answers a file of texts with seconds; after a first pass that is not counted, and `rate` with a matrix rate."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request == "rate":
+            answer = matrix_rate("torch" if side == "torch" else "numpy")
+        else:
+            answer = one_pass(json.loads(Path(request).read_text(encoding="utf-8")))
+        print(json.dumps(answer), flush=True)
+
+
+def work(args):
+    makers = {
+        "older": worker_older, "predict.py": worker_predict_py, "paddle, onednn": worker_paddle,
+        "torch": worker_torch, "openvino": worker_openvino,
+    }  # fmt: skip
+    make = makers.get(args.worker)
+    serve(make(args.folder) if make else worker_bundle(args.folder, args.worker), args.worker)
+
+
+# --------------------------------------------------------------------------------------------------------------- driver
+
+
+def prepare(args, folder):
+    """A checkpoint with random weights of the model's dimensions, its bundle with int8, and the graph as it comes."""
+    suite()
+    from compat import import_paddle, quiet_output, use_old_ir
+
+    use_old_ir()
+    import_paddle()
+    import paddle2onnx
+    from paddlenlp.transformers import ErnieConfig, ErnieForSequenceClassification, ErnieModel, ErnieTokenizer
+
+    from checkpoint import Checkpoint, save_checkpoint
+    from decision import Decision
+    from exporting import OPSET, bundle_folder
+    from graph import to_int8
+    from utils import Labels
+
+    sys.path.insert(0, str(ROOT / "data"))
+    from make_tiny_model import character_vocabulary
+
+    vocabulary = character_vocabulary([str(DATA / name / "train.txt") for name in args.sets])
+    config = ErnieConfig(**ErnieModel.pretrained_init_configuration[args.model])
+    vocabulary += [f"[unused{i}]" for i in range(config.vocab_size - len(vocabulary))]  # the embedding's true size
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
+    labels = Labels([f"label {i}" for i in range(74)])
+    config.num_labels = len(labels)
+    model = ErnieForSequenceClassification(config)
+    model.eval()
+    run = {"arguments": {"max_seq_length": LENGTH}}
+    checkpoint = Checkpoint(model, ErnieTokenizer(str(folder / "vocab.txt")), labels, Decision(), run)
+    save_checkpoint(str(folder / "checkpoint"), checkpoint)
+    with bundle_folder(str(folder / "export"), checkpoint, "float32", LENGTH) as draft:
+        to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx", per_channel=True)
+    prefix = str(folder / "export" / "float32")
+    with quiet_output():
+        paddle2onnx.export(
+            f"{prefix}.pdmodel", f"{prefix}.pdiparams", str(folder / "raw.onnx"), opset_version=OPSET, verbose=False
+        )
+    return config
+
+
+def operations(config, lengths):
+    """Floating-point operations of the encoder on rows of so many tokens, padding left out."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * lengths
+    return float(config.num_hidden_layers * (linear + 4 * hidden * lengths.astype(np.float64) ** 2).sum())
+
+
+def read_dev(name, rows):
+    from utils import read_texts
+
+    texts = [text for _, text in read_texts(str(DATA / name / "dev.txt"))]
+    chosen = np.sort(np.random.default_rng(3).permutation(len(texts))[:rows])
+    return [texts[i] for i in chosen]
+
+
+def start(args, folder, side):
+    python = args.bench_python if side in ("torch", "openvino") else sys.executable
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_DEBUG_CPU_TYPE"}
+    return subprocess.Popen(
+        [python, __file__, f"--worker={side}", f"--folder={folder}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env={**environment, "OMP_NUM_THREADS": str(THREADS)},
+    )  # fmt: skip
+
+
+def ask(worker, request):
+    worker.stdin.write(json.dumps(str(request)) + "\n")
+    worker.stdin.flush()
+    answer = worker.stdout.readline()
+    if not answer:
+        raise SystemExit(f"a worker ended; run it by hand: {' '.join(map(str, worker.args))}")
+    return json.loads(answer)
+
+
+def report(name, config, lengths, seconds, rate, args):
+    print(f"\n{name}: {len(lengths)} dev rows, {lengths.mean():.1f} tokens a row; limit {rate / 1e9:.0f} GFLOP/s")
+    flops, rows = operations(config, lengths), len(lengths)
+    head = f"{'from texts to labels':>34} {'range':>15} {'/ older':>8} {'/ torch':>8} {'of limit':>9}"
+    print(f"{'side':16}{head} {'model alone':>12}")
+    for side in args.sides:
+        whole, alone = zip(*seconds[side])
+        ratios = [
+            statistics.median(theirs[0] / ours[0] for theirs, ours in zip(seconds[other], seconds[side]))
+            if other in seconds else float("nan") for other in ("older", "torch")
+        ]  # fmt: skip
+        speed = rows / statistics.median(whole)
+        span = f"{rows / max(whole):.1f}-{rows / min(whole):.1f}"
+        share = flops / statistics.median(whole) / rate
+        print(
+            f"{side:16} {speed:26.1f} text/s {span:>15} {ratios[0]:7.2f}x {ratios[1]:7.2f}x {100 * share:8.0f}% "
+            f"{rows / statistics.median(alone):12.1f}"
+        )
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.worker:
+        work(args)
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = prepare(args, folder)
+        from tokenization import load_tokenizer
+
+        tokenizer, lengths = load_tokenizer(str(folder / "export")), {}
+        for data in args.sets:
+            texts = read_dev(data, args.rows)
+            (folder / f"{data}.json").write_text(json.dumps(texts), encoding="utf-8")
+            lengths[data] = np.array([len(ids) for ids in tokenizer.encode(texts, LENGTH)])
+        workers = {side: start(args, folder, side) for side in args.sides}
+        rate = max(ask(workers[side], "rate") for side in args.sides if side in ("torch", "float32"))
+        for data in args.sets:
+            seconds = {side: [] for side in args.sides}
+            for round_number in range(args.rounds + 1):  # the first is not counted
+                for side, worker in workers.items():
+                    answer = ask(worker, folder / f"{data}.json")
+                    if round_number:
+                        seconds[side].append(answer)
+            report(data, config, lengths[data], seconds, rate, args)
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
