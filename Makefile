@@ -36,6 +36,8 @@ quickstart: setup  ## Train, evaluate and predict on the example data with a tin
 	@echo "  $(BIN)/python train.py --dataset_dir data --device cpu --model_name ernie-3.0-medium-zh --early_stop --epochs 100"
 	@echo "  $(BIN)/python analysis/evaluate.py --dataset_dir data --device cpu --params_path ./checkpoint"
 	@echo "  $(BIN)/python predict.py --dataset_dir data --device cpu --output_file predicted.txt"
+	@echo "  $(BIN)/python export_model.py --params_path ./checkpoint --output_path ./export"
+	@echo "  $(BIN)/python deploy/predictor/infer.py --device cpu --model_path_prefix export/float32 --dataset_dir data"
 	@echo "With a GPU: --device gpu. Your own rows: put train.txt, dev.txt and label.txt (data/README.md) into a folder, and"
 	@echo "give it as --dataset_dir. Labels without a hierarchy: see data/multi_label."
 
@@ -46,9 +48,9 @@ lint: setup  ## Check the code's form
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench-setup:  ## Make .venv-bench, where benchmarks/training.py finds PyTorch
+bench-setup:  ## Make .venv-bench, where the benchmarks find PyTorch and OpenVINO
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install torch==2.13.0 transformers==5.23.0 numpy
+	.venv-bench/bin/python -m pip install torch==2.13.0 transformers==5.23.0 openvino==2026.4.1 tokenizers numpy
 
 clean:  ## Remove what quickstart and the tests left
 	rm -rf quickstart data/tiny-ernie data/bad_case.txt .pytest_cache .ruff_cache .hypothesis

@@ -42,6 +42,15 @@ def write_manifest(folder, fields):
     write_json(os.path.join(folder, MANIFEST), {"version": VERSION, **fields, "variants": variants, "files": files})
 
 
+def files_of_bundle(folder):
+    """Names of the files that a bundle's manifest tells of, and its own; none where there is no manifest to read."""
+    try:
+        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+            return {MANIFEST, *json.load(file)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def open_bundle(folder):
     """A bundle whose files are those its manifest tells of, byte for byte.
 

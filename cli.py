@@ -14,6 +14,13 @@ import sys
 
 logger = logging.getLogger("text_classification")
 
+_ALL = "Run `make setup` and then .venv/bin/python in place of python"
+_SERVING = f"{_ALL}; on a machine that serves only: pip install -r deploy/predictor/requirements-cpu.txt"
+PACKAGES = {  # what the requirements bring, and the remedy where it is not there
+    **dict.fromkeys(("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl"), _ALL),
+    **dict.fromkeys(("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"), _SERVING),
+}
+
 
 class UserError(Exception):
     """What the user can mend. Its text says what is wrong, where, and what to do."""
@@ -65,9 +72,9 @@ def command(main):
                 print(f"error: {error}", file=sys.stderr)
             return 2
         except ModuleNotFoundError as error:
-            if error.name not in ("paddle", "paddlenlp", "yaml", "tqdm", "charset_normalizer", "visualdl"):
+            if error.name not in PACKAGES:
                 raise
-            print(f"error: {error}. Run `make setup` and then .venv/bin/python in place of python", file=sys.stderr)
+            print(f"error: {error}. {PACKAGES[error.name]}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130

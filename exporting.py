@@ -9,10 +9,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bundle import MANIFEST, VARIANTS, write_manifest
+from bundle import VARIANTS, files_of_bundle, write_manifest
 from checkpoint import versions
 from cli import UserError
 from compat import import_paddle, quiet_output
@@ -21,12 +22,19 @@ from metric import classification_report
 from model import encode, logits_of, longest_input
 from utils import atomic_folder
 
-ROOT = Path(__file__).resolve().parent
+# What is made here is checked and measured with what serves it.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "deploy" / "predictor"))
+
+from tokenization import load_tokenizer  # noqa: E402
+
 TOLERANCE = 1e-4  # of a logit, between the dynamic graph and the bundle
 TIMED_ROWS, ROUNDS = 256, 5
 OPSET = 17  # the first with LayerNormalization as one operator
 # What the older suite wrote, which is replaced without a word, as that suite does.
-OLDER_FILES = {"float32.pdmodel", "float32.pdiparams", "float32.pdiparams.info", *VARIANTS.values()}
+OLDER_FILES = {
+    *VARIANTS.values(), "model_state.pdparams", "model_config.json",
+    *(f"{prefix}.{end}" for prefix in ("float32", "pruned_model") for end in ("pdmodel", "pdiparams", "pdiparams.info")),
+}  # fmt: skip
 
 
 def folder_problem(path, flag):
@@ -34,30 +42,21 @@ def folder_problem(path, flag):
     if os.path.isfile(path):
         return f"{flag} {path}: this is a file; name a folder"
     found = set(os.listdir(path)) if os.path.isdir(path) else set()
-    if MANIFEST in found or not found - OLDER_FILES:
+    strange = sorted(found - OLDER_FILES - files_of_bundle(path))
+    if not strange:
         return None
-    strange = ", ".join(sorted(found - OLDER_FILES)[:5])
-    return f"{flag} {path}: the folder holds {strange}, which would be lost; name a new folder"
+    return f"{flag} {path}: the folder holds {', '.join(strange[:5])}, which would be lost; name a new folder"
 
 
 def tokenizer_problem(tokenizer):
     """Why a server without PaddleNLP cannot make this model's tokens, or None."""
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         try:
-            _servers_tokenizer(folder)
+            load_tokenizer(folder)
         except ValueError as error:
             return f"this model cannot be served without PaddleNLP: its tokenizer {error}"
     return None
-
-
-def _servers_tokenizer(folder):
-    sys.path.insert(0, str(ROOT / "deploy" / "predictor"))
-    from tokenization import load_tokenizer
-
-    return load_tokenizer(folder)
 
 
 @dataclass

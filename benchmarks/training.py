@@ -29,6 +29,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
+SET_BY_THE_SUITE = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # of which "plain" must have nothing
 SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
 
 
@@ -224,6 +225,7 @@ def main(argv=None):
         serve(make[args.worker.split(",")[0]](args))
         return 0
     workers, seconds = {}, {side: [] for side in args.sides}
+    as_installed = {name: value for name, value in os.environ.items() if name not in SET_BY_THE_SUITE}
     with tempfile.TemporaryDirectory() as folder:
         prepare(args, folder)
         for side in args.sides:
@@ -232,7 +234,7 @@ def main(argv=None):
             flags = [f"--{name}={getattr(args, name)}" for name in same]
             workers[side] = subprocess.Popen(
                 [python, __file__, f"--worker={side}", f"--folder={folder}", *flags],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=as_installed,
             )  # fmt: skip
             if workers[side].stdout.readline().strip() != "ready":
                 raise SystemExit(f"{side}: the worker did not start; run it by hand: {' '.join(workers[side].args)}")

@@ -213,6 +213,9 @@ def test_an_export_of_the_older_suite_is_replaced(trained, run, tmp_path):
         (tmp_path / name).write_text("", encoding="utf-8")
     status, _ = run(script.main, "--params_path", trained["reviews"][1], "--output_path", tmp_path)
     assert status == 0 and open_bundle(str(tmp_path))
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")  # somebody's own, in a bundle's folder
+    status, log = run(script.main, "--params_path", trained["reviews"][1], "--output_path", tmp_path)
+    assert status == 2 and "the folder holds notes.txt, which would be lost" in log
 
 
 def test_without_rows_the_example_texts_serve():

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, lines_of
 
-READMES = ("README.md", "README_zh.md", "data/README.md", "data/README_zh.md")
-SCRIPTS = {"train.py": "train", "predict.py": "predict", "analysis/evaluate.py": "evaluate"}
+TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in ("", "data/", "deploy/predictor/")]
+READMES = [name for pair in TWINS for name in pair]
+SCRIPTS = {
+    "train.py": "train", "predict.py": "predict", "analysis/evaluate.py": "evaluate",
+    "export_model.py": "export_model", "prune.py": "prune", "deploy/predictor/infer.py": "infer",
+}  # fmt: skip
+SECTIONS = [(script, module, "") for script, module in SCRIPTS.items() if module != "infer"]
+SECTIONS.append(("infer.py", "infer", "deploy/predictor/"))
 
 
 def text_of(name):
@@ -26,9 +32,8 @@ def flags_of(run, module):
 
 @pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
 def test_every_flag_is_told(run, readme):
-    text = text_of(readme)
-    for script, module in SCRIPTS.items():
-        section = text.partition(f"\n## {script}\n")[2].partition("\n## ")[0]
+    for script, module, folder in SECTIONS:
+        section = text_of(folder + readme).partition(f"\n## {script}\n")[2].partition("\n## ")[0]
         told = set(re.findall(r"`(--[a-z_]+)`", section))
         flags = flags_of(run, module) - {"--help", "--no"}  # --no: of --no-early_stop and its like
         assert flags and flags <= told, (script, flags - told)
@@ -36,7 +41,12 @@ def test_every_flag_is_told(run, readme):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_every_command_is_understood(readme):
-    modules = {**SCRIPTS, "data/make_tiny_model.py": "make_tiny_model", "data/download.py": "download"}
+    modules = {
+        **SCRIPTS,
+        "data/make_tiny_model.py": "make_tiny_model",
+        "data/download.py": "download",
+        "infer.py": "infer",
+    }
     found = 0
     for block in re.findall(r"```shell\n(.*?)```", text_of(readme), re.S):
         for line in block.splitlines():
@@ -58,7 +68,7 @@ def test_links_lead_somewhere(readme):
 
 
 def test_twins_have_the_same_parts():
-    for english, chinese in (("README.md", "README_zh.md"), ("data/README.md", "data/README_zh.md")):
+    for english, chinese in TWINS:
         for pattern in (r"^#+ ", r"^```", r"^\| "):
             counts = [len(re.findall(pattern, text_of(name), re.M)) for name in (english, chinese)]
             assert counts[0] == counts[1], (english, pattern)
@@ -81,6 +91,12 @@ def test_quickstart(tmp_path):
     assert len(lines_of(project / "data" / "bad_case.txt")) > 1
     assert (project / "quickstart" / "checkpoint" / "model_state.pdparams").exists()
     commands = [line.split() for line in answer.stdout.splitlines() if line.startswith("  ")]
-    assert [Path(words[1]).name for words in commands] == ["train.py", "evaluate.py", "predict.py"]
+    assert [Path(words[1]).name for words in commands] == [
+        "train.py",
+        "evaluate.py",
+        "predict.py",
+        "export_model.py",
+        "infer.py",
+    ]
     for words in commands:
         importlib.import_module(Path(words[1]).stem).parse_args(words[2:])

@@ -7,7 +7,6 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
     print(names, scores)
 """
 
-import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -122,7 +121,6 @@ class Predictor:
     def log(self):
         manifest = self.bundle.manifest
         logger.info(
-            "%s, %d labels, at most %d tokens, %s on %s (ONNX Runtime)", manifest["model"], len(self.labels),
+            "%s, %d labels, at most %d tokens, on %s (ONNX Runtime)", manifest["model"], len(self.labels),
             self.max_seq_length, self.session.get_providers()[0].removesuffix("ExecutionProvider"),
-            os.path.basename(self.bundle.folder),
         )  # fmt: skip
