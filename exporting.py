@@ -31,10 +31,9 @@ TOLERANCE = 1e-4  # of a logit, between the dynamic graph and the bundle
 TIMED_ROWS, ROUNDS = 256, 5
 OPSET = 17  # the first with LayerNormalization as one operator
 # What the older suite wrote, which is replaced without a word, as that suite does.
-OLDER_FILES = {
-    *VARIANTS.values(), "model_state.pdparams", "model_config.json",
-    *(f"{prefix}.{end}" for prefix in ("float32", "pruned_model") for end in ("pdmodel", "pdiparams", "pdiparams.info")),
-}  # fmt: skip
+_ENDS = ("pdmodel", "pdiparams", "pdiparams.info")
+OLDER_FILES = {f"{name}.{end}" for name in ("float32", "pruned_model") for end in _ENDS}
+OLDER_FILES |= {*VARIANTS.values(), "model_state.pdparams", "model_config.json"}
 
 
 def folder_problem(path, flag):

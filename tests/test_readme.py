@@ -91,12 +91,7 @@ def test_quickstart(tmp_path):
     assert len(lines_of(project / "data" / "bad_case.txt")) > 1
     assert (project / "quickstart" / "checkpoint" / "model_state.pdparams").exists()
     commands = [line.split() for line in answer.stdout.splitlines() if line.startswith("  ")]
-    assert [Path(words[1]).name for words in commands] == [
-        "train.py",
-        "evaluate.py",
-        "predict.py",
-        "export_model.py",
-        "infer.py",
-    ]
+    scripts = ["train.py", "evaluate.py", "predict.py", "export_model.py", "infer.py"]
+    assert [Path(words[1]).name for words in commands] == scripts
     for words in commands:
         importlib.import_module(Path(words[1]).stem).parse_args(words[2:])
