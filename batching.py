@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ENOUGH, SIMILAR = 512, 0.95  # measured with ernie-3.0-medium on two cores; matrix products are as fast as larger ones
+
 
 @dataclass
 class Encoded:
@@ -64,11 +66,15 @@ def shuffled_batches(lengths, batch_size, seed, by_length=True):
 def budget_batches(lengths, budget):
     """Row numbers in batches of similar length, the longest first, of at most `budget` tokens each, padding included.
 
-    A row longer than the budget is a batch of its own.
+    A batch that holds `ENOUGH` tokens ends where rows become shorter than `SIMILAR` of its longest: padding then costs
+    more than another batch does. A row longer than the budget is a batch of its own.
     """
     order, batches, start = np.argsort(-lengths, kind="stable"), [], 0
+    falling = -lengths[order]
     while start < len(order):
-        rows = max(1, budget // max(1, int(lengths[order[start]])))
+        longest = max(1, -int(falling[start]))
+        similar = int(np.searchsorted(falling, -SIMILAR * longest, side="right")) - start
+        rows = max(1, min(budget // longest, max(similar, -(-ENOUGH // longest))))
         batches.append(order[start : start + rows])
         start += rows
     return batches

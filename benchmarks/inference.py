@@ -353,15 +353,15 @@ def main(argv=None):
             (folder / f"{data}.json").write_text(json.dumps(texts), encoding="utf-8")
             lengths[data] = np.array([len(ids) for ids in tokenizer.encode(texts, LENGTH)])
         workers = {side: start(args, folder, side) for side in args.sides}
-        rate = max(ask(workers[side], "rate") for side in args.sides if side in ("torch", "float32"))
         for data in args.sets:
-            seconds = {side: [] for side in args.sides}
+            seconds, rates = {side: [] for side in args.sides}, []
             for round_number in range(args.rounds + 1):  # the first is not counted
                 for side, worker in workers.items():
                     answer = ask(worker, folder / f"{data}.json")
                     if round_number:
                         seconds[side].append(answer)
-            report(data, config, lengths[data], seconds, rate, args)
+                rates += (ask(workers[side], "rate") for side in args.sides if side in ("torch", "float32"))
+            report(data, config, lengths[data], seconds, max(rates), args)
         for worker in workers.values():
             worker.stdin.close()
             worker.wait()

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching import Encoded, budget_batches, shuffled_batches, sorted_batches
+from batching import ENOUGH, SIMILAR, Encoded, budget_batches, shuffled_batches, sorted_batches
 
 
 @st.composite
@@ -56,4 +56,13 @@ def test_no_batch_costs_more_than_the_budget_and_none_is_smaller_than_need_be(le
     for batch, following in zip(batches, [*batches[1:], []]):
         longest = lengths[batch].max()
         assert len(batch) * longest <= budget or len(batch) == 1
-        assert not len(following) or (len(batch) + 1) * longest > budget
+        full = (len(batch) + 1) * longest > budget
+        ended = len(batch) * longest >= ENOUGH and (not len(following) or lengths[following[0]] < SIMILAR * longest)
+        assert full or ended or not len(following)
+
+
+def test_little_is_padded():
+    lengths = np.random.default_rng(0).integers(2, 129, 1500)
+    batches = budget_batches(lengths, 4096)
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert padded < 1.03 * lengths.sum() and len(batches) < 70
