@@ -15,7 +15,7 @@ MASKED = -1e4  # what PaddleNLP adds to the scores of padding
 
 
 def optimise(source, target, pad_token_id):
-    """Writes `target`, the model of `source` with constants folded and attention, LayerNorm and GELU fused.
+    """Writes `target`, the model of `source` with constants folded and attention and GELU fused.
 
     The last layer is computed for the first token alone where nothing else is used of it, as in a classifier: all
     after its keys and values is then a small fraction of the work.
@@ -24,9 +24,7 @@ def optimise(source, target, pad_token_id):
         int: layers whose attention was fused.
     """
     import onnx
-    from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.onnx_model import OnnxModel
-    from onnxruntime.transformers.optimizer import optimize_model
 
     folded = f"{target}.folded"
     try:
@@ -39,12 +37,23 @@ def optimise(source, target, pad_token_id):
     layers = _fuse_attention(graph, pad_token_id)
     _first_token_alone(graph, layers)
     graph.prune_graph()
+    # SkipLayerNormalization is three times slower on a CPU (ONNX Runtime 1.31) than the Add and LayerNormalization that
+    # it replaces, 6 percent of ernie-3.0-medium's time. On a GPU it is faster: see to_fp16.
+    onnx.save(_fuse_rest(graph.model, skip_layer_norm=False), target)
+    return len(layers)
+
+
+def _fuse_rest(model, skip_layer_norm):
+    """What onnxruntime.transformers fuses of Paddle's graphs, attention apart: GELU with its bias, LayerNorm."""
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
     options = FusionOptions("bert")
     options.enable_attention = options.enable_embed_layer_norm = False
-    fused = optimize_model(graph.model, "bert", opt_level=0, optimization_options=options)
+    options.enable_skip_layer_norm = skip_layer_norm
+    fused = optimize_model(model, "bert", opt_level=0, optimization_options=options)
     fused.topological_sort()
-    onnx.save(fused.model, target)
-    return len(layers)
+    return fused.model
 
 
 def _fold(source, target):
@@ -209,4 +218,5 @@ def to_fp16(source, target):
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True), target)
+    model = _fuse_rest(onnx.load(source), skip_layer_norm=True)
+    onnx.save(convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True), target)
