@@ -1,7 +1,8 @@
 """The bundle: a folder that a machine without Paddle serves, and that cannot be mismatched.
 
 Static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), tokenizer files, label.txt, decision.json, and
-manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. Nothing in it is a pickle.
+manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. Nothing that is read here is a
+pickle.
 """
 
 import json
@@ -15,6 +16,7 @@ from utils import Labels, read_labels, recover_folder, sha256, write_json
 MANIFEST, VERSION = "manifest.json", 1
 # ONNX files by variant, named as the older suite named what it converted at start-up.
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
+NEEDED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # of a manifest
 
 
 @dataclass
@@ -62,7 +64,9 @@ def open_bundle(folder):
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
-        version, files = manifest["version"], manifest["files"]
+        version, files = manifest["version"], dict(manifest["files"])
+        if version == VERSION and not NEEDED <= set(manifest):
+            raise KeyError(NEEDED - set(manifest))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a folder that export_model.py or prune.py wrote") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ import sys
 
 from cli import Problems, UserError, command, logger, non_negative_float
 from compat import prepare_environment, use_old_ir
+from graph import classifier_nodes, to_fp16, to_int8
 
 
 def parse_args(argv=None):
@@ -65,8 +66,6 @@ def log_result(name, result, verdict):
 
 def int8_attempts(source, target):
     """(name, function that writes the variant) from the fastest to the most careful."""
-    from graph import classifier_nodes, to_int8
-
     yield "int8", lambda: to_int8(source, target, per_channel=False)
     yield "int8, per channel", lambda: to_int8(source, target, per_channel=True)
     spared = classifier_nodes(source)
@@ -74,18 +73,15 @@ def int8_attempts(source, target):
 
 
 def fp16_attempts(source, target):
-    from graph import to_fp16
-
     yield "fp16", lambda: to_fp16(source, target)
 
 
 def add_variant(draft, variant, device, rows, args):
     """Makes a variant and keeps it in the draft if it is as good as float32 and faster. True if it is kept."""
-    from bundle import VARIANTS
     from exporting import measure
     from predictor import Predictor
 
-    source, target = (os.path.join(draft.folder, VARIANTS[name]) for name in ("float32", variant))
+    source, target = draft.file("float32"), draft.file(variant)
     attempts = {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
     reference = Predictor(draft.folder, device=device)
     for name, make in attempts:
@@ -146,8 +142,7 @@ def main(argv=None):
         if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
             refused.append("int8")
         if args.fp16 and device_problem("gpu"):
-            for _, make in fp16_attempts(*(os.path.join(draft.folder, f) for f in ("model.onnx", "fp16_model.onnx"))):
-                make()
+            to_fp16(draft.file("float32"), draft.file("fp16"))
             draft.fields["unmeasured"] = ["fp16"]
             logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")
         elif args.fp16 and not add_variant(draft, "fp16", "gpu", rows, args):

@@ -65,6 +65,9 @@ class Draft:
     folder: str
     fields: dict
 
+    def file(self, variant):
+        return os.path.join(self.folder, VARIANTS[variant])
+
     def seal(self):
         write_manifest(self.folder, self.fields)
 

@@ -139,6 +139,7 @@ def test_what_is_no_bundle(bundle, tmp_path):
     for content, message in (
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
+        (json.dumps({name: manifest[name] for name in ("version", "files")}), "manifest.json is damaged"),
         (json.dumps({**manifest, "version": 9}), "version 9 is not known here"),
         (json.dumps({**manifest, "num_labels": 54}), "label.txt has 55 labels, the model 54"),
         (json.dumps({**manifest, "files": {"../../etc/passwd": "0"}}), "../../etc/passwd is missing"),
