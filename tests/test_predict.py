@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 
+import labelling
 import predict as script
 import utils
 from cli import Problems
@@ -96,9 +97,9 @@ def test_rows_stay_in_order_across_windows_and_batches(predict, trained, tmp_pat
     dataset, _ = trained["news"]
     texts = [text * (1 + i % 5) for i, text in enumerate(lines_of(dataset / "data.txt"))]
     write_lines(tmp_path / "many.txt", texts)
-    monkeypatch.setattr(script, "WINDOW", 7)
+    monkeypatch.setattr(labelling, "WINDOW", 7)
     assert predict("news", "--data_file", tmp_path / "many.txt", "--output_file", "many.out", "--batch_size", 3)[0] == 0
-    monkeypatch.setattr(script, "WINDOW", 1)
+    monkeypatch.setattr(labelling, "WINDOW", 1)
     assert predict("news", "--data_file", tmp_path / "many.txt", "--output_file", "alone.out")[0] == 0
     assert lines_of("many.out") == lines_of("alone.out")
     assert [line.partition("\t")[0] for line in lines_of("many.out")] == texts
@@ -116,7 +117,7 @@ def test_odd_texts(predict, tmp_path):
 def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monkeypatch):
     output = tmp_path / "out.txt"
     output.write_text("old\n", encoding="utf-8")
-    real, calls = script.predict, []
+    real, calls = script.decide, []
 
     def fail_later(*args):
         calls.append(1)
@@ -125,12 +126,12 @@ def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monk
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(script, "predict", fail_later)
-    monkeypatch.setattr(script, "WINDOW", 5)
+    monkeypatch.setattr(script, "decide", fail_later)
+    monkeypatch.setattr(labelling, "WINDOW", 5)
     status, _ = predict("news", "--output_file", output)
     assert status == 130 and output.read_text(encoding="utf-8") == "old\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
-    monkeypatch.setattr(script, "predict", real)
+    monkeypatch.setattr(script, "decide", real)
     assert predict("news", "--output_file", output)[0] == 0 and len(lines_of(output)) == 40
 
 
@@ -266,6 +267,7 @@ def test_probabilities_are_the_dynamic_graphs(trained):
     from argparse import Namespace
 
     from checkpoint import load_model, open_checkpoint
+    from model import encode, predict_probabilities
 
     dataset, model = trained["news"]
     args = Namespace(
@@ -274,7 +276,10 @@ def test_probabilities_are_the_dynamic_graphs(trained):
     checkpoint, length = open_checkpoint(args)
     load_model(checkpoint, str(model), "cpu")
     texts = lines_of(dataset / "data.txt")
-    for text, (names, scores) in zip(texts, script.predict(checkpoint, texts, 8, length)):
+    encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, length)
+    probabilities = predict_probabilities(checkpoint.model, encoded, 8)
+    rows = labelling.decide(probabilities, checkpoint.labels, checkpoint.decision)
+    for text, (names, scores) in zip(texts, rows, strict=True):
         tokens = checkpoint.tokenizer(text, max_length=length, truncation=True)
         logits = checkpoint.model(*(paddle.to_tensor([tokens[key]]) for key in ("input_ids", "token_type_ids")))
         p = 1 / (1 + np.exp(-logits.numpy()[0].astype(np.float64)))

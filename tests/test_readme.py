@@ -27,14 +27,14 @@ def text_of(name):
 
 def flags_of(run, module):
     _, help_text = run(importlib.import_module(module).parse_args, "--help")
-    return set(re.findall(r"--[a-z_]+", help_text.partition("options:")[2]))
+    return set(re.findall(r"--[a-z_0-9]+", help_text.partition("options:")[2]))
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
 def test_every_flag_is_told(run, readme):
     for script, module, folder in SECTIONS:
         section = text_of(folder + readme).partition(f"\n## {script}\n")[2].partition("\n## ")[0]
-        told = set(re.findall(r"`(--[a-z_]+)`", section))
+        told = set(re.findall(r"`(--[a-z_0-9]+)`", section))
         flags = flags_of(run, module) - {"--help", "--no"}  # --no: of --no-early_stop and its like
         assert flags and flags <= told, (script, flags - told)
 
