@@ -85,7 +85,7 @@ def _from_older_suite(files):
     return {"model_state.pdparams", "tokenizer_config.json"} <= files and not {"run.json", "label.txt"} & files
 
 
-def load_checkpoint(path, label_file, problems):
+def load_checkpoint(path, label_file, problems, flag="--params_path"):
     """Reads and checks the small files of a checkpoint; `Checkpoint.model` and `.tokenizer` are still None.
 
     Args:
@@ -95,7 +95,7 @@ def load_checkpoint(path, label_file, problems):
     recover_folder(path)
     if not os.path.exists(os.path.join(path, "model_state.pdparams")):
         what = "holds no model_state.pdparams" if os.path.isdir(path) else "is not there"
-        raise UserError(f"--params_path {path} {what}; train first (python train.py ...) or name the folder it wrote")
+        raise UserError(f"{flag} {path} {what}; train first (python train.py ...) or name the folder it wrote")
     run, own = read_run(path), os.path.join(path, "label.txt")
     given = label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not given:
@@ -133,10 +133,10 @@ def _load_decision(path):
         raise UserError(f"{file}: {error}") from error
 
 
-def load_model(checkpoint, path, device):
+def load_model(checkpoint, path, device, flag="--params_path"):
     """Completes a `Checkpoint` of `load_checkpoint` with model and tokenizer, on the device, in evaluation mode."""
     set_device(device)
-    checkpoint.model, checkpoint.tokenizer = load_pretrained(path, len(checkpoint.labels), flag="--params_path")
+    checkpoint.model, checkpoint.tokenizer = load_pretrained(path, len(checkpoint.labels), flag=flag)
     checkpoint.model.eval()
 
 

@@ -83,6 +83,7 @@ def make_trainer(args, checkpoint, rows, work):
     from paddlenlp.trainer import CompressionArguments, Trainer
 
     from batching import shuffled_batches, sorted_batches
+    from decision import sigmoid
     from metric import classification_report
     from model import encode
 
@@ -111,7 +112,7 @@ def make_trainer(args, checkpoint, rows, work):
     def inputs_of(split, chosen):
         labels = rows[split].multi_hot(len(checkpoint.labels), chosen, np.float32)
         inputs = tokens[split].batch(np.array(chosen))
-        inputs.pop("attention_mask")  # the forward pass that compress() puts in makes its own
+        inputs.pop("attention_mask", None)  # the forward pass that compress() puts in makes its own
         return {**inputs, "labels": labels}
 
     def loader(split, batches):
@@ -141,8 +142,6 @@ def make_trainer(args, checkpoint, rows, work):
         scores = report["micro"]["f1"], report["macro"]["f1"]
         logger.info("micro f1 score: %.5f, macro f1 score: %.5f", *scores)
         return scores[1] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
-
-    from decision import sigmoid
 
     options = CompressionArguments(
         output_dir=work, strategy="dynabert", device=args.device, seed=args.seed, learning_rate=args.learning_rate,
@@ -208,11 +207,11 @@ def main(argv=None):
     environment = prepare_environment()
     from checkpoint import load_checkpoint, load_model
     from exporting import bundle_folder, folder_problem, tokenizer_problem
-    from model import device_problem, log_model
+    from model import device_problem, log_model, longest_input
     from utils import read_rows
 
     problems, rows = Problems(), {}
-    checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems)
+    checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems, "--params_dir")
     if problem := device_problem(args.device):
         problems.add(problem)
     for value in args.width_mult_list:
@@ -222,12 +221,15 @@ def main(argv=None):
         with problems.collect():
             rows[split] = read_rows(os.path.join(args.dataset_dir, f"{split}.txt"), checkpoint.labels, problems)
     problems.stop_if_any()
-    load_model(checkpoint, args.params_dir, args.device)
+    load_model(checkpoint, args.params_dir, args.device, "--params_dir")
     config = checkpoint.model.config
     if config.model_type == "ernie_m":
         problems.add("PaddleNLP's pruning does not know ERNIE-M; export it unpruned (python export_model.py)")
     if problem := tokenizer_problem(checkpoint.tokenizer):
         problems.add(problem)
+    limit = longest_input(config)
+    if limit and args.max_seq_length > limit:
+        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes {limit} tokens at most")
     for problem in width_problems(args.width_mult_list, config.num_attention_heads):
         problems.add(problem)
     problems.stop_if_any()

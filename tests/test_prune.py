@@ -91,8 +91,9 @@ def test_the_student_learns_from_the_teacher():
 
 
 def test_widths_that_leave_part_of_a_head_are_refused_with_those_that_work(run, wide, tmp_path):
-    status, log = prune(run, *wide, tmp_path / "prune", "--width_mult_list", "0.7", "1/2")
-    assert status == 2
+    flags = ("--width_mult_list", "0.7", "1/2", "--max_seq_length", 4096)
+    status, log = prune(run, *wide, tmp_path / "prune", *flags)
+    assert status == 2 and "--max_seq_length 4096: this model takes 2048 tokens at most" in log
     assert "--width_mult_list 7/10: 12 heads times 7/10 is no whole number; these work: 11/12, 5/6, 3/4, 2/3" in log
     assert not (tmp_path / "prune").exists()
 
@@ -106,6 +107,8 @@ def test_what_is_wrong_is_told_at_once(run, wide, tmp_path):
     assert status == 2 and "3 problems" in log
     for message in ("is built without gpu; use --device cpu", "the folder holds notes.txt", "dev.txt: No such file"):
         assert message in log
+    status, log = prune(run, dataset, tmp_path / "nowhere", tmp_path / "prune")
+    assert status == 2 and "--params_dir" in log and "nowhere is not there; train first (python train.py ...)" in log
 
 
 @pytest.mark.parametrize("text", ["1", "0", "5/4", "half", "1/0", "-1/2"])
