@@ -12,7 +12,7 @@ whole way from texts to labels and for the model alone: median texts per second,
   paddle, onednn Paddle Inference with oneDNN on the static graph; batches in the file's order, padded to their longest
   torch          transformers' BERT on PyTorch, its Rust tokenizer, batches in the file's order, padded to their longest
   openvino       OpenVINO on Paddle2ONNX's graph, batches as for torch
-  float32, int8  the bundle's predictor
+  float32, int8  the bundle's predictor, which makes its own batches of at most 32 x 128 tokens
 
 The machine's limit: floating-point operations of the tokens without padding, over the rate of the fastest large matrix
 product of NumPy and PyTorch in the same run. int8's share may exceed 1: it does not compute in floating point.

@@ -154,7 +154,15 @@ def test_measuring_is_what_evaluate_measures(bundles, trained, run):
     dataset, checkpoint = trained["news"]
     ours = Predictor(str(bundles["news"]))
     rows = read_rows(str(dataset / "dev.txt"), ours.labels, Problems())
+    sizes, real = [], ours.logits
+
+    def logits(encoded, batches=None):
+        sizes.append(batches and [len(batch) for batch in batches])
+        return real(encoded, batches)
+
+    ours.logits = logits
     result = exporting.measure({"float32": ours}, rows)["float32"]
+    assert sizes == [None, *[[32, 28]] * 5]  # scored as served, timed in batches of 32
     _, log = run(evaluate.main, "--dataset_dir", dataset, "--params_path", checkpoint, "--device", "cpu")
     for kind in ("Micro", "Macro"):
         assert f"F1 score {result[f'{kind.lower()}_f1']:.2f}" in re.search(f"{kind} avg .*", log)[0]

@@ -43,7 +43,7 @@ def weights(folder):
     return {name: value.numpy() for name, value in state.items()}
 
 
-def assert_same_weights(folder, other, tolerance=1e-5):
+def assert_same_weights(folder, other, tolerance=1e-6):
     """Equal but for rounding: a matrix product rounds by where its arrays happen to lie in memory, on some processors.
 
     A key's bias adds the same to all scores of a query, which softmax does not see: its true gradient is 0, and Adam
