@@ -3,6 +3,7 @@ import os
 import re
 from fractions import Fraction
 
+import paddle
 import pytest
 from conftest import lines_of
 
@@ -51,11 +52,13 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
         assert run(infer.main, "--model_path_prefix", prefix, *flags)[0] == 0 and len(lines_of(output)) == 12
     assert sizes == sorted(set(sizes))
     # Each is cut from the whole model; PaddleNLP cuts the second from what the first left.
-    heads = 2 * (3 * 48 * 48 + 3 * 48 + 48 * 48 + 2 * 48 * 96 + 96)  # what has a width: q, k, v, out, both linear
-    counts = {width: float(count) for width, count in re.findall(r"(whole model|\d/\d) .* ([\d.]+) M ", log)}
-    for width in ("3/4", "2/3", "1/2"):
-        cut = counts["whole model"] - heads * (1 - Fraction(width)) / 1e6
-        assert counts[width] == pytest.approx(float(cut), abs=0.011), width
+    for folder, width in (("0.75", Fraction(3, 4)), ("0.67", Fraction(2, 3)), ("0.5", Fraction(1, 2))):
+        weights = paddle.load(str(tmp_path / "prune" / f"width_mult_{folder}" / "model_state.pdparams"))
+        for layer in (f"ernie.encoder.layers.{number}" for number in range(2)):
+            for name in ("q", "k", "v"):
+                assert weights[f"{layer}.self_attn.{name}_proj.weight"].shape == [48, 48 * width]
+            assert weights[f"{layer}.linear1.weight"].shape == [48, 96 * width]
+    assert re.findall(r"(whole model|\d/\d) .* [\d.]+ M .* ms a text", log) == ["whole model", "3/4", "2/3", "1/2"]
     assert log.count("micro f1 score: ") == 4  # the whole model's and each width's
     assert "x as fast" in log and "its logits are the pruned model's within" in log
 
