@@ -8,7 +8,7 @@ REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt |
 READY := $(VENV)/.ready-$(shell cat requirements-base.txt $(REQUIREMENTS) requirements-dev.txt constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint bench-setup clean
+.PHONY: help setup quickstart test lint test-setup triton-setup bench-setup clean
 
 help:  ## Show this
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -41,8 +41,20 @@ quickstart: setup  ## Train, evaluate and predict on the example data with a tin
 	@echo "With a GPU: --device gpu. Your own rows: put train.txt, dev.txt and label.txt (data/README.md) into a folder, and"
 	@echo "give it as --dataset_dir. Labels without a hierarchy: see data/multi_label."
 
-test: setup  ## Run the tests
+test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
+
+# What some tests need beyond the requirements: an index that is compiled here, a browser, a real Triton server.
+test-setup: setup triton-setup  ## Add what the tests need: hnswlib, Chromium, Triton (the first two only where they can be had)
+	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements-index.txt || \
+		echo "hnswlib was not built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq chromium chromium-driver fonts-noto-cjk >/dev/null; } || \
+		echo "Chromium is not here (apt-get install chromium chromium-driver fonts-noto-cjk); the pages' tests are skipped"
+
+triton-setup:  ## Make .venv-triton, where the tests find a real Triton server
+	@echo "to be written"
 
 lint: setup  ## Check the code's form
 	$(BIN)/ruff check .
