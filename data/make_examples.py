@@ -97,11 +97,17 @@ def make_rows(template_file, make_row, num_rows=ROWS, seed=SEED):
     return ["\t".join([text, *([",".join(labels)] if labels else [])]) for text, labels in rows.items()]
 
 
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--output_dir", default=str(HERE), help="folder to write into (this script's)")
+    return parser.parse_args(argv)
+
+
 @command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default=str(HERE), help="folder to write into (default: this script's)")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     for name, make_row, target in (
         ("hierarchical", hierarchical_row, "train.txt"),
         ("multi_label", multi_label_row, "multi_label/train.txt"),
