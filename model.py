@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from batching import Encoded, sorted_batches
-from cli import UserError, closest, logger
+from cli import UserError, closest, logger, progress_bar
 from compat import import_paddle, keep_freed_memory
 from decision import sigmoid
 
@@ -190,7 +190,25 @@ def encode(texts, tokenizer, model, max_seq_length):
     )
 
 
-# ------------------------------------------------------------------------------------------------------ probabilities
+# ------------------------------------------------------------------------------------------ probabilities, features
+
+
+def _forward(model, encoded, batches):
+    """Yields (row numbers, float32 logits) of each batch, without gradient or dropout.
+
+    At the end the model is in the mode it was in before.
+    """
+    import paddle
+
+    was_training = model.training
+    model.eval()
+    for rows in batches:
+        with paddle.no_grad():
+            inputs = {name: paddle.to_tensor(values) for name, values in encoded.batch(rows).items()}
+            logits = logits_of(model, inputs).astype("float32").numpy()
+        yield rows, logits
+    if was_training:
+        model.train()
 
 
 def predict_logits(model, encoded, batch_size, batches=None):
@@ -199,17 +217,33 @@ def predict_logits(model, encoded, batch_size, batches=None):
     Returns:
         float32 array [rows, labels]; rows in no batch stay 0. The model is in the mode it was in before.
     """
+    logits = np.zeros((len(encoded), model.config.num_labels), dtype=np.float32)
+    batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
+    for rows, values in _forward(model, encoded, batches):
+        logits[rows] = values
+    return logits
+
+
+def predict_features(model, encoded, batch_size):
+    """What enters the last linear layer, the classifier's: the text as the model sees it when it decides.
+
+    Returns:
+        float32 array [rows, width].
+    """
     import paddle
 
-    logits, was_training = np.zeros((len(encoded), model.config.num_labels), dtype=np.float32), model.training
-    model.eval()
-    with paddle.no_grad():
-        for rows in sorted_batches(encoded.lengths, batch_size) if batches is None else batches:
-            inputs = {name: paddle.to_tensor(values) for name, values in encoded.batch(rows).items()}
-            logits[rows] = logits_of(model, inputs).astype("float32").numpy()
-    if was_training:
-        model.train()
-    return logits
+    # RoBERTa's classifier is a head of two layers, other families' a single one; the last of all is its output.
+    last = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.Linear)][-1]
+    features, seen = np.empty((len(encoded), last.weight.shape[0]), dtype=np.float32), []
+    hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with progress_bar(len(encoded), "row") as bar:
+            for rows, _ in _forward(model, encoded, sorted_batches(encoded.lengths, batch_size)):
+                features[rows] = seen.pop().astype("float32").numpy()
+                bar.update(len(rows))
+    finally:
+        hook.remove()
+    return features
 
 
 def predict_probabilities(model, encoded, batch_size):

@@ -19,6 +19,7 @@ from model import (
     load_pretrained,
     longest_input,
     model_name_problem,
+    predict_features,
     predict_logits,
 )
 
@@ -73,6 +74,21 @@ def test_predicting_leaves_the_mode_as_it_was(families):
     network.eval()
     predict_logits(network, encoded, 2)
     assert not network.training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_are_what_the_last_layer_makes_the_logits_of(families, family):
+    network, tokenizer = families[family]
+    encoded = encode(TEXTS, tokenizer, network, 64)
+    network.train()
+    features = predict_features(network, encoded, 2)
+    assert network.training  # and no dropout, or the product below would not be the logits
+    network.eval()
+    head = network.classifier.out_proj if family == "roberta" else network.classifier
+    assert features.shape == (5, 32) and features.dtype == np.float32
+    logits = features @ head.weight.numpy() + head.bias.numpy()
+    assert np.abs(logits - predict_logits(network, encoded, 8)).max() < 1e-5
+    assert not head._forward_pre_hooks
 
 
 def test_a_head_of_another_size_starts_anew(families, tmp_path):
