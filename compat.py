@@ -194,3 +194,72 @@ def patch_dynabert(export):
     SuperLayerNorm.forward = layer_norm
     trainer_compress.soft_cross_entropy = soft_cross_entropy
     trainer_compress._dynabert_export = export_all
+
+
+def import_trustai():
+    """Imports TrustAI 0.1.12, the last release, whose imports and interpreters fail on today's packages.
+
+    - It asks `paddle.fluid`, gone since Paddle 2.5, for two functions.
+    - It takes `display` and `HTML` from IPython.core.display, where IPython 9 no longer has them.
+    - LIME passes scikit-learn's Ridge the argument `normalize`, gone since 1.2. With its alpha of 0 the coefficients
+      are the same without.
+    - Gradient SHAP is a shell around one class of interpretdl, which no longer installs: `GradientShap` is that class.
+    """
+    import_paddle()
+    import types
+
+    import IPython.core.display
+    import IPython.display
+    import paddle
+    import sklearn.linear_model
+
+    class Ridge(sklearn.linear_model.Ridge):
+        def __init__(self, alpha=1.0, *, normalize=False, **arguments):
+            super().__init__(alpha=alpha, **arguments)
+
+    if "trustai" not in sys.modules:
+        fluid, interpretdl = types.ModuleType("paddle.fluid"), types.ModuleType("interpretdl")
+        fluid.layers = types.SimpleNamespace(
+            matmul=lambda x, y, transpose_x=False, transpose_y=False, alpha=1.0: (
+                alpha * paddle.matmul(x, y, transpose_x, transpose_y)
+            ),
+            where=paddle.nonzero,
+        )
+        interpretdl.GradShapNLPInterpreter = GradientShap
+        sys.modules.setdefault("paddle.fluid", fluid)
+        sys.modules.setdefault("interpretdl", interpretdl)
+        for name in ("display", "HTML"):
+            if not hasattr(IPython.core.display, name):
+                setattr(IPython.core.display, name, getattr(IPython.display, name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in its docstrings
+        import trustai.interpretation
+    trustai.interpretation.token_level.method.lime.Ridge = Ridge
+    return trustai.interpretation
+
+
+class GradientShap:
+    """Gradient SHAP: gradients between the baseline and noisy copies of the input (Lundberg and Lee 2017, section 4).
+
+    What TrustAI's GradShapInterpreter calls by the name of interpretdl.GradShapNLPInterpreter, in its order of
+    arguments. `predict_fn` and `random` (a numpy Generator) have to be set. predict_fn(inputs, transform) runs the
+    model with `scale * embeddings`, the pair that `transform` makes of its embeddings [rows, tokens, width], and gives
+    (attributions [rows, ...], labels, outputs) as arrays.
+    """
+
+    def __init__(self, model, device=None):
+        self.predict_fn = self.random = None
+
+    def interpret(self, inputs, n_samples, noise_amount, embedding_name, return_pred):
+        import paddle
+
+        def noisy(embeddings):
+            values = embeddings.numpy()
+            spread = noise_amount * (values.max(axis=(1, 2)) - values.min(axis=(1, 2)))
+            noise = self.random.normal(size=values.shape) * spread[:, None, None]
+            scale = self.random.uniform(size=(len(values), 1, 1))
+            return embeddings + paddle.to_tensor(noise, embeddings.dtype), paddle.to_tensor(scale, embeddings.dtype)
+
+        many = [paddle.concat([field] * n_samples) for field in inputs]  # sample after sample, each of all rows
+        attributions, labels, outputs = self.predict_fn(many, noisy)
+        return labels, outputs, attributions.reshape(n_samples, -1, *attributions.shape[1:]).mean(axis=0)
