@@ -11,11 +11,14 @@ WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows o
 SHOWN = 10  # rows in the log where all are in a file
 
 
-def count_texts(path, problems):
-    """Rows of a file to predict. What is wrong with them goes to `problems`, no rows at all included."""
+def count_texts(path, problems, longest=None):
+    """Rows of a file to predict. What is wrong goes to `problems`: no rows, texts above `longest` characters."""
     count = 0
     with problems.collect():
-        count = sum(1 for _ in read_texts(path, problems))
+        for number, text in read_texts(path, problems):
+            count += 1
+            if longest and len(text) > longest:
+                problems.add(f"{path}:{number}: {len(text)} characters, {longest} are taken at most; shorten the text")
         if not count:
             problems.add(f"{path}: no texts; write one a line")
     return count
@@ -45,7 +48,7 @@ def label_texts(path, count, output, predict, log_row, with_scores):
                         columns.append(",".join(f"{score:.5f}" for score in scores))
                     file.write("\t".join(columns) + "\n")
                 done += 1
-            bar.update(len(window))
+                bar.update(1)
     if output:
         logger.info("Prediction results save in %s: %d rows", output, done)
 
@@ -55,6 +58,13 @@ def decide(probabilities, labels, decision):
     for row, chosen in zip(probabilities, decision.decide(probabilities, labels.parents)):
         numbers = chosen.nonzero()[0]
         yield [labels.names[i] for i in numbers], row[numbers]
+
+
+def log_flat(text, names):
+    """The older suite's block for flat labels."""
+    logger.info("input data: %s", text)
+    logger.info("labels: %s", ",".join(names))
+    logger.info("-" * 20)
 
 
 def log_hierarchy(text, names):

@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
 from decision import sigmoid  # noqa: E402
-from labelling import count_texts, label_texts, log_hierarchy  # noqa: E402
+from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -57,13 +57,6 @@ def parse_args(argv=None):
 def bundle_of(prefix):
     """The bundle's folder, of itself or of the path of the static graph in it without its ending."""
     return prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or "."
-
-
-def log_flat(text, names):
-    """The older suite's block for flat labels."""
-    logger.info("input data: %s", text)
-    logger.info("labels: %s", ",".join(names))
-    logger.info("-" * 20)
 
 
 def measure(predictor, path):

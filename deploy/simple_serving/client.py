@@ -1,0 +1,273 @@
+"""Ask a running server.py for labels: a few sample texts, or a file of any size as a stream.
+
+    python client.py                                                    # sample texts; prints the answer's JSON
+    python client.py --url http://127.0.0.1:8189 --input_file texts.txt --output_file labels.txt
+    TEXT_CLS_API_KEY=... python client.py --url https://labels.example.com --input_file texts.txt --scores
+
+The output is `text<TAB>label,label`, as predict.py writes it. Neither Paddle nor ONNX Runtime is needed.
+"""
+
+import argparse
+import email.utils
+import json
+import os
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from itertools import chain
+from pathlib import Path
+from socket import SHUT_RDWR
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+
+from cli import Problems, UserError, command, non_negative_float, positive_int  # noqa: E402
+from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
+
+KEY_VARIABLE = "TEXT_CLS_API_KEY"
+LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
+SAMPLES = {
+    "hierarchical": [
+        "临潼石榴园边上的老变电站跳闸，半个镇子点起了蜡烛",
+        "凌源一辆校车追尾洒水车，孩子们受了惊吓但都没受伤",
+    ],
+    "multi_label": ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
+}
+REMEDIES = {  # by status; None for the rest
+    401: f"Set the server's key in the environment: {KEY_VARIABLE}=...",
+    403: f"Set the server's key in the environment: {KEY_VARIABLE}=...",
+    404: "Check --url: it names server.py's host and port, and no other route than the one of its bundle",
+    413: "Send fewer texts in a request: a smaller --batch_size",
+    422: "Mend what it names; its limits are at /info",
+    500: "The server's log says what happened",
+    503: "It is starting, stopping or has too much to do: ask again later, with a smaller --concurrency",
+    504: "It has too much to do: ask again later, with a smaller --concurrency or --batch_size",
+    None: "Check --url: is server.py what answers there?",
+}
+TRIED_AGAIN = (408, 429, 502, 503, 504)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    ask = parser.add_argument_group("what is asked")
+    ask.add_argument("--max_seq_len", type=positive_int, help="tokens of a text (the server's)")
+    ask.add_argument("--batch_size", type=positive_int, help="texts in a request, and in one run of the model (32)")
+    ask.add_argument("--prob_limit", type=non_negative_float, help="probability a label must exceed (the server's)")
+
+    files = parser.add_argument_group("files")
+    files.add_argument("--input_file", help="texts, one a line, of any number (none: sample texts)")
+    files.add_argument("--output_file", help="text<TAB>label,label as predict.py writes it (none: the log alone)")
+    files.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
+
+    server = parser.add_argument_group("server")
+    server.add_argument("--url", default="http://127.0.0.1:8189", help="its address (%(default)s)")
+    server.add_argument("--concurrency", type=positive_int, default=4, help="requests at a time (%(default)s)")
+    server.add_argument("--timeout", type=non_negative_float, default=60, help="seconds for an answer (%(default)s)")
+    server.add_argument(
+        "--retry_seconds",
+        type=non_negative_float,
+        default=120,
+        help="asks again for so long if it is busy (%(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+class Server:
+    """One server, asked from several threads; each keeps a connection of its own open.
+
+    Args:
+        url: http(s)://host:port, with the path a proxy gives it, or with the route of the labels.
+        key: the API key, or None.
+        timeout: seconds without a byte of an answer.
+        retry_seconds: a request that met a busy or restarting server is sent again for so long.
+    """
+
+    def __init__(self, url, key=None, timeout=60, retry_seconds=120):
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname, parts.port
+        except ValueError:
+            parts = None
+        if not parts or parts.scheme not in ("http", "https") or not self._host:
+            raise UserError(f"--url {url}: an address looks like http://127.0.0.1:8189")
+        if key and not (key.isascii() and key.isprintable()):
+            raise UserError(f"{KEY_VARIABLE} holds a character that no key can have; letters and digits are safe")
+        self.url, self._connect = url, HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._path, route, name = parts.path.rstrip("/").partition("/models/")
+        self.route = route + name  # empty: the one that /info tells
+        self._headers = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
+        self._timeout, self._retry_seconds = timeout, retry_seconds
+        self._own, self._connections, self._closed = threading.local(), [], threading.Event()
+
+    def info(self):
+        """Its task, route and limits."""
+        info = self.ask("GET", "/info", patient=False)
+        try:
+            if info["task"] in SAMPLES and {"max_texts", "max_characters"} <= set(info["limits"]):
+                return info
+        except (KeyError, TypeError):
+            pass
+        raise UserError(f"{self.url} says nothing of its labels at /info. {REMEDIES[None]}")
+
+    def ask(self, method, path, value=None, patient=True):
+        """The answer's JSON. Busy servers are asked again; those that do not answer, too, if `patient`."""
+        body = None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8")
+        started = time.monotonic()
+        for tries in range(1, sys.maxsize):
+            try:
+                status, headers, data = self._send(method, path, body)
+            except (OSError, HTTPException) as error:
+                fault, again, wanted = self._no_answer(error), patient, 0
+            else:
+                if status == 200:
+                    return self._parse(data)
+                fault, again = self._refusal(status, data), status in TRIED_AGAIN
+                wanted = seconds_to_wait(headers.get("Retry-After"))
+            if not again:
+                raise UserError(fault)
+            # Never sooner than asked for, and not all at the same moment.
+            wait = min(max(wanted, 0.25 * 2 ** min(tries, 9)), LONGEST_WAIT) * random.uniform(1, 1.5)
+            spent = time.monotonic() - started
+            if spent + wait > self._retry_seconds:
+                raise UserError(f"{fault}. Asked {tries} times in {spent:.0f} s; --retry_seconds allows for more")
+            self._closed.wait(wait)
+
+    def _send(self, method, path, body):
+        """One try: status, headers, bytes."""
+        if self._closed.is_set():
+            raise UserError("stopped")
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._connect(self._host, self._port, timeout=self._timeout)
+            self._connections.append(connection)
+        reused = connection.sock is not None
+        try:
+            try:
+                connection.request(method, self._path + path, body, self._headers)
+            except BrokenPipeError:  # a body that it does not want; it may have said so before it hung up
+                pass
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        except ConnectionError:
+            connection.close()
+            if not reused:
+                raise
+            return self._send(method, path, body)  # the server may close a connection it has seen idle
+        except BaseException:
+            connection.close()  # half an answer may be left in it
+            raise
+
+    def _no_answer(self, error):
+        if isinstance(error, TimeoutError):
+            return f"{self.url}: no answer within {self._timeout:g} s; a larger --timeout or a smaller --batch_size"
+        if isinstance(error, ConnectionRefusedError):
+            return f"{self.url}: no server is there. Start it (python server.py --bundle ../../export) or check --url"
+        return f"{self.url}: {error or type(error).__name__}. Check --url and the server's log"
+
+    def _refusal(self, status, data):
+        try:
+            detail = json.loads(data)["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = "an answer of another form than server.py's"
+        remedy = REMEDIES.get(status, REMEDIES[None])
+        return f"{self.url} answers {status}: {str(detail).rstrip('.')}. {remedy}"
+
+    def _parse(self, data):
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise UserError(f"{self.url} answers with what is no JSON. {REMEDIES[None]}") from None
+
+    def close(self):
+        """Ends what is under way in any thread."""
+        self._closed.set()
+        for connection in list(self._connections):
+            if connection.sock:
+                try:
+                    connection.sock.shutdown(SHUT_RDWR)  # wakes a thread that waits for an answer
+                except OSError:  # it is closed at the other end
+                    pass
+
+
+def seconds_to_wait(header):
+    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3). 0 where it says neither."""
+    if not header:
+        return 0
+    if header.isdecimal():
+        return int(header)
+    try:
+        return max(0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return 0
+
+
+class Labeller:
+    """Texts to labels by way of a server: what to send to it, and what it answers."""
+
+    def __init__(self, server, args, info):
+        self.server, self.route = server, server.route or info["route"]
+        names = ("max_seq_len", "batch_size", "prob_limit")
+        self.parameters = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+    def result(self, texts):
+        """`result` of one request's answer."""
+        request = {"data": {"text": texts}, "parameters": self.parameters}
+        answer = self.server.ask("POST", self.route, request)
+        try:
+            result = answer["result"]
+            if len(result["label_name"]) == len(result["confidence"]) == len(texts):
+                return result
+        except (KeyError, TypeError):
+            pass
+        raise UserError(f"{self.server.url} answers without the labels of each text. {REMEDIES[None]}")
+
+    def predict(self, texts, batch_size, pool):
+        """Yields (label names, their probabilities) of each text, in order; requests run in the pool's threads."""
+        requests = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+        results = pool.map(self.result, requests)
+        return chain.from_iterable(zip(result["label_name"], result["confidence"]) for result in results)
+
+
+def label_file(args, labeller, info):
+    problems, limits = Problems(), info["limits"]
+    batch_size = args.batch_size or min(32, limits["max_texts"])
+    if batch_size > limits["max_texts"]:
+        problems.add(f"--batch_size {batch_size}: the server takes {limits['max_texts']} texts a request at most")
+    count = count_texts(args.input_file, problems, limits["max_characters"])
+    problems.stop_if_any()
+    log_row = log_hierarchy if info["task"] == "hierarchical" else log_flat
+    pool = ThreadPoolExecutor(args.concurrency)
+    try:
+        label_texts(
+            args.input_file, count, args.output_file, lambda texts: labeller.predict(texts, batch_size, pool), log_row,
+            args.scores,
+        )  # fmt: skip
+    finally:
+        labeller.server.close()
+        pool.shutdown(cancel_futures=True)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    if args.output_file and not args.input_file:
+        raise UserError("--output_file: name the texts too, --input_file")
+    server = Server(args.url, os.environ.get(KEY_VARIABLE), args.timeout, args.retry_seconds)
+    info = server.info()
+    labeller = Labeller(server, args, info)
+    if args.input_file:
+        label_file(args, labeller, info)
+    else:
+        result = labeller.result(SAMPLES[info["task"]])
+        print(json.dumps({"result": result}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
