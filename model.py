@@ -1,5 +1,6 @@
 """The neural side: device, pretrained models, tokens in compact arrays, probabilities. Paddle inside functions."""
 
+import contextlib
 import inspect
 import os
 
@@ -98,22 +99,31 @@ def load_pretrained(name, num_labels, flag="--model_name"):
     paddle = import_paddle()
     from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    try:
+    # Parameter names count up over a process; the optimiser's saved state is found by them.
+    with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         tokenizer = AutoTokenizer.from_pretrained(name)
         head = AutoConfig.from_pretrained(name).num_labels
-        # Parameter names count up over a process; the optimiser's saved state is found by them.
-        with paddle.utils.unique_name.guard():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
-            )
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
+        )
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def pretrained_faults(name, flag="--model_name", loader="AutoModel"):
+    """Turns what PaddleNLP raises for a model that is not here, or damaged, into a UserError that says how to bring it.
+
+    `loader`: PaddleNLP's class that is to load it.
+    """
+    try:
+        yield
     except (OSError, RuntimeError, ValueError, TypeError) as error:  # requests' errors are OSErrors
         if os.path.isdir(name):  # a TypeError is what PaddleNLP says of a missing vocab.txt
             raise UserError(f"{flag} {name}: the folder does not load ({error}). {FOLDER_HELP}") from error
         cache = _cache_folder(name)
         if isinstance(error, (ValueError, TypeError)):  # half a file
             raise UserError(f"{flag} {name}: {error} Remove the folder {cache} and run again") from error
-        raise UserError(_download_message(name, cache, error)) from error
-    return model, tokenizer
+        raise UserError(_download_message(name, cache, error, loader)) from error
 
 
 def _cache_folder(name):
@@ -122,7 +132,7 @@ def _cache_folder(name):
     return os.path.join(MODEL_HOME, name)
 
 
-def _download_message(name, cache, error):
+def _download_message(name, cache, error, loader):
     from paddlenlp.transformers import ErnieMPretrainedModel, ErnieMTokenizer, ErniePretrainedModel, ErnieTokenizer
 
     files = []
@@ -136,8 +146,8 @@ def _download_message(name, cache, error):
         f"--model_name {name}: it is not on this machine and could not be downloaded{closest(name, MODEL_NAMES)}",
         f"  reason: {reason}",
         "  remedy: on a machine that reaches the internet and has PaddleNLP, run",
-        '    python -c "from paddlenlp.transformers import AutoModel, AutoTokenizer; '
-        f"[c.from_pretrained('{name}').save_pretrained('{name}') for c in (AutoModel, AutoTokenizer)]\"",
+        f'    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
+        f"[c.from_pretrained('{name}').save_pretrained('{name}') for c in ({loader}, AutoTokenizer)]\"",
         f"  copy the folder {name} here, and pass it: --model_name ./{name}",
     ]
     if files:
