@@ -322,6 +322,35 @@ def read_rows(path, labels, problems):
     return Rows(path, texts, *arrays, blank=blank, completed=completed)
 
 
+@dataclass
+class Case:
+    """A text to explain. gold, predicted: sorted label indices with all ancestors; None without such a column."""
+
+    line: int
+    text: str
+    gold: list | None
+    predicted: list | None
+
+
+def read_cases(path, labels, problems):
+    """Rows of a file like bad_case.txt as `Case`s: `text[<TAB>labels[<TAB>prediction]]`. A header `Text` is skipped."""
+    cases = []
+    for number, line in read_lines(path):
+        text, *columns = line.split("\t")
+        text = text.strip()
+        if not line.strip() or (text == "Text" and not cases):
+            continue
+        if len(columns) > 2 or not text:
+            what = f"{len(columns)} tabs" if text else "no text"
+            problems.add(f"{path}:{number}: {what}; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction")
+            continue
+        sets = [sorted(_label_set(names, labels, path, number, problems)[1]) for names in columns]
+        cases.append(Case(number, text, *sets, *[None] * (2 - len(sets))))
+    if not cases:
+        problems.add(f"{path}: no texts to explain")
+    return cases
+
+
 def _label_set(names, labels, path, number, problems):
     """Indices of the labels in a row's second column: those it names, and those with all their ancestors."""
     named, closed = set(), set()

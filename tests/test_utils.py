@@ -16,6 +16,7 @@ from utils import (
     atomic_write,
     describe,
     describe_pair,
+    read_cases,
     read_labels,
     read_lines,
     read_rows,
@@ -170,6 +171,37 @@ def test_texts_to_predict(tmp_path):
     problems = Problems()
     assert list(read_texts(str(tmp_path / "data.txt"), problems)) == [(1, "第一条"), (3, "第二条"), (4, "三")]
     assert problems.count == 1 and "data.txt:4: 2 tabs" in problems.messages[0]
+
+
+def test_cases_with_one_to_three_columns(tmp_path):
+    labels = Labels(["体育", "体育##夺冠", "财经"])
+    lines = ["Text\tLabel\tPrediction", "一\t财经,体育##夺冠\t财经", "二\t\t", "", "三\t财经", "四", "Text"]
+    write_lines(tmp_path / "bad_case.txt", lines)
+    problems = Problems()
+    cases = read_cases(str(tmp_path / "bad_case.txt"), labels, problems)
+    assert problems.messages == []
+    assert [(case.line, case.text, case.gold, case.predicted) for case in cases] == [
+        (2, "一", [0, 1, 2], [2]),
+        (3, "二", [], []),
+        (5, "三", [2], None),
+        (6, "四", None, None),
+        (7, "Text", None, None),  # a header stands at the top
+    ]
+
+
+def test_faults_of_cases(tmp_path):
+    write_lines(tmp_path / "bad_case.txt", ["Text", "一\t财经\t财经\t财经", "\t财经", "二\t财金\t财经"])
+    write_lines(tmp_path / "header.txt", ["Text\tLabel\tPrediction"])
+    problems = Problems()
+    for name in ("bad_case.txt", "header.txt"):
+        read_cases(str(tmp_path / name), Labels(["财经"]), problems)
+    messages = [message.rpartition("/")[2] for message in problems.messages]
+    assert messages == [
+        "bad_case.txt:2: 3 tabs; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction",
+        "bad_case.txt:3: no text; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction",
+        "bad_case.txt:4: label '财金' is not in the label file; did you mean '财经'?",
+        "header.txt: no texts to explain",
+    ]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
