@@ -202,8 +202,9 @@ class _Dataaug:
         try:
             # "random" loads neither a dictionary nor a model.
             self.engine = Local("random" if model else aug_type, create_n=1, aug_percent=aug_percent)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{files['vocab']}: damaged ({error!r}); delete it, and it is fetched anew") from error
+        except Exception as error:  # it does nothing here but read the files
+            paths = ", ".join(files.values())
+            raise UserError(f"dataaug cannot read its files ({error!r}); delete the damaged one of {paths}") from error
         self.engine.stop_words = set(self.engine.stop_words)  # it looks each word up in a list
         self.window, self.refused = None, ()
         if model:
@@ -262,7 +263,10 @@ def _language_model(name, device):
                 f"--model_name {name}: it holds {architectures[0]}, which predicts no words; save it with "
                 "AutoModelForMaskedLM in place of AutoModel, and from a pretrained model, not a trained classifier"
             )
-        model, tokenizer = AutoModelForMaskedLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        try:
+            model, tokenizer = AutoModelForMaskedLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        except AttributeError as error:
+            raise UserError(f"--model_name {name}: PaddleNLP has no masked language model of this family") from error
     model.eval()
     return model, tokenizer
 
@@ -290,11 +294,11 @@ def dataaug_files(aug_type):
             "  without them: --aug_strategy delete or swap, or --aug_type custom with a dictionary of your own",
         ]
         raise UserError("\n".join(lines)) from error
-    for name in names:
-        if _md5(paths[name]) != FILES[name][0]:
-            logger.info("%s is not the file that PaddleNLP has under this name; it is used as it is", paths[name])
-            if name.startswith("word_"):
-                read_dictionary(paths[name], "dictionary")
+    strange = [name for name in names if _md5(paths[name]) != FILES[name][0]]
+    if strange:
+        logger.info("Not PaddleNLP's own files, used as they are: %s", ", ".join(paths[name] for name in strange))
+    for name in set(strange) & {f"word_{aug_type}"}:
+        read_dictionary(paths[name], "dictionary")
     return paths
 
 

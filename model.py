@@ -155,7 +155,10 @@ def _download_message(name, cache, error, loader):
         lines += [f"    {url} as {file}" for url, file in files]
     if not name.startswith("ernie"):
         lines.append(f"  names of the guide: {', '.join(MODEL_NAMES)}")
-    lines.append("  to try the pipeline without any: python data/make_tiny_model.py, then --model_name data/tiny-ernie")
+    if loader == "AutoModel":
+        lines.append(
+            "  to try the pipeline without any: python data/make_tiny_model.py, then --model_name data/tiny-ernie"
+        )
     return "\n".join(lines)
 
 

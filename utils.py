@@ -283,13 +283,13 @@ def read_texts(path, problems=None):
     """
     for number, line in read_lines(path):
         if problems is not None and line.count("\t") > 1:
-            problems.add(_tab_message, path, number, line)
+            problems.add(tab_message, path, number, line)
         text = line.partition("\t")[0].strip()
         if text:
             yield number, text
 
 
-def _tab_message(path, number, line):
+def tab_message(path, number, line):
     tabs = line.count("\t")
     return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text by spaces"
 
@@ -303,7 +303,7 @@ def read_rows(path, labels, problems):
             blank += 1
             continue
         if line.count("\t") > 1:
-            problems.add(_tab_message, path, number, line)
+            problems.add(tab_message, path, number, line)
             continue
         text, _, names = line.partition("\t")
         if not text.strip():

@@ -1,0 +1,137 @@
+"""Make more training rows out of those there are, by changing words; the labels stay as they are.
+
+    python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --aug_strategy delete --create_n 2
+    python analysis/aug.py --aug_strategy mix --aug_type custom --custom_file words.json
+    python analysis/aug.py --aug_strategy substitute --aug_type mlm --model_name ernie-1.0-large-zh-cw --device gpu
+
+The new rows alone go to --aug_path; at the end the script prints how to train on both. delete, swap and custom need
+nothing from the network; synonym, homonym and mlm take PaddleNLP's files, and are for Chinese.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter  # noqa: E402
+from cli import Problems, command, logger, positive_int, progress_bar  # noqa: E402
+from utils import atomic_write, read_lines, tab_message  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    data = ROOT / "data"
+    parser.add_argument("--train_path", default=str(data / "train.txt"), help="labelled rows (%(default)s)")
+    parser.add_argument("--aug_path", default=str(data / "aug.txt"), help="new rows, replaced (%(default)s)")
+    parser.add_argument("--aug_strategy", default="substitute", choices=STRATEGIES, help="what to do (%(default)s)")
+    parser.add_argument("--aug_type", default="synonym", choices=TYPES, help="where words come from (%(default)s)")
+    parser.add_argument("--create_n", type=positive_int, default=2, help="new rows wanted of each (%(default)s)")
+    parser.add_argument("--aug_percent", type=share, default=0.1, help="share of words changed (%(default)s)")
+    parser.add_argument("--custom_file", help='words of --aug_type custom, JSON {"word": ["other word"]} (none)')
+    parser.add_argument("--model_name", default=MLM_NAME, help="of mlm: name or folder (%(default)s)")
+    parser.add_argument("--device", default="gpu", help="of mlm: cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+    parser.add_argument("--seed", type=int, default=3, help="the same rows come out again (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def share(text):
+    """argparse type: a number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return value
+
+
+def read_pairs(path, problems):
+    """(text, the rest of the line: a tab and the labels, or nothing) of each row, as a stream."""
+    for number, line in read_lines(path):
+        text, tab, labels = line.partition("\t")
+        if line.count("\t") > 1:
+            problems.add(tab_message, path, number, line)
+        elif text.strip():
+            yield text.strip(), tab + labels
+        elif labels.strip():
+            problems.add(f"{path}:{number}: labels without a text; a row is text<TAB>label,label")
+
+
+def key_of(text):
+    """8 bytes in place of a text, so that the texts of a large file fit into memory."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+
+
+def write_new_rows(path, pairs, augmenter, rows, known):
+    """Writes what comes of the rows, less what is known. Returns counts: made, known, in_train, short, none."""
+    counts, made = Counter(), set()
+    with atomic_write(path) as file, progress_bar(rows, "row") as bar:
+        for text, labels in pairs:
+            new_texts = augmenter.augment(text)
+            counts["none"] += not new_texts
+            counts["short"] += 0 < len(new_texts) < augmenter.create_n
+            for new in new_texts:
+                key = key_of(new)
+                if key in known:
+                    counts["in_train"] += 1
+                elif key in made:
+                    counts["again"] += 1
+                else:
+                    made.add(key)
+                    file.write(f"{new}{labels}\n")
+            bar.update()
+    counts["made"] = len(made)
+    return counts
+
+
+def log_next_step(train_path, aug_path):
+    """The commands that train on the rows of both files."""
+    with open(train_path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        ended = file.read() == b"\n"
+    both = os.path.join(os.path.dirname(train_path), "train_aug.txt")
+    between = "" if ended else " <(echo)"  # else the last row and the first new one would become one line
+    logger.info("Next, train on both; label.txt stays as it is, and dev.txt, which tells whether it helped:")
+    logger.info("  cat '%s'%s '%s' > '%s'", train_path, between, aug_path, both)
+    logger.info("  python train.py --dataset_dir '%s' --train_file train_aug.txt", os.path.dirname(train_path) or ".")
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    problems, known, rows = Problems(), set(), 0
+    with problems.collect():
+        for text, _ in read_pairs(args.train_path, problems):
+            known.add(key_of(text))
+            rows += 1
+        if not rows and not problems.count:
+            problems.add(f"{args.train_path}: no rows; each line is text<TAB>label,label")
+    if os.path.realpath(args.train_path) == os.path.realpath(args.aug_path):
+        problems.add(f"--aug_path {args.aug_path}: this is --train_path, whose rows would be lost; name another file")
+    with problems.collect():
+        augmenter = Augmenter(
+            args.aug_strategy, args.aug_type, args.create_n, args.aug_percent, args.seed, args.custom_file,
+            args.model_name, args.device,
+        )  # fmt: skip
+    problems.stop_if_any()
+
+    counts = write_new_rows(args.aug_path, read_pairs(args.train_path, problems), augmenter, rows, known)
+    logger.info("%d new rows of %d saved in %s", counts["made"], rows, args.aug_path)
+    logger.info(
+        "Dropped: %d that stand in %s already, %d made twice", counts["in_train"], args.train_path, counts["again"]
+    )
+    logger.info(
+        "Too few words, or none in the dictionary: %d rows gave fewer than %d, %d gave none",
+        counts["short"], args.create_n, counts["none"],
+    )  # fmt: skip
+    if counts["made"]:
+        log_next_step(args.train_path, args.aug_path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
