@@ -29,9 +29,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from random_model import ROOT, random_checkpoint, read_dev, suite
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
 SIDES = ("older", "predict.py", "paddle, onednn", "torch", "openvino", "float32", "int8")
 BATCH, LENGTH, THREADS = 32, 128, 2
 
@@ -51,10 +50,6 @@ def parse_args(argv=None):
 
 # -------------------------------------------------------------------------------------------------------------- workers
 # Each makes a function of (texts) -> seconds from texts to labels, and seconds of the model alone within them.
-
-
-def suite():
-    sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor")]
 
 
 def in_file_order(encoded):
@@ -246,34 +241,13 @@ def work(args):
 
 def prepare(args, folder):
     """A checkpoint with random weights of the model's dimensions, its bundle with int8, and the graph as it comes."""
-    suite()
-    from compat import import_paddle, quiet_output, use_old_ir
-
-    use_old_ir()
-    import_paddle()
+    checkpoint = random_checkpoint(folder, args.model, args.sets, LENGTH)
     import paddle2onnx
-    from paddlenlp.transformers import ErnieConfig, ErnieForSequenceClassification, ErnieModel, ErnieTokenizer
 
-    from checkpoint import Checkpoint, save_checkpoint
-    from decision import Decision
+    from compat import quiet_output
     from exporting import OPSET, bundle_folder
     from graph import to_int8
-    from utils import Labels
 
-    sys.path.insert(0, str(ROOT / "data"))
-    from make_tiny_model import character_vocabulary
-
-    vocabulary = character_vocabulary([str(DATA / name / "train.txt") for name in args.sets])
-    config = ErnieConfig(**ErnieModel.pretrained_init_configuration[args.model])
-    vocabulary += [f"[unused{i}]" for i in range(config.vocab_size - len(vocabulary))]  # the embedding's true size
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
-    labels = Labels([f"label {i}" for i in range(74)])
-    config.num_labels = len(labels)
-    model = ErnieForSequenceClassification(config)
-    model.eval()
-    run = {"arguments": {"max_seq_length": LENGTH}}
-    checkpoint = Checkpoint(model, ErnieTokenizer(str(folder / "vocab.txt")), labels, Decision(), run)
-    save_checkpoint(str(folder / "checkpoint"), checkpoint)
     with bundle_folder(str(folder / "export"), checkpoint, "float32", LENGTH) as draft:
         to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx", per_channel=True)
     prefix = str(folder / "export" / "float32")
@@ -281,7 +255,7 @@ def prepare(args, folder):
         paddle2onnx.export(
             f"{prefix}.pdmodel", f"{prefix}.pdiparams", str(folder / "raw.onnx"), opset_version=OPSET, verbose=False
         )
-    return config
+    return checkpoint.model.config
 
 
 def operations(config, lengths):
@@ -289,14 +263,6 @@ def operations(config, lengths):
     hidden, inner = config.hidden_size, config.intermediate_size
     linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * lengths
     return float(config.num_hidden_layers * (linear + 4 * hidden * lengths.astype(np.float64) ** 2).sum())
-
-
-def read_dev(name, rows):
-    from utils import read_texts
-
-    texts = [text for _, text in read_texts(str(DATA / name / "dev.txt"))]
-    chosen = np.sort(np.random.default_rng(3).permutation(len(texts))[:rows])
-    return [texts[i] for i in chosen]
 
 
 def start(args, folder, side):
