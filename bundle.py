@@ -88,4 +88,6 @@ def open_bundle(folder):
         decision = Decision.load(os.path.join(folder, "decision.json"))
     except ValueError as error:
         raise UserError(f"{folder}/decision.json: {error}") from error
+    if problem := decision.problem(len(labels)):
+        raise UserError(f"{folder}/decision.json: {problem}; {remedy}")
     return Bundle(folder, manifest, labels, decision)

@@ -109,7 +109,7 @@ def load_checkpoint(path, label_file, problems, flag="--params_path"):
     outputs = _read_json(os.path.join(path, "config.json")) if os.path.exists(os.path.join(path, "config.json")) else {}
     if len(outputs.get("id2label", labels.names)) != len(labels):
         problems.add(f"{path}: the model has {len(outputs['id2label'])} outputs, the label file {len(labels)} labels")
-    return Checkpoint(None, None, labels, _load_decision(path), run)
+    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run)
 
 
 def _disagreement(label_file, theirs, own, labels):
@@ -123,14 +123,17 @@ def _disagreement(label_file, theirs, own, labels):
     return f"{label_file} is not the model's label file ({what}). To use the model's: cp {own} {label_file}"
 
 
-def _load_decision(path):
+def _load_decision(path, num_labels):
     file = os.path.join(path, "decision.json")
     if not os.path.exists(file):  # a checkpoint of the older suite: its threshold was always 0.5
         return Decision()
     try:
-        return Decision.load(file)
+        decision = Decision.load(file)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
+    if problem := decision.problem(num_labels):
+        raise UserError(f"{file}: {problem}; fit it again, or delete the file to decide by 0.5")
+    return decision
 
 
 def load_model(checkpoint, path, device, flag="--params_path"):

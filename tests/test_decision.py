@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from decision import Decision, depths, parent_ids, sigmoid, with_ancestors
+from decision import HIERARCHY, Decision, depths, parent_ids, sigmoid, with_ancestors
 
 LABELS = ["a", "a##x", "b", "b##x", "b##x##y", "c"]
 
@@ -69,8 +70,165 @@ def test_sigmoid_at_both_ends():
     assert p == pytest.approx([0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1], abs=1e-7)
 
 
+NUMBERS = st.floats(0.01, 0.99)
+
+
+@st.composite
+def cases(draw):
+    """(decision, probabilities of 4 rows, parents) over a random forest whose labels stand in any order."""
+    parents = draw(forests(7))
+    size = len(parents)
+    place = np.array(draw(st.permutations(range(size))))
+    shuffled = np.empty(size, dtype=np.int32)
+    shuffled[place] = np.where(parents >= 0, place[parents], -1)
+    min_k = draw(st.integers(0, 3))
+    decision = Decision(
+        threshold=draw(st.one_of(NUMBERS, st.tuples(*[NUMBERS] * size))),
+        min_k=min_k,
+        max_k=draw(st.one_of(st.none(), st.integers(max(1, min_k), 4))),
+        none_below=draw(st.one_of(st.none(), NUMBERS)),
+        none_label=draw(st.one_of(st.none(), st.integers(0, size - 1))),
+        temperature=draw(st.sampled_from([0.5, 1.0, 3.0])),
+        hierarchy=draw(st.sampled_from(sorted(HIERARCHY))),
+    )
+    return decision, draw(arrays(float, (4, size), elements=st.floats(0, 1))), shuffled
+
+
+def fields(decision, **changes):
+    return Decision(**{**decision.__dict__, **changes})
+
+
+@given(cases())
+def test_sets_are_consistent_and_alike_in_a_batch_and_alone(case):
+    decision, probabilities, parents = case
+    before = probabilities.copy()
+    chosen = decision.decide(probabilities, parents)
+    assert (chosen == with_ancestors(chosen, parents)).all()
+    assert (probabilities == before).all()
+    for i in range(len(probabilities)):
+        assert (decision.decide(probabilities[i : i + 1], parents)[0] == chosen[i]).all()
+
+
+@given(cases())
+def test_counts(case):
+    decision, probabilities, parents = case
+    decision = fields(decision, none_below=None)
+    counts = decision.decide(probabilities, parents).sum(axis=1)
+    if decision.max_k is not None:
+        assert (counts <= decision.max_k).all()
+    if decision.min_k and decision.hierarchy != "one_per_level":
+        assert (counts >= min(decision.min_k, len(parents))).all()
+    elif decision.min_k:  # a path may end before
+        assert (counts >= 1).all()
+
+
+@given(cases())
+def test_closure_holds_what_passed_and_top_down_is_within_it(case):
+    decision, probabilities, parents = case
+    plain = fields(decision, min_k=0, max_k=None, none_below=None, temperature=1.0, hierarchy="closure")
+    closed = plain.decide(probabilities, parents)
+    passed = probabilities > np.asarray(plain.threshold)
+    assert (closed >= passed).all()
+    below = fields(plain, hierarchy="top_down").decide(probabilities, parents)
+    assert (below <= passed).all()  # the largest consistent set of what passed
+    for row, ok in zip(below, passed):
+        for label in np.flatnonzero(ok & ~row):
+            assert parents[label] >= 0 and not row[parents[label]]
+
+
+def log_odds(decision, probabilities):
+    def logit(p):
+        p = np.clip(p, 1e-12, 1 - 1e-12)
+        return np.log(p / (1 - p))
+
+    return logit(probabilities) / decision.temperature - logit(np.asarray(decision.threshold))
+
+
+@given(cases(), st.sampled_from(["best_set", "one_per_level"]))
+def test_best_sets_and_paths_equal_brute_force(case, hierarchy):
+    decision, probabilities, parents = case
+    decision = fields(decision, min_k=0, max_k=None, none_below=None, hierarchy=hierarchy)
+    margins, depth = log_odds(decision, probabilities), depths(parents)
+    sets = [np.array(bits, dtype=bool) for bits in itertools.product([False, True], repeat=len(parents))]
+    sets = [s for s in sets if (s == with_ancestors(s[None], parents)[0]).all()]
+    if hierarchy == "one_per_level":
+        sets = [s for s in sets if sorted(depth[s]) == list(range(1, s.sum() + 1))]
+    for row, chosen in zip(margins, decision.decide(probabilities, parents)):
+        assert any((chosen == s).all() for s in sets)
+        assert row[chosen].sum() == pytest.approx(max(row[s].sum() for s in sets), abs=1e-6)
+
+
+@given(cases())
+def test_a_flat_label_set_knows_no_modes(case):
+    decision, probabilities, parents = case
+    flat = np.full_like(parents, -1)
+    sets = {h: fields(decision, hierarchy=h).decide(probabilities, flat) for h in HIERARCHY}
+    assert (sets["closure"] == sets["top_down"]).all()
+    margins = log_odds(decision, probabilities)
+    if (np.abs(margins) > 1e-6).all():  # at the threshold itself, rounding decides
+        assert (sets["closure"] == sets["best_set"]).all()
+    assert (fields(decision, none_below=None).decide(probabilities, flat).any(axis=1) >= (decision.min_k > 0)).all()
+
+
+def test_the_best_label_is_that_with_the_highest_odds_over_its_threshold():
+    rows = np.array([[0.30, 0.20, 0.1]])
+    assert Decision(min_k=1).decide(rows, np.full(3, -1)).tolist() == [[True, False, False]]
+    by_label = Decision(threshold=(0.9, 0.25, 0.9), min_k=1)
+    assert by_label.decide(rows, np.full(3, -1)).tolist() == [[False, True, False]]
+
+
+def test_max_k_takes_the_worst_leaves_first():
+    parents = parent_ids(LABELS)
+    rows = np.array([[0.6, 0.95, 0.9, 0.8, 0.7, 0.55]])
+
+    def names(decision):
+        return [name for name, chosen in zip(LABELS, decision.decide(rows, parents)[0]) if chosen]
+
+    assert names(Decision(max_k=4)) == ["a", "a##x", "b", "b##x"]
+    assert names(Decision(max_k=3)) == ["a", "a##x", "b"]
+    assert names(Decision(max_k=1)) == ["a"]
+    assert names(Decision(hierarchy="one_per_level")) == ["b", "b##x", "b##x##y"]
+
+
+def test_none_of_these():
+    rows = np.array([[0.3, 0.2, 0.1], [0.45, 0.2, 0.1], [0.6, 0.2, 0.1]])
+    flat = np.full(3, -1)
+    assert Decision(min_k=1, none_below=0.4).decide(rows, flat).sum(axis=1).tolist() == [0, 1, 1]
+    named = Decision(min_k=1, none_below=0.4, none_label=2).decide(rows, flat)
+    assert named.tolist() == [[False, False, True], [True, False, False], [True, False, False]]
+
+
+def test_temperature_changes_probabilities_and_not_the_decision_at_one_half():
+    rows = np.array([[0.9, 0.6, 0.4]], np.float32)
+    warm = Decision(temperature=2.0)
+    assert warm.calibrated(rows)[0] == pytest.approx([0.75, 0.5505, 0.4495], abs=1e-4)
+    assert (warm.decide(rows, np.full(3, -1)) == Decision().decide(rows, np.full(3, -1))).all()
+    assert fields(warm, threshold=0.6).decide(rows, np.full(3, -1)).tolist() == [[True, False, False]]
+    assert (Decision().calibrated(rows) == rows).all()
+
+
+def test_no_rows():
+    for hierarchy in HIERARCHY:
+        decision = Decision(hierarchy=hierarchy, min_k=1, max_k=2, none_below=0.5)
+        assert decision.decide(np.zeros((0, 6), np.float32), parent_ids(LABELS)).shape == (0, 6)
+
+
+def test_as_many_thresholds_as_labels():
+    decision = Decision(threshold=(0.5, 0.4))
+    assert decision.problem(2) is None and decision.problem(3) == "2 thresholds for 3 labels"
+    with pytest.raises(ValueError, match="2 thresholds for 3 labels"):
+        decision.decide(np.zeros((1, 3)), np.full(3, -1))
+    assert "none_label 3" in Decision(none_label=3).problem(3)
+
+
 def test_file_keeps_the_decision(tmp_path):
-    Decision(threshold=0.3).save(tmp_path / "decision.json")
+    decision = Decision((0.3, 0.5), 1, 3, 0.1, 1, 1.5, "best_set")
+    decision.save(tmp_path / "decision.json")
+    assert Decision.load(tmp_path / "decision.json") == decision
+
+
+def test_an_older_file_is_read(tmp_path):
+    (tmp_path / "decision.json").write_text('{"version": 1, "threshold": 0.3}', encoding="utf-8")
     assert Decision.load(tmp_path / "decision.json") == Decision(threshold=0.3)
 
 
@@ -83,6 +241,12 @@ def test_file_keeps_the_decision(tmp_path):
         ({"version": 1, "threshold": "high"}, "from 0 to 1, not 'high'"),
         ({"version": 1, "treshold": 0.5}, "'treshold'"),
         ([1], "version None"),
+        ({"version": 1, "threshold": [0.5, float("nan")]}, "from 0 to 1, not nan"),
+        ({"version": 2, "threshold": True}, "from 0 to 1, not True"),
+        ({"version": 2, "min_k": 3, "max_k": 2}, "max_k 2 is below min_k 3"),
+        ({"version": 2, "min_k": -1}, "min_k must be a whole number of 0 or more"),
+        ({"version": 2, "temperature": 0}, "temperature must be a number"),
+        ({"version": 2, "hierarchy": "tree"}, "one of closure, top_down, one_per_level, best_set, not 'tree'"),
     ],
 )
 def test_file_that_is_not_understood_is_refused(tmp_path, content, message):
