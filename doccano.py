@@ -1,0 +1,243 @@
+"""Turn what was labelled in doccano or Label Studio into the files that train.py reads.
+
+    python doccano.py --doccano_file doccano.jsonl --task_type multi_label --save_dir ./data --splits 0.8 0.2
+    python doccano.py --doccano_file doccano.jsonl --task_type hierarchical --save_dir ./data --splits 0.8 0.1 0.1
+    python doccano.py --doccano_file relabelled.jsonl --task_type multi_label --save_dir ./data --dirty
+
+Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. How to label, and what to export: doccano.md.
+"""
+
+import argparse
+import filecmp
+import itertools
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+
+from annotations import read_annotations
+from cli import Problems, UserError, closest, command, logger
+from decision import SEPARATOR
+from utils import Labels, atomic_write, read_labels
+
+NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
+
+TASKS = ("multi_class", "multi_label", "hierarchical")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--doccano_file", default="doccano.jsonl", help="export of the labelling tool (%(default)s)")
+    parser.add_argument("--save_dir", default="./data", help="folder to write to (%(default)s)")
+    parser.add_argument(
+        "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
+    )
+    parser.add_argument(
+        "--task_type", default="multi_label", choices=TASKS, help="labels of a row: one, some, paths (%(default)s)"
+    )
+    parser.add_argument(
+        "--is_shuffle", type=truth, default=True, help="stratified, by seed; False: in the file's order (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=3, help="the same split comes out again (%(default)s)")
+    parser.add_argument("--separator", default=SEPARATOR, help="between levels of a label; becomes ## (%(default)s)")
+    single = parser.add_mutually_exclusive_group()
+    single.add_argument("--valid", action="store_true", help="rows that sparse.py chose: all to valid.txt")
+    single.add_argument("--dirty", action="store_true", help="rows that dirty.py found: all to train_dirty.txt")
+    args = parser.parse_args(argv)
+    if args.splits is None:
+        args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
+    return args
+
+
+def truth(text):
+    """argparse type: True or False, by that word (or yes, no, 1, 0)."""
+    for value, words in ((True, ("true", "yes", "1")), (False, ("false", "no", "0"))):
+        if text.lower() in words:
+            return value
+    raise argparse.ArgumentTypeError(f"must be True or False, not {text}")
+
+
+def check_args(args, problems):
+    if not 1 <= len(args.splits) <= 3 or abs(sum(args.splits) - 1) > 1e-6 or min(args.splits) <= 0:
+        given = " ".join(f"{share:g}" for share in args.splits)
+        problems.add(f"--splits {given}: give 1, 2 or 3 numbers above 0 that sum to 1, like 0.8 0.2")
+    elif len(args.splits) > 1 and (args.valid or args.dirty):
+        problems.add(f"--{'valid' if args.valid else 'dirty'} writes one file; leave --splits away, or give 1.0")
+    if not args.separator:
+        problems.add(f"--separator: must not be empty; like {SEPARATOR}")
+
+
+def convert(annotated, args, problems):
+    """Rows (text, labels: list of str) from what the export holds, and counts of what was changed or dropped."""
+    rows, seen, counts = [], set(), Counter()
+    for where, text, names in annotated:
+        if args.dirty:
+            text = text.rpartition("\t")[0] or text  # the older label, which dirty.py wrote behind the text
+        clean = re.sub(r"[\t\r\n]+", " ", text).strip()
+        counts["spaced"] += clean != text.strip()
+        if not clean:
+            counts["without a text"] += 1
+            continue
+        labels = {}
+        for name in names:
+            with problems.collect():
+                labels.update(dict.fromkeys(label_names(name, args, where)))
+        if args.task_type == "multi_class" and len(names) != 1:
+            problems.add(f"{where}: {len(names)} labels; --task_type multi_class takes one a row (or use multi_label)")
+        row = clean, ",".join(sorted(labels))
+        counts["repeated"] += row in seen
+        if row not in seen:
+            seen.add(row)
+            rows.append((clean, sorted(labels)))
+    return rows, counts
+
+
+def label_names(name, args, where):
+    """The label, and in a hierarchy all its ancestors, as the suite's files name them."""
+    hierarchical = args.task_type == "hierarchical"
+    pieces = [piece.strip() for piece in (name.split(args.separator) if hierarchical else [name])]
+    wrong = None
+    if not all(pieces):
+        wrong = "has an empty level" if len(pieces) > 1 else "is empty"
+    elif any("," in piece for piece in pieces):
+        wrong = "holds a comma, which separates labels"
+    elif any(set(piece) & set("\t\r\n") for piece in pieces):
+        wrong = "holds a tab or a line break"
+    elif any(SEPARATOR in piece for piece in pieces):
+        wrong = f"holds {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+    if wrong:
+        raise UserError(f"{where}: label {name!r} {wrong}; rename it in the labelling tool and export again")
+    return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
+
+
+def check_known(rows, path, problems):
+    """Labels of rows that are to join a data set must be that data set's."""
+    known = read_labels(path, problems).index
+    unknown = Counter(name for _, labels in rows for name in labels if name not in known)
+    for name, count in unknown.items():
+        problems.add(f"{path}: no label {name!r}, which {count} rows have{closest(name, known)}; or add it there")
+
+
+def split(rows, names, args, problems):
+    """Row numbers of each part."""
+    import numpy as np
+    from scipy import sparse
+
+    from splitting import stratified_split
+
+    if len(rows) < len(args.splits):
+        problems.add(f"{args.doccano_file}: {len(rows)} rows cannot fill {len(args.splits)} files")
+        return []
+    order = np.random.default_rng(args.seed).permutation(len(rows))
+    if not args.is_shuffle:
+        ends = np.round(np.cumsum(args.splits) * len(rows)).astype(int)
+        parts = np.split(np.arange(len(rows)), ends[:-1])
+    elif len(args.splits) == 1:
+        parts = [order]
+    else:
+        index = {name: i for i, name in enumerate(names)}
+        labels = [[index[name] for name in rows[i][1]] for i in order]
+        columns = np.array([i for ids in labels for i in ids], dtype=np.int64)
+        ends = np.cumsum([0, *map(len, labels)])
+        targets = sparse.csr_matrix((np.ones(len(columns), bool), columns, ends), shape=(len(rows), len(names)))
+        found = stratified_split(targets, [rows[i][0] for i in order], args.splits, args.seed)
+        parts = [order[part] for part in found]
+    if not all(map(len, parts)):
+        problems.add(f"{args.doccano_file}: {len(rows)} rows are too few for these --splits: one file would be empty")
+    return parts
+
+
+def write(path, lines):
+    """Writes the file; one of other contents that was there is kept beside it."""
+    new = f"{path}.new"
+    with atomic_write(new) as file:
+        file.writelines(f"{line}\n" for line in lines)
+    try:
+        if os.path.exists(path) and not filecmp.cmp(path, new, shallow=False):
+            numbers = itertools.chain([""], itertools.count(2))
+            kept = next(name for name in (f"{path}.bak{n}" for n in numbers) if not os.path.exists(name))
+            shutil.copy2(path, kept)
+            logger.info("%s was there already; its old contents are in %s", path, kept)
+        os.replace(new, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def log_rows(rows, counts, args):
+    logger.info("%s: %d rows", args.doccano_file, len(rows))
+    messages = {
+        "spaced": "%d texts held tabs or line breaks, now spaces",
+        "without a text": "%d rows without a text were left out",
+        "repeated": "%d rows repeat another, labels and all; left out",
+    }
+    for name, message in messages.items():
+        if counts[name]:
+            logger.info(message, counts[name])
+    label_sets = {}
+    for text, labels in rows:
+        label_sets.setdefault(text, set()).add(",".join(labels))
+    for text, sets in itertools.islice(((t, s) for t, s in label_sets.items() if len(s) > 1), 5):
+        logger.warning("One text, several sets of labels (%s): %.60s", " | ".join(sorted(sets)), text)
+    empty = sum(not labels for _, labels in rows)
+    if empty:
+        logger.warning(
+            "%d rows have no label and are kept: to the model they say that none applies. Where they were just not "
+            "labelled yet, label them, or export the finished ones alone", empty,
+        )  # fmt: skip
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    problems = Problems()
+    check_args(args, problems)
+    label_path = os.path.join(args.save_dir, "label.txt")
+    with problems.collect():
+        rows, counts = convert(read_annotations(args.doccano_file, args.separator, problems), args, problems)
+        names = sorted({name for _, labels in rows for name in labels})
+        if rows and not names:
+            problems.add(f"{args.doccano_file}: no row has a label")
+        if (args.valid or args.dirty) and os.path.exists(label_path):
+            check_known(rows, label_path, problems)
+    problems.stop_if_any()
+    parts = split(rows, names, args, problems)
+    problems.stop_if_any()
+    log_rows(rows, counts, args)
+
+    single = "valid.txt" if args.valid else "train_dirty.txt" if args.dirty else None
+    for name, part in zip([single] if single else NAMES[len(parts)], parts):
+        path = os.path.join(args.save_dir, name)
+        write(path, (f"{rows[i][0]}\t{','.join(rows[i][1])}" for i in part))
+        found = Counter(label for i in part for label in rows[i][1])
+        missing = [label for label in names if not found[label]]
+        more = f"; {len(missing)} labels have no row here: {', '.join(missing[:5])}" if missing and not single else ""
+        logger.info("%s: %d rows%s%s", path, len(part), more, " ..." if len(missing) > 5 and more else "")
+    if single:
+        log_next_step(args.save_dir, single)
+        return 0
+    write(os.path.join(args.save_dir, "data.txt"), (rows[i][0] for i in parts[-1]))
+    write(label_path, Labels(names).names)
+    logger.info("%s: %d labels", label_path, len(names))
+    for name in NAMES[3][len(parts) :]:
+        if os.path.exists(os.path.join(args.save_dir, name)):
+            logger.warning("%s is of an earlier run; delete it if its rows are among these", name)
+    logger.info("Next: python train.py --dataset_dir '%s'", args.save_dir)
+    return 0
+
+
+def log_next_step(save_dir, name):
+    other, both = {
+        "valid.txt": ("train.txt", "train_valid.txt"),
+        "train_dirty.txt": ("train_dirty_rest.txt", "train_clean.txt"),
+    }[name]
+    paths = [os.path.join(save_dir, file) for file in (other, name, both)]
+    logger.info("Next, train with these rows:")
+    logger.info("  cat '%s' '%s' > '%s'", *paths)
+    logger.info("  python train.py --dataset_dir '%s' --train_file %s", save_dir, both)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
