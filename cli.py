@@ -19,6 +19,7 @@ _SERVING = f"{_ALL}; on a machine that serves only: pip install -r deploy/predic
 PACKAGES = {  # what the requirements bring, and the remedy where it is not there
     **dict.fromkeys(("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl"), _ALL),
     **dict.fromkeys(("trustai", "IPython", "sklearn", "cleanlab", "jieba"), _ALL),
+    **dict.fromkeys(("joblib", "scipy", "iterstrat", "matplotlib"), _ALL),
     **dict.fromkeys(("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"), _SERVING),
 }
 
