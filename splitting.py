@@ -45,6 +45,7 @@ def stratified_split(targets, texts, fractions, seed):
     parts = _Parts(held, _deal(held, fractions, random), fractions)
     parts.mend()
     parts.balance()
+    parts.mend()
     return [np.flatnonzero(parts.part[group] == k) for k in range(len(fractions))]
 
 
@@ -103,12 +104,16 @@ class _Parts:
 
     def mend(self):
         """Moves texts to where a label is missing that has enough of them, the rarest label first."""
-        columns = self.held.tocsc()
-        for label in np.argsort(self.support, kind="stable"):
-            missing = np.flatnonzero(self.count[label] == 0) if self.everywhere[label] else ()
-            for target in missing:
-                texts, best = columns.indices[columns.indptr[label] : columns.indptr[label + 1]], None
+        columns, moved = self.held.tocsc(), True
+        while moved:  # a move can free texts that an earlier label wanted; each lowers the number of gaps
+            moved = False
+            labels, targets = np.nonzero((self.count == 0) & self.everywhere[:, None])
+            order = np.argsort(self.support[labels], kind="stable")
+            for label, target in zip(labels[order], targets[order]):
                 wanted = (self.count[:, target] == 0) & self.everywhere
+                if not wanted[label]:
+                    continue
+                texts, best = columns.indices[columns.indptr[label] : columns.indptr[label + 1]], None
                 for source in np.unique(self.part[texts]):
                     never, rather_not = self.lost(source)
                     here = texts[self.part[texts] == source]
@@ -122,6 +127,7 @@ class _Parts:
                         best = choice, here[i]
                 if best:
                     self.move(best[1], target)
+                    moved = True
 
     def balance(self):
         """Moves texts from parts above their share to those below, as far as no label is lost by it."""

@@ -1,0 +1,179 @@
+"""Split one file of labelled rows into train.txt, dev.txt and test.txt, each label in the same proportion.
+
+    python analysis/split.py --dataset_dir data --input_file all.txt
+    python analysis/split.py --dataset_dir data --input_file all.txt --splits 0.9 0.1 --output_dir split --seed 3
+
+Iterative stratification for rows with several labels; a rare label is in every file where it can be. Rows with the same
+text stay in one file. Lines are copied as they stand; label.txt is checked, or made from the rows where there is none.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import Problems, command, logger, non_negative_int  # noqa: E402
+from decision import SEPARATOR  # noqa: E402
+from splitting import stratified_split  # noqa: E402
+from utils import Labels, atomic_write, describe, read_labels, read_lines, read_rows  # noqa: E402
+
+NAMES = ("train.txt", "dev.txt", "test.txt")
+SHOWN = 20  # labels that are missing from a file
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of the two files below (required)")
+    parser.add_argument("--input_file", default="all.txt", help="labelled rows to split (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="made from the rows if it is not there (%(default)s)")
+    parser.add_argument("--splits", type=float, nargs="+", default=[0.8, 0.1, 0.1],
+                        help="shares of train.txt, dev.txt and, if wanted, test.txt (0.8 0.1 0.1)")  # fmt: skip
+    parser.add_argument("--output_dir", help="folder of the files to write (dataset_dir)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there (off)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="the same seed, the same files (%(default)s)")
+    args = parser.parse_args(argv)
+    if not (len(args.splits) in (2, 3) and min(args.splits) > 0 and abs(sum(args.splits) - 1) < 1e-6):
+        given = " ".join(map(str, args.splits))
+        parser.error(f"--splits takes two or three numbers above 0 that sum to 1, not {given}")
+    return args
+
+
+def labels_of_rows(path, problems):
+    """The labels that rows name, and all above them, in the order of their names."""
+    names = set()
+    for number, line in read_lines(path):
+        for name in filter(None, map(str.strip, line.partition("\t")[2].split(","))):
+            if "，" in name or "\t" in name:
+                continue  # not one label; the reader of the rows says so
+            pieces = name.split(SEPARATOR)
+            if not all(pieces):
+                problems.add(f"{path}:{number}: label {name!r} has an empty piece beside {SEPARATOR!r}")
+            names.update(SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces)))
+    if not names:
+        problems.add(f"{path}: no row has a label; label some rows, or write the labels into the label file")
+    return Labels(sorted(names))
+
+
+def check_outputs(args, source, label_file, problems):
+    """Paths of the files to write. What would be lost by writing them goes to `problems`."""
+    folder = args.output_dir or args.dataset_dir
+    paths = [os.path.join(folder, name) for name in NAMES[: len(args.splits)]]
+    label_path = os.path.join(folder, "label.txt")
+    if not _same_file(label_path, label_file):
+        paths.append(label_path)
+    for path in paths:
+        if _same_file(path, source):
+            problems.add(f"{path} is the file to split and would be replaced; rename it, or give another --output_dir")
+        elif os.path.exists(path) and not args.overwrite:
+            problems.add(f"{path} is there already; give --overwrite to replace it, or another --output_dir")
+    return paths
+
+
+def _same_file(path, other):
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+
+
+def texts_of_labels(rows, num_labels):
+    """Distinct texts of each label, int array [labels], and of all rows."""
+    numbers = {}
+    text = np.array([numbers.setdefault(text, len(numbers)) for text in rows.texts], dtype=np.int64)
+    pairs = np.unique(np.repeat(text, np.diff(rows.offsets)) * num_labels + rows.label_ids)
+    return np.bincount(pairs % num_labels, minlength=num_labels), len(numbers)
+
+
+def counts_in(rows, parts, num_labels):
+    """Rows of each label in each file, int array [files, labels]. parts: row numbers of each file."""
+    return np.stack(
+        [np.bincount(np.concatenate([rows.labels_of(i) for i in part]), minlength=num_labels) for part in parts]
+    )
+
+
+def split_rows(rows, num_labels, fractions, seed):
+    """Row numbers of each file: `stratified_split` of `Rows`."""
+    from scipy import sparse
+
+    held = np.ones(len(rows.label_ids), dtype=bool), rows.label_ids, rows.offsets
+    return stratified_split(sparse.csr_matrix(held, shape=(len(rows), num_labels)), rows.texts, fractions, seed)
+
+
+def write_parts(paths, source, rows, parts):
+    """Copies the lines of the source as they stand, in its order."""
+    lines = dict(read_lines(source))
+    for path, part in zip(paths, parts):
+        with atomic_write(path) as file:
+            file.writelines(f"{lines[number]}\n" for number in rows.lines[part].tolist())
+
+
+def why_missing(names, texts, counts):
+    """Yields, of each label that is not in every file, its name, those files, and the reason.
+
+    texts: int [labels], distinct texts of each label. counts: int [files, labels], rows of each label in each file.
+    """
+    for i in np.flatnonzero((counts == 0).any(axis=0)):
+        if texts[i] == 0:
+            reason = "no row has it"
+        elif texts[i] < len(counts):
+            reason = f"only {texts[i]} distinct {'text has' if texts[i] == 1 else 'texts have'} it"
+        else:
+            reason = "its texts are the last of other rare labels where they are"
+        yield f"{names[i]}: not in {', '.join(NAMES[k] for k in np.flatnonzero(counts[:, i] == 0))}; {reason}"
+
+
+def log_table(labels, sizes, texts, counts):
+    logger.info("%-10s %8s %7s %8s %14s", "file", "rows", "share", "labels", "labels a row")
+    for name, size, count in zip(NAMES, sizes, counts):
+        share = 100 * size / sum(sizes)
+        logger.info("%-10s %8d %6.1f%% %8d %14.2f", name, size, share, np.count_nonzero(count), count.sum() / size)
+    missing = list(why_missing(labels.names, texts, counts))
+    if missing:
+        logger.info("%d of %d labels are not in every file:", len(missing), len(labels))
+    else:
+        logger.info("Every label is in every file")
+    for line in missing[:SHOWN]:
+        logger.info("  %s", line)
+    if len(missing) > SHOWN:
+        logger.info("  ... and %d more", len(missing) - SHOWN)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    problems = Problems()
+    source = os.path.join(args.dataset_dir, args.input_file)
+    label_file = os.path.join(args.dataset_dir, args.label_file)
+    paths = check_outputs(args, source, label_file, problems)
+    with problems.collect():
+        if made := not os.path.exists(label_file):
+            labels = labels_of_rows(source, problems)
+        else:
+            labels = read_labels(label_file, problems)
+        rows = read_rows(source, labels, problems)
+        texts, distinct = texts_of_labels(rows, len(labels))
+        if 0 < distinct < len(args.splits):
+            problems.add(f"{source}: {distinct} distinct texts cannot fill {len(args.splits)} files; add rows")
+    problems.stop_if_any()
+    for line in describe(rows, len(labels)):
+        logger.info(line)
+    if made:
+        logger.info("%s is not there; made of the rows' labels: %d", label_file, len(labels))
+    parts = split_rows(rows, len(labels), args.splits, args.seed)
+    write_parts(paths, source, rows, parts)
+    if len(paths) > len(parts):
+        labels.write(paths[-1])
+    log_table(labels, [len(part) for part in parts], texts, counts_in(rows, parts, len(labels)))
+    logger.info("Saved in %s", ", ".join(paths))
+    left = os.path.join(os.path.dirname(paths[0]), NAMES[-1])
+    if len(parts) < len(NAMES) and os.path.exists(left):
+        logger.warning("%s is of an older split: its texts may stand in the new files too; delete it", left)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+import os
+import subprocess
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import split as script
+from decision import parent_ids, with_ancestors
+from splitting import stratified_split
+
+FILES = ("train.txt", "dev.txt", "test.txt")
+
+
+@st.composite
+def problems(draw, max_labels=2):
+    """(targets, texts, fractions, seed); texts repeat."""
+    rows, labels, parts = draw(st.integers(1, 40)), draw(st.integers(1, 8)), draw(st.integers(2, 4))
+    chosen = st.lists(st.integers(0, labels - 1), max_size=max_labels)
+    targets = np.zeros((rows, labels), dtype=bool)
+    for row in range(rows):
+        targets[row, draw(chosen)] = True
+    texts = draw(st.lists(st.sampled_from([str(i) for i in range(30)]), min_size=rows, max_size=rows))
+    weights = np.array(draw(st.lists(st.integers(1, 9), min_size=parts, max_size=parts)))
+    return targets, texts, weights / weights.sum(), draw(st.integers(0, 9))
+
+
+def grouped(targets, texts):
+    """Targets by distinct text: bool [texts, labels], and the number of each row's text."""
+    names = sorted(set(texts))
+    held = np.array([targets[[t == name for t in texts]].any(axis=0) for name in names])
+    return held, np.array([names.index(text) for text in texts])
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_a_partition_in_which_texts_stay_together(problem):
+    targets, texts, fractions, seed = problem
+    parts = stratified_split(targets, texts, fractions, seed)
+    assert len(parts) == len(fractions) and all((np.diff(part) > 0).all() for part in parts)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(texts)))
+    of_text = [{texts[i] for i in part} for part in parts]
+    assert sum(map(len, of_text)) == len(set(texts))
+    assert all(map(len, parts)) or len(set(texts)) < len(parts)
+    again = stratified_split(targets, texts, fractions, seed)
+    assert all(map(np.array_equal, parts, again))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_of_one_path_a_row_each_label_with_enough_rows_is_everywhere(data):
+    names = ["a", "b", "a##c", "a##d", "a##c##e", "b##c", "f"]
+    parents = parent_ids(names)
+    leaves = data.draw(st.lists(st.integers(-1, len(names) - 1), min_size=3, max_size=40))
+    targets = with_ancestors(np.array(leaves)[:, None] == np.arange(len(names)), parents)
+    parts = stratified_split(targets, list(map(str, range(len(leaves)))), [0.8, 0.1, 0.1], data.draw(st.integers(0, 9)))
+    counts = np.array([targets[part].sum(axis=0) for part in parts])
+    enough = targets.sum(axis=0) >= 3
+    assert (counts[:, enough] > 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(max_labels=4))
+def test_no_text_could_mend_what_is_missing(problem):
+    """Where rows have several labels, each text of a missing label is the last of some label where it stands."""
+    targets, texts, fractions, seed = problem
+    parts = stratified_split(targets, texts, fractions, seed)
+    held, group = grouped(targets, texts)
+    held = np.column_stack([held, np.ones(len(held), dtype=bool)])
+    part_of = np.empty(len(held), dtype=int)
+    for k, part in enumerate(parts):
+        part_of[group[part]] = k
+    counts = np.array([held[part_of == k].sum(axis=0) for k in range(len(parts))])
+    enough = held.sum(axis=0) >= len(parts)
+    for k, label in zip(*np.nonzero((counts == 0) & enough)):
+        for text in np.flatnonzero(held[:, label]):
+            assert (counts[part_of[text], held[text] & enough] == 1).any(), (text, label, k)
+
+
+def test_as_even_as_the_library_alone():
+    """On rows with several labels, the mean distance of a label's count from its share, beside a random split."""
+    random = np.random.default_rng(0)
+    targets = random.random((2000, 40)) < 0.5 / np.arange(1, 41)
+    texts, fractions = [str(i) for i in range(2000)], np.array([0.8, 0.1, 0.1])
+
+    def unevenness(parts):
+        counts = np.array([targets[part].sum(axis=0) for part in parts]).T
+        return np.abs(counts - targets.sum(axis=0)[:, None] * fractions).mean()
+
+    from iterstrat.ml_stratifiers import IterativeStratification
+
+    alone = IterativeStratification(targets, fractions, np.random.RandomState(3))
+    library = unevenness([alone == k for k in range(3)])
+    shuffled = np.split(random.permutation(2000), [1600, 1800])
+    parts = stratified_split(targets, texts, fractions, 3)
+    assert [len(part) for part in parts] == pytest.approx([1600, 200, 200], abs=1)
+    assert unevenness(parts) < min(library + 0.5, unevenness(shuffled) / 3)
+
+
+def test_many_labels_go_in_blocks(monkeypatch):
+    """As with ten thousand labels: sizes, rare labels where the library gets parts of the rows."""
+    import splitting
+
+    random = np.random.default_rng(1)
+    targets = np.zeros((1500, 300), dtype=bool)
+    targets[np.arange(1500), random.integers(0, 300, 1500)] = True
+    monkeypatch.setattr(splitting, "WORK", 0)
+    monkeypatch.setattr(splitting, "BLOCK", 200)
+    parts = stratified_split(targets, list(map(str, range(1500))), [0.6, 0.2, 0.2], 3)
+    assert [len(part) for part in parts] == pytest.approx([900, 300, 300], abs=60)
+    counts = np.array([targets[part].sum(axis=0) for part in parts])
+    assert (counts[:, targets.sum(axis=0) >= 3] > 0).all()
+
+
+@pytest.mark.parametrize("fractions", [[1.0], [0.5, 0.6], [1.0, 0.0], [1.5, -0.5]])
+def test_fractions(fractions):
+    with pytest.raises(ValueError, match="together 1"):
+        stratified_split(np.ones((4, 1), dtype=bool), list("abcd"), fractions, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- the script
+
+TWENTY = ",".join(f"标签{i}" for i in range(20))
+HOSTILE = [
+    "没有标签", "没有标签的另一行\t", f"二十个\t{TWENTY}", "长" * 2000 + "\t标签1", "😀 <b>&\"'\t标签2,标签2",
+    "重复\t标签1", "重复\t标签2", "重复", "\t".join(("空格 ", " 标签3 , 标签4")),
+]  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_lines(folder / "all.txt", [*HOSTILE, *(f"第{i}行\t标签{i % 5}" for i in range(50))])
+    return folder
+
+
+def split(run, folder, *flags):
+    return run(script.main, "--dataset_dir", folder, *flags)
+
+
+def test_lines_are_copied_as_they_stand(run, dataset):
+    status, log = split(run, dataset)
+    assert status == 0, log
+    written = {name: lines_of(dataset / name) for name in FILES}
+    assert Counter(sum(written.values(), [])) == Counter(lines_of(dataset / "all.txt"))
+    order = {line: i for i, line in enumerate(lines_of(dataset / "all.txt"))}
+    assert all(sorted(lines, key=order.get) == lines for lines in written.values())
+    homes = [name for name, lines in written.items() if any(line.startswith("重复") for line in lines)]
+    assert len(homes) == 1
+    assert lines_of(dataset / "label.txt") == sorted(f"标签{i}" for i in range(20))
+    assert "train.txt        48" in log or "train.txt        47" in log
+    assert "标签19: not in dev.txt, test.txt; only 1 distinct text has it" in log
+    assert "标签3: not in" not in log and "2 rows repeat the text" in log
+
+
+@pytest.mark.parametrize("task", ["data", "data/multi_label"])
+def test_both_kinds_of_labels_ready_to_train(run, tmp_path, task):
+    """label.txt is checked and goes along; the readers take what is written; a label is missing only for a reason."""
+    from cli import Problems
+    from utils import read_labels, read_rows
+
+    source = tmp_path / "source"
+    source.mkdir()
+    write_lines(
+        source / "all.txt", [line for name in ("train", "dev") for line in lines_of(ROOT / task / f"{name}.txt")]
+    )
+    write_lines(source / "label.txt", lines_of(ROOT / task / "label.txt"))
+    out = tmp_path / "out"
+    status, log = split(run, source, "--output_dir", out, "--splits", 0.7, 0.2, 0.1)
+    assert status == 0, log
+    assert lines_of(out / "label.txt") == lines_of(source / "label.txt")
+    checks = Problems()
+    labels = read_labels(out / "label.txt", checks)
+    rows = [read_rows(out / name, labels, checks) for name in FILES]
+    checks.stop_if_any()
+    total = sum(map(len, rows))
+    assert [len(part) / total for part in rows] == pytest.approx([0.7, 0.2, 0.1], abs=0.02)
+    for i, name in enumerate(labels.names):
+        counts = [int(part.support(len(labels))[i]) for part in rows]
+        assert all(counts) or f"{name}: not in" in log, (name, counts)
+
+
+def test_a_hierarchy_without_a_label_file_gets_all_ancestors(run, tmp_path):
+    write_lines(tmp_path / "all.txt", [f"第{i}行\t甲##乙##{i % 3}" for i in range(30)])
+    status, log = split(run, tmp_path, "--splits", 0.8, 0.2)
+    assert status == 0 and "label.txt is not there; made of the rows' labels: 5" in log
+    assert lines_of(tmp_path / "label.txt") == ["甲", "甲##乙", "甲##乙##0", "甲##乙##1", "甲##乙##2"]
+    assert not (tmp_path / "test.txt").exists() and "Every label is in every file" in log
+
+
+def test_the_seed_alone_decides(dataset, tmp_path):
+    """In processes with other hash seeds: sets of str would come in another order."""
+    made = {}
+    for name, hash_seed, seed in (("a", "1", 3), ("b", "2", 3), ("c", "1", 4)):
+        command = command_line("split.py", "--dataset_dir", dataset, "--output_dir", tmp_path / name, "--seed", seed)
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        answer = subprocess.run(command, cwd=ROOT / "analysis", env=environment, capture_output=True)
+        assert answer.returncode == 0, answer.stderr
+        made[name] = [lines_of(tmp_path / name / file) for file in (*FILES, "label.txt")]
+    assert made["a"] == made["b"] and made["a"][0] != made["c"][0]
+
+
+def test_nothing_is_replaced_unasked(run, dataset):
+    write_lines(dataset / "dev.txt", ["mine"])
+    status, log = split(run, dataset)
+    assert status == 2 and "dev.txt is there already; give --overwrite" in log
+    assert lines_of(dataset / "dev.txt") == ["mine"] and not (dataset / "train.txt").exists()
+    assert split(run, dataset, "--overwrite")[0] == 0 and lines_of(dataset / "dev.txt") != ["mine"]
+    status, log = split(run, dataset, "--overwrite", "--splits", 0.9, 0.1)
+    assert status == 0 and "test.txt is of an older split" in log
+
+
+def test_the_source_is_never_replaced(run, dataset):
+    before = lines_of(dataset / "all.txt")
+    (dataset / "all.txt").rename(dataset / "train.txt")
+    status, log = split(run, dataset, "--input_file", "train.txt", "--overwrite")
+    assert status == 2 and "is the file to split and would be replaced" in log
+    assert lines_of(dataset / "train.txt") == before
+
+
+def test_faults_are_told_together(run, tmp_path):
+    write_lines(tmp_path / "label.txt", ["甲", "乙", "乙"])
+    write_lines(tmp_path / "all.txt", ["一\t甲", "二\t丙", "一\t乙"])
+    status, log = split(run, tmp_path)
+    assert status == 2 and "3 problems, nothing was done" in log
+    assert "'丙' is not in the label file" in log and "2 distinct texts cannot fill 3 files" in log
+    (tmp_path / "label.txt").unlink()
+    write_lines(tmp_path / "all.txt", ["一\t甲，乙", "二\t甲##", "三\t甲,", "四\t甲"])
+    status, log = split(run, tmp_path)
+    assert status == 2 and "full-width comma" in log and "empty piece" in log and "empty label" in log
+    write_lines(tmp_path / "all.txt", ["一", "二", "三"])
+    status, log = split(run, tmp_path)
+    assert status == 2 and "no row has a label" in log
+    status, log = split(run, tmp_path, "--input_file", "none.txt")
+    assert status == 2 and "none.txt: No such file" in log
+    for wrong in (["1"], ["0.5", "0.6"], ["0.8", "0.2", "0"], ["0.4", "0.3", "0.2", "0.1"]):
+        status, log = split(run, tmp_path, "--splits", *wrong)
+        assert status == 2 and "two or three numbers above 0 that sum to 1" in log
+
+
+@pytest.mark.skipif(not REAL_DATA.exists(), reason=f"{REAL_DATA} is not there")
+def test_the_public_sets(run, tmp_path):
+    for name in ("duee", "cail-divorce"):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [line for file in ("train", "dev") for line in lines_of(REAL_DATA / name / f"{file}.txt")]
+        write_lines(folder / "all.txt", lines)
+        status, log = split(run, folder)
+        assert status == 0 and "Every label is in every file" in log
+        assert " 80.0% " in log and log.count(" 10.0% ") == 2
