@@ -16,11 +16,13 @@ logger = logging.getLogger("text_classification")
 
 _ALL = "Run `make setup` and then .venv/bin/python in place of python"
 _SERVING = f"{_ALL}; on a machine that serves only: pip install -r deploy/predictor/requirements-cpu.txt"
+_HTTP = _SERVING.replace("predictor", "simple_serving")
 PACKAGES = {  # what the requirements bring, and the remedy where it is not there
     **dict.fromkeys(("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl"), _ALL),
     **dict.fromkeys(("trustai", "IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba"), _ALL),
     **dict.fromkeys(("joblib", "scipy", "iterstrat", "matplotlib"), _ALL),
     **dict.fromkeys(("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"), _SERVING),
+    **dict.fromkeys(("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"), _HTTP),
 }
 
 

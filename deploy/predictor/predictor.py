@@ -96,7 +96,10 @@ class Predictor:
 
     def encode(self, texts, max_seq_length=None):
         """Tokens of a list of texts as `Encoded`, cut at `max_seq_length` (by default as in training)."""
-        rows = self.tokenizer.encode(texts, max_seq_length or self.max_seq_length)
+        return self.pack(self.tokenizer.encode(texts, max_seq_length or self.max_seq_length))
+
+    def pack(self, rows):
+        """Rows of token ids, a list of int32 arrays, as `Encoded`."""
         ids = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)
         columns = {name: ids if name == "input_ids" else np.zeros_like(ids) for name in self.inputs}
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)

@@ -74,15 +74,26 @@ class WordPiece(Tokenizer):
 
     def encode(self, texts, max_length):
         """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
-        self._rust.enable_truncation(max_length)
+        encoded = self._rust.encode_batch_fast([self._normal(text, max_length) for text in texts])
+        rows = [np.array(one.ids, dtype=np.int32) for one in encoded]
+        # Not cut by Rust, whose maximum belongs to the tokenizer: threads with different ones would disturb each other.
+        for row in rows:
+            if len(row) > max_length:
+                row[max_length - 1] = self.sep_id
+        return [row[:max_length] for row in rows]
+
+    def _normal(self, text, max_length):
+        """The text, or as much of its beginning as tells the first `max_length` tokens, words parted by spaces."""
         table, special = self._table, self._special
-        normal = [
-            text.translate(table)
-            if special.search(text) is None
-            else " ".join(part if i % 2 else part.translate(table) for i, part in enumerate(special.split(text)))
-            for text in texts
-        ]
-        return [np.array(one.ids, dtype=np.int32) for one in self._rust.encode_batch_fast(normal)]
+        if special.search(text) is not None:
+            return " ".join(part if i % 2 else part.translate(table) for i, part in enumerate(special.split(text)))
+        size = 4 * max_length
+        while size < len(text):
+            normal = text[:size].translate(table)
+            if len(normal.split(None, max_length)) > max_length:  # so many whole words, each of a token or more
+                return normal
+            size *= 4
+        return text.translate(table)
 
 
 class _CharacterTable(dict):

@@ -1,0 +1,118 @@
+"""What a request and its answer look like: the check of the one, and the OpenAPI schema of both."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+NO_OTHER_KEYS = {"additionalProperties": False}
+LEAST_TOKENS = 3  # the first token and the last are not the text's
+
+
+class Invalid(Exception):
+    """A request that cannot be answered; its text says what to change, and quotes nothing of a text."""
+
+
+class _Strict(BaseModel):
+    # Unknown keys are looked for by `parse`: pydantic would make an error of each of a million of them.
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=NO_OTHER_KEYS)
+
+
+Text = Annotated[str, Field(pattern=r"\S")]
+Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+
+
+class Data(_Strict):
+    text: Text | Texts = Field(description="one text, or a list of texts")
+
+
+class Parameters(_Strict):
+    max_seq_len: int | None = Field(None, ge=LEAST_TOKENS, description="tokens of a text; by default as in training")
+    batch_size: int | None = Field(None, ge=1, description="texts of this request in one run of the model at most")
+    prob_limit: float | None = Field(
+        None, ge=0, le=1, description="the probability a label must exceed; by default the bundle's threshold"
+    )
+
+
+class Question(_Strict):
+    model_config = ConfigDict(
+        json_schema_extra=NO_OTHER_KEYS | {"example": {"data": {"text": ["今日大盘下跌2%", "央行发布金融数据"]}}}
+    )
+    data: Data
+    parameters: Parameters | None = None
+
+
+class Result(BaseModel):
+    label: list[list[int]] = Field(description="of each text: line numbers of its labels in label.txt, from 0")
+    confidence: list[list[float]] = Field(description="of each text: the probabilities of those labels")
+    label_name: list[list[str]] = Field(description="of each text: their names, each after its parent")
+
+
+class Answer(BaseModel):
+    result: Result
+
+
+class Info(BaseModel):
+    task: str = Field(description="hierarchical or multi_label")
+    route: str = Field(description="where to POST texts")
+    labels: list[str]
+    model: str
+    bundle: str = Field(description="SHA-256 of the manifest that was read at the start")
+    max_seq_len: int = Field(description="tokens of a text where a request does not say")
+    limits: dict[str, int | float]
+
+
+class Fault(BaseModel):
+    detail: str = Field(description="what is wrong, and what to do")
+
+
+def parse(body, max_texts, max_characters):
+    """The texts of a request as a list, and its `Parameters`.
+
+    Args:
+        body: bytes of JSON.
+        max_texts, max_characters: limits of a request and of each text.
+    Raises:
+        Invalid.
+    """
+    try:
+        question = Question.model_validate_json(body)
+    except ValidationError as error:
+        raise Invalid(_explain(error)) from None
+    parameters = question.parameters or Parameters()
+    for where, part in (("", question), ("data.", question.data), ("parameters.", parameters)):
+        if part.model_extra:
+            known = ", ".join(type(part).model_fields)
+            raise Invalid(f"{where}{next(iter(part.model_extra))[:40]} is not known here; known are {known}")
+    texts = [question.data.text] if isinstance(question.data.text, str) else question.data.text
+    if len(texts) > max_texts:
+        raise Invalid(f"{len(texts)} texts, while a request holds {max_texts} at most; send them in several")
+    for i, text in enumerate(texts):
+        if len(text) > max_characters:
+            raise Invalid(f"text {i} (from 0) has {len(text)} characters, at most {max_characters} are taken; cut it")
+    return texts, parameters
+
+
+def _explain(error):
+    """The first fault in a sentence. Values are left out: they may be a person's text."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = first["loc"]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON in UTF-8 ({first['msg'].removeprefix('Invalid JSON: ')})"
+    if place[:2] == ("data", "text") and first["type"] != "missing":
+        return "data.text must be a text or a list of one text or more, none of them blank"
+    where = ".".join(str(piece) for piece in place) or "the body"
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def refine(schema, limits, longest):
+    """Writes the limits in force into an OpenAPI schema made of the classes above, and adds those of a request."""
+    parts = schema["components"]["schemas"]
+    parts["Fault"] = Fault.model_json_schema()
+    definition = Question.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts.update(definition.pop("$defs"))
+    parts["Question"] = definition
+    text, texts = parts["Data"]["properties"]["text"]["anyOf"]
+    text["maxLength"] = texts["items"]["maxLength"] = limits["max_characters"]
+    texts["maxItems"] = limits["max_texts"]
+    parts["Parameters"]["properties"]["max_seq_len"]["anyOf"][0]["maximum"] = longest
+    return schema

@@ -1,0 +1,82 @@
+"""An HTTP server for a bundle. No Paddle is needed, on the CPU or on the GPU.
+
+    python server.py --bundle ../../export --host 127.0.0.1 --port 8189
+    TEXT_CLS_BUNDLE=../../export uvicorn server:app --port 8189
+    paddlenlp server server:app --host 0.0.0.0 --port 8189
+
+    curl http://127.0.0.1:8189/models/cls_hierarchical -H "Content-Type: application/json" \\
+        -d '{"data": {"text": ["今日大盘下跌2%", "央行发布金融数据"]}}'
+
+Every flag is an environment variable, too: --max_texts is TEXT_CLS_MAX_TEXTS. TEXT_CLS_API_KEY asks for a key.
+"""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HERE)]
+
+import settings  # noqa: E402
+from cli import UserError, command, logger  # noqa: E402
+
+
+def parse_args(argv=None):
+    return settings.parse_args(argv, __doc__)
+
+
+def __getattr__(name):
+    """`server:app`, made when it is asked for, so that --help need not wait for FastAPI."""
+    if name != "app":
+        raise AttributeError(name)
+    from application import create_app
+
+    globals()["app"] = create_app()
+    return globals()["app"]
+
+
+def bind(host, port):
+    """A socket on the address, not listening yet. UserError where it is not to be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name != "nt")
+        bound.bind(address)
+        return bound
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; give another, or stop the "
+            "program that has it"
+        ) from error
+
+
+def allow_connections():
+    """As many open connections as the system lets this process have: the soft limit is 1,024 where nobody raised it."""
+    if os.name != "nt":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@command
+def main(argv=None):
+    chosen = parse_args(argv)
+    bound = bind(chosen.host, chosen.port)
+    from application import create_app
+    from connections import serve
+
+    allow_connections()
+    host, port = bound.getsockname()[:2]
+    logger.info("http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    # uvicorn sends itself again the signals it was ended by: they have been heeded by then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    serve(create_app(chosen), bound, chosen)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The served bundle: texts of one request in, its answer out. Tokens in one thread, the model in another."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HERE)]
+
+from batcher import Batcher, Closed, Full  # noqa: E402
+from bundle import MANIFEST  # noqa: E402
+from cli import logger, set_up_log  # noqa: E402
+from decision import Decision, sigmoid  # noqa: E402
+from metrics import Metrics  # noqa: E402
+from predictor import Predictor  # noqa: E402
+from schemas import Invalid, parse  # noqa: E402
+from settings import describe  # noqa: E402
+from utils import sha256  # noqa: E402
+
+TASKS = ("hierarchical", "multi_label")
+ANY_LENGTH = 8192  # tokens of a text where the model knows no maximum
+PART = 8192  # characters tokenised at a time, so that a small request waits for a part of a big one only
+BODIES = 64  # largest bodies that may be in memory at a time
+SMALL = 4096  # bytes of a request or entries of an answer that are no work worth another thread
+
+
+class Service:
+    """One bundle with its model, its threads and its figures.
+
+    `draining`: SIGTERM has come, nothing new is accepted. `requests`: those accepted and not answered yet. `held`:
+    bytes of bodies in memory.
+    """
+
+    def __init__(self, settings):
+        self.settings, self.metrics = settings, Metrics()
+        self.predictor = self.batcher = None
+        self.draining, self.requests, self.held = False, 0, 0
+        self._tokeniser = ThreadPoolExecutor(1, "tokeniser")
+
+    # --------------------------------------------------------------------------------------------- from start to end
+
+    def load(self):
+        """Opens the bundle and runs the model once as under load. UserError where that cannot be."""
+        settings = self.settings
+        set_up_log()
+        for line in describe(settings):
+            logger.info(line)
+        self.digest = sha256(os.path.join(settings.bundle, MANIFEST)) if os.path.isdir(settings.bundle) else None
+        predictor = Predictor(
+            settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads
+        )
+        predictor.log()
+        self.labels, manifest = predictor.labels, predictor.bundle.manifest
+        self.longest = manifest["longest_input"] or ANY_LENGTH
+        self.task = TASKS[0] if self.labels.hierarchical else TASKS[1]
+        self.route = f"/models/cls_{self.task}"
+        names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
+        self.limits = {name: getattr(settings, name) for name in names}
+        self.info = {
+            "task": self.task, "route": self.route, "labels": self.labels.names, "model": manifest["model"],
+            "bundle": self.digest, "max_seq_len": predictor.max_seq_length, "limits": self.limits,
+        }  # fmt: skip
+        batcher = Batcher(
+            lambda rows: predictor.logits(predictor.pack(rows), [np.arange(len(rows))]), len(self.labels),
+            settings.batch_tokens, settings.queue_tokens, settings.deadline_seconds / 2, settings.batching,
+            self.metrics.observe_run,
+        )  # fmt: skip
+        length = predictor.max_seq_length
+        row = np.resize(predictor.tokenizer.encode(["预热"], length)[0], length)
+        batcher.warm_up([row] * (max(1, settings.batch_tokens // length) if settings.batching else 1))
+        self.metrics.watch(batcher)
+        self.batcher, self.predictor = batcher, predictor
+        logger.info("Ready: POST %s", self.route)
+
+    def heed_signals(self):
+        """From the first SIGTERM or SIGINT on nothing new is accepted; then what was to happen happens."""
+        if threading.current_thread() is not threading.main_thread():  # a test's; signals come to the main thread
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def handle(number, frame):
+            self.draining = True
+            if callable(before[number]):
+                before[number](number, frame)
+
+        for number in before:
+            signal.signal(number, handle)
+
+    def close(self):
+        self.draining = True
+        if self.batcher:
+            self.batcher.close(self.settings.shutdown_seconds)
+        self._tokeniser.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def ready(self):
+        return self.batcher is not None and not self.draining
+
+    def check(self):
+        """Raises Full or Closed where a request could not be accepted now, whatever is in it."""
+        if not self.ready:
+            raise Closed
+        if self.requests >= self.settings.max_requests:
+            raise Full(1)
+        self.batcher.check()
+
+    @contextmanager
+    def hold(self):
+        """A bytearray for the body of a request, to be filled by `receive`."""
+        body = bytearray()
+        try:
+            yield body
+        finally:
+            self.held -= len(body)
+
+    def receive(self, body, piece):
+        """Appends a piece to a body of `hold`. Raises Full where all bodies together take too much memory."""
+        if self.held + len(piece) > BODIES * self.settings.max_body_bytes:
+            raise Full(1)
+        body += piece
+        self.held += len(piece)
+
+    @contextmanager
+    def accept(self):
+        """Counts a request that is there as a whole. Raises as `check` does."""
+        self.check()
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+    # ------------------------------------------------------------------------------------------------ one request
+
+    async def answer(self, body, record):
+        """The answer to the body of a request, bytes of JSON.
+
+        Args:
+            record: dict that is given what may be logged of the request.
+        Raises:
+            Invalid, Full, Closed; whatever the model raises.
+        """
+        limits = self.limits["max_texts"], self.limits["max_characters"]
+        texts, parameters = await self._work(len(body), parse, body, *limits)
+        record.update(texts=len(texts), characters=sum(map(len, texts)))
+        length = parameters.max_seq_len or self.predictor.max_seq_length
+        if length > self.longest:
+            raise Invalid(f"parameters.max_seq_len {length}: this model takes {self.longest} tokens at most")
+        rows = []
+        for part in _parts(texts):
+            # Awaited part by part: the tokeniser serves other requests in between, and a cancelled one ends here.
+            rows += await self._work(SMALL, self.predictor.tokenizer.encode, part, length)
+        record["tokens"] = tokens = sum(map(len, rows))
+        if tokens > self.limits["queue_tokens"]:
+            raise Invalid(
+                f"{tokens} tokens, while {self.limits['queue_tokens']} may wait at a time; send the texts in several "
+                "requests, or give a smaller parameters.max_seq_len"
+            )
+        logits = await asyncio.wrap_future(self.batcher.submit(rows, parameters.batch_size))
+        self.metrics.texts.inc(len(texts))
+        return await self._work(logits.size, self._encode_answer, logits, parameters.prob_limit)
+
+    async def _work(self, size, function, *args):
+        """A function of some work: here where it is small, else in the tokeniser's thread."""
+        if size < SMALL:
+            return function(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._tokeniser, function, *args)
+
+    def _encode_answer(self, logits, prob_limit):
+        probabilities = sigmoid(logits)
+        decision = self.predictor.decision if prob_limit is None else Decision(prob_limit)
+        result = {"label": [], "confidence": [], "label_name": []}
+        for row, chosen in zip(probabilities, decision.decide(probabilities, self.labels.parents)):
+            numbers = chosen.nonzero()[0].tolist()
+            result["label"].append(numbers)
+            result["confidence"].append(row[numbers].tolist())
+            result["label_name"].append([self.labels.names[i] for i in numbers])
+        return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def _parts(texts):
+    """Lists of neighbouring texts of about `PART` characters."""
+    part, characters = [], 0
+    for text in texts:
+        part.append(text)
+        characters += len(text)
+        if characters >= PART:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part

@@ -1,0 +1,94 @@
+"""Every setting of the server in one place: a flag, and an environment variable TEXT_CLS_<FLAG> that says the same."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import UserError, closest, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+
+PREFIX = "TEXT_CLS_"
+API_KEY = PREFIX + "API_KEY"  # no flag: the command line is for everybody on the machine to see
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}\nAll flags: python server.py --help")
+
+
+def seconds(text):
+    """argparse type: seconds, more than 0."""
+    value = non_negative_float(text)
+    if not value:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def parser_of(description):
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--bundle", default=str(ROOT / "export"), help="what export_model.py or prune.py wrote (%(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (%(default)s)")
+    add("--port", type=non_negative_int, default=8189, help="(%(default)s)")
+
+    add = parser.add_argument_group("model").add_argument
+    add("--device", default="cpu", choices=("cpu", "gpu"), help="(%(default)s)")
+    add("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
+    add("--variant", default="float32", choices=("float32", "int8", "fp16"), help="model of the bundle (%(default)s)")
+    add("--num_threads", type=positive_int, help="threads of the model on a CPU (its cores)")
+    add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs (on)")
+    add("--batch_tokens", type=positive_int, default=1024, help="tokens of one run (%(default)s)")
+
+    add = parser.add_argument_group("limits").add_argument
+    add("--max_body_bytes", type=positive_int, default=4 << 20, help="size of a request (%(default)s)")
+    add("--max_texts", type=positive_int, default=256, help="texts of a request (%(default)s)")
+    add("--max_characters", type=positive_int, default=20000, help="characters of a text (%(default)s)")
+    add("--max_requests", type=positive_int, default=512, help="requests under way at a time (%(default)s)")
+    add("--queue_tokens", type=positive_int, default=65536, help="tokens waiting for the model (%(default)s)")
+    add("--deadline_seconds", type=seconds, default=10.0, help="from a whole request to its answer (%(default)s)")
+    add("--receive_seconds", type=seconds, default=10.0, help="for a client to send its request (%(default)s)")
+    add("--shutdown_seconds", type=seconds, default=15.0, help="from SIGTERM to the end at most (%(default)s)")
+    return parser
+
+
+def parse_args(argv=None, description=None, environ=os.environ):
+    """The settings as a Namespace: the flags, or else the environment, or else the defaults; and `api_key`.
+
+    Raises:
+        UserError: a value is not one the flag takes, or two of them contradict each other.
+    """
+    parser = parser_of(description)
+    flags = {action.dest: action for action in parser._actions if action.dest != "help"}
+    tokens = []
+    for name, value in environ.items():
+        flag = name.removeprefix(PREFIX).lower()
+        if not name.startswith(PREFIX) or name == API_KEY:
+            continue
+        if flag not in flags:
+            logger.warning("%s is no setting%s", name, closest(flag, flags))
+        elif isinstance(flags[flag], argparse.BooleanOptionalAction):
+            if value not in ("0", "1", "false", "true"):
+                raise UserError(f"{name} must be true or false, not {value!r}")
+            tokens.append(flags[flag].option_strings[0 if value in ("1", "true") else 1])
+        else:
+            tokens.append(f"--{flag}={value}")
+    settings = parser.parse_args(tokens + (sys.argv[1:] if argv is None else list(argv)))
+    settings.api_key = environ.get(API_KEY) or None
+    if settings.shutdown_seconds <= settings.deadline_seconds:
+        raise UserError(
+            f"--shutdown_seconds {settings.shutdown_seconds:g} must be more than --deadline_seconds "
+            f"{settings.deadline_seconds:g}: what was accepted may take that long"
+        )
+    if settings.api_key and not settings.api_key.isascii():
+        raise UserError(f"{API_KEY} holds characters that a header cannot carry; use ASCII")
+    return settings
+
+
+def describe(settings):
+    """Lines that show the settings, the API key but for its value."""
+    values = {name: value for name, value in vars(settings).items() if name != "api_key"}
+    yield ", ".join(f"{name}={value}" for name, value in values.items())
+    yield f"API key: {'asked of every request but pages and health' if settings.api_key else f'none ({API_KEY})'}"
