@@ -7,6 +7,8 @@ REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt |
 # Named after what is to be installed, so that a changed requirement completes the environment and an unchanged one costs nothing.
 READY := $(VENV)/.ready-$(shell cat requirements-base.txt $(REQUIREMENTS) requirements-dev.txt constraints.txt | cksum | cut -d' ' -f1)
 
+TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt constraints.txt | cksum | cut -d' ' -f1)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint test-setup triton-setup bench-setup clean
 
@@ -53,8 +55,20 @@ test-setup: setup triton-setup  ## Add what the tests need: hnswlib, Chromium, T
 		apt-get install -y -qq chromium chromium-driver fonts-noto-cjk >/dev/null; } || \
 		echo "Chromium is not here (apt-get install chromium chromium-driver fonts-noto-cjk); the pages' tests are skipped"
 
-triton-setup:  ## Make .venv-triton, where the tests find a real Triton server
-	@echo "to be written"
+# NVIDIA's wheel of it is for Linux on x86-64 alone; elsewhere the tests of Triton are skipped.
+triton-setup: $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(TRITON_READY))  ## Make .venv-triton, where the tests find a real Triton server
+
+# The server runs Python models in a program that is linked with libpython, which Debian's Python comes without.
+$(TRITON_READY):
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --upgrade pip
+	.venv-triton/bin/python -m pip install --quiet -r tests/requirements-triton.txt
+	@.venv-triton/bin/python tests/triton_server.py || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq "lib$$(basename $$(readlink -f .venv-triton/bin/python))" >/dev/null && \
+		.venv-triton/bin/python tests/triton_server.py; }
+	@rm -f .venv-triton/.ready-*
+	@touch $@
 
 lint: setup  ## Check the code's form
 	$(BIN)/ruff check .

@@ -1,0 +1,221 @@
+"""Write a Triton model repository from a bundle of export_model.py or prune.py.
+
+    python build_repository.py --bundle ../../export --output models
+    python build_repository.py --bundle ../../export --output models --device gpu --use_fp16
+    python build_repository.py --bundle ../../prune/width_mult_0.75 --output models
+
+Names, shapes and the number of labels are the manifest's. The repository holds all it needs: the graph, tokenizer,
+labels, decision, and the suite's own code that tokenises and decides; a server needs this project no more.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor")]
+
+from cli import UserError, command, logger, positive_int  # noqa: E402
+
+# What each Python model imports, copied beside it as it is.
+BUNDLE_CODE = ("bundle.py", "cli.py", "decision.py", "utils.py")
+PYTHON_MODELS = {
+    "tokenizer": (*BUNDLE_CODE, "deploy/predictor/tokenization.py"),
+    "seqcls_batcher": ("batching.py", "cli.py", "decision.py", "utils.py"),
+    "seqcls_postprocess": BUNDLE_CODE,
+}
+MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
+DECIDING = ("label.txt", "decision.json")
+ROWS, QUEUE = 32, 1024  # rows of full length in a run of the graph, as in the predictor; requests that may wait
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--bundle", default=str(ROOT / "export"), help="what export_model.py wrote (%(default)s)")
+    parser.add_argument("--output", default="models", help="the repository; an older one is replaced (%(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where the graph runs (%(default)s)")
+    parser.add_argument("--use_fp16", action="store_true", help="the bundle's fp16 model, on a GPU (off)")
+    parser.add_argument("--use_quantize", action="store_true", help="the bundle's int8 model, on a CPU (off)")
+    parser.add_argument("--num_threads", type=positive_int, help="threads of the graph on a CPU (its cores)")
+    parser.add_argument("--max_batch_size", type=positive_int, default=64, help="texts of a request (%(default)s)")
+    parser.add_argument("--max_characters", type=positive_int, default=20_000, help="of a text (%(default)s)")
+    return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------------------------------------------- config.pbtxt
+
+
+def tensors(field, rows, ragged=False):
+    """`input` or `output` of a configuration, from (name, type, dims) each."""
+    more = " allow_ragged_batch: true" if ragged else ""
+    items = [f"  {{ name: {quoted(name)} data_type: TYPE_{kind} dims: {dims}{more} }}" for name, kind, dims in rows]
+    return f"{field} [\n" + ",\n".join(items) + "\n]\n"
+
+
+def quoted(text):
+    return json.dumps(text)  # the escapes of JSON are among those of protobuf's text format
+
+
+def parameters(**values):
+    return "".join(
+        f"parameters {{ key: {quoted(key)} value: {{ string_value: {quoted(str(value))} }} }}\n"
+        for key, value in values.items()
+    )
+
+
+def step(model, inputs, outputs):
+    """A step of the ensemble: {tensor of the model: tensor of the ensemble}."""
+    maps = [
+        f"      {field} {{ key: {quoted(key)} value: {quoted(value)} }}\n"
+        for field, names in (("input_map", inputs), ("output_map", outputs))
+        for key, value in names.items()
+    ]
+    return f"    {{\n      model_name: {quoted(model)}\n      model_version: -1\n{''.join(maps)}    }}"
+
+
+def configurations(manifest, args, digest):
+    """{model: its config.pbtxt}, of a bundle's manifest and the SHA-256 of its graph."""
+    types = {"int64": "INT64", "float32": "FP32"}
+    inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
+    (output,) = [(tensor["name"], types[tensor["dtype"]], tensor["shape"][1:]) for tensor in manifest["outputs"]]
+    names = [name for name, _, _ in inputs]
+    tokens = [(f"OUTPUT_{names.index(name)}", kind, dims) for name, kind, dims in inputs]
+    text, error = ("STRING", [1]), ("error", "STRING", [1])
+    answers = [("label", "INT64", [-1]), ("confidence", "FP32", [-1]), ("label_name", "STRING", [-1])]
+    kind = f"instance_group [ {{ count: 1 kind: KIND_{args.device.upper()} }} ]\n"
+    on_cpu, merged = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batching { }\n"
+    bounded = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {QUEUE} }} }}\n"
+
+    def start(name, kind):
+        return f"name: {quoted(name)}\n{kind}\nmax_batch_size: {args.max_batch_size}\n"
+
+    steps = [
+        step(
+            "tokenizer",
+            {"INPUT_0": "INPUT"},
+            {token: f"tokenizer_{name}" for (token, _, _), name in zip(tokens, names)} | {"error": "error"},
+        ),
+        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output[0]: "OUTPUT_2"}),
+        step(
+            "seqcls_postprocess",
+            {"POST_INPUT": "OUTPUT_2", "POST_error": "error"},
+            {f"POST_{name}": name for name, _, _ in answers},
+        ),
+    ]
+    return {
+        "tokenizer": start("tokenizer", 'backend: "python"')
+        + tensors("input", [("INPUT_0", *text)])
+        + tensors("output", [*tokens, error])
+        + on_cpu
+        + merged
+        + parameters(max_characters=args.max_characters),
+        "seqcls_batcher": start("seqcls_batcher", 'backend: "python"')
+        + tensors("input", inputs, ragged=True)
+        + tensors("output", [output])
+        + on_cpu
+        + bounded
+        + parameters(
+            pad_token_id=manifest["pad_token_id"], batch_tokens=ROWS * manifest["max_seq_length"], sha256=digest
+        ),
+        "seqcls_model": start("seqcls_model", 'platform: "onnxruntime_onnx"')
+        + tensors("input", inputs)
+        + tensors("output", [output])
+        + kind
+        + merged
+        + (parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""),
+        "seqcls_postprocess": start("seqcls_postprocess", 'backend: "python"')
+        + tensors("input", [("POST_INPUT", *output[1:]), ("POST_error", *text)])
+        + tensors("output", [(f"POST_{name}", kind, dims) for name, kind, dims in answers])
+        + on_cpu
+        + merged,
+        "seqcls": start("seqcls", 'platform: "ensemble"')
+        + tensors("input", [("INPUT", *text)])
+        + tensors("output", [*answers, error])
+        + "ensemble_scheduling {\n  step [\n"
+        + ",\n".join(steps)
+        + "\n  ]\n}\n"
+        + parameters(max_characters=args.max_characters, hierarchical=str(manifest["hierarchical"]).lower()),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- the folder
+
+
+def folder_problem(path):
+    """What speaks against replacing the folder `path`: something there that is no model of this repository, or None."""
+    if os.path.isfile(path):
+        return f"--output {path}: this is a file; name a folder"
+    strange = sorted(set(os.listdir(path)) - MODELS) if os.path.isdir(path) else []
+    if strange:
+        return f"--output {path}: the folder holds {', '.join(strange[:5])}, which would be lost; name a new folder"
+    return None
+
+
+def copy_part(bundle, folder, names):
+    """A part of a bundle that is a bundle by itself: the files named, under a manifest that tells of them alone."""
+    from bundle import MANIFEST
+    from utils import write_json
+
+    os.makedirs(folder)
+    for name in names:
+        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
+    files = {name: bundle.manifest["files"][name] for name in names}
+    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "files": files})
+
+
+def tokenizer_files(bundle):
+    from bundle import VARIANTS
+
+    graphs = (*VARIANTS.values(), f"{bundle.manifest['static_graph']}.", "model_state.pdparams")
+    return [name for name in bundle.manifest["files"] if not name.startswith(graphs)]
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    if args.use_fp16 and args.device == "cpu":
+        raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32. There, use --use_quantize")
+    if args.use_quantize and args.device == "gpu":
+        raise UserError("--use_quantize is for --device cpu; on a GPU, use --use_fp16")
+    from bundle import open_bundle
+    from utils import atomic_folder, atomic_write, sha256
+
+    if problem := folder_problem(args.output):
+        raise UserError(problem)
+    bundle = open_bundle(args.bundle)
+    graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
+    digest = bundle.manifest["files"][os.path.basename(graph)]
+    with atomic_folder(args.output) as folder:
+        for model, content in configurations(bundle.manifest, args, digest).items():
+            os.makedirs(os.path.join(folder, model, "1"))
+            with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
+                file.write(content)
+        for model, code in PYTHON_MODELS.items():
+            version = os.path.join(folder, model, "1")
+            shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
+            for path in code:
+                shutil.copyfile(ROOT / path, os.path.join(version, os.path.basename(path)))
+        copy_part(bundle, os.path.join(folder, "tokenizer", "1", "bundle"), tokenizer_files(bundle))
+        copy_part(bundle, os.path.join(folder, "seqcls_postprocess", "1", "bundle"), DECIDING)
+        target = os.path.join(folder, "seqcls_model", "1", "model.onnx")
+        shutil.copyfile(graph, target)
+        if sha256(target) != digest:
+            raise UserError(f"{graph} changed while it was copied; run this again")
+        # Triton wants the folder, and git and object stores keep no empty one.
+        Path(folder, "seqcls", "1", ".keep").touch()
+    logger.info(
+        "%s: %d labels, at most %d tokens and %d characters of a text, %d texts of a request, on %s", args.output,
+        bundle.manifest["num_labels"], bundle.manifest["max_seq_length"], args.max_characters, args.max_batch_size,
+        args.device,
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

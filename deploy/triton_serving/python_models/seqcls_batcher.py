@@ -1,0 +1,76 @@
+"""Step 2 of the ensemble: token ids to logits. Rows of all waiting requests, whatever their lengths, share runs of
+`seqcls_model`: they are sorted into groups of similar length, and padded group by group.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from batching import Encoded, budget_batches  # noqa: E402
+from cli import UserError  # noqa: E402
+from utils import sha256  # noqa: E402
+
+MODEL = "seqcls_model"
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.output, (self.num_labels,) = config["output"][0]["name"], map(int, config["output"][0]["dims"])
+        self.pad_id, self.batch_tokens = int(parameters["pad_token_id"]), int(parameters["batch_tokens"])
+        # A repository on S3 and the like is fetched model by model: there is no neighbour to look at then.
+        graph = HERE.parent.parent / MODEL / "1" / "model.onnx"
+        if graph.exists() and sha256(graph) != parameters["sha256"]:
+            raise UserError(f"{graph} is not the file this repository was built with; run build_repository.py again")
+
+    def execute(self, requests):
+        columns = {
+            name: [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            for name in self.inputs
+        }
+        held = [self.held(ids) for ids in columns["input_ids"]]
+        encoded = Encoded(
+            {name: np.concatenate([a[mask] for a, mask in zip(arrays, held)]) for name, arrays in columns.items()},
+            np.cumsum([0, *np.concatenate([mask.sum(axis=1) for mask in held])]),
+            {name: self.pad_id if name == "input_ids" else 0 for name in self.inputs},
+            pad_left=False, with_mask=False, truncated=0,
+        )  # fmt: skip
+        logits = np.zeros((len(encoded), self.num_labels), dtype=np.float32)
+        errors = np.full(len(encoded), None, dtype=np.object_)
+        filled = np.flatnonzero(encoded.lengths)  # rows without ids are those with an error
+        for group in budget_batches(encoded.lengths[filled], self.batch_tokens):
+            rows = filled[group]
+            response = self.infer(encoded.batch(rows))
+            if response.has_error():
+                errors[rows] = response.error().message()
+            else:
+                logits[rows] = pb_utils.get_output_tensor_by_name(response, self.output).as_numpy()
+        ends = np.cumsum([len(mask) for mask in held])
+        return [self.response(*both) for both in zip(np.split(logits, ends[:-1]), np.split(errors, ends[:-1]))]
+
+    def held(self, ids):
+        """bool [rows, longest]: what is text. A text may hold the padding's id too, but ends with another."""
+        return np.cumsum((ids != self.pad_id)[:, ::-1], axis=1)[:, ::-1] > 0
+
+    def infer(self, inputs):
+        return pb_utils.InferenceRequest(
+            model_name=MODEL,
+            requested_output_names=[self.output],
+            inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        ).exec()
+
+    def response(self, logits, errors):
+        """The answer to one request: its rows' logits, or the first fault that met one of them."""
+        fault = next(filter(None, errors), None)
+        if fault:
+            return pb_utils.InferenceResponse([], pb_utils.TritonError(fault))
+        return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, logits)])

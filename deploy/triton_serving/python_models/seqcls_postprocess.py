@@ -1,0 +1,38 @@
+"""Step 3 of the ensemble: logits to labels: their numbers, probabilities and names, decided as predict.py decides."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from bundle import open_bundle  # noqa: E402
+from decision import sigmoid  # noqa: E402
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        bundle = open_bundle(str(HERE / "bundle"))
+        self.decision, self.parents = bundle.decision, bundle.labels.parents
+        # The last one, -1, is what fills a row that has fewer labels than another.
+        self.names = np.array([*(name.encode("utf-8") for name in bundle.labels.names), b""], dtype=np.object_)
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        logits = pb_utils.get_input_tensor_by_name(request, "POST_INPUT").as_numpy()
+        errors = pb_utils.get_input_tensor_by_name(request, "POST_error").as_numpy()[:, 0]
+        probabilities = sigmoid(logits)
+        chosen = self.decision.decide(probabilities, self.parents)
+        chosen[errors != b""] = False
+        counts = chosen.sum(axis=1)
+        held = np.arange(max(1, counts.max())) < counts[:, None]  # [rows, most labels of a row]
+        label = np.full(held.shape, -1, dtype=np.int64)
+        confidence = np.zeros(held.shape, dtype=np.float32)
+        label[held], confidence[held] = chosen.nonzero()[1], self.decision.calibrated(probabilities)[chosen]
+        tensors = {"POST_label": label, "POST_confidence": confidence, "POST_label_name": self.names[label]}
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])

@@ -1,0 +1,54 @@
+"""Step 1 of the ensemble: texts to token ids. A row that cannot be read gets an error of its own, and no ids."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # Triton appends it, so that any installed package of these names would win
+
+from bundle import open_bundle  # noqa: E402
+from tokenization import load_tokenizer  # noqa: E402
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.manifest = open_bundle(str(HERE / "bundle")).manifest
+        self.tokenizer = load_tokenizer(str(HERE / "bundle"))
+        self.max_characters = int(config["parameters"]["max_characters"]["string_value"])
+        self.outputs = [output["name"] for output in config["output"] if output["name"].startswith("OUTPUT_")]
+
+    def read(self, raw):
+        """(text, "") of a row's bytes, or ("", what is wrong with them)."""
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return "", f"the text is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}"
+        if len(text) > self.max_characters:
+            return "", f"the text has {len(text)} characters; at most {self.max_characters} are taken"
+        return text, ""
+
+    def execute(self, requests):
+        batches = [pb_utils.get_input_tensor_by_name(request, "INPUT_0").as_numpy()[:, 0] for request in requests]
+        read = [self.read(raw) for batch in batches for raw in batch]
+        good = iter(self.tokenizer.encode([text for text, error in read if not error], self.manifest["max_seq_length"]))
+        rows = [np.zeros(0, dtype=np.int32) if error else next(good) for _, error in read]
+        responses, start = [], 0
+        for batch in batches:
+            mine = slice(start, start + len(batch))
+            start += len(batch)
+            errors = np.array([[error.encode("utf-8")] for _, error in read[mine]], dtype=np.object_)
+            tensors = self.padded(rows[mine])
+            responses.append(pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("error", errors)]))
+        return responses
+
+    def padded(self, rows):
+        """The rows of one request as rectangles [rows, longest], as a tensor must be: OUTPUT_0 ids, OUTPUT_1 zeros."""
+        ids = np.full((len(rows), max(1, *map(len, rows))), self.tokenizer.pad_id, dtype=np.int64)
+        for row, values in zip(ids, rows):
+            row[: len(values)] = values
+        return [pb_utils.Tensor(name, ids if name == "OUTPUT_0" else np.zeros_like(ids)) for name in self.outputs]

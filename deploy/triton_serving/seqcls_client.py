@@ -1,0 +1,138 @@
+"""What seqcls_grpc_client.py and seqcls_http_client.py share: flags, texts, and answers read row by row."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import Problems, UserError, non_negative_float, positive_int  # noqa: E402
+from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
+
+MODEL = "seqcls"
+OUTPUTS = ("label", "confidence", "label_name", "error")
+SAMPLES = [
+    "临潼石榴园边上的老变电站跳闸，半个镇子点起了蜡烛",
+    "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会",
+]
+REMEDIES = (  # what Triton's messages hold, and what to do about it
+    ("Exceeds maximum queue size", "it has too much to do; ask again later"),
+    ("Deadline Exceeded", "--timeout gives it more time, a smaller --batch_size less to do"),
+    ("timed out", "--timeout gives it more time, a smaller --batch_size less to do"),
+    ("unknown model", "see in its log why the model was not loaded, or whether --model-repository is another"),
+)
+
+
+def parse_args(doc, url, argv):
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--url", default=url, help="host:port of tritonserver (%(default)s)")
+    parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to label; prints JSON (two samples)")
+    parser.add_argument("--input_file", help="texts, one a line, of any number, in place of --texts (none)")
+    parser.add_argument("--output_file", help="text<TAB>label,label as predict.py writes it (none: the log alone)")
+    parser.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
+    parser.add_argument("--batch_size", type=positive_int, help="texts of a request (the most that the server takes)")
+    parser.add_argument("--timeout", type=non_negative_float, default=60, help="seconds for an answer (%(default)s)")
+    parser.add_argument(
+        "--wait", type=non_negative_float, default=0, help="seconds for a server to start (%(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+class Server:
+    """A Triton server through one of tritonclient's two modules; its faults become the user's, with what to do.
+
+    Args:
+        module: tritonclient.grpc or tritonclient.http.
+        url: host:port.
+        options: of the module's InferenceServerClient.
+        call_options: of each of its calls.
+    """
+
+    def __init__(self, module, url, options, call_options):
+        import numpy as np
+
+        self._np, self._module, self.url, self._call_options = np, module, url, call_options
+        if "://" in url or ":" not in url:
+            raise UserError(f"--url {url}: an address looks like 127.0.0.1:8001, without http://")
+        self._client = module.InferenceServerClient(url, **options)
+
+    def ask(self, method, *words, **options):
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return getattr(self._client, method)(*words, **options, **self._call_options)
+        except InferenceServerException as error:
+            message = error.message() or str(error)
+        except Exception as error:  # HTTP's client lets those of its library through: of sockets, of parsing
+            message = f"{type(error).__name__}: {error}"
+        remedy = next((remedy for part, remedy in REMEDIES if part in message), None)
+        remedy = remedy or "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"
+        raise UserError(f"{self.url}: {message}. What to do: {remedy}")
+
+    def settings(self, wait):
+        """(texts of a request at most, characters of a text at most, whether labels are a hierarchy)."""
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                config = self.ask("get_model_config", MODEL)
+                break
+            except UserError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+        if not isinstance(config, dict):
+            from google.protobuf.json_format import MessageToDict
+
+            config = MessageToDict(config.config, preserving_proto_field_name=True)
+        values = {name: value["string_value"] for name, value in config["parameters"].items()}
+        return int(config["max_batch_size"]), int(values["max_characters"]), values["hierarchical"] == "true"
+
+    def infer(self, texts):
+        """Yields (numbers, probabilities, names) of each text's labels, in order. UserError for a text it refuses."""
+        tensor = self._module.InferInput("INPUT", [len(texts), 1], "BYTES")
+        tensor.set_data_from_numpy(self._np.array([[text.encode("utf-8")] for text in texts], dtype=object))
+        outputs = [self._module.InferRequestedOutput(name) for name in OUTPUTS]
+        answer = self.ask("infer", MODEL, [tensor], outputs=outputs)
+        for text, label, confidence, name, error in zip(texts, *map(answer.as_numpy, OUTPUTS)):
+            if error[0]:
+                raise UserError(f"{text[:40]!r}: {error[0].decode('utf-8')}")
+            held = label >= 0  # -1 fills rows that have fewer labels than another
+            yield label[held], confidence[held], [one.decode("utf-8") for one in name[held]]
+
+
+def label(server, args):
+    """Labels --texts, or --input_file as a stream."""
+    if args.output_file and not args.input_file:
+        raise UserError("--output_file: name the texts too, --input_file")
+    most, longest, hierarchical = server.settings(args.wait)
+    size = args.batch_size or most
+    problems = Problems()
+    if size > most:
+        problems.add(f"--batch_size {size}: the server takes {most} texts a request at most")
+    if args.input_file:
+        count = count_texts(args.input_file, problems, longest)
+    problems.stop_if_any()
+
+    def infer(texts):
+        for start in range(0, len(texts), size):
+            yield from server.infer(texts[start : start + size])
+
+    def predict(texts):
+        return ((names, scores) for _, scores, names in infer(texts))
+
+    if args.input_file:
+        log_row = log_hierarchy if hierarchical else log_flat
+        label_texts(args.input_file, count, args.output_file, predict, log_row, args.scores)
+        return
+    rows = list(infer(args.texts))
+    result = {
+        "label": [numbers.tolist() for numbers, _, _ in rows],
+        "confidence": [scores.tolist() for _, scores, _ in rows],
+        "label_name": [names for _, _, names in rows],
+    }
+    print(json.dumps({"result": result}, ensure_ascii=False))

@@ -1,0 +1,34 @@
+"""Ask tritonserver for labels by gRPC: a few texts, or a file of any size as a stream.
+
+    python seqcls_grpc_client.py                                             # sample texts; prints the labels' JSON
+    python seqcls_grpc_client.py --url 10.0.0.7:8001 --texts 台风登陆，学校停课一天
+    python seqcls_grpc_client.py --input_file texts.txt --output_file labels.txt --scores
+
+The output is `text<TAB>label,label`, as predict.py writes it. Needs requirements-client.txt alone.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+
+import seqcls_client  # noqa: E402
+from cli import command  # noqa: E402
+
+
+def parse_args(argv=None):
+    return seqcls_client.parse_args(__doc__, "127.0.0.1:8001", argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    import tritonclient.grpc as module
+
+    seqcls_client.label(seqcls_client.Server(module, args.url, {}, {"client_timeout": args.timeout}), args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""A real Triton server on free ports of this machine, for the tests and the benchmarks. No Docker, no GPU.
+
+    with triton_server("models", "server.log") as server:
+        server.infer("seqcls", ["a text", "another"])        # {output: array [rows, ...]}
+        server.statistics("seqcls_model"), server.grpc_url   # as Triton reports; "127.0.0.1:41234"
+
+`make triton-setup` makes .venv-triton, where the server is: NVIDIA's wheel of it, nvidia-pytriton.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv-triton"
+PYTHON = VENV / "bin" / "python"
+BACKENDS = ROOT / "tests" / "triton_backends"
+START_SECONDS, STOP_SECONDS = 120, 30
+
+
+class NotReady(RuntimeError):
+    """The server ended, or did not become ready; the text ends with its log."""
+
+
+class TritonServer:
+    def __init__(self, ports, process, log):
+        self.http_url, self.grpc_url, self.metrics_url = (f"127.0.0.1:{port}" for port in ports)
+        self.process, self.log = process, Path(log)
+
+    def get(self, path, body=None, headers=()):
+        """(status, headers, bytes) of an HTTP request; POST where there is a body."""
+        request = urllib.request.Request(f"http://{self.http_url}/v2/{path}", body, dict(headers))
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read()
+
+    def ready(self):
+        try:
+            return self.get("health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def infer(self, model, texts):
+        """{name of an output: array} of texts (str, or bytes of any kind). ValueError with Triton's message."""
+        raw = [text if isinstance(text, bytes) else text.encode("utf-8") for text in texts]
+        data = b"".join(struct.pack("<I", len(one)) + one for one in raw)
+        head = {
+            "inputs": [
+                {"name": "INPUT", "datatype": "BYTES", "shape": [len(raw), 1],
+                 "parameters": {"binary_data_size": len(data)}}
+            ],
+            "parameters": {"binary_data_output": True},
+        }  # fmt: skip
+        head = json.dumps(head).encode("utf-8")
+        length = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+        status, headers, body = self.get(f"models/{model}/infer", head + data, length)
+        if status != 200:
+            raise ValueError(f"{status} {json.loads(body)['error']}")
+        size = int(headers["Inference-Header-Content-Length"])
+        outputs, start = {}, size
+        for output in json.loads(body[:size])["outputs"]:
+            end = start + output["parameters"]["binary_data_size"]
+            outputs[output["name"]] = array_of(output, body[start:end])
+            start = end
+        return outputs
+
+    def statistics(self, model):
+        """{"inference_count": rows, "execution_count": runs, "batch_stats": [...], ...} since the start."""
+        return json.loads(self.get(f"models/{model}/stats")[2])["model_stats"][0]
+
+
+def array_of(output, data):
+    kind, shape = output["datatype"], output["shape"]
+    if kind != "BYTES":
+        return np.frombuffer(data, {"INT64": np.int64, "FP32": np.float32}[kind]).reshape(shape)
+    values, start = [], 0
+    while start < len(data):
+        (size,) = struct.unpack_from("<I", data, start)
+        values.append(data[start + 4 : start + 4 + size].decode("utf-8"))
+        start += 4 + size
+    return np.array(values, dtype=object).reshape(shape)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def make_backends(folder):
+    """One folder of the wheel's Python backend, the stub it runs models in, and the tests' own onnxruntime.
+
+    Copies, since Triton refuses a library that a link leads out of the folder to.
+    """
+    package = next(VENV.glob("lib/python3.*/site-packages")) / "pytriton" / "tritonserver"
+    version = package.parent.parent.parent.name.removeprefix("python")
+    shutil.copytree(package / "backends" / "python", folder / "python")
+    shutil.copy(package / "python_backend_stubs" / version / "triton_python_backend_stub", folder / "python")
+    shutil.copytree(BACKENDS / "onnxruntime", folder / "onnxruntime")
+    return package
+
+
+@contextlib.contextmanager
+def triton_server(repository, log, *flags):
+    """Yields a `TritonServer` that is ready; it is gone when the block ends.
+
+    Args:
+        repository: folder of models, as build_repository.py writes it.
+        log: file that gets what the server says.
+        flags: more of tritonserver's own.
+    """
+    with tempfile.TemporaryDirectory(prefix="triton-") as folder:
+        package = make_backends(Path(folder, "backends"))
+        for _ in range(3):  # between finding a free port and its use, somebody else may take it
+            ports = free_ports(3)
+            words = [str(package / "bin" / "tritonserver"), f"--model-repository={repository}"]
+            words += [f"--backend-directory={folder}/backends", *flags]
+            for kind, port in zip(("http", "grpc", "metrics"), ports):
+                words += [f"--{kind}-address=127.0.0.1", f"--{kind}-port={port}"]
+            with open(log, "w", encoding="utf-8") as file:
+                process = subprocess.Popen(
+                    words, env=environment(package), stdout=file, stderr=file, cwd=folder, start_new_session=True
+                )
+            try:
+                server = TritonServer(ports, process, log)
+                if wait_until_ready(server):
+                    yield server
+                    return
+            finally:
+                stop(process)
+            if "already in use" not in server.log.read_text(encoding="utf-8", errors="replace"):
+                break
+        raise NotReady(f"Triton is not ready:\n{server.log.read_text(encoding='utf-8', errors='replace')[-5000:]}")
+
+
+def environment(package):
+    libraries = [str(package.parent.parent / "nvidia_pytriton.libs"), library_folder()]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environment["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"  # Python models run in the first python3 of PATH
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*libraries, os.environ.get("LD_LIBRARY_PATH")]))
+    return environment
+
+
+def library_folder():
+    """Where libpython of .venv-triton's Python is, unless the system knows by itself."""
+    code = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    return subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def wait_until_ready(server):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        if server.ready():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def missing_library():
+    """What keeps the server from running Python models with the Python of this process, or None."""
+    name = f"libpython{sysconfig.get_python_version()}.so.1.0"
+    if os.path.exists(os.path.join(sysconfig.get_config_var("LIBDIR"), name)):
+        return None
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return f"{name} is not here, which Triton needs: apt-get install libpython{sysconfig.get_python_version()}"
+    return None
+
+
+def stop(process):
+    """Ends the server and whatever processes it has started: asked for first, then by force."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+if __name__ == "__main__":  # of make triton-setup
+    sys.exit(missing_library())
