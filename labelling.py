@@ -55,7 +55,8 @@ def label_texts(path, count, output, predict, log_row, with_scores):
 
 def decide(probabilities, labels, decision):
     """Yields (label names, their probabilities) of each row of an array [rows, labels]."""
-    for row, chosen in zip(probabilities, decision.decide(probabilities, labels.parents)):
+    shown = decision.calibrated(probabilities)
+    for row, chosen in zip(shown, decision.decide(probabilities, labels.parents)):
         numbers = chosen.nonzero()[0]
         yield [labels.names[i] for i in numbers], row[numbers]
 

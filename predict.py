@@ -14,6 +14,7 @@ import unicodedata
 
 from cli import Problems, command, logger, positive_int
 from compat import prepare_environment
+from deciding import add_decision_flags, overridden
 from labelling import count_texts, decide, label_texts, log_hierarchy
 
 
@@ -30,6 +31,7 @@ def parse_args(argv=None):
     parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
     parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: the log alone)")
     parser.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
+    add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -51,6 +53,8 @@ def main(argv=None):
     checkpoint, max_seq_length = open_checkpoint(args, problems)
     path = os.path.join(args.dataset_dir, args.data_file)
     count = count_texts(path, problems)
+    with problems.collect():
+        decision = overridden(checkpoint.decision, args)
     problems.stop_if_any()
     load_model(checkpoint, args.params_path, args.device)
     log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
@@ -58,7 +62,7 @@ def main(argv=None):
     def predict(texts):
         encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
         probabilities = predict_probabilities(checkpoint.model, encoded, args.batch_size)
-        return decide(probabilities, checkpoint.labels, checkpoint.decision)
+        return decide(probabilities, checkpoint.labels, decision)
 
     hierarchical = checkpoint.labels.hierarchical
     output = args.output_file or (None if hierarchical else "output.txt")

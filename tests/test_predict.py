@@ -216,7 +216,7 @@ def test_a_checkpoint_of_the_older_suite(run, copied, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("decision.json", '{"version": 2}', "decision.json: version 2 is not known here"),
+        ("decision.json", '{"version": 99}', "decision.json: version 99 is not known here"),
         ("decision.json", "half", "decision.json: "),
         ("run.json", "half", "run.json is damaged"),
         ("config.json", "half", "config.json is damaged"),
@@ -285,3 +285,36 @@ def test_probabilities_are_the_dynamic_graphs(trained):
         p = 1 / (1 + np.exp(-logits.numpy()[0].astype(np.float64)))
         assert {checkpoint.labels.names[i] for i in np.flatnonzero(p > 0.5)} <= set(names)
         assert scores == pytest.approx([p[checkpoint.labels.index[name]] for name in names], abs=1e-5)
+
+
+@pytest.mark.parametrize("script_name", ["predict.py", "infer.py"])
+def test_flags_decide_otherwise_and_the_log_says_so(run, trained, bundles, tmp_path, script_name):
+    import infer
+
+    dataset, model = trained["news"]
+
+    def label(*flags):
+        output = tmp_path / "out.txt"
+        flags = ("--dataset_dir", dataset, "--device", "cpu", "--output_file", output, "--scores", *flags)
+        if script_name == "predict.py":
+            status, log = run(script.main, "--params_path", model, *flags)
+        else:
+            status, log = run(infer.main, "--model_path_prefix", bundles["news"], *flags)
+        rows = [line.split("\t")[1:] for line in lines_of(output)] if status == 0 else []
+        return status, log, [[names.split(",") if names else [] for names in row] for row in rows]
+
+    status, log, plain_rows = label()
+    assert status == 0 and "Decision:" not in log and any(not names for names, _ in plain_rows)
+    status, log, rows = label("--min_k", "1")
+    assert status == 0 and all(names for names, _ in rows)
+    assert "Decision: min_k 1 by the command line (0 in decision.json)" in log
+    assert all(row == plain_row for row, plain_row in zip(rows, plain_rows) if plain_row[0])
+    _, log, rows = label("--threshold", "0.05", "--hierarchy", "one_per_level")
+    assert "Decision: threshold 0.05" in log and "Decision: hierarchy one_per_level" in log
+    for names, _ in rows:
+        assert [name.count("##") for name in names] == list(range(len(names)))
+        assert all(child.rpartition("##")[0] == parent for parent, child in zip(names, names[1:]))
+    _, _, rows = label("--top_k", "3")
+    assert all(len(names) == len(scores) == 3 for names, scores in rows)
+    status, log, _ = label("--threshold", "7")
+    assert status == 2 and "--threshold must be a number from 0 to 1, not 7.0" in log

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
+from deciding import add_decision_flags, overridden  # noqa: E402
 from decision import sigmoid  # noqa: E402
 from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
 
@@ -51,6 +52,7 @@ def parse_args(argv=None):
     files.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
     files.add_argument("--perf", action="store_true", help="score and time labelled rows instead (off)")
     files.add_argument("--perf_dataset", default="dev", choices=("dev", "test"), help="which rows (%(default)s)")
+    add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -108,6 +110,7 @@ def main(argv=None):
     if args.multilingual and kind != "ernie_m":
         raise UserError(f"{args.model_path_prefix} holds a model of type {kind}; leave --multilingual out")
     predictor.log()
+    predictor.decision = overridden(predictor.decision, args)
     if args.perf:
         measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
     else:

@@ -1,0 +1,45 @@
+"""The flags by which a user decides otherwise than the model's decision.json, in every script that predicts."""
+
+from dataclasses import replace
+
+from cli import UserError, logger, non_negative_int, positive_int
+from decision import HIERARCHY
+
+
+def add_decision_flags(parser):
+    """--threshold, --min_k, --max_k, --top_k, --hierarchy; each as in the model's decision.json unless given."""
+    group = parser.add_argument_group("decision, as in the model's decision.json unless given")
+    group.add_argument("--threshold", type=float, help="probability to exceed, for all labels")
+    group.add_argument("--min_k", type=non_negative_int, help="labels of a row at least: 1 leaves none without")
+    group.add_argument("--max_k", type=positive_int, help="labels of a row at most, parents counted")
+    group.add_argument("--top_k", type=positive_int, help="so many labels of each row, whatever the threshold")
+    ways = "; ".join(f"{name}: {what}" for name, what in HIERARCHY.items())
+    group.add_argument("--hierarchy", choices=tuple(HIERARCHY), help=f"how a hierarchy is read. {ways}")
+
+
+def overridden(decision, args):
+    """The decision with what the flags say in place of what the file says, and a log line of it.
+
+    Raises:
+        UserError: the flags contradict each other.
+    """
+    given = {name: getattr(args, name) for name in ("threshold", "min_k", "max_k", "hierarchy")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.top_k is not None:
+        if {"min_k", "max_k"} & set(given):
+            raise UserError("--top_k says how many labels a row gets; leave out --min_k and --max_k")
+        given |= {"min_k": args.top_k, "max_k": args.top_k, "none_below": None}
+    elif "min_k" in given and "max_k" not in given and decision.max_k is not None:
+        given["max_k"] = max(decision.max_k, given["min_k"])
+    elif "max_k" in given and "min_k" not in given:
+        given["min_k"] = min(decision.min_k, given["max_k"])
+    try:
+        changed = replace(decision, **given)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+    for name in given:
+        before, after = getattr(decision, name), getattr(changed, name)
+        if before != after:
+            before = "one a label" if isinstance(before, tuple) else before
+            logger.info("Decision: %s %s by the command line (%s in decision.json)", name, after, before)
+    return changed
