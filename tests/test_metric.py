@@ -1,14 +1,28 @@
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    precision_recall_curve,
+    precision_recall_fscore_support,
+)
 
 from decision import parent_ids
-from metric import classification_report
+from metric import (
+    average_precision,
+    calibration_error,
+    classification_report,
+    confused_pairs,
+    precision_recall,
+    reliability,
+)
 
 FLAT = np.full(4, -1)
 
@@ -82,3 +96,72 @@ def test_hierarchical_f1_adds_ancestors():
 def test_no_rows():
     report = classification_report(np.zeros((0, 2), bool), np.zeros((0, 2), bool), flat(2))
     assert report["rows"] == 0 and report["accuracy"] == 0 and report["micro"]["f1"] == 0
+
+
+scored = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(
+        arrays(bool, n), arrays(np.float64, n, elements=st.sampled_from([0, 0.05, 0.1, 0.25, 0.5, 0.7, 0.95, 1]))
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(scored)
+def test_curves_against_scikit_learn(case):
+    """Ties, gold alone, and none at all."""
+    gold, probabilities = case
+    precision, recall, thresholds = precision_recall(gold, probabilities)
+    if not gold.any():
+        assert len(precision) == len(recall) == len(thresholds) == 0 and average_precision(precision, recall) == 0
+        return
+    assert average_precision(precision, recall) == pytest.approx(average_precision_score(gold, probabilities))
+    theirs = {t: (p, r) for p, r, t in zip(*precision_recall_curve(gold, probabilities))}
+    assert list(zip(precision, recall)) == [pytest.approx(theirs[t]) for t in thresholds]
+    assert recall[-1] == 1 and (np.diff(thresholds) < 0).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(scored, st.integers(1, 12))
+def test_calibration_by_hand(case, bins):
+    gold, probabilities = case
+    sums = reliability(gold, probabilities, bins)
+    expected, error = np.zeros((3, bins)), 0
+    for y, p in zip(gold, probabilities):
+        place = min(int(p * bins), bins - 1)
+        expected[:, place] += (1, p, y)
+    for count, probability, share in expected.T:
+        if count:
+            error += count / len(gold) * abs(probability / count - share / count)
+    assert sums == pytest.approx(expected) and calibration_error(sums) == pytest.approx(error)
+    halves = reliability(gold[::2], probabilities[::2], bins) + reliability(gold[1::2], probabilities[1::2], bins)
+    assert halves == pytest.approx(sums)
+
+
+def test_calibration_against_scikit_learn():
+    random = np.random.default_rng(0)
+    probabilities = random.random(500)
+    gold = random.random(500) < probabilities**2
+    count, probability, share = reliability(gold, probabilities)
+    theirs = calibration_curve(gold, probabilities, n_bins=10)
+    assert (share / count, probability / count) == (pytest.approx(theirs[0]), pytest.approx(theirs[1]))
+    assert calibration_error(reliability(gold, gold.astype(float))) == 0
+    assert calibration_error(reliability(gold, 1 - gold.astype(float))) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks, st.booleans())
+def test_confused_pairs_by_hand(case, nested):
+    gold, predicted = case
+    width = gold.shape[1]
+    parents = np.array([-1, 0, *[-1] * (width - 2)]) if nested else flat(width)
+    level = [2 if i == 1 and nested else 1 for i in range(width)]
+    expected, alone = Counter(), Counter()
+    for g, p in zip(gold, predicted):
+        for m in np.flatnonzero(g & ~p):
+            instead = [w for w in np.flatnonzero(p & ~g) if level[w] == level[m]]
+            expected.update((m, w) for w in instead)
+            alone[m] += not instead
+    missed, given_, rows, nothing = confused_pairs(gold, predicted, parents)
+    assert dict(zip(zip(missed, given_), rows)) == expected and len(rows) == len(expected)
+    assert (np.diff(rows) <= 0).all()
+    assert nothing.tolist() == [alone[i] for i in range(width)]
