@@ -82,7 +82,7 @@ def fit(texts, targets, seed=3, calibrate=True, features=None):
     coef, intercept = (np.concatenate([part[i] for _, _, part in parts]) for i in range(2))
     calibration = None
     if calibrate:
-        held = next((rows for rows in folds_of(texts, targets, 5, seed) if len(rows) < len(targets)), rows)
+        held = _folds(texts, targets, 5, seed)[0]
         kept = np.setdiff1d(rows, held) if len(held) < len(rows) else rows
         scores = _held_out(features.matrix, targets, [(kept, held)], seed)[held]
         calibration = _platt(scores, targets[held])
@@ -93,6 +93,7 @@ def out_of_fold(texts, targets, folds=5, seed=3, features=None):
     """Scores and probabilities of each row by a model that has not seen its text.
 
     N-grams and their weights come from all texts: they know nothing of the labels, and cost more time than a fold.
+    Folds come from `splitting.stratified_split`.
 
     Args:
         texts, targets, features: as in `fit`.
@@ -105,7 +106,7 @@ def out_of_fold(texts, targets, folds=5, seed=3, features=None):
     """
     features = features or features_of(texts)
     targets = np.asarray(targets, dtype=bool)
-    parts, rows = folds_of(texts, targets, folds, seed), np.arange(len(targets))
+    parts, rows = _folds(texts, targets, folds, seed), np.arange(len(targets))
     if len(parts) < 2:
         raise ValueError("out-of-fold scores need two different texts")
     scores = _held_out(features.matrix, targets, [(np.setdiff1d(rows, held), held) for held in parts], seed)
@@ -116,26 +117,12 @@ def out_of_fold(texts, targets, folds=5, seed=3, features=None):
     return scores, probabilities
 
 
-def folds_of(texts, targets, folds, seed):
-    """Row numbers of each fold, a list of int arrays: the labels spread evenly, a repeated text in one fold.
+def _folds(texts, targets, folds, seed):
+    """Row numbers of each fold, a list of int arrays; a repeated text is in one fold. Fewer with too few texts."""
+    from splitting import stratified_split
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011). Fewer folds where there are fewer texts.
-    """
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-
-    number = {}
-    group = np.array([number.setdefault(text, len(number)) for text in texts])
-    folds = min(folds, len(number))
-    if folds < 2:
-        return [np.arange(len(group))]
-    _, first = np.unique(group, return_index=True)
-    # One column more: rows without a label are spread too, and a single label is a matrix to scikit-learn.
-    hot = np.column_stack([targets[first], ~targets[first].any(axis=1)]).astype(int)
-    split = MultilabelStratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(hot)), hot)
-    fold = np.empty(len(hot), dtype=int)
-    for i, (_, held) in enumerate(split):
-        fold[held] = i
-    return [np.flatnonzero(fold[group] == i) for i in range(folds) if (fold == i).any()]
+    folds = min(folds, len(set(texts)))
+    return stratified_split(targets, texts, [1 / folds] * folds, seed) if folds > 1 else [np.arange(len(targets))]
 
 
 # ------------------------------------------------------------------------------------------------------------- solving
