@@ -26,9 +26,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from random_model import DATA, ROOT, processor
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
 SET_BY_THE_SUITE = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # of which "plain" must have nothing
 SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
 
@@ -211,11 +210,6 @@ def prepare(args, folder):
         f"{tokens.lengths.mean():.1f} tokens a row, batch {args.batch_size}, maximum {args.max_seq_length}, "
         f"{len(os.sched_getaffinity(0))} cores, {processor()}"
     )
-
-
-def processor():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
 
 
 def main(argv=None):

@@ -1,0 +1,168 @@
+"""Load on an HTTP server: keep-alive connections on asyncio, requests that are bytes already, so that it costs little.
+
+closed_loop: each client sends its next request when it has the answer of the last. open_loop: requests arrive by chance
+at a given rate, whether or not the earlier ones are answered, as users do.
+"""
+
+import asyncio
+import collections
+import itertools
+import json
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+GIVE_UP = 120  # seconds for one answer
+
+
+def post(path, value):
+    """The bytes of a request with a JSON body."""
+    body = json.dumps(value, ensure_ascii=False).encode("utf-8")
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """Sends one request at a time; connects anew where the server has closed."""
+
+    def __init__(self, port):
+        self.port, self.transport, self.answer = port, None, None
+        self.data, self.size = bytearray(), None  # of an answer: bytes so far, and all of them
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.data += data
+        if self.size is None and (end := self.data.find(b"\r\n\r\n")) >= 0:
+            self.size = end + 4 + int(self.header(b"content-length") or 0)
+        if self.size is not None and len(self.data) >= self.size and not self.answer.done():
+            self.answer.set_result(int(self.data[9:12]))
+
+    def header(self, name):
+        head = bytes(self.data[: self.data.find(b"\r\n\r\n")])
+        values = (line.partition(b":") for line in head.split(b"\r\n"))
+        return next((value.strip() for key, _, value in values if key.lower() == name), None)
+
+    def body(self):
+        return json.loads(self.data[self.data.find(b"\r\n\r\n") + 4 :])
+
+    def connection_lost(self, error):
+        if self.answer and not self.answer.done():
+            self.answer.set_exception(error or ConnectionResetError("closed without an answer"))
+
+    async def ask(self, request):
+        """Status of the answer; `header` and `body` tell the rest until the next."""
+        loop = asyncio.get_running_loop()
+        if self.transport is None or self.transport.is_closing():
+            await loop.create_connection(lambda: self, "127.0.0.1", self.port)
+        self.data, self.size, self.answer = bytearray(), None, loop.create_future()
+        self.transport.write(request)
+        return await asyncio.wait_for(self.answer, GIVE_UP)
+
+    def close(self):
+        if self.transport:
+            self.transport.close()
+
+
+@dataclass
+class Answers:
+    """What came back: seconds of each accepted request, and how many had which status ("no answer" among them)."""
+
+    seconds: float = 0.0
+    latencies: list = field(default_factory=list)
+    statuses: collections.Counter = field(default_factory=collections.Counter)
+
+    def add(self, status, latency):
+        self.statuses[status] += 1
+        if status == 200:
+            self.latencies.append(latency)
+
+    def percentile(self, share):
+        """Milliseconds."""
+        return 1000 * float(np.percentile(self.latencies, share)) if self.latencies else float("nan")
+
+
+async def attempt(connection, request):
+    try:
+        return await connection.ask(request)
+    except (OSError, asyncio.TimeoutError) as error:
+        connection.close()
+        return f"no answer: {type(error).__name__}"
+
+
+async def _closed_loop(port, requests, clients, seconds):
+    answers, begun, stop = Answers(), asyncio.Event(), asyncio.Event()
+    turn, silent = itertools.count(), set(range(clients))
+
+    async def client(number):
+        connection = Connection(port)
+        while not stop.is_set():
+            start = time.perf_counter()
+            status = await attempt(connection, requests[next(turn) % len(requests)])
+            end = time.perf_counter()
+            if begun.is_set() and not stop.is_set():
+                answers.add(status, end - start)
+            silent.discard(number)
+            if not silent:
+                begun.set()
+            if status != 200:
+                wait = float(connection.header(b"retry-after") or 0) if status == 503 else 0
+                await asyncio.sleep(min(1, max(0.1, wait)))
+        connection.close()
+
+    tasks = [asyncio.create_task(client(number)) for number in range(clients)]
+    await begun.wait()  # measured from when each client has had an answer
+    start = time.perf_counter()
+    await asyncio.sleep(seconds)
+    stop.set()
+    answers.seconds = time.perf_counter() - start
+    await asyncio.gather(*tasks)
+    return answers
+
+
+def closed_loop(port, requests, clients, seconds):
+    """`Answers` of so many seconds in which each of so many clients always waits for one. Refused ones pause."""
+    return asyncio.run(_closed_loop(port, requests, clients, seconds))
+
+
+async def _open_loop(port, requests, rate, seconds, seed, each_minute):
+    random, answers, idle, tasks = np.random.default_rng(seed), Answers(), [], set()
+    minute, minutes = Answers(), 0
+
+    async def one(request, due):
+        connection = idle.pop() if idle else Connection(port)
+        status = await attempt(connection, request)
+        latency = time.perf_counter() - due  # a generator that lags behind is no excuse
+        answers.add(status, latency)
+        minute.add(status, latency)
+        idle.append(connection)
+
+    start = due = time.perf_counter()
+    for number in itertools.count():
+        due += random.exponential(1 / rate)
+        if due - start > seconds:
+            break
+        if (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        elif number % 64 == 0:
+            await asyncio.sleep(0)  # behind the plan, answers must come in all the same
+        task = asyncio.create_task(one(requests[number % len(requests)], due))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        if due - start >= 60 * (minutes + 1):
+            minutes += 1
+            each_minute(minutes, minute)
+            minute = Answers()
+    answers.seconds = time.perf_counter() - start
+    await asyncio.gather(*tasks)
+    each_minute(minutes + 1, minute)
+    for connection in idle:
+        connection.close()
+    return answers
+
+
+def open_loop(port, requests, rate, seconds, each_minute, seed=3):
+    """`Answers` at so many requests a second. `each_minute(number, answers)`: called with those of each."""
+    return asyncio.run(_open_loop(port, requests, rate, seconds, seed, each_minute))
