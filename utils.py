@@ -132,7 +132,11 @@ class Labels:
 
     def join(self, mask):
         """The names of one row's labels (bool [labels]) as they stand in a file: joined by commas."""
-        return ",".join(self.names[i] for i in np.flatnonzero(mask))
+        return self.join_ids(np.flatnonzero(mask))
+
+    def join_ids(self, ids):
+        """The same of label indices."""
+        return ",".join(self.names[i] for i in ids)
 
     def write(self, path):
         with atomic_write(path) as file:

@@ -1,0 +1,118 @@
+"""Tell which training rows stand behind a prediction: those whose texts the model sees as most alike.
+
+    python analysis/sent_interpret.py --device gpu --dataset_dir data --params_path ./checkpoint
+    python analysis/sent_interpret.py --device cpu --dataset_dir data --interpret_input_file data.txt --top_k 5
+
+Texts come from bad_case.txt, which evaluate.py writes, or any file of text[<TAB>labels[<TAB>prediction]]; the answer
+goes to sent_interpret.txt. Both are in the data set's folder.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import Problems, command, logger, non_negative_int, positive_int  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from utils import atomic_write, describe, read_cases, read_rows  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
+    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
+    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
+    parser.add_argument("--batch_size", type=positive_int, default=16, help="rows at a time (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="of the index of many rows (%(default)s)")
+    parser.add_argument("--top_k", type=positive_int, default=3, help="training rows of each text (%(default)s)")
+    parser.add_argument("--train_file", default="train.txt", help="what the model learnt from (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
+    parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
+    parser.add_argument("--interpret_result_file", default="sent_interpret.txt", help="file to write (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def write_blocks(path, cases, rows, labels, scores, nearest):
+    """The guide's block for each text. scores, nearest: what `Neighbours.search` gives for the texts."""
+    with atomic_write(path) as file:
+        for case, cosines, numbers in zip(cases, scores, nearest):
+            file.write(f"text: {case.text}\npredict label: {labels.join_ids(case.predicted)}\n")
+            file.write(f"label: {labels.join_ids(case.gold or ())}\nexamples with positive influence\n")
+            for rank, (cosine, i) in enumerate(zip(cosines, numbers), 1):
+                names = labels.join_ids(rows.labels_of(i))
+                file.write(f"support{rank} text: {rows.texts[i]}\tlabel: {names}\tscore: {cosine:.5f}\n")
+
+
+def log_summary(cases, rows, scores, nearest):
+    """How alike the supports are, and for how many texts they hold what the model missed."""
+    logger.info("Average score of the first support: %.4f, of all: %.4f", scores[:, 0].mean(), scores.mean())
+    missed = [set(case.gold or ()) - set(case.predicted) for case in cases]
+    found = [set().union(*(rows.labels_of(i).tolist() for i in numbers)) for numbers in nearest]
+    if any(missed):
+        unsupported = sum(bool(labels - near) for labels, near in zip(missed, found))
+        logger.info(
+            "%d texts have labels that the model missed; for %d of them one of these stands in none of the supports: "
+            "training has no rows like them with it, and more would help (sparse.py --annotate finds some)",
+            sum(map(bool, missed)), unsupported,
+        )  # fmt: skip
+    texts = set(rows.texts)
+    copies = [case.line for case in cases if case.text in texts]
+    if copies:
+        logger.warning(
+            "%d texts are training rows too (first: line %d); of such a text, the first support is the text itself",
+            len(copies), copies[0],
+        )  # fmt: skip
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    from checkpoint import load_model, open_checkpoint
+    from model import encode, log_model, predict_features, predict_probabilities
+    from neighbours import Neighbours
+
+    problems, cases = Problems(), []
+    checkpoint, max_seq_length = open_checkpoint(args, problems)
+    labels = checkpoint.labels
+    with problems.collect():
+        rows = read_rows(os.path.join(args.dataset_dir, args.train_file), labels, problems)
+    path = os.path.join(args.dataset_dir, args.interpret_input_file)
+    with problems.collect():
+        cases = read_cases(path, labels, problems)
+    if not cases:
+        problems.add("evaluate.py writes the rows it finds wrong to bad_case.txt; other texts: --interpret_input_file")
+    problems.stop_if_any()
+    for line in describe(rows, len(labels)):
+        logger.info(line)
+    load_model(checkpoint, args.params_path, args.device)
+    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+
+    def encoded(texts):
+        return encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+
+    open_cases = [case for case in cases if case.predicted is None]
+    if open_cases:
+        texts = encoded([case.text for case in open_cases])
+        probabilities = predict_probabilities(checkpoint.model, texts, args.batch_size)
+        for case, chosen in zip(open_cases, checkpoint.decision.decide(probabilities, labels.parents)):
+            case.predicted = chosen.nonzero()[0].tolist()
+    corpus = predict_features(checkpoint.model, encoded(rows.texts), args.batch_size)
+    queries = predict_features(checkpoint.model, encoded([case.text for case in cases]), args.batch_size)
+    scores, nearest = Neighbours(corpus, seed=args.seed).search(queries, args.top_k)
+
+    result = os.path.join(args.dataset_dir, args.interpret_result_file)
+    write_blocks(result, cases, rows, labels, scores, nearest)
+    log_summary(cases, rows, scores, nearest)
+    logger.info("Supports of %d texts saved in %s", len(cases), result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
