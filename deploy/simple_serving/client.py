@@ -32,9 +32,6 @@ KEY_VARIABLE = "TEXT_CLS_API_KEY"
 LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
 SAMPLES = {
     "hierarchical": ["“小满”牌电热毯召回六千条，原因是控温器会短路", "安康汉江边，钓鱼老汉救起三个翻船的学生"],
-        "临潼石榴园边上的老变电站跳闸，半个镇子点起了蜡烛",
-        "凌源一辆校车追尾洒水车，孩子们受了惊吓但都没受伤",
-    ],
     "multi_label": ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
 }
 REMEDIES = {  # by status; None for the rest
