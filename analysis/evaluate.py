@@ -2,6 +2,7 @@
 
     python analysis/evaluate.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/evaluate.py --device cpu --dataset_dir data --dev_file test.txt --report_file report.json
+    python analysis/evaluate.py --device cpu --dataset_dir data --html report.html
 
 The wrong rows go to bad_case.txt in the data set's folder: text, labels and prediction, separated by tabs.
 """
@@ -32,6 +33,7 @@ def parse_args(argv=None):
     parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
     parser.add_argument("--bad_case_file", default="bad_case.txt", help="wrong rows, in dataset_dir (%(default)s)")
     parser.add_argument("--report_file", help="JSON file of every figure (none)")
+    parser.add_argument("--html", help="page with plots and the bad cases, to look at in a browser (none)")
     return parser.parse_args(argv)
 
 
@@ -101,6 +103,12 @@ def main(argv=None):
         per_class = [{"label": name, **scores} for name, scores in zip(labels.names, report["per_class"])]
         write_json(args.report_file, {"file": rows.path, **report, "per_class": per_class})
         logger.info("Report saved in %s", args.report_file)
+    if args.html:
+        from evaluation_page import write_evaluation_page
+
+        source = f"{rows.path}, labelled by the model in {args.params_path}"
+        write_evaluation_page(args.html, source, rows, labels, probabilities, gold, predicted, report)
+        logger.info("Page saved in %s; open it in a browser", args.html)
     return 0
 
 

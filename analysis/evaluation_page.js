@@ -1,0 +1,255 @@
+// The page of evaluate.py --html. DATA is made by evaluation_page.py. Texts are set as textContent, never as HTML.
+"use strict";
+
+const STATES = ["right", "missed", "wrong"];
+const $ = (id) => document.getElementById(id);
+const LABELS = DATA.labels.map(([name, level, f1, precision, recall, support, given], id) => ({
+  id, name, level, f1, precision, recall, support, given,
+  shown: DATA.hierarchical ? name.split("##").join(" › ") : name,
+}));
+const fixed = (number) => number.toFixed(2);
+
+function element(tag, className, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function cell(row, className, text) {
+  return row.appendChild(element("td", className, text));
+}
+
+function bar(row, kind, share) {
+  const inner = element("i");
+  inner.style.width = `${100 * share}%`;
+  cell(row, "drawn").appendChild(element("span", `bar ${kind}`)).appendChild(inner);
+}
+
+function nameCell(row, label) {
+  const made = cell(row, "name", label.shown);
+  made.title = label.name;
+  return made;
+}
+
+function labelChoice(select, first) {
+  if (first !== undefined) select.append(element("option", "", first, { value: "" }));
+  for (const label of LABELS) select.append(element("option", "", label.shown, { value: label.id }));
+}
+
+// Shows `size` entries at a time. Returns {set: takes the entries, all: shows all of them, page: the first again}.
+function pager(host, size, draw) {
+  const back = element("button", "", "‹ Back"), place = element("span", "", "", { "aria-live": "polite" }), next = element("button", "", "Next ›");
+  let entries = [], start = 0;
+  host.append(back, place, next);
+  function show(first, count = size) {
+    start = first;
+    draw(entries.slice(start, start + count));
+    const end = Math.min(start + count, entries.length);
+    place.textContent = entries.length ? `${start + 1}–${end} of ${entries.length}` : "none";
+    back.disabled = start === 0;
+    next.disabled = end === entries.length;
+    back.hidden = next.hidden = entries.length <= size;
+  }
+  function turn(first) {
+    show(first);
+    const list = host.previousElementSibling;
+    if (list.getBoundingClientRect().top < 0) list.scrollIntoView();
+  }
+  back.onclick = () => turn(start - size);
+  next.onclick = () => turn(start + size);
+  return { set: (list) => { entries = list; show(0); }, all: () => show(0, entries.length), page: () => show(0) };
+}
+
+// ------------------------------------------------------------------------------------------------------------- labels
+
+const labelPager = pager($("label-pager"), 25, (labels) => {
+  const most = Math.max(1, ...LABELS.map((label) => label.support));
+  $("label-rows").replaceChildren(...labels.map((label) => {
+    const row = element("tr");
+    nameCell(row, label).append(
+      element("small", "", `precision ${fixed(label.precision)}, recall ${fixed(label.recall)}`));
+    bar(row, "f1", label.f1 / 100);
+    cell(row, "number", fixed(label.f1));
+    cell(row, "number extra", fixed(label.precision));
+    cell(row, "number extra", fixed(label.recall));
+    bar(row, "count", label.support / most);
+    cell(row, "number", label.support);
+    cell(row, "number extra", label.given);
+    return row;
+  }));
+});
+
+const ORDERS = {
+  f1: (a, b) => a.f1 - b.f1 || b.support - a.support,
+  best: (a, b) => b.f1 - a.f1 || b.support - a.support,
+  support: (a, b) => b.support - a.support,
+  file: (a, b) => a.id - b.id,
+};
+
+function showLabels() {
+  const wanted = $("label-find").value.trim().toLowerCase(), level = $("label-level")?.value;
+  labelPager.set(LABELS.filter((label) => (!level || label.level === Number(level)) &&
+    (label.name.toLowerCase().includes(wanted) || label.shown.toLowerCase().includes(wanted)),
+  ).sort(ORDERS[$("label-sort").value]));
+}
+
+// ------------------------------------------------------------------------------------------------------------- charts
+
+const WIDTH = 440, HEIGHT = 330, LEFT = 46, BOTTOM = 42, TOP = 10, RIGHT = 12;
+const across = (x) => LEFT + x * (WIDTH - LEFT - RIGHT);
+const up = (y) => HEIGHT - BOTTOM - y * (HEIGHT - BOTTOM - TOP);
+
+function shape(parent, tag, attributes, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  if (text !== undefined) made.textContent = text;
+  return parent.appendChild(made);
+}
+
+function axes(description, x, y) {
+  const chart = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [name, value] of Object.entries({ viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }))
+    chart.setAttribute(name, value);
+  chart.setAttribute("aria-label", description);
+  for (const tick of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
+    shape(chart, "line", { x1: across(tick), x2: across(tick), y1: up(0), y2: up(1) });
+    shape(chart, "line", { x1: across(0), x2: across(1), y1: up(tick), y2: up(tick) });
+    shape(chart, "text", { x: across(tick), y: up(0) + 16, "text-anchor": "middle" }, tick);
+    shape(chart, "text", { x: across(0) - 6, y: up(tick) + 4, "text-anchor": "end" }, tick);
+  }
+  shape(chart, "text", { x: across(0.5), y: HEIGHT - 6, "text-anchor": "middle" }, x);
+  shape(chart, "text", { x: 12, y: up(0.5), "text-anchor": "middle", transform: `rotate(-90 12 ${up(0.5)})` }, y);
+  return chart;
+}
+
+function dot(chart, kind, x, y, radius, title) {
+  const made = shape(chart, "circle", { class: kind, cx: across(x), cy: up(y), r: radius });
+  shape(made, "title", {}, title);
+}
+
+function line(chart, kind, points) {
+  const path = points.map(([x, y], i) => `${i ? "L" : "M"}${across(x).toFixed(1)} ${up(y).toFixed(1)}`).join("");
+  if (path) shape(chart, "path", { class: kind, d: path });
+}
+
+function key(host, entries) {
+  host.replaceChildren(...entries.map(([kind, text]) => element("span", kind, text)));
+}
+
+function showCurves() {
+  const label = LABELS[Number($("focus").value)];
+  const sides = [
+    ["all", "all labels (micro)", DATA.curves[0], DATA.calibration[0], DATA.micro],
+    ["one", label.shown, DATA.curves[label.id + 1], DATA.calibration[label.id + 1],
+      [label.f1, label.precision, label.recall]],
+  ];
+  const curve = axes(`Precision against recall of all labels and of ${label.name}`, "recall", "precision");
+  const diagram = axes(`Share of gold against probability of all labels and of ${label.name}`, "probability",
+    "share that is gold");
+  shape(diagram, "line", { x1: across(0), x2: across(1), y1: up(0), y2: up(1), "stroke-dasharray": "4 4" })
+    .style.stroke = "var(--soft)";
+  for (const [kind, name, { points }, { bins }, [f1, precision, recall]] of sides) {
+    line(curve, kind, points);
+    dot(curve, kind, recall / 100, precision / 100, 5,
+      `${name}, as decided: precision ${fixed(precision)}, recall ${fixed(recall)}, F1 ${fixed(f1)}`);
+    line(diagram, kind, bins);
+    for (const [probability, share, count] of bins)
+      dot(diagram, kind, probability, share, 2 + Math.log10(count),
+        `${name}: ${count} probabilities, mean ${fixed(probability)}, gold in ${fixed(share)}`);
+  }
+  $("curve").replaceChildren(curve);
+  $("reliability").replaceChildren(diagram);
+  const rows = `${label.support} ${label.support === 1 ? "row" : "rows"}`;
+  key($("curve-key"), sides.map(([kind, name, { ap }]) =>
+    [kind, kind === "one" && !label.support ? `${name}: no row has it` : `${name}: AP ${fixed(ap)}`]));
+  key($("reliability-key"), sides.map(([kind, name, , { ece }]) =>
+    [kind, `${name}: ECE ${fixed(ece)} %${kind === "one" ? `, ${rows}` : ""}`]));
+}
+
+// -------------------------------------------------------------------------------------------------------------- pairs
+
+const pairPager = pager($("pair-pager"), 15, (pairs) => {
+  const most = Math.max(1, ...DATA.pairs.map((pair) => pair[2]));
+  $("pair-rows").replaceChildren(...pairs.map(([missed, given, count]) => {
+    const row = element("tr");
+    nameCell(row, LABELS[missed]);
+    nameCell(row, LABELS[given]);
+    bar(row, "rows", count / most);
+    cell(row, "number", count);
+    cell(row, "number extra", `${((100 * count) / LABELS[missed].support).toFixed(1)} %`);
+    const button = element("button", "", "Show", {
+      "aria-label": `Show the rows that miss ${LABELS[missed].name} and have ${LABELS[given].name}`,
+    });
+    button.onclick = () => { choosePair([missed, given]); $("cases").scrollIntoView(); };
+    cell(row, "act").append(button);
+    return row;
+  }));
+});
+
+// ---------------------------------------------------------------------------------------------------------- bad cases
+
+let chosenPair = null;
+// How far the worst probability is from where it should be.
+const sureness = DATA.cases.map(([, , labels]) =>
+  Math.max(...labels.map(([, state, chance]) => (state === 0 ? 0 : state === 1 ? 1 - chance : chance))));
+const lowered = DATA.cases.map((entry) => entry[1].toLowerCase());
+
+const casePager = pager($("case-pager"), 20, (numbers) => {
+  $("case-rows").replaceChildren(...numbers.map((number) => {
+    const [lineNumber, text, labels] = DATA.cases[number];
+    const box = element("div", "case"), paragraph = element("p", "text");
+    paragraph.append(element("small", "", `line ${lineNumber}`), " ", text);
+    box.append(paragraph);
+    for (const [id, state, chance] of labels)
+      box.append(element("span", `chip ${STATES[state]}`, `${LABELS[id].shown} ${chance.toFixed(3)}`,
+        { title: `${STATES[state]}: ${LABELS[id].name}` }));
+    return box;
+  }));
+});
+
+function choosePair(pair) {
+  chosenPair = pair;
+  $("case-pair").hidden = !pair;
+  if (pair) $("case-pair").textContent = `missed ${LABELS[pair[0]].shown}, wrong ${LABELS[pair[1]].shown} ✕`;
+  showCases();
+}
+
+function showCases() {
+  const wanted = $("case-find").value.trim().toLowerCase();
+  const id = $("case-label").value === "" ? null : Number($("case-label").value);
+  const kind = $("case-kind").value;
+  const kept = [];
+  const fits = (state) => (kind === "" ? state !== 0 : state === Number(kind));
+  for (let i = 0; i < DATA.cases.length; i++) {
+    const labels = DATA.cases[i][2];
+    if (wanted && !lowered[i].includes(wanted)) continue;
+    if ((id !== null || kind !== "") && !labels.some(([label, state]) => (id === null || label === id) && fits(state)))
+      continue;
+    if (chosenPair && !(labels.some(([label, state]) => label === chosenPair[0] && state === 1) &&
+      labels.some(([label, state]) => label === chosenPair[1] && state === 2))) continue;
+    kept.push(i);
+  }
+  if ($("case-sort").value === "sure") kept.sort((a, b) => sureness[b] - sureness[a] || a - b);
+  casePager.set(kept);
+}
+
+// --------------------------------------------------------------------------------------------------------------- start
+
+labelChoice($("focus"));
+labelChoice($("case-label"), "any");
+$("focus").value = LABELS.reduce((best, label) => (label.support > best.support ? label : best)).id;
+for (const id of ["label-sort", "label-level"]) $(id)?.addEventListener("change", showLabels);
+$("label-find").addEventListener("input", showLabels);
+$("focus").addEventListener("change", showCurves);
+for (const id of ["case-label", "case-kind", "case-sort"]) $(id).addEventListener("change", showCases);
+$("case-find").addEventListener("input", showCases);
+$("case-pair").onclick = () => choosePair(null);
+// On paper every label stands; of the bad cases those of the page shown.
+window.addEventListener("beforeprint", labelPager.all);
+window.addEventListener("afterprint", labelPager.page);
+showLabels();
+showCurves();
+pairPager.set(DATA.pairs);
+showCases();

@@ -1,0 +1,241 @@
+"""The page of `evaluate.py --html`: a model's report for people who would rather look than read."""
+
+from pathlib import Path
+
+import numpy as np
+
+from decision import depths
+from metric import average_precision, calibration_error, confused_pairs, precision_recall, reliability
+from page import escape, tiles, write_page
+
+POINTS = 60  # of a curve, drawn 300 pixels wide
+PAIRS = 200  # of confused labels, the most frequent
+BINS = 10
+
+STYLE = """
+h3 { font-size: 1rem; margin: .4em 0; }
+.bars td { vertical-align: middle; }
+.bars .name { overflow-wrap: anywhere; }
+.bars .name small { display: none; color: var(--soft); }
+.bars .drawn, .bars th[colspan] { padding-left: 22px; }
+.bars .drawn { width: 22%; padding-right: 0; }
+.bars .drawn + td { width: 1%; }
+.bars th.number { white-space: normal; }
+.bars td.number { padding-left: 10px; }
+.bar { display: block; min-width: 34px; height: 10px; background: var(--line); border-radius: 3px; overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--blue); print-color-adjust: exact; }
+.bar.count i { background: var(--soft); }
+.bar.rows i { background: var(--missed); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 12px 32px; }
+.charts svg { display: block; width: 100%; max-width: 520px; }
+.charts text { font-size: 12px; fill: var(--soft); }
+.charts line, .charts path { fill: none; stroke: var(--line); }
+.charts .all { stroke: var(--blue); fill: var(--blue); }
+.charts .one { stroke: var(--missed); fill: var(--missed); }
+.charts path.all, .charts path.one { fill: none; stroke-width: 2; }
+.key span { margin-right: 14px; white-space: normal; }
+.key span::before { content: ""; display: inline-block; width: 12px; height: 12px; margin-right: 5px;
+  border-radius: 3px; vertical-align: -1px; background: currentColor; print-color-adjust: exact; }
+.key .all { color: var(--blue); }
+.key .one { color: var(--missed); }
+.case { padding: 10px 0; border-bottom: 1px solid var(--line); break-inside: avoid; }
+.case p { margin: 0 0 4px; max-width: none; }
+.case small { color: var(--soft); margin-right: 3px; }
+.chip { display: inline-block; margin: 2px 6px 2px 0; padding: 0 8px; border: 1px solid; border-radius: 6px;
+  font-size: .88em; max-width: 100%; overflow-wrap: anywhere; print-color-adjust: exact; }
+.chip.right { color: var(--right); }
+.chip.missed { color: var(--missed); border-style: dashed; }
+.chip.wrong { color: var(--wrong); }
+.pager { display: flex; gap: 8px; align-items: center; margin: 10px 0; }
+button { cursor: pointer; }
+button:disabled { opacity: .45; cursor: default; }
+.controls label { display: inline-flex; gap: 6px; align-items: center; max-width: 100%; }
+.controls select { min-width: 0; flex: 0 1 auto; }
+@media (max-width: 620px) {
+  .bars .extra { display: none; }
+  .bars .name small { display: block; }
+  .bars .drawn { width: 15%; }
+  .bars .drawn, .bars th[colspan] { padding-left: 6px; }
+  .bars td, .bars th { padding-right: 4px; }
+  .controls label { display: grid; grid-template-columns: 4.2em 1fr; width: 100%; }
+  .controls input { min-width: 0; }
+}
+@media print { .controls, .pager, .act { display: none; } body { max-width: none; font-size: 11px; } }
+"""
+
+BODY = """
+<h1>{title}</h1>
+<p class="note">{source}</p>
+{tiles}
+{levels}
+<h2 id="labels">Labels</h2>
+<div class="controls">
+<label>Sort <select id="label-sort"><option value="f1">lowest F1 first</option>
+<option value="best">highest F1 first</option><option value="support">most rows first</option>
+<option value="file">as in the label file</option></select></label>
+{level_choice}
+<label>Find <input id="label-find" type="search" placeholder="part of a name"></label>
+</div>
+<div class="wide"><table class="bars"><thead><tr><th>label</th><th colspan="2">F1</th>
+<th class="number extra">precision</th><th class="number extra">recall</th><th colspan="2">rows</th>
+<th class="number extra" title="rows that are given the label, rightly or wrongly">given</th></tr></thead>
+<tbody id="label-rows"></tbody></table></div>
+<div class="pager" id="label-pager"></div>
+
+<h2 id="curves">Probabilities</h2>
+<div class="controls"><label>Label <select id="focus"></select></label></div>
+<div class="charts">
+<section><h3>Precision and recall</h3>
+<div id="curve"></div><p class="key" id="curve-key"></p>
+<p class="note">What other thresholds would give. The dots are the labels as decided now. AP, average precision, is the
+area under the curve.</p></section>
+<section><h3>Calibration</h3>
+<div id="reliability"></div><p class="key" id="reliability-key"></p>
+<p class="note">Of labels with a probability of 0.8, how many are gold? Above the broken line the model is too modest,
+below it too sure. Dots are larger where there are more probabilities. ECE, the expected calibration error, is the mean
+distance from that line, over {bins} bins of equal width. Over all labels it is small where labels are rare: most
+probabilities are then next to 0, and right. The mean of the labels' own is {mean_ece} %.</p></section>
+</div>
+
+<h2 id="confused">Taken for each other</h2>
+<p class="note">A row counts for a pair when it lacks the gold label on the left and has the wrong label on
+the right{level}. A row that lacks two labels and has one wrong one counts for both pairs. {alone}</p>
+<div class="wide"><table class="bars"><thead><tr><th>missed</th><th>given instead</th><th colspan="2">rows</th>
+<th class="number extra" title="of the rows with the missed label">of its rows</th><th class="act"></th></tr></thead>
+<tbody id="pair-rows"></tbody></table></div>
+<div class="pager" id="pair-pager"></div>
+
+<h2 id="cases">Bad cases</h2>
+<p class="note">{bad} of {rows} rows have a label set that is not the gold one. Each label with its probability:<br>
+<span class="chip right">right</span><span class="chip missed">missed</span><span class="chip wrong">wrong</span></p>
+<div class="controls">
+<label>Search <input id="case-find" type="search" placeholder="part of a text"></label>
+<label>Label <select id="case-label"></select></label>
+<label>which is <select id="case-kind"><option value="">missed or wrong</option><option value="1">missed</option>
+<option value="2">wrong</option><option value="0">right</option></select></label>
+<label>Sort <select id="case-sort"><option value="file">as in the file</option>
+<option value="sure">surest mistakes first</option></select></label>
+<button id="case-pair" hidden></button>
+</div>
+<div id="case-rows"></div>
+<div class="pager" id="case-pager"></div>
+"""
+
+
+def percent(ratio):
+    return f"{100 * ratio:.2f}"
+
+
+def write_evaluation_page(path, source, rows, labels, probabilities, gold, predicted, report):
+    """Writes the page, whole or not at all.
+
+    Args:
+        source: text on what was scored: file, model, threshold.
+        rows: `Rows` [rows]. labels: `Labels` [labels]. probabilities: float array [rows, labels].
+        gold, predicted: bool arrays [rows, labels]. report: dict of `classification_report`.
+    """
+    depth = depths(labels.parents)
+    curves, calibration, mean_error = _curves(gold, probabilities)
+    pairs, alone = _pairs(gold, predicted, labels.parents)
+    cases = [_case(rows, i, probabilities, gold, predicted) for i in np.flatnonzero((gold != predicted).any(axis=1))]
+    data = {
+        "labels": [
+            [name, int(level), *(round(100 * scores[key], 2) for key in ("f1", "precision", "recall")),
+             scores["support"], scores["predicted"]]
+            for name, level, scores in zip(labels.names, depth, report["per_class"])
+        ],
+        "hierarchical": labels.hierarchical,
+        "micro": [100 * report["micro"][key] for key in ("f1", "precision", "recall")],
+        "curves": curves, "calibration": calibration, "pairs": pairs, "cases": cases,
+    }  # fmt: skip
+    missed = int((gold & ~predicted).sum())
+    body = BODY.format(
+        title="Evaluation", source=escape(source), tiles=tiles(_headline(report, len(cases), calibration)),
+        levels=_levels(report), level_choice=_level_choice(depth), bins=BINS, mean_ece=percent(mean_error),
+        level=", both of one level" if labels.hierarchical else "", bad=len(cases), rows=len(rows),
+        alone=f"Of {missed} missed labels, {alone} have no wrong one in their place.",
+    )  # fmt: skip
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    write_page(path, "Evaluation", body, STYLE, script, data)
+
+
+def _headline(report, bad, calibration):
+    micro, macro = report["micro"], report["macro"]
+    figures = [
+        (percent(micro["f1"]), "micro F1"), (percent(macro["f1"]), "macro F1"),
+        (percent(micro["precision"]), "micro precision"), (percent(micro["recall"]), "micro recall"),
+        (percent(report["accuracy"]), "% of rows wholly right"), (bad, f"bad cases of {report['rows']} rows"),
+        (f"{calibration[0]['ece']:.2f}", "% calibration error"),
+    ]  # fmt: skip
+    if "hierarchical" in report:
+        figures.insert(2, (percent(report["hierarchical"]["f1"]), "hierarchical F1"))
+    return figures
+
+
+def _levels(report):
+    if "levels" not in report:
+        return ""
+    lines = []
+    for level in report["levels"]:
+        cells = []
+        for average in ("micro", "macro"):
+            f1 = percent(level[average]["f1"])
+            drawn = f'<td class="drawn"><span class="bar"><i style="width:{f1}%"></i></span></td>'
+            cells.append(f'{drawn}<td class="number">{f1}</td>')
+        lines.append(
+            f'<tr><td>{level["level"]}</td><td class="number">{level["labels"]}</td>{"".join(cells)}'
+            f'<td class="number">{percent(level["accuracy"])}</td></tr>'
+        )
+    return (
+        '<h2 id="levels">Levels</h2><div class="wide"><table class="bars"><thead><tr><th>level</th>'
+        '<th class="number">labels</th><th colspan="2">micro F1</th><th colspan="2">macro F1</th>'
+        f'<th class="number">rows right, %</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        '<p class="note">A label is known by its full path. Rows right: all labels of that level are.</p>'
+    )
+
+
+def _level_choice(depth):
+    if depth.max(initial=1) == 1:
+        return ""
+    options = "".join(f'<option value="{level}">{level}</option>' for level in range(1, depth.max() + 1))
+    return f'<label>Level <select id="label-level"><option value="">all</option>{options}</select></label>'
+
+
+def _curves(gold, probabilities):
+    """Curves and calibration of all labels (first) and of each, for the script, and the labels' mean calibration error.
+
+    curves: {ap: percent, points: [[recall, precision], ...]}. calibration: {ece: percent, bins: [[mean probability,
+    share of gold, count], ...]}, bins without a probability left out. Labels without gold have an empty curve.
+    """
+    columns = [(gold[:, i], probabilities[:, i]) for i in range(gold.shape[1])]
+    sums = [reliability(*column, BINS) for column in columns]
+    curves = [_curve(gold.ravel(), probabilities.ravel()), *(_curve(*column) for column in columns)]
+    calibration = [_calibration(sum(sums)), *map(_calibration, sums)]
+    return curves, calibration, float(np.mean([calibration_error(of_label) for of_label in sums]))
+
+
+def _curve(gold, probabilities):
+    precision, recall, _ = precision_recall(gold, probabilities)
+    shown = np.unique(np.linspace(0, len(recall) - 1, min(POINTS, len(recall))).astype(int))
+    points = np.column_stack([recall, precision])[shown].round(4).tolist()
+    return {"ap": round(100 * average_precision(precision, recall), 2), "points": points}
+
+
+def _calibration(sums):
+    count, probability, share = sums[:, sums[0] > 0]
+    bins = np.column_stack([probability / count, share / count]).round(4).tolist()
+    return {"ece": round(100 * calibration_error(sums), 2), "bins": [[*b, int(n)] for b, n in zip(bins, count)]}
+
+
+def _pairs(gold, predicted, parents):
+    """[[missed label, label given, rows], ...], and how many missed labels have no wrong one in their place."""
+    missed, given, rows, alone = confused_pairs(gold, predicted, parents)
+    return np.column_stack([missed, given, rows])[:PAIRS].tolist(), int(alone.sum())
+
+
+def _case(rows, i, probabilities, gold, predicted):
+    """[line, text, [[label, state, probability], ...]]; states: 0 right, 1 missed, 2 wrong."""
+    shown = np.flatnonzero(gold[i] | predicted[i])
+    states = np.where(gold[i] & predicted[i], 0, np.where(gold[i], 1, 2))[shown]
+    chances = probabilities[i, shown].astype(float).round(3)
+    return [int(rows.lines[i]), rows.texts[i], list(zip(shown.tolist(), states.tolist(), chances.tolist()))]
