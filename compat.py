@@ -213,9 +213,8 @@ def import_trustai():
     import paddle
     import sklearn.linear_model
 
-    class Ridge(sklearn.linear_model.Ridge):
-        def __init__(self, alpha=1.0, *, normalize=False, **arguments):
-            super().__init__(alpha=alpha, **arguments)
+    def ridge(normalize=False, **arguments):
+        return sklearn.linear_model.Ridge(**arguments)
 
     if "trustai" not in sys.modules:
         fluid, interpretdl = types.ModuleType("paddle.fluid"), types.ModuleType("interpretdl")
@@ -234,8 +233,21 @@ def import_trustai():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in its docstrings
         import trustai.interpretation
-    trustai.interpretation.token_level.method.lime.Ridge = Ridge
+    trustai.interpretation.token_level.method.lime.Ridge = ridge
     return trustai.interpretation
+
+
+def gradient(value, tensor, model, retain_graph=False):
+    """Gradient of a scalar by one tensor, within a model.
+
+    On CPUs (Paddle 3.0) a LayerNorm's gradient by its input is wrong where those by its weight and bias are not asked
+    for: it leaves the weight out. So they are.
+    """
+    import paddle
+
+    norms = (layer for layer in model.sublayers() if isinstance(layer, paddle.nn.LayerNorm))
+    asked = [tensor, *(parameter for layer in norms for parameter in layer.parameters())]
+    return paddle.grad(value, asked, retain_graph=retain_graph, allow_unused=True)[0]
 
 
 class GradientShap:

@@ -1,0 +1,195 @@
+"""How much each word of a text speaks for or against a label: TrustAI's integrated gradients, LIME and gradient SHAP.
+
+TrustAI explains the one class of highest softmax by its probability. With one sigmoid a label there is no such class,
+and a probability near 0 or 1 hides what moves it; so each interpreter is given a function of ours that answers for the
+logits of the labels asked for. The baseline is the text with every word's embedding at zero, [CLS] and [SEP] kept.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignment import TokenSpans, word_spans, words_of_tokens
+from compat import gradient, import_trustai
+from model import encode, logits_of
+
+METHODS = {"ig": "integrated gradients", "lime": "LIME", "grad": "gradient SHAP"}
+TOLERANCE = 0.05  # of the logit difference, between it and the sum of the attributions
+FIRST_STEPS, MOST_STEPS = 16, 512
+LIME_SAMPLES, SHAP_SAMPLES, SHAP_NOISE = 500, 50, 0.1
+
+
+@dataclass
+class Evidence:
+    """What a method found in one text.
+
+    spans: [(start, end)] of the words. attributions: float64 [labels, words] in logits, 0 for words the model does not
+    read. read: words before the text is cut at the maximum length. logits, base_logits: float64 [labels], of the text
+    and of the baseline. steps: evaluations of the model.
+    """
+
+    spans: list
+    attributions: np.ndarray
+    read: int
+    logits: np.ndarray
+    base_logits: np.ndarray
+    steps: int
+
+    @property
+    def errors(self):
+        """Share of the logit difference that the attributions leave over, float64 [labels]; inf where it is 0."""
+        difference = self.logits - self.base_logits
+        left = np.abs(difference - self.attributions.sum(axis=1))
+        return np.divide(left, np.abs(difference), out=np.where(left > 0, np.inf, 0.0), where=difference != 0)
+
+
+class Explainer:
+    """Evidence in texts by one method of `METHODS`, for one model.
+
+    Args:
+        batch_size: copies of a text the model takes at a time.
+    """
+
+    def __init__(self, model, tokenizer, method, max_seq_length, batch_size=16, seed=3):
+        self._trustai = import_trustai()
+        self._model, self._tokenizer = model, tokenizer
+        self._spans = TokenSpans(tokenizer)
+        self._attribute = {"ig": self._ig, "lime": self._lime, "grad": self._grad}[method]
+        self._max_seq_length, self._batch_size, self._seed = max_seq_length, batch_size, seed
+
+    def explain(self, text, labels):
+        """`Evidence` in a text on the labels of the given numbers."""
+        import paddle
+
+        encoded = encode([text], self._tokenizer, self._model, self._max_seq_length)
+        batch = encoded.batch(np.array([0]))
+        spans, word_of_token = words_of_tokens(word_spans(text), self._spans(text))
+        word_of_token = word_of_token[: int(encoded.lengths[0]) - 2]
+        self._names = list(batch)
+        inputs = [paddle.to_tensor(values) for values in batch.values()]
+        self._labels, self._evaluations = list(labels), 0
+        base, whole = (self._logits_at(inputs, scale) for scale in (0.0, 1.0))
+        attributions = np.zeros((len(self._labels), len(spans)))
+        if len(word_of_token) and self._labels:
+            attributions[:] = self._attribute(inputs, word_of_token, len(spans), whole - base)
+        read = len(spans) if not encoded.truncated else int(word_of_token.max(initial=-1)) + 1
+        return Evidence(spans, attributions, read, whole, base, self._evaluations)
+
+    def _logits_at(self, inputs, scale):
+        import paddle
+
+        scale = paddle.full([1, 1, 1], scale)
+        logits = self._run(inputs, lambda embeddings: (embeddings, scale), gradients=False)[1]
+        return logits[0, self._labels].astype(np.float64)
+
+    # ---------------------------------------------------------------------------------------------------- the methods
+
+    def _ig(self, inputs, word_of_token, num_words, difference):
+        """Sundararajan, Taly and Yan 2017. As many steps as it takes for the sums to be right, up to `MOST_STEPS`."""
+        interpreter = self._trustai.IntGradInterpreter(
+            self._model, batch_size=self._batch_size, predict_fn=self._gradients_on_path
+        )
+        steps = FIRST_STEPS
+        while True:
+            # One row, so one entry: the labels' numbers are in self._labels, for one forward pass of all.
+            result = interpreter.interpret(tuple(inputs), labels=np.zeros(1), steps=steps)[0]
+            by_word = _by_word(result.attributions, word_of_token, num_words)
+            met = np.abs(by_word.sum(axis=1) - difference) <= TOLERANCE * np.abs(difference)
+            if met.all() or steps >= MOST_STEPS:
+                return by_word
+            steps *= 2
+
+    def _gradients_on_path(self, inputs, label, left=0, right=1, steps=1, paddle_model=None, embedding_name=None):
+        """What IntGradInterpreter asks for: steps `left` to `right` of the way from the baseline to the text.
+
+        It gives [steps, labels, tokens, 1] in place of the gradients by the embeddings, those times the embeddings
+        already, and 0 to 1 as the embeddings of the way: less memory by the factor of their width.
+        """
+        import paddle
+
+        way = (np.arange(left, right) / steps)[:, None, None]
+        scale = paddle.to_tensor(way, "float32")
+        by_token, logits = self._run(inputs, lambda embeddings: (embeddings, scale))
+        return by_token[..., None], label, way[..., None], logits[:, self._labels]
+
+    def _lime(self, inputs, word_of_token, num_words, difference):
+        """Ribeiro, Singh and Guestrin 2016, on words: a word left out is [UNK] in all its tokens."""
+        import paddle
+
+        def logits_without(masks):
+            """masks: tuple of an int tensor [rows, words], 0 where the word is left out."""
+            kept = np.pad(masks[0].numpy()[:, word_of_token] > 0, ((0, 0), (1, 1)), constant_values=True)
+            many = [paddle.concat([field] * len(kept)) for field in inputs]
+            many[0] = paddle.where(paddle.to_tensor(kept), many[0], paddle.full_like(many[0], unknown))
+            self._evaluations += len(kept)
+            with paddle.no_grad():
+                return np.zeros(len(kept)), logits_of(self._model, dict(zip(self._names, many))).numpy()
+
+        unknown = self._tokenizer.unk_token_id
+        interpreter = self._trustai.LIMEInterpreter(
+            self._model, unk_id=0, random_seed=self._seed, predict_fn=logits_without, batch_size=self._batch_size
+        )
+        ones = paddle.ones([1, num_words], dtype="int64")
+        # A list of labels as the class of the one row: scikit-learn fits them all to the same samples.
+        result = interpreter.interpret((ones,), labels=[self._labels], num_samples=LIME_SAMPLES)[0]
+        return np.reshape(result.attributions, (len(self._labels), num_words))
+
+    def _grad(self, inputs, word_of_token, num_words, difference):
+        def attribute(many, transform):
+            parts = []
+            for start in range(0, len(many[0]), self._batch_size):
+                parts.append(self._run([field[start : start + self._batch_size] for field in many], transform)[0])
+            return np.concatenate(parts), [None], [None]
+
+        interpreter = self._trustai.GradShapInterpreter(
+            self._model, device=None, n_samples=SHAP_SAMPLES, noise_amount=SHAP_NOISE
+        )
+        interpreter.gradshap.predict_fn, interpreter.gradshap.random = attribute, np.random.default_rng(self._seed)
+        return _by_word(interpreter.interpret(tuple(inputs))[0].attributions, word_of_token, num_words)
+
+    # ------------------------------------------------------------------------------------------------------ the model
+
+    def _run(self, inputs, transform, gradients=True):
+        """Runs the model on scaled embeddings; what comes first and last, [CLS] and [SEP], keeps its own.
+
+        Args:
+            inputs: tensors [rows, tokens].
+            transform: function of the embeddings [rows, tokens, width] that gives (embeddings, scale [rows, 1, 1]).
+        Returns:
+            (float32 [rows, labels, tokens], gradients of the logits times the embeddings the text has more than the
+            baseline, or None; logits, float32 [rows, all labels]).
+        """
+        import paddle
+
+        kept, seen = np.ones((1, inputs[0].shape[1], 1), np.float32), []
+        kept[:, [0, -1]] = 0
+        inner = paddle.to_tensor(kept)
+
+        def replace(layer, layer_inputs, embeddings):
+            changed, scale = transform(embeddings)
+            used = (embeddings + inner * (scale * changed - embeddings)).detach()
+            used.stop_gradient = False
+            seen.extend((used, (inner * embeddings).detach()))
+            return used
+
+        hook = self._model.get_input_embeddings().register_forward_post_hook(replace)
+        try:
+            logits = logits_of(self._model, dict(zip(self._names, inputs)))
+        finally:
+            hook.remove()
+        self._evaluations += len(logits)
+        if not gradients:
+            return None, logits.numpy()
+        used, difference = seen
+        by_label = []
+        for label in self._labels:
+            slope = gradient(logits[:, label].sum(), used, self._model, retain_graph=label != self._labels[-1])
+            by_label.append((slope * difference).sum(axis=-1).numpy())
+        return np.stack(by_label, axis=1), logits.numpy()
+
+
+def _by_word(by_token, word_of_token, num_words):
+    """Sums over each word's tokens: [labels, words] of [labels, tokens], special ones at both ends included."""
+    by_word = np.zeros((len(by_token), num_words))
+    np.add.at(by_word.T, word_of_token, np.asarray(by_token, np.float64)[:, 1:-1].T)
+    return by_word
