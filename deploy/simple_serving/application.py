@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 from batcher import Closed, Full  # noqa: E402
 from cli import UserError  # noqa: E402
 from docs import render  # noqa: E402
-from gate import CLIENT_LEFT, Gate  # noqa: E402
+from gate import CLIENT_LEFT, OPEN, Gate  # noqa: E402
 from metrics import Metrics  # noqa: E402
 from schemas import Answer, Info, Invalid, refine  # noqa: E402
 from service import TASKS, Service  # noqa: E402
@@ -147,6 +147,10 @@ def schema_of(app, service):
             "bearer": {"type": "http", "scheme": "bearer"},
         }
         schema = refine(app.openapi(), service.limits, service.longest)
+        for path in OPEN:
+            for operation in schema["paths"][path].values():
+                operation["security"] = []
+                del operation["responses"]["401"]
         if service.settings.api_key:
             schema["components"]["securitySchemes"] = keys
             schema["security"] = [{name: []} for name in keys]

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import UserError  # noqa: E402
+from cli import logger  # noqa: E402
 
 
 def protocol_of(seconds):
@@ -51,6 +51,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._state, self._seconds, self._end = state, seconds, None
 
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        host, port = sockets[0].getsockname()[:2]
+        where = f"[{host}]" if ":" in host else host
+        logger.info("Ready: POST http://%s:%d%s", where, port, self._state.service.route)
+
     async def on_tick(self, counter):
         if not await super().on_tick(counter):
             return False
@@ -59,7 +65,7 @@ class Server(uvicorn.Server):
 
 
 def serve(app, bound, settings):
-    """Serves on a bound socket until SIGTERM or SIGINT. UserError where the application does not start."""
+    """Serves on a bound socket until SIGTERM or SIGINT. Raises the UserError that keeps it from starting."""
     config = uvicorn.Config(
         app, http=protocol_of(settings.receive_seconds), ws="none", lifespan="on", log_level="warning",
         access_log=False, server_header=False, timeout_graceful_shutdown=1,
@@ -68,4 +74,4 @@ def serve(app, bound, settings):
     try:
         Server(config, state, settings.shutdown_seconds - 2).run(sockets=[bound])
     except SystemExit:
-        raise state.fault or UserError("the server did not start; the lines above say why") from None
+        raise state.fault or SystemExit(1) from None

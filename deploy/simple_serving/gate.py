@@ -1,5 +1,6 @@
 """What every request passes through: an id, the API key, figures, one line of log; and no text in any of them."""
 
+import asyncio
 import hmac
 import json
 import re
@@ -74,6 +75,10 @@ class Gate:
                              [(b"www-authenticate", b"Bearer")])  # fmt: skip
             else:
                 await self.app(scope, receive, answer)
+        except asyncio.CancelledError:
+            if not (service and service.draining) or status is not None:
+                raise
+            await refuse(answer, 503, "stopping", [(b"retry-after", b"5")])
         except Exception as error:
             log_failure(number, error)
             if status is None:

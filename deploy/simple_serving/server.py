@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HERE)]
 
 import settings  # noqa: E402
-from cli import UserError, command, logger  # noqa: E402
+from cli import UserError, command  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -69,8 +69,6 @@ def main(argv=None):
     from connections import serve
 
     allow_connections()
-    host, port = bound.getsockname()[:2]
-    logger.info("http://%s:%d", f"[{host}]" if ":" in host else host, port)
     # uvicorn sends itself again the signals it was ended by: they have been heeded by then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

@@ -53,7 +53,6 @@ class Service:
         set_up_log()
         for line in describe(settings):
             logger.info(line)
-        self.digest = sha256(os.path.join(settings.bundle, MANIFEST)) if os.path.isdir(settings.bundle) else None
         predictor = Predictor(
             settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads
         )
@@ -66,7 +65,8 @@ class Service:
         self.limits = {name: getattr(settings, name) for name in names}
         self.info = {
             "task": self.task, "route": self.route, "labels": self.labels.names, "model": manifest["model"],
-            "bundle": self.digest, "max_seq_len": predictor.max_seq_length, "limits": self.limits,
+            "bundle": sha256(os.path.join(settings.bundle, MANIFEST)), "max_seq_len": predictor.max_seq_length,
+            "limits": self.limits,
         }  # fmt: skip
         batcher = Batcher(
             lambda rows: predictor.logits(predictor.pack(rows), [np.arange(len(rows))]), len(self.labels),
@@ -78,7 +78,6 @@ class Service:
         batcher.warm_up([row] * (max(1, settings.batch_tokens // length) if settings.batching else 1))
         self.metrics.watch(batcher)
         self.batcher, self.predictor = batcher, predictor
-        logger.info("Ready: POST %s", self.route)
 
     def heed_signals(self):
         """From the first SIGTERM or SIGINT on nothing new is accepted; then what was to happen happens."""

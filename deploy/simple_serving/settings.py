@@ -43,7 +43,7 @@ def parser_of(description):
     add("--batch_tokens", type=positive_int, default=1024, help="tokens of one run (%(default)s)")
 
     add = parser.add_argument_group("limits").add_argument
-    add("--max_body_bytes", type=positive_int, default=4 << 20, help="size of a request (%(default)s)")
+    add("--max_body_bytes", type=positive_int, default=1 << 20, help="size of a request (%(default)s)")
     add("--max_texts", type=positive_int, default=256, help="texts of a request (%(default)s)")
     add("--max_characters", type=positive_int, default=20000, help="characters of a text (%(default)s)")
     add("--max_requests", type=positive_int, default=512, help="requests under way at a time (%(default)s)")

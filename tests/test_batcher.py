@@ -1,0 +1,243 @@
+"""Dynamic batching without HTTP: a model that adds up tokens, and one that waits to be told to go on."""
+
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batcher import Batcher, Closed, Full
+
+
+def model(rows):
+    """Two outputs of a row: its length and its sum."""
+    return np.array([[len(ids), ids.sum()] for ids in rows], dtype=np.float32)
+
+
+def row(length, value=1):
+    return np.full(length, value, dtype=np.int32)
+
+
+class Steps:
+    """A model whose runs start when they are let, and which keeps the rows of each."""
+
+    def __init__(self, fails=()):
+        self.runs, self.fails, self._go, self._begun = [], fails, threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, rows):
+        self.runs.append([int(ids[0]) for ids in rows])
+        self._begun.release()
+        self._go.acquire()
+        if any(int(ids[0]) in self.fails for ids in rows):
+            raise ValueError("text with number 13")
+        return model(rows)
+
+    def wait_for_run(self):
+        assert self._begun.acquire(timeout=10)
+
+    def go(self, count=1):
+        for _ in range(count):
+            self._go.release()
+
+
+@pytest.fixture
+def batcher():
+    """batcher(run, **options) -> Batcher, closed at the end."""
+    made = []
+
+    def make(run=model, **options):
+        made.append(Batcher(run, 2, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if isinstance(one.run, Steps):
+            one.run.go(1000)
+        one.close(10)
+        assert not one._thread.is_alive()
+
+
+REQUESTS = st.lists(st.tuples(st.lists(st.integers(1, 300), max_size=12), st.none() | st.integers(1, 5)), max_size=20)
+
+
+@settings(deadline=None, max_examples=60)
+@given(requests=REQUESTS, batching=st.booleans(), budget=st.sampled_from([1, 64, 1024]))
+def test_every_request_is_answered_once_in_order_as_alone(requests, batching, budget):
+    runs = []
+
+    def run(rows):
+        runs.append([len(ids) for ids in rows])
+        return model(rows)
+
+    batcher = Batcher(run, 2, budget, queue_tokens=10**9, patience=10**9, batching=batching)
+    rows = [[row(length, value=k + i) for i, length in enumerate(lengths)] for k, (lengths, _) in enumerate(requests)]
+    with ThreadPoolExecutor(4) as pool:
+        futures = list(pool.map(batcher.submit, rows, [size for _, size in requests]))
+    for own, future in zip(rows, futures):
+        answer = future.result(10)
+        assert answer.shape == (len(own), 2) and answer.dtype == np.float32
+        if own:
+            assert (answer == model(own)).all()
+    batcher.close(10)
+    assert batcher.tokens == batcher.texts == 0 and not batcher._heap
+    assert sorted(n for lengths in runs for n in lengths) == sorted(n for lengths, _ in requests for n in lengths)
+    for lengths in runs:
+        assert len(lengths) == 1 or len(lengths) * max(lengths) <= budget  # padding included
+
+
+def test_what_comes_during_a_run_shares_the_next(batcher):
+    steps = Steps()
+    ours = batcher(steps)
+    futures = [ours.submit([row(20, 0)])]
+    steps.wait_for_run()
+    futures += [ours.submit([row(20, k)]) for k in range(1, 6)]
+    steps.go()
+    steps.wait_for_run()
+    assert steps.runs == [[0], [1, 2, 3, 4, 5]]  # an idle model waited for nobody
+    steps.go()
+    assert [future.result(10)[0, 1] for future in futures] == [20 * k for k in range(6)]
+
+
+def test_batching_off_runs_each_request_for_itself(batcher):
+    steps = Steps()
+    ours = batcher(steps, batching=False)
+    first = ours.submit([row(20, 9)])
+    steps.wait_for_run()
+    futures = [ours.submit([row(20, k)] * 2) for k in range(3)]
+    steps.go(10)
+    assert [future.result(10).shape for future in futures] == [(2, 2)] * 3 and first.result(10) is not None
+    assert steps.runs == [[9], [0, 0], [1, 1], [2, 2]]
+
+
+def test_a_small_request_does_not_wait_for_a_big_one(batcher):
+    steps = Steps()
+    ours = batcher(steps, batch_tokens=1000)
+    big = ours.submit([row(100, 7)] * 300)
+    steps.wait_for_run()
+    small = ours.submit([row(10, 1)])
+    steps.go(2)
+    assert small.result(10)[0, 1] == 10 and not big.done()
+    # Nor does a big one wait for ever while small ones keep coming: each run's worth moves its turn.
+    for _ in range(400):
+        steps.wait_for_run()
+        ours.submit([row(100, 2)] * 5)
+        steps.go()
+        if big.done():
+            break
+    assert big.done() and sum(2 in run for run in steps.runs) > 20
+
+
+def test_two_big_requests_share_evenly(batcher):
+    steps = Steps()
+    ours = batcher(steps, batch_tokens=1000)
+    first = ours.submit([row(100, 1)] * 100)
+    steps.wait_for_run()
+    ours.submit([row(100, 2)] * 100)
+    for _ in range(10):
+        steps.go()
+        steps.wait_for_run()
+    served = [k for run in steps.runs[1:11] for k in run]
+    assert 40 <= served.count(2) <= 60 and not first.done()
+
+
+def test_a_request_may_ask_for_small_batches(batcher):
+    steps = Steps()
+    ours = batcher(steps)
+    ours.submit([row(10, 9)])
+    steps.wait_for_run()
+    ours.submit([row(10, 1)] * 5, batch_size=2)
+    ours.submit([row(10, 2)] * 5)
+    steps.go(10)
+    ours.close(10)
+    assert max(run.count(1) for run in steps.runs) == 2 and max(run.count(2) for run in steps.runs) == 5
+
+
+def test_what_is_cancelled_does_not_reach_the_model(batcher):
+    steps = Steps()
+    ours = batcher(steps)
+    running = ours.submit([row(10, 0)])
+    steps.wait_for_run()
+    futures = [ours.submit([row(10, k)] * 3) for k in (1, 2, 3)]
+    assert ours.tokens == 100 and ours.texts == 10
+    assert futures[1].cancel() and running.cancel()
+    assert ours.tokens == 70 and ours.texts == 7  # what runs is finished, and counts until then
+    steps.go(5)
+    assert futures[0].result(10) is not None and futures[2].result(10) is not None
+    with pytest.raises(CancelledError):
+        futures[1].result(0)
+    ours.close(10)
+    assert 2 not in [k for run in steps.runs for k in run] and ours.tokens == ours.texts == 0
+
+
+def test_a_fault_of_the_model_is_its_requests_own(batcher):
+    steps = Steps(fails=(13,))
+    ours = batcher(steps)
+    first = ours.submit([row(10, 0)])
+    steps.wait_for_run()
+    good, bad, other = (ours.submit([row(10, k)] * 40) for k in (1, 13, 2))
+    steps.go(50)
+    assert good.result(10).shape == other.result(10).shape == (40, 2) and first.result(10) is not None
+    with pytest.raises(ValueError, match="number 13"):
+        bad.result(10)
+    assert ours.submit([row(5, 3)]).result(10)[0, 1] == 15  # the thread lives
+    ours.close(10)
+    assert ours.tokens == ours.texts == 0
+
+
+def test_the_queue_is_bounded_in_tokens(batcher):
+    steps = Steps()
+    ours = batcher(steps, queue_tokens=100, patience=10**9)
+    futures = [ours.submit([row(60, 0)])]
+    with pytest.raises(Full):
+        ours.submit([row(20, 1)] * 3)
+    futures.append(ours.submit([row(40, 2)]))
+    with pytest.raises(Full) as error:
+        ours.submit([row(1, 3)])
+    assert error.value.retry_after == 1
+    steps.go(10)
+    assert all(future.result(10) is not None for future in futures)
+    assert 1 not in [k for run in steps.runs for k in run]
+
+
+def test_who_would_wait_too_long_is_refused_and_told_how_long(batcher):
+    def slow(rows):
+        time.sleep(0.05)
+        return model(rows)
+
+    ours = batcher(slow, batch_tokens=100, patience=1.0)
+    ours.warm_up([row(100)])  # 2,000 tokens a second
+    first = ours.submit([row(100)] * 60)  # alone, however big: it shall be tried
+    with pytest.raises(Full) as error:
+        ours.check(1)
+    assert error.value.retry_after in (2, 3)  # 6,000 tokens wait 3 seconds, of which one is bearable
+    start = time.monotonic()
+    time.sleep(error.value.retry_after)
+    ours.check(1)  # what was told is true
+    assert first.result(10).shape == (60, 2) and time.monotonic() - start < 5
+
+
+def test_closing_finishes_what_was_accepted(batcher):
+    steps = Steps()
+    ours = batcher(steps)
+    futures = [ours.submit([row(10, k)]) for k in range(3)]
+    closing = threading.Thread(target=ours.close, args=(10,))
+    closing.start()
+    while not ours._closed:
+        time.sleep(0.01)
+    with pytest.raises(Closed):
+        ours.submit([row(10)])
+    steps.go(5)
+    closing.join(10)
+    assert all(future.done() for future in futures) and not ours._thread.is_alive()
+
+
+def test_runs_are_observed(batcher):
+    seen = []
+    ours = batcher(observe=lambda *figures: seen.append(figures))
+    ours.submit([row(10), row(20)]).result(10)
+    ours.close(10)
+    assert [figures[:2] for figures in seen] == [(2, 30)] or [figures[:2] for figures in seen] == [(1, 20), (1, 10)]
+    assert all(0 <= seconds < 10 for _, _, seconds in seen)

@@ -1,0 +1,338 @@
+"""Servers as processes, and what befalls them: signals, slow clients, silent or lost ones, overload, a full disk."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import command_line
+from serving import HERE, JSON, serving
+
+HEAD = (
+    "POST /models/cls_hierarchical HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+)
+BODY = json.dumps({"data": {"text": "台风登陆"}}).encode()
+ROUTE = "/models/cls_hierarchical"
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
+
+
+def raw(server, data, timeout=20):
+    """A connection on which these bytes were sent."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout)
+    connection.sendall(data)
+    return connection
+
+
+def read_all(connection):
+    with connection, contextlib.suppress(ConnectionResetError):
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+# ---------------------------------------------------------------------------------------------------- the other starts
+
+
+@pytest.mark.parametrize("start", ["uvicorn", "paddlenlp"])
+def test_the_other_starts(bundles, log, start):
+    """`uvicorn server:app` where there is no Paddle; `paddlenlp server server:app` as the guides have it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if start == "uvicorn":
+        absent = "import sys; sys.modules.update(dict.fromkeys(('paddle', 'paddlenlp', 'sklearn', 'onnx')));"
+        words = ("-c", f"{absent} from uvicorn import main; main()", "server:app", "--port", port)
+    else:
+        script = Path(sys.executable).with_name("paddlenlp")
+        words = (script, "server", "server:app", "--host", "127.0.0.1", "--port", port)
+    environment = {"TEXT_CLS_BUNDLE": str(bundles["news"]), "TEXT_CLS_MAX_TEXTS": "2", "TEXT_CLS_NUM_THREADS": "1"}
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            command_line(*words), cwd=HERE, stdout=file, stderr=file, env={**os.environ, **environment}
+        )
+    try:
+        for _ in range(600):
+            if "running on" in log.read_text(encoding="utf-8"):
+                break
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.1)
+        for texts, status in ((["台风登陆", "足球"], 200), (["足球"] * 3, 422)):
+            for _ in range(50):
+                with contextlib.suppress(ConnectionRefusedError):
+                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                    connection.request("POST", ROUTE, json.dumps({"data": {"text": texts}}), JSON)
+                    break
+                time.sleep(0.1)
+            answer = connection.getresponse()
+            assert answer.status == status and answer.read()
+            connection.close()
+        process.terminate()
+        assert process.wait(20) in (0, -signal.SIGTERM)  # uvicorn's own command ends by the signal it was sent
+        assert "Traceback" not in log.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait()
+
+
+# -------------------------------------------------------------------------------------------------------------- the end
+
+
+def test_sigterm_finishes_what_was_accepted(bundles, log):
+    with serving(bundles["news"], log, "--batch_tokens", 60, seconds=0.5) as server:
+        first = server.ask(path="/health/ready")
+        assert first[0] == 200
+        with ThreadPoolExecutor(4) as pool:
+            accepted = [pool.submit(server.post, ["好" * 40] * 2) for _ in range(3)]
+            while metric(server, "queue_texts") < 6:
+                pass
+            start = time.monotonic()
+            server.process.terminate()
+            time.sleep(0.3)
+            assert server.ask(path="/health/ready")[0] == 503
+            assert server.ask(path="/health/live")[0] == 200
+            assert server.post("足球")[0] == 503
+            answers = [answer.result() for answer in accepted]
+        assert [answer[0] for answer in answers] == [200] * 3
+        assert all(len(answer[2]["result"]["label"]) == 2 for answer in answers)
+        assert server.process.wait(20) == 0 and time.monotonic() - start < 15
+        assert "Traceback" not in server.text()
+
+
+def metric(server, name):
+    connection = server.connect()
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return float(re.search(rf"^text_cls_{name} (\S+)$", text, re.M)[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_at_once(bundles, log, number):
+    with serving(bundles["news"], log) as server:
+        connection = server.connect()
+        connection.request("GET", "/health/live")
+        connection.getresponse().read()  # and stays open
+        start = time.monotonic()
+        assert server.stop(number) == 0 and time.monotonic() - start < 4
+        assert "Traceback" not in server.text()
+
+
+def test_half_a_request_does_not_keep_a_server_from_ending(bundles, log):
+    flags = ("--deadline_seconds", 1, "--shutdown_seconds", 4)
+    with serving(bundles["news"], log, *flags) as server:
+        half = [raw(server, b"POST / HT"), raw(server, HEAD.format(100).encode() + b'{"data')]
+        time.sleep(0.3)
+        start = time.monotonic()
+        assert server.stop() == 0 and time.monotonic() - start < 5
+        for connection in half:
+            connection.close()
+        assert "Traceback" not in server.text()
+
+
+def test_sigkill_is_an_error_to_the_client_not_a_wait(bundles, log):
+    with serving(bundles["news"], log, seconds=1.5) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, "足球")
+        while metric(server, "requests_under_way") < 2:
+            pass
+        start = time.monotonic()
+        server.process.kill()
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            answer.result()
+        assert time.monotonic() - start < 2
+
+
+# ---------------------------------------------------------------------------------------------------- difficult clients
+
+
+def test_slow_clients_are_told_and_let_go(bundles, log):
+    with serving(bundles["news"], log, "--receive_seconds", 1) as server:
+        start = time.monotonic()
+        body = raw(server, HEAD.format(len(BODY)).encode() + BODY[:5])
+        answer = read_all(body)
+        assert (
+            b" 408 " in answer
+            and b"did not arrive whole within 1 s" in answer
+            and b"connection: close" in answer.lower()
+        )
+        for data in (b"", b"POST /models", HEAD.format(5).encode()[:-2]):  # no request, half a line, half a head
+            assert read_all(raw(server, data)) == b""
+        kept = raw(server, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")  # one, and half of a second
+        assert read_all(kept).count(b"HTTP/1.1 200") == 1
+        assert time.monotonic() - start < 12
+        # A client that sends its bytes one by one within the time is answered.
+        drop = raw(server, HEAD.format(len(BODY)).encode())
+        for i in range(len(BODY)):
+            drop.sendall(BODY[i : i + 1])
+        assert b" 200 " in drop.recv(65536)
+        drop.close()
+        assert server.post("足球")[0] == 200
+
+
+def test_who_leaves_costs_nothing(bundles, log):
+    with serving(bundles["news"], log, "--batch_tokens", 50, seconds=0.3) as server:
+        for _ in range(8):
+            raw(server, HEAD.format(len(BODY)).encode() + BODY).close()
+            raw(server, HEAD.format(len(BODY)).encode() + BODY[:7]).close()
+        start = time.monotonic()
+        assert server.post("足球")[0] == 200 and time.monotonic() - start < 3
+        server.wait_for(" 499 ")
+        assert "Traceback" not in server.text() and metric(server, "queue_tokens") == 0
+
+
+def test_bodies_that_are_too_large(bundles, log):
+    """Told before they are sent, where their length is given, and while they are, where it is not."""
+    with serving(bundles["news"], log, "--max_body_bytes", 100000) as server:
+        told = raw(server, HEAD.format(10**12).encode())
+        assert b" 413 " in told.recv(65536)
+        told.close()
+        for content in (b"x" * 10**6, iter([b"x" * 10**5] * 10)):
+            connection = server.connect()
+            connection.request("POST", ROUTE, content, JSON, encode_chunked=True)
+            assert connection.getresponse().status == 413
+            connection.close()
+        assert server.post("足球")[0] == 200
+
+
+def test_a_thousand_idle_connections(bundles, log):
+    with serving(bundles["news"], log) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1000)]
+        try:
+            start = time.monotonic()
+            assert [server.post("足球")[0] for _ in range(5)] == [200] * 5
+            assert time.monotonic() - start < 5
+            assert server.stop() == 0
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+def test_a_big_request_does_not_hold_up_small_ones(bundles, log):
+    with serving(bundles["news"], log, "--batch_tokens", 400, seconds=0.1) as server, ThreadPoolExecutor(1) as pool:
+        big = pool.submit(server.post, ["好" * 100] * 200)  # 200 x 48 tokens: 25 runs
+        while not metric(server, "queue_texts"):
+            pass
+        for _ in range(3):
+            start = time.monotonic()
+            assert server.post("足球")[0] == 200
+            assert time.monotonic() - start < 1 and not big.done()
+        assert big.result()[0] == 200
+
+
+# ------------------------------------------------------------------------------------------------------------- overload
+
+
+def memory(process):
+    """Resident memory in MiB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_overload(bundles, log):
+    """Twice what it can carry for some seconds: who is accepted is answered in time, the rest hear 503 at once."""
+    deadline, texts = 2.0, ["好" * 46] * 4  # 192 tokens; a run of 400 takes 0.1 s or more: 20 requests a second at most
+    request = json.dumps({"data": {"text": texts}}).encode()
+    statuses, times, marks = [], [], []
+
+    async def ask(port):
+        start = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD.format(len(request)).encode() + request)
+        line = await reader.readline()
+        data = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        statuses.append(int(line.split()[1]))
+        if statuses[-1] == 200:
+            times.append(time.monotonic() - start)
+        if statuses[-1] == 503:
+            wait = int(re.search(rb"retry-after: (\d+)", data.lower())[1])
+            assert 1 <= wait <= 5 and time.monotonic() - start < deadline
+
+    async def load(server):
+        tasks = []
+        for k in range(6 * 40):
+            tasks.append(asyncio.create_task(ask(server.port)))
+            await asyncio.sleep(1 / 40)
+            if k % 40 == 39:
+                marks.append(memory(server.process))
+        await asyncio.gather(*tasks)
+
+    with serving(bundles["news"], log, "--batch_tokens", 400, "--deadline_seconds", deadline, seconds=0.1) as server:
+        asyncio.run(load(server))
+        assert set(statuses) == {200, 503}, {status: statuses.count(status) for status in set(statuses)}
+        assert statuses.count(200) > 60 and statuses.count(503) > 40
+        assert sorted(times)[int(0.99 * len(times))] < deadline
+        assert marks[-1] - marks[1] < 10, marks
+        assert server.post("足球")[0] == 200 and metric(server, "queue_tokens") == 0
+        assert "Traceback" not in server.text()
+
+
+# ------------------------------------------------------------------------------------------------- the machine's faults
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_for_the_log(bundles, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        process = subprocess.Popen(
+            command_line("server.py", "--bundle", bundles["news"], "--port", port), cwd=HERE, stdout=full, stderr=full
+        )
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        for _ in range(300):
+            with contextlib.suppress(ConnectionRefusedError):
+                connection.connect()
+                break
+            time.sleep(0.1)
+        for _ in range(20):
+            connection.request("POST", ROUTE, BODY, JSON)
+            answer = connection.getresponse()
+            assert answer.status == 200 and answer.read()
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_bundle_that_changes_under_a_running_server(bundles, tmp_path, log):
+    """It answers from memory, the same as before; a start with the changed files is refused."""
+    bundle = shutil.copytree(bundles["news"], tmp_path / "bundle")
+    with serving(bundle, log) as server:
+        texts = ["台风登陆，学校停课一天", "足球"]
+        before = server.post(texts, prob_limit=0)[2]
+        for name in ("model.onnx", "vocab.txt", "label.txt", "decision.json"):
+            (bundle / name).write_bytes(b"damaged")
+        assert server.post(texts, prob_limit=0)[2] == before
+        shutil.rmtree(bundle)
+        assert server.post(texts, prob_limit=0)[2] == before and server.ask(path="/health/ready")[0] == 200
+        assert server.stop() == 0
+    shutil.copytree(bundles["news"], bundle)
+    (bundle / "label.txt").write_text("甲\n", encoding="utf-8")
+    answer = subprocess.run(
+        command_line("server.py", "--bundle", bundle, "--port", 0), cwd=HERE, capture_output=True, encoding="utf-8"
+    )
+    assert answer.returncode == 2 and "label.txt is not the file of this bundle" in answer.stderr
+
+
+def test_help_is_quick():
+    """Nothing heavy is imported before it is needed."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = subprocess.run(command_line("server.py", "--help"), cwd=HERE, capture_output=True, encoding="utf-8")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.returncode == 0 and "--deadline_seconds" in answer.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
