@@ -1,0 +1,93 @@
+"""The page of `word_interpret.py`: each text with its words coloured by what they say of a label."""
+
+from collections import Counter
+from pathlib import Path
+
+from page import escape, tiles, write_page
+
+STATUSES = ("wrong", "missed", "right", "predicted")
+MEANING = {
+    "wrong": "predicted, not in the gold labels",
+    "missed": "in the gold labels, not predicted",
+    "right": "predicted and in the gold labels",
+    "predicted": "predicted, gold labels unknown",
+}
+
+STYLE = """
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: center; color: var(--soft); font-size: .92em; }
+.legend mark { padding: 1px 7px; color: var(--ink); }
+mark { color: inherit; background: none; border-radius: 3px; padding: 1px 0; print-color-adjust: exact; }
+mark.against { border-bottom: 2px dotted #8a4b00; border-radius: 3px 3px 0 0; }
+.unread { color: #8a94a3; }
+.case { padding: 14px 0; border-bottom: 1px solid var(--line); break-inside: avoid; }
+.case p { margin: 8px 0; max-width: none; line-height: 2; font-size: 1.05em; overflow-wrap: anywhere; }
+.case small { color: var(--soft); display: block; overflow-wrap: anywhere; }
+.chips { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
+.chip { cursor: pointer; padding: 1px 9px; font-size: .9em; text-align: left; overflow-wrap: anywhere;
+  border-width: 2px; }
+.chip.right { color: var(--right); }
+.chip.missed { color: var(--missed); border-style: dashed; }
+.chip.wrong { color: var(--wrong); }
+.chip.predicted { color: var(--blue); }
+.chip[aria-pressed=true] { border-color: currentColor; background: var(--tint); font-weight: 600; }
+.pager { display: flex; gap: 8px; align-items: center; margin: 12px 0; }
+.controls label { display: inline-flex; gap: 6px; align-items: center; max-width: 100%; }
+.controls select { min-width: 0; }
+button { cursor: pointer; }
+button:disabled { opacity: .45; cursor: default; }
+"""
+
+
+def write_evidence_page(path, rows, method, tolerance):
+    """rows: of `word_interpret.interpret`. method: its name for people. tolerance: share of the logit difference."""
+    entries = [entry for row in rows for entry in row["labels"]]
+    counts, names = Counter(entry["status"] for entry in entries), Counter(entry["label"] for entry in entries)
+    figures = [(len(rows), "texts"), (len(entries), "labels explained")]
+    figures += [(counts[status], f"{status}: {MEANING[status]}") for status in STATUSES if counts[status]]
+    checked = [entry["error"] <= tolerance for entry in entries if entry["error"] is not None]
+    if checked:
+        figures.append(
+            (f"{sum(checked)} of {len(checked)}", f"sums within {100 * tolerance:.0f}% of the logit difference")
+        )
+    label_options = "".join(
+        f'<option value="{escape(name)}">{escape(name)} ({count})</option>' for name, count in sorted(names.items())
+    )
+    status_options = "".join(
+        f'<option value="{status}">{status} ({counts[status]})</option>' for status in STATUSES if counts[status]
+    )
+    cut = sum(row["read"] < len(row["text"]) for row in rows)
+    cut_note = f" {cut} texts are longer than the model reads: their grey ends have no evidence." if cut else ""
+    body = f"""<h1>Words for and against labels</h1>
+{tiles(figures)}
+<p class="note">By {escape(method)}. A word's strength is what it adds to the label's logit, compared with a text
+without words; colours are relative to the strongest word for the label in its text.{cut_note}</p>
+<p class="legend"><span><mark id="for">speaks for</mark> the label</span>
+<span><mark id="against" class="against">speaks against</mark> it</span>
+<span>stronger colour: stronger word; point at a word for its figure</span></p>
+<div class="controls">
+<label>Label <select id="label"><option value="">all ({len(entries)})</option>{label_options}</select></label>
+<label>Outcome <select id="status"><option value="">all</option>{status_options}</select></label>
+<span id="count" class="note" role="status"></span></div>
+<div id="rows"></div>
+<div class="pager"><button id="back">Back</button><span id="page" class="note"></span>
+<button id="next">Next</button></div>
+<noscript><p>This page needs JavaScript; the same figures are in the .jsonl file beside it.</p></noscript>"""
+    data = [
+        {
+            "line": row["line"], "text": row["text"], "read": row["read"], "spans": row["spans"],
+            "labels": [
+                {
+                    "label": entry["label"], "status": entry["status"], "probability": round(entry["probability"], 4),
+                    "logit": round(entry["logit"], 3),
+                    "base": None if entry["base_logit"] is None else round(entry["base_logit"], 3),
+                    "rough": entry["error"] is not None and entry["error"] > tolerance,
+                    "words": [float(f"{value:.3g}") for value in entry["attributions"]],
+                    "key": [[word, float(f"{value:.3g}")] for word, value in entry["key_words"]],
+                }
+                for entry in row["labels"]
+            ],
+        }
+        for row in rows
+    ]  # fmt: skip
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    write_page(path, "Words for and against labels", body, STYLE, script, data)
