@@ -81,6 +81,9 @@ def main(argv=None):
     problems = Problems()
     checkpoint, max_seq_length = open_checkpoint(args, problems)
     labels = checkpoint.labels
+    for path in filter(None, (args.report_file, args.html)):
+        if os.path.isdir(path):
+            problems.add(f"{path} is a folder; name a file to write")
     with problems.collect():
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), labels, problems)
     problems.stop_if_any()

@@ -194,4 +194,4 @@ def test_of_a_real_run(evaluate, tmp_path, task):  # noqa: F811
 
 def test_the_page_cannot_be_a_folder(evaluate, tmp_path):  # noqa: F811
     status, log, _ = evaluate("reviews", "--html", tmp_path)
-    assert status == 2 and f"{tmp_path} is a folder; name a file to write" in log
+    assert status == 2 and f"{tmp_path} is a folder; name a file to write" in log and "parameters" not in log
