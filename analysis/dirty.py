@@ -1,0 +1,181 @@
+"""Find the training rows whose labels are probably wrong, and say which labels and why.
+
+    python analysis/dirty.py --device cpu --dataset_dir data
+    python analysis/dirty.py --device gpu --dataset_dir data --params_path ./checkpoint --dirty_num 200
+    python analysis/dirty.py --device gpu --dataset_dir data --params_path ./checkpoint --method representer
+
+The most suspect rows go to train_dirty.txt, the others to train_dirty_rest.txt, and what is wrong with each of the
+first to train_dirty_report.tsv. Look at the suspects, correct them, and train on both files together.
+The default method needs no model: it judges each row by linear models that have not seen it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import Problems, UserError, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from utils import atomic_write, describe, read_labels, read_lines, read_rows  # noqa: E402
+
+REPORT = ("rank", "line", "label", "fault", "out_of_fold", "model", "why", "suggested", "given", "text")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
+    parser.add_argument("--train_file", default="train.txt", help="labelled rows to check (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if there is one (%(default)s)")
+    parser.add_argument("--method", default="confident", choices=("confident", "representer"), help="(%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="of the folds (%(default)s)")
+
+    model = parser.add_argument_group(
+        "model: needed by representer; where it is there, the report shows what it says too"
+    )
+    model.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
+    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+    model.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
+    model.add_argument("--batch_size", type=positive_int, default=16, help="rows at a time (%(default)s)")
+
+    output = parser.add_argument_group("output, in dataset_dir")
+    output.add_argument("--dirty_num", type=positive_int, default=100, help="rows taken out at most (%(default)s)")
+    output.add_argument(
+        "--dirty_threshold", type=non_negative_float, default=0, help="a row's score must be above it (%(default)s)"
+    )
+    output.add_argument("--dirty_file", default="train_dirty.txt", help="suspects, worst first (%(default)s)")
+    output.add_argument("--rest_file", default="train_dirty_rest.txt", help="the other rows (%(default)s)")
+    output.add_argument("--report_file", default="train_dirty_report.tsv", help="what is suspect (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def read_all(args, problems):
+    """(rows, labels, checkpoint or None, maximum length), checked."""
+    from checkpoint import open_checkpoint
+
+    checkpoint, max_seq_length = None, None
+    if args.method == "representer" or os.path.exists(os.path.join(args.params_path, "model_state.pdparams")):
+        checkpoint, max_seq_length = open_checkpoint(args, problems)
+        labels = checkpoint.labels
+    else:
+        labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
+    rows = read_rows(os.path.join(args.dataset_dir, args.train_file), labels, problems)
+    if len(rows) and len(set(rows.texts)) < 2:
+        problems.add(f"{rows.path}: all texts are the same; a row is judged by other rows")
+    return rows, labels, checkpoint, max_seq_length
+
+
+def find_suspects(args, rows, targets, checkpoint, max_seq_length, environment):
+    """(Suspects, out-of-fold probabilities, the model's probabilities or None), arrays [rows, labels]."""
+    import linear
+    from suspects import calibrated_by_label, confident_learning, representer_values
+
+    logger.info("Out-of-fold probabilities of %d rows by a linear model ...", len(rows))
+    scores, pooled = linear.out_of_fold(list(rows.texts), targets, seed=args.seed)
+    unseen, own = calibrated_by_label(scores, pooled, targets, args.seed), None
+    found = confident_learning(unseen, targets) if args.method == "confident" else None
+    if checkpoint is not None:
+        from checkpoint import load_model
+        from model import encode, log_model, predict_features, predict_probabilities
+
+        load_model(checkpoint, args.params_path, args.device)
+        log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+        encoded = encode(rows.texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+        own = checkpoint.decision.calibrated(predict_probabilities(checkpoint.model, encoded, args.batch_size))
+        if args.method == "representer":
+            features = predict_features(checkpoint.model, encoded, args.batch_size)
+            found = representer_values(features, targets, args.dirty_threshold)
+    return found, unseen, own
+
+
+class Reasons:
+    """Why a label of a row is suspect, in a sentence. unseen, targets: arrays [rows, labels]."""
+
+    def __init__(self, unseen, targets):
+        self._unseen = unseen
+        self._with, self._without = (
+            (unseen * mask).sum(axis=0) / mask.sum(axis=0).clip(min=1) for mask in (targets, ~targets)
+        )
+
+    def __call__(self, row, label, fault):
+        return (
+            f"{'not given' if fault == 'missing' else 'given'}, but models that have not seen the row give it "
+            f"{self._unseen[row, label]:.2f}; rows with it have {self._with[label]:.2f} on average, "
+            f"rows without it {self._without[label]:.2f}"
+        )
+
+
+def write_report(path, chosen, rows, labels, targets, found, unseen, own):
+    """A line for each suspect label of the chosen rows, with the labels as they would be without the faults.
+
+    Returns:
+        {"missing", "wrong": labels told}.
+    """
+    from suspects import corrected, deepest
+
+    reasons, faults = Reasons(unseen, targets), {"missing": 0, "wrong": 0}
+    with atomic_write(path) as file:
+        file.write("\t".join(REPORT) + "\n")
+        for rank, i in enumerate(chosen, 1):
+            flags, given = found.flags[i], targets[i]
+            suggested = labels.join(corrected(given, flags, labels.parents))
+            for fault, mask in (("missing", flags & ~given), ("wrong", flags & given)):
+                for label in deepest(mask, labels.parents):
+                    faults[fault] += 1
+                    model = "" if own is None else f"{own[i, label]:.4f}"
+                    columns = (rank, rows.lines[i], labels.names[label], fault, f"{unseen[i, label]:.4f}", model)
+                    columns += (reasons(i, label, fault), suggested, labels.join(given), rows.texts[i])
+                    file.write("\t".join(map(str, columns)) + "\n")
+    return faults
+
+
+def split_file(source, lines, dirty_path, rest_path):
+    """The rows of `lines`, line numbers in the order wanted, to one file, all others to the other, as they stand."""
+    taken = dict.fromkeys(int(line) for line in lines)
+    with atomic_write(rest_path) as rest:
+        for number, line in read_lines(source):
+            if number in taken:
+                taken[number] = line
+            elif line.strip():
+                rest.write(f"{line}\n")
+    with atomic_write(dirty_path) as dirty:
+        dirty.writelines(f"{line}\n" for line in taken.values())
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    names = (args.train_file, args.dirty_file, args.rest_file, args.report_file)
+    if len({os.path.normpath(name) for name in names}) < len(names):
+        raise UserError("--train_file, --dirty_file, --rest_file and --report_file must be different files")
+    source, dirty, rest, report = (os.path.join(args.dataset_dir, name) for name in names)
+    problems = Problems()
+    with problems.collect():
+        rows, labels, checkpoint, max_seq_length = read_all(args, problems)
+    problems.stop_if_any()
+    for line in describe(rows, len(labels)):
+        logger.info(line)
+
+    targets = rows.multi_hot(len(labels))
+    found, unseen, own = find_suspects(args, rows, targets, checkpoint, max_seq_length, environment)
+    scores, order = found.scores(), found.order()
+    suspect = [i for i in order if scores[i] > args.dirty_threshold]
+    chosen = suspect[: args.dirty_num]
+    faults = write_report(report, chosen, rows, labels, targets, found, unseen, own)
+    split_file(source, rows.lines[chosen], dirty, rest)
+    logger.info("Suspect rows: %d of %d, the worst %d taken out", len(suspect), len(rows), len(chosen))
+    logger.info("Their labels: %d given and probably wrong, %d probably missing", faults["wrong"], faults["missing"])
+    for i in chosen[:5]:
+        logger.info("line %d, score %.2f: %s [%s]", rows.lines[i], scores[i], rows.texts[i], labels.join(targets[i]))
+    logger.info("Suspects saved in %s, other rows in %s, reasons in %s", dirty, rest, report)
+    logger.info("Next: correct the labels in %s, append the other rows to it, and train on that", dirty)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
