@@ -15,9 +15,8 @@ import random
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from itertools import chain
 from pathlib import Path
 from socket import SHUT_RDWR
 from urllib.parse import urlsplit
@@ -226,9 +225,16 @@ class Labeller:
 
     def predict(self, texts, batch_size, pool):
         """Yields (label names, their probabilities) of each text, in order; requests run in the pool's threads."""
-        requests = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        results = pool.map(self.result, requests)
-        return chain.from_iterable(zip(result["label_name"], result["confidence"]) for result in results)
+        requests = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
+        futures = [pool.submit(self.result, request) for request in requests]
+        pending = set(futures)
+        for future in futures:
+            while future in pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for one in done:
+                    one.result()  # raises what went wrong, though an earlier request may still be under way
+            result = future.result()
+            yield from zip(result["label_name"], result["confidence"])
 
 
 def label_file(args, labeller, info):
