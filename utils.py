@@ -108,6 +108,14 @@ def recover_folder(path):
         os.rename(aside, path)
 
 
+def keep_inputs(folder, inputs, outputs, problems):
+    """Adds a problem for each output, {flag: name} in the folder, that is one of the inputs (names) as well."""
+    read = {os.path.realpath(os.path.join(folder, name)) for name in inputs}
+    for flag, name in outputs.items():
+        if os.path.realpath(os.path.join(folder, name)) in read:
+            problems.add(f"{flag} {name}: this file is read, too, and would be lost; name another")
+
+
 # ------------------------------------------------------------------------------------------------------------- labels
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from cli import Problems, command, logger, non_negative_int, positive_int  # noqa: E402
 from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, describe, read_cases, read_rows  # noqa: E402
+from utils import atomic_write, describe, keep_inputs, read_cases, read_rows  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -88,6 +88,9 @@ def main(argv=None):
         cases = read_cases(path, labels, problems)
     if not cases:
         problems.add("evaluate.py writes the rows it finds wrong to bad_case.txt; other texts: --interpret_input_file")
+    inputs = (args.train_file, args.label_file, args.interpret_input_file)
+    outputs = {"--interpret_result_file": args.interpret_result_file}
+    keep_inputs(args.dataset_dir, inputs, outputs, problems)
     problems.stop_if_any()
     for line in describe(rows, len(labels)):
         logger.info(line)
