@@ -108,7 +108,7 @@ def free_ports(count):
     return ports
 
 
-def make_backends(folder):
+def make_backends(folder, prelude):
     """One folder of the wheel's Python backend, the stub it runs models in, and the tests' own onnxruntime.
 
     Copies, since Triton refuses a library that a link leads out of the folder to.
@@ -118,20 +118,23 @@ def make_backends(folder):
     shutil.copytree(package / "backends" / "python", folder / "python")
     shutil.copy(package / "python_backend_stubs" / version / "triton_python_backend_stub", folder / "python")
     shutil.copytree(BACKENDS / "onnxruntime", folder / "onnxruntime")
+    first = folder / "python" / "triton_python_backend_utils.py"  # the server's Python ignores PYTHONPATH
+    first.write_text(prelude + first.read_text(encoding="utf-8"), encoding="utf-8")
     return package
 
 
 @contextlib.contextmanager
-def triton_server(repository, log, *flags):
+def triton_server(repository, log, *flags, prelude=""):
     """Yields a `TritonServer` that is ready; it is gone when the block ends.
 
     Args:
         repository: folder of models, as build_repository.py writes it.
         log: file that gets what the server says.
         flags: more of tritonserver's own.
+        prelude: Python that runs in the processes of models when they import triton_python_backend_utils.
     """
     with tempfile.TemporaryDirectory(prefix="triton-") as folder:
-        package = make_backends(Path(folder, "backends"))
+        package = make_backends(Path(folder, "backends"), prelude)
         for _ in range(3):  # between finding a free port and its use, somebody else may take it
             ports = free_ports(3)
             words = [str(package / "bin" / "tritonserver"), f"--model-repository={repository}"]
@@ -140,7 +143,12 @@ def triton_server(repository, log, *flags):
                 words += [f"--{kind}-address=127.0.0.1", f"--{kind}-port={port}"]
             with open(log, "w", encoding="utf-8") as file:
                 process = subprocess.Popen(
-                    words, env=environment(package), stdout=file, stderr=file, cwd=folder, start_new_session=True
+                    words,
+                    env=environment(package),
+                    stdout=file,
+                    stderr=file,
+                    cwd=folder,
+                    start_new_session=True,
                 )
             try:
                 server = TritonServer(ports, process, log)
@@ -155,11 +163,11 @@ def triton_server(repository, log, *flags):
 
 
 def environment(package):
-    libraries = [str(package.parent.parent / "nvidia_pytriton.libs"), library_folder()]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    environment["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"  # Python models run in the first python3 of PATH
-    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*libraries, os.environ.get("LD_LIBRARY_PATH")]))
-    return environment
+    values = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    libraries = [str(package.parent.parent / "nvidia_pytriton.libs"), library_folder(), values.get("LD_LIBRARY_PATH")]
+    values["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
+    values["PATH"] = f"{VENV / 'bin'}:{values['PATH']}"  # Python models run in the first python3 of PATH
+    return values
 
 
 def library_folder():

@@ -1,7 +1,7 @@
 """The `onnxruntime` backend of the tests: what Triton's own does with a model.onnx, in Python.
 
 The server that PyPI has comes without Triton's backend in C++. Triton takes this file for it (a "Python-based
-backend"), so that a repository made for a container is loaded as it is. CPU alone; float32 and int64; batched models alone, no ragged ones.
+backend"), so that a repository made for a container is loaded as it is. CPU, float32 and int64, batched models alone.
 """
 
 import json

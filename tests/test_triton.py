@@ -1,0 +1,423 @@
+"""A real Triton server serves what build_repository.py writes, and answers as predict.py does."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from conftest import ROOT, lines_of, write_lines
+from triton_server import PYTHON, NotReady, triton_server
+
+import build_repository as script
+import export_model
+import predict
+from bundle import open_bundle, write_manifest
+from decision import Decision
+from predictor import Predictor
+
+FOLDER = ROOT / "deploy" / "triton_serving"
+TEXTS = [
+    "台风登陆，学校停课一天",
+    "",
+    "足球",
+    "公司裁员三成，股价当日大跌",
+    "公司裁员[PAD]三成，股价[SEP]当日大跌",
+    "😀 Café ABC123",
+    "好" * 2000,
+    "\x00\n",
+]
+
+
+@pytest.fixture(scope="session")
+def ernie_m(families, tmp_path_factory):
+    """Bundle of a small ERNIE-M with random weights: it has one input alone."""
+    from test_export_model import save_as_checkpoint
+
+    folder = tmp_path_factory.mktemp("ernie_m")
+    checkpoint = save_as_checkpoint(families, "ernie_m", folder / "checkpoint")
+    flags = ["--params_path", str(checkpoint), "--output_path", str(folder / "export"), "--multilingual"]
+    assert export_model.main(flags) == 0
+    return folder / "export"
+
+
+@pytest.fixture
+def bundle(bundles, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(bundles["news"], tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def triton():
+    """.venv-triton's Python, or the reason why there is none."""
+    if not PYTHON.exists():
+        message = f"{PYTHON} is not here: make triton-setup"
+        pytest.fail(message) if os.environ.get("CI") and sys.platform == "linux" else pytest.skip(message)
+    return PYTHON
+
+
+@pytest.fixture(scope="module")
+def served(triton, bundles, tmp_path_factory):
+    """A server of the hierarchical bundle, ready: server, repository, predictor."""
+    folder = tmp_path_factory.mktemp("triton")
+    assert script.main(["--bundle", str(bundles["news"]), "--output", str(folder / "models")]) == 0
+    with triton_server(folder / "models", folder / "log.txt") as server:
+        yield SimpleNamespace(
+            server=server, repository=folder / "models", predictor=Predictor(str(bundles["news"]), num_threads=1)
+        )
+
+
+def names_and_scores(outputs):
+    """What a text's row says: (label names, probabilities) or its error, and that all its outputs agree."""
+    rows = []
+    for label, confidence, names, (error,) in zip(
+        *(outputs[name] for name in ("label", "confidence", "label_name", "error"))
+    ):
+        held = label >= 0
+        assert held[: held.sum()].all() and not any(names[~held]) and not confidence[~held].any()
+        assert not (error and held.any())
+        rows.append(error or (list(names[held]), confidence[held]))
+    return rows
+
+
+def assert_same(outputs, predictor, texts):
+    wanted = list(predictor.predict(texts))
+    rows = names_and_scores(outputs)
+    assert [row[0] for row in rows] == [names for names, _ in wanted]
+    for (names, scores), (_, theirs), label in zip(rows, wanted, outputs["label"]):
+        assert np.abs(scores - theirs).max(initial=0) < 1e-5
+        assert [predictor.labels.names[i] for i in label if i >= 0] == names
+
+
+# --------------------------------------------------------------------------------------------------- the repository
+
+
+PARSE = """
+import json, sys
+from pathlib import Path
+from google.protobuf import json_format, text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+configs = {}
+for path in Path(sys.argv[1]).glob("*/config.pbtxt"):
+    config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    configs[path.parent.name] = json_format.MessageToDict(config, preserving_proto_field_name=True)
+print(json.dumps(configs))
+"""
+
+
+@pytest.mark.parametrize(("name", "flags"), [("news", []), ("reviews", ["--device", "gpu"]), ("ernie_m", [])])
+def test_configurations_are_the_manifests(triton, bundles, ernie_m, run, name, flags, tmp_path):
+    bundle = ernie_m if name == "ernie_m" else bundles[name]
+    status, log = run(script.main, "--bundle", bundle, "--output", tmp_path / "models", "--max_batch_size", 8, *flags)
+    manifest = open_bundle(str(bundle)).manifest
+    assert status == 0 and f"{manifest['num_labels']} labels, at most {manifest['max_seq_length']} tokens" in log
+    answer = subprocess.run([triton, "-c", PARSE, tmp_path / "models"], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    configs = json.loads(answer.stdout)
+    assert set(configs) == script.MODELS and all(config["name"] == model for model, config in configs.items())
+    assert all(config["max_batch_size"] == 8 for config in configs.values())
+    assert all("dynamic_batching" in config for model, config in configs.items() if model != "seqcls")
+    model, ensemble = configs["seqcls_model"], configs["seqcls"]
+    inputs = ["input_ids"] if name == "ernie_m" else ["input_ids", "token_type_ids"]
+    assert [tensor["name"] for tensor in model["input"]] == inputs
+    assert model["platform"] == "onnxruntime_onnx" and "allow_ragged_batch" not in model["input"][0]
+    assert [(t["name"], t["dims"]) for t in model["output"]] == [("logits", [str(manifest["num_labels"])])]
+    assert model["instance_group"][0]["kind"] == ("KIND_GPU" if flags else "KIND_CPU")
+    assert all(c["instance_group"][0]["kind"] == "KIND_CPU" for m, c in configs.items() if c.get("backend") == "python")
+    assert all(tensor["allow_ragged_batch"] for tensor in configs["seqcls_batcher"]["input"])
+    assert [t["name"] for t in ensemble["output"]] == ["label", "confidence", "label_name", "error"]
+    made = {"INPUT"}
+    for step in ensemble["ensemble_scheduling"]["step"]:  # each tensor is made before it is read
+        config = configs[step["model_name"]]
+        assert set(step["input_map"]) == {tensor["name"] for tensor in config["input"]}
+        assert set(step["output_map"]) == {tensor["name"] for tensor in config["output"]}
+        assert set(step["input_map"].values()) <= made
+        made |= set(step["output_map"].values())
+    assert {tensor["name"] for tensor in ensemble["output"]} <= made
+
+
+def test_the_repository_holds_exact_copies(bundles, run, tmp_path):
+    assert run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "models")[0] == 0
+    assert (tmp_path / "models" / "seqcls" / "1").is_dir()
+    originals = {path.name: path for folder in (ROOT, ROOT / "deploy" / "predictor") for path in folder.glob("*.py")}
+    copies = [path for path in (tmp_path / "models").rglob("*.py") if path.name != "model.py"]
+    assert {path.name for path in copies} >= {"tokenization.py", "decision.py", "batching.py", "bundle.py"}
+    assert all(path.read_bytes() == originals[path.name].read_bytes() for path in copies)
+    for path in (tmp_path / "models").glob("*/1/bundle/*"):
+        if path.name != "manifest.json":
+            assert path.read_bytes() == (bundles["news"] / path.name).read_bytes()
+    assert open_bundle(str(tmp_path / "models" / "tokenizer" / "1" / "bundle"))
+    model = tmp_path / "models" / "seqcls_model" / "1" / "model.onnx"
+    assert model.read_bytes() == (bundles["news"] / "model.onnx").read_bytes()
+
+
+def test_a_damaged_bundle_is_refused_and_the_older_repository_stays(bundle, run, tmp_path):
+    flags = ("--bundle", bundle, "--output", tmp_path / "models")
+    assert run(script.main, *flags)[0] == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "models").rglob("*"))
+    for name in ("model.onnx", "vocab.txt"):
+        (bundle / name).write_bytes(b"?" + (bundle / name).read_bytes()[1:])
+    status, log = run(script.main, *flags)
+    assert status == 2 and "2 problems, nothing was done" in log
+    assert "model.onnx is not the file of this bundle" in log and "vocab.txt is not the file of this bundle" in log
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "models").rglob("*")) == before
+    status, log = run(script.main, "--bundle", tmp_path / "nowhere", "--output", tmp_path / "other")
+    assert status == 2 and "name a folder that export_model.py or prune.py wrote" in log
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_repository_replaces_only_its_like(bundles, run, tmp_path):
+    flags = ("--bundle", bundles["news"], "--output", tmp_path / "models")
+    assert run(script.main, *flags)[0] == run(script.main, *flags)[0] == 0
+    (tmp_path / "models" / "somebodys_model").mkdir()
+    status, log = run(script.main, *flags)
+    assert status == 2 and "the folder holds somebodys_model, which would be lost; name a new folder" in log
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    status, log = run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "file")
+    assert status == 2 and "this is a file; name a folder" in log
+
+
+def test_variants_are_for_their_devices(bundles, run, tmp_path):
+    for flags, message in (
+        (["--use_fp16"], "--use_fp16 is for --device gpu"),
+        (["--use_quantize", "--device", "gpu"], "--use_quantize is for --device cpu"),
+        (["--use_quantize"], "holds no int8 model, only float32"),
+        (["--use_fp16", "--device", "gpu"], "holds no fp16 model, only float32"),
+    ):
+        status, log = run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "models", *flags)
+        assert status == 2 and message in log and not (tmp_path / "models").exists()
+
+
+def test_the_containers_packages_are_those_of_the_tests():
+    held = set(lines_of(ROOT / "constraints.txt"))
+    pins = [line.split("#")[0].strip() for line in lines_of(FOLDER / "requirements.txt") if "==" in line]
+    assert len(pins) == 2 and set(pins) <= held
+
+
+# --------------------------------------------------------------------------------------------------------- the server
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_answers_are_the_predictors(served, trained, count):
+    rows = lines_of(trained["news"][0] / "dev.txt")
+    texts = [*TEXTS, *(line.partition("\t")[0] for line in rows)][:count]
+    outputs = served.server.infer("seqcls", texts)
+    assert_same(outputs, served.predictor, texts)
+    assert len(outputs["label"]) == count and (outputs["label"] >= 0).any()
+
+
+def test_a_request_that_is_too_large_is_refused(served):
+    with pytest.raises(ValueError, match="400 .*batch-size must be <= 64"):
+        served.server.infer("seqcls", ["好"] * 65)
+
+
+def test_rows_that_cannot_be_read_have_their_own_error(served):
+    texts = [TEXTS[0], b"\xe5\xa5\xbd\xff", "好" * 100_000, "", "好" * 20_000, b"\xed\xa0\x80", TEXTS[3]]
+    outputs = served.server.infer("seqcls", texts)
+    rows = names_and_scores(outputs)
+    assert rows[1] == "the text is not UTF-8: byte 0xff at position 3"
+    assert rows[2] == "the text has 100000 characters; at most 20000 are taken"
+    assert rows[5] == "the text is not UTF-8: byte 0xed at position 0"  # half of a surrogate pair
+    good = [0, 3, 4, 6]
+    assert_same({k: v[good] for k, v in outputs.items()}, served.predictor, [texts[i] for i in good])
+    assert rows[0][0]
+    only = names_and_scores(served.server.infer("seqcls", [b"\xff"]))
+    assert only == ["the text is not UTF-8: byte 0xff at position 0"]
+
+
+def test_json_as_curl_sends_it(served):
+    tensor = {"name": "INPUT", "datatype": "BYTES", "shape": [2, 1], "data": [TEXTS[0], ""]}
+    status, _, body = served.server.get("models/seqcls/infer", json.dumps({"inputs": [tensor]}).encode("utf-8"))
+    outputs = {tensor["name"]: tensor for tensor in json.loads(body)["outputs"]}
+    (names, _), _ = served.predictor.predict([TEXTS[0], ""])
+    assert status == 200 and outputs["label_name"]["data"][: len(names)] == names
+    assert outputs["error"]["data"] == ["", ""]
+
+
+def test_requests_of_different_lengths_share_runs_and_each_gets_its_own_answer(served):
+    """60 requests at once, no two of one length, a bad one after every fifth."""
+    texts = [served_text(i) for i in range(60)]
+    wanted = list(served.predictor.predict([text for text in texts if isinstance(text, str)]))
+    models = ("tokenizer", "seqcls_batcher", "seqcls_model")
+    before = {model: served.server.statistics(model) for model in models}
+    with ThreadPoolExecutor(60) as pool:
+        answers = list(pool.map(lambda text: served.server.infer("seqcls", [text]), texts))
+    rows = [names_and_scores(outputs)[0] for outputs in answers]
+    for i, text in enumerate(texts):
+        if isinstance(text, bytes):
+            assert rows[i] == "the text is not UTF-8: byte 0xff at position 0"
+    good = [row for row, text in zip(rows, texts) if isinstance(text, str)]
+    assert [row[0] for row in good] == [names for names, _ in wanted]
+    for model in models:
+        after = served.server.statistics(model)
+        rows, runs = (after[key] - before[model][key] for key in ("inference_count", "execution_count"))
+        assert rows == (50 if model == "seqcls_model" else 60)
+        assert runs < rows, model  # the batcher's and the graph's runs: of rows of different lengths
+
+
+def served_text(i):
+    return b"\xff" if i % 6 == 5 else "公司裁员，足球赛" + "好" * i
+
+
+def test_a_run_that_fails_fails_alone(served):
+    """A token that the model does not know, sent past the tokenizer; the next request is answered."""
+    data = {"datatype": "INT64", "shape": [1, 3], "data": [1, 10**9, 2]}
+    body = json.dumps({"inputs": [{"name": name, **data} for name in ("input_ids", "token_type_ids")]})
+    status, _, answer = served.server.get("models/seqcls_batcher/infer", body.encode("utf-8"))
+    assert status >= 400 and "onnxruntime execute failure" in json.loads(answer)["error"]
+    assert_same(served.server.infer("seqcls", TEXTS), served.predictor, TEXTS)
+
+
+def test_metrics_count_the_runs(served):
+    served.server.infer("seqcls", TEXTS)
+    with socket.create_connection(served.server.metrics_url.split(":")) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode("utf-8")
+    found = re.search(r'nv_inference_exec_count{model="seqcls_model",version="1"} (\d+)', text)
+    assert found and int(found[1]) > 0
+
+
+# --------------------------------------------------------------------------------------------------------- the clients
+
+
+def client(triton, kind, *flags):
+    """(exit status, standard output, standard error) of a client in an environment that has no more than it needs."""
+    words = [triton, FOLDER / f"seqcls_{kind}_client.py", *flags]
+    answer = subprocess.run([str(word) for word in words], capture_output=True, text=True, encoding="utf-8")
+    return answer.returncode, answer.stdout, answer.stderr
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_clients_file_is_the_one_of_predict(served, triton, trained, run, kind, tmp_path):
+    dataset, checkpoint = trained["news"]
+    write_lines(tmp_path / "texts.txt", [*lines_of(dataset / "data.txt"), "好" * 2000, "<b>&\"'😀", *TEXTS[:1] * 100])
+    flags = ("--device", "cpu", "--dataset_dir", tmp_path, "--data_file", "texts.txt", "--params_path", checkpoint)
+    assert run(predict.main, *flags, "--output_file", tmp_path / "paddle.txt")[0] == 0
+    url = getattr(served.server, f"{kind}_url")
+    files = ("--input_file", tmp_path / "texts.txt", "--output_file", tmp_path / "triton.txt")
+    status, _, log = client(triton, kind, "--url", url, *files)
+    assert status == 0 and "Prediction results save in" in log and "level 1 : " in log, log
+    assert (tmp_path / "triton.txt").read_bytes() == (tmp_path / "paddle.txt").read_bytes()
+    status, _, log = client(triton, kind, "--url", url, *files, "--scores", "--batch_size", 5)
+    assert status == 0 and re.search(r"\t0\.\d{5},0\.\d{5}\n", (tmp_path / "triton.txt").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_clients_texts(served, triton, kind):
+    url = getattr(served.server, f"{kind}_url")
+    status, out, log = client(triton, kind, "--url", url, "--texts", TEXTS[0], "", "--wait", 5)
+    result = json.loads(out)["result"]
+    wanted = list(served.predictor.predict([TEXTS[0], ""]))
+    assert status == 0 and result["label_name"] == [names for names, _ in wanted] and wanted[0][0]
+    for found, label, (names, scores) in zip(result["confidence"], result["label"], wanted):
+        assert np.abs(np.array(found) - scores).max(initial=0) < 1e-5
+        assert [served.predictor.labels.names[i] for i in label] == names
+    status, out, log = client(triton, kind, "--url", url)
+    assert status == 0 and len(json.loads(out)["result"]["label"]) == 2  # the samples
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
+    write_lines(tmp_path / "long.txt", ["足球", "好" * 20_001, "a\tb\tc"])
+    here, other = served.server.grpc_url, served.server.http_url
+    here, other = (here, other) if kind == "grpc" else (other, here)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hangs = f"127.0.0.1:{silent.getsockname()[1]}"
+        cases = [
+            (("--url", "127.0.0.1:9"), "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"),
+            (("--url", other), "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"),
+            (("--url", "http://127.0.0.1:8000"), "an address looks like 127.0.0.1:8001, without http://"),
+            (("--url", here, "--batch_size", 65), "--batch_size 65: the server takes 64 texts a request at most"),
+            (("--url", here, "--output_file", "x"), "--output_file: name the texts too, --input_file"),
+            (("--url", here, "--texts", "好" * 20_001), "the text has 20001 characters; at most 20000 are taken"),
+            (("--url", here, "--input_file", tmp_path / "long.txt"), "long.txt:2: 20001 characters, 20000 are taken"),
+            (("--url", hangs, "--timeout", 1), "--timeout gives it more time"),
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            answers = pool.map(lambda case: client(triton, kind, *case[0]), cases)
+            for (status, _, log), (flags, message) in zip(answers, cases):
+                assert status == 2 and message in log and "Traceback" not in log, (flags, log)
+
+
+# ------------------------------------------------------------------------------------------- without the project beside
+
+
+HIDE = """
+import os, sys
+
+def refuse(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        path = os.path.realpath(arguments[0])
+        if path.startswith({root!r}) and not path.startswith({kept!r}):
+            raise PermissionError(f"{{path}} is of the project, which is not in a container")
+
+sys.addaudithook(refuse)
+"""
+
+
+def sealed(folder):
+    """The folder of a bundle after a change, with a manifest that fits."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    made = ("version", "variants", "files")
+    write_manifest(str(folder), {name: value for name, value in manifest.items() if name not in made})
+    return folder
+
+
+def decided(bundle, folder):
+    """A copy of a bundle that gives each text one to three labels, and other probabilities than the model's."""
+    shutil.copytree(bundle, folder)
+    Decision(min_k=1, max_k=3, temperature=2.0, threshold=0.3).save(folder / "decision.json")
+    return sealed(folder)
+
+
+@pytest.mark.parametrize("name", ["reviews", "ernie_m"])
+def test_a_copy_serves_without_the_project(triton, bundles, ernie_m, run, name, tmp_path):
+    """Python in the server is kept from opening any file of the project; flat labels, and one input alone."""
+    bundle = ernie_m if name == "ernie_m" else decided(bundles[name], tmp_path / "bundle")
+    flags = ("--max_characters", 100_000, "--num_threads", 1)
+    assert run(script.main, "--bundle", bundle, "--output", tmp_path / "models", *flags)[0] == 0
+    shutil.copytree(tmp_path / "models", tmp_path / "elsewhere" / "repository")
+    shutil.rmtree(tmp_path / "models")
+    code = HIDE.format(root=f"{ROOT}{os.sep}", kept=f"{ROOT / '.venv-triton'}{os.sep}")
+    texts = [*TEXTS, "好" * 100_000, "糯米鸡香，凤爪烂，一壶普洱坐到十点"]
+    with triton_server(tmp_path / "elsewhere" / "repository", tmp_path / "log.txt", prelude=code) as server:
+        outputs = server.infer("seqcls", [*texts, b"\xff"])
+        assert names_and_scores(outputs)[-1].startswith("the text is not UTF-8")
+        assert_same({k: v[:-1] for k, v in outputs.items()}, Predictor(str(bundle), num_threads=1), texts)
+        group = server.process.pid
+    assert server.process.returncode == 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)  # nobody is left of it
+
+
+def test_a_changed_repository_is_not_served(triton, served, tmp_path):
+    repository = shutil.copytree(served.repository, tmp_path / "models")
+    for name in ("seqcls_model/1/model.onnx", "seqcls_postprocess/1/bundle/label.txt", "tokenizer/1/bundle/vocab.txt"):
+        content = (repository / name).read_bytes()
+        (repository / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(NotReady):
+        with triton_server(repository, tmp_path / "log.txt"):
+            pass
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "label.txt is not the file of this bundle" in log and "vocab.txt is not the file of this bundle" in log
+    assert "model.onnx is not the file this repository was built with; run build_repository.py again" in log
+
+
+def test_a_server_that_computes_padding_wrongly_answers_nothing(triton, bundle, run, tmp_path):
+    """As with ONNX Runtime 1.20; here the graph takes another token for the padding."""
+    model = onnx.load(bundle / "model.onnx")
+    (pad,) = (tensor for tensor in model.graph.initializer if tensor.name == "pad_token_id")
+    pad.CopyFrom(onnx.numpy_helper.from_array(np.array(9), "pad_token_id"))
+    onnx.save(model, bundle / "model.onnx")
+    assert run(script.main, "--bundle", sealed(bundle), "--output", tmp_path / "models")[0] == 0
+    with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="computes rows with padding wrongly.*use a newer container"):
+                server.infer("seqcls", TEXTS)
