@@ -16,7 +16,7 @@ import random
 import shutil
 import urllib.request
 
-from cli import UserError, logger
+from cli import Problems, UserError, logger
 from words import has_chinese, jieba_tokenizer, split_words
 
 STRATEGIES = ("substitute", "insert", "delete", "swap", "mix")
@@ -67,8 +67,12 @@ class Augmenter:
             dictionary = read_dictionary(custom_file)
             source = functools.partial(_Own, dictionary=dictionary, tokenizer=jieba_tokenizer(tuple(dictionary)))
         else:
-            files = dataaug_files(aug_type)
-            model = _language_model(model_name, device) if aug_type == "mlm" else None
+            problems = Problems()
+            with problems.collect():
+                files = dataaug_files(aug_type)
+            with problems.collect():
+                model = _language_model(model_name, device) if aug_type == "mlm" else None
+            problems.stop_if_any()
             source = functools.partial(_Dataaug, aug_type=aug_type, files=files, model=model)
         self.operations = [
             (source if name in ("substitute", "insert") else _Own)(name, aug_percent=aug_percent) for name in names
@@ -249,9 +253,9 @@ def _language_model(name, device):
     from compat import import_paddle
     from model import device_problem, model_name_problem, pretrained_faults, set_device
 
-    for problem in (device_problem(device), model_name_problem(name)):
-        if problem:
-            raise UserError(problem)
+    found = [problem for problem in (device_problem(device), model_name_problem(name)) if problem]
+    if found:
+        raise UserError("\n  ".join(found))
     import_paddle()
     from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
