@@ -1,0 +1,221 @@
+"""The server's page, driven as a person would: a text typed, labels read."""
+
+import re
+from contextlib import ExitStack
+
+import pytest
+from browser import assert_sound, chromium
+from conftest import lines_of
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from serving import serving
+
+from decision import Decision
+from labelling import decide
+from predictor import Predictor
+
+HOSTILE = "<img src=x onerror=document.title='run'><script>document.title='run'</script> {{1}} 😀 ' \" &amp;"
+# [[[label's path, percent, level or ""], ...] of each text]
+READ = """
+const read = (list, above) => [...list.children].flatMap(item => {
+  const [name, , percent] = item.querySelector('.entry').children;
+  const level = name.querySelector('.level'), path = above + name.lastChild.textContent;
+  const below = item.querySelector('ul');
+  return [[path, percent.textContent, level ? level.textContent : ''], ...(below ? read(below, path + '##') : [])];
+});
+return [...document.querySelectorAll('article')].map(one => {
+  const list = one.querySelector('ul');
+  return list ? read(list, '') : [];
+});
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(bundles, tmp_path_factory):
+    """{"news" and "reviews": address of the page of a running server.py}."""
+    with ExitStack() as stack:
+        log = tmp_path_factory.mktemp("logs")
+        started = {name: stack.enter_context(serving(bundle, log / name)) for name, bundle in bundles.items()}
+        yield {name: f"http://127.0.0.1:{one.port}/" for name, one in started.items()}
+
+
+class Page:
+    def __init__(self, driver, url):
+        self.driver = driver
+        driver.get(url)
+        self.wait(lambda: self["about"].text or self["fault"].text)
+
+    def __getitem__(self, name):
+        return self.driver.find_element(By.ID, name)
+
+    def wait(self, condition):
+        return WebDriverWait(self.driver, 30, 0.05).until(lambda _: condition())
+
+    def ask(self, text):
+        """Types texts and sends them by keyboard; returns what the page then shows of labels."""
+        self["texts"].clear()
+        # Sent by script: chromedriver's keyboard has no emoji.
+        self.driver.execute_script("arguments[0].value = arguments[1]", self["texts"], text)
+        self["texts"].send_keys(Keys.CONTROL, Keys.ENTER)
+        return self.labels()
+
+    def labels(self):
+        self.wait(lambda: self["send"].is_enabled())
+        return self.driver.execute_script(READ)
+
+    def threshold(self, value):
+        self.driver.execute_script("arguments[0].value = arguments[1]", self["threshold"], value)
+        for event in ("input", "change"):
+            self.driver.execute_script("arguments[0].dispatchEvent(new Event(arguments[1]))", self["threshold"], event)
+        return self.labels()
+
+
+@pytest.fixture
+def visit(pages):
+    """visit(task or address, width=1280) -> Page."""
+    with ExitStack() as stack:
+        yield lambda url, width=1280: Page(stack.enter_context(chromium(width)), pages.get(url, url))
+
+
+def wanted(bundle, texts, limit=None):
+    predictor = Predictor(str(bundle), num_threads=1)
+    decision = predictor.decision if limit is None else Decision(limit)
+    rows = decide(predictor.probabilities(texts), predictor.labels, decision)
+    return [dict(zip(names, map(float, scores))) for names, scores in rows]
+
+
+def assert_shown(shown, rows):
+    assert [{path for path, _, _ in one} for one in shown] == [set(row) for row in rows]
+    for one, row in zip(shown, rows):
+        for path, percent, _ in one:
+            assert percent.endswith("%") and float(percent[:-1]) == pytest.approx(100 * row[path], abs=0.051)
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_labels_are_those_of_predict(visit, bundles, trained, task):
+    texts = [*lines_of(trained[task][0] / "data.txt")[:8], HOSTILE]
+    page = visit(task)
+    shown = page.ask("\n".join([f"  {text} " for text in texts] + ["", "  "]))
+    assert_shown(shown, wanted(bundles[task], texts))
+    assert any(shown)
+    assert [element.text for element in page.driver.find_elements(By.CSS_SELECTOR, ".text")] == texts
+    assert re.fullmatch(r"9 texts in \d+ ms", page["status"].text)
+    assert page.driver.title == "Text labels"
+    assert_sound(page.driver)
+    levels = {level for one in shown for _, _, level in one}
+    assert levels == ({""} if task == "reviews" else {f"level {n}" for n in range(1, 1 + len(levels))})
+    for one in shown:
+        assert all(level in ("", f"level {path.count('##') + 1}") for path, _, level in one)
+        siblings = [float(percent[:-1]) for path, percent, _ in one if "##" not in path]
+        assert siblings == sorted(siblings, reverse=True)
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_the_threshold(visit, bundles, trained, task):
+    texts = lines_of(trained[task][0] / "data.txt")[:4]
+    page = visit(task)
+    first = page.ask("\n".join(texts))
+    low = page.threshold(0.02)
+    assert_shown(low, wanted(bundles[task], texts, 0.02))
+    assert sum(map(len, low)) > sum(map(len, first)) and page["value"].text == "0.02"
+    assert page.threshold(1) == [[]] * 4
+    cards = page.driver.find_elements(By.TAG_NAME, "article")
+    assert cards[0].text.endswith("No label is likelier than 1.")
+    page["reset"].click()
+    assert page.labels() == first and page["value"].text == "default" and not page["reset"].is_displayed()
+
+
+def test_no_text(visit):
+    page = visit("news")
+    page["send"].click()
+    assert (
+        page["fault"].text == "There is no text yet. Type one above." and page["error"].get_attribute("role") == "alert"
+    )
+    assert page.driver.switch_to.active_element == page["texts"] and not page["again"].is_displayed()
+    assert page.ask(" \n\n ") == [] and page["error"].is_displayed()
+    assert page.ask("足球") != [] and not page["error"].is_displayed()
+    assert_sound(page.driver)
+
+
+def test_both_languages(visit):
+    page = visit("news")
+    shown = page.ask("台风登陆，学校停课一天，全省多地发布预警")
+    assert page.driver.execute_script("return document.documentElement.lang") == "en"
+    page["language"].click()
+    assert page.driver.title == "文本分类" and page["send"].text == "预测标签"
+    assert page.driver.execute_script("return document.documentElement.lang") == "zh-CN"
+    assert "条文本，用时" in page["status"].text and "个标签，共 3 层" in page["about"].text
+    again = page.driver.execute_script(READ)
+    assert [[row[:2] for row in one] for one in again] == [[row[:2] for row in one] for one in shown]
+    page.driver.refresh()
+    assert page.wait(lambda: page["send"].text == "预测标签")  # remembered
+    said = page.driver.execute_script("return [Object.keys(SAYS.en), Object.keys(SAYS.zh)].map(keys => keys.sort())")
+    assert said[0] == said[1]
+
+
+def test_a_key(visit, bundles, tmp_path):
+    with serving(bundles["news"], tmp_path / "log", TEXT_CLS_API_KEY="s3cret") as server:
+        page = visit(f"http://127.0.0.1:{server.port}/")
+        assert page["fault"].text == "The server wants an API key. Enter it above." and page["key"].is_displayed()
+        page["key"].send_keys("wrong")
+        assert page.ask("足球") == [] and page["error"].is_displayed()
+        page["key"].clear()
+        page["key"].send_keys("s3cret", Keys.ENTER)
+        assert page.wait(lambda: page.driver.find_elements(By.TAG_NAME, "article"))
+        assert not page["error"].is_displayed() and "55 labels on 3 levels" in page["about"].text
+        assert "s3cret" not in page.driver.execute_script(
+            "return JSON.stringify([localStorage, sessionStorage, document.cookie])"
+        )
+        page.driver.refresh()
+        assert page.wait(lambda: page["key"].is_displayed()) and page["key"].get_attribute("value") == ""
+
+
+def test_the_servers_limits(visit, bundles, tmp_path):
+    with serving(bundles["news"], tmp_path / "log", "--max_characters", 20, "--max_texts", 3) as server:
+        page = visit(f"http://127.0.0.1:{server.port}/")
+        assert page.ask("字" * 21) == []
+        assert page["fault"].text.startswith("The server cannot take this: text 0 (from 0) has 21 characters")
+        assert page.ask("一\n二\n三\n四") == []
+        assert page["fault"].text == "4 texts are more than the 3 this server takes at once. Take some lines out."
+        assert len(page.ask("一\n二\n三")) == 3 and not page["error"].is_displayed()
+
+
+ANSWERS = {
+    "full": ("new Response('{\"detail\": \"x\"}', {status: 503, headers: {'Retry-After': '7'}})",
+             "The server has too much to do just now. Try again in 7 s."),
+    "stopping": ("new Response('', {status: 503})", "The server has too much to do just now. Try again soon."),
+    "late": ("new Response('{}', {status: 504})", "The server did not get to it in time. Try again, with fewer texts."),
+    "large": ("new Response('{}', {status: 413})", "This is too much at once. Take some lines out."),
+    "failed": ("new Response('{\"detail\": \"<b>x</b>\"}', {status: 500})",
+               "The server answers with an error (500): <b>x</b>."),
+    "a proxy's": ("new Response('<html>', {status: 502})", "The server answers with an error (502)."),
+    "gone": ("Promise.reject(new TypeError('Failed to fetch'))",
+             "The server does not answer. Is it running, and is the network up?"),
+}  # fmt: skip
+
+
+def test_faults_are_told_and_trying_again_helps(visit):
+    page = visit("news")
+    page.driver.execute_script("window.real = window.fetch")
+    for answer, message in ANSWERS.values():
+        page.driver.execute_script(f"window.fetch = async () => {answer}")
+        assert page.ask("足球") == [] and page["fault"].text == message and page["status"].text == ""
+        page.driver.execute_script("window.fetch = window.real")
+        page["again"].click()
+        assert len(page.labels()) == 1 and not page["error"].is_displayed()
+    assert_sound(page.driver)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_fits_the_window(visit, task, width):
+    page = visit(task, width)
+    for texts in ("", "W" * 2000 + "\n" + "字" * 2000 + "\n足球"):
+        page.ask(texts)
+        page.threshold(0)  # every label there is
+        assert_sound(page.driver)
+    page["language"].click()
+    assert_sound(page.driver)
+    unnamed = "return [...document.querySelectorAll('textarea, input')].filter(one => !one.labels.length).length"
+    assert page.driver.execute_script(unnamed) == 0
