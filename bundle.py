@@ -7,13 +7,14 @@ pickle.
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 
 from cli import Problems, UserError
 from decision import Decision
-from utils import Labels, read_labels, recover_folder, sha256, write_json
+from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
 
-MANIFEST, VERSION = "manifest.json", 1
+MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 # ONNX files by variant, named as the older suite named what it converted at start-up.
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
 NEEDED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # of a manifest
@@ -53,6 +54,24 @@ def files_of_bundle(folder):
         return set()
 
 
+def replace_decision(bundle, decision):
+    """Puts another decision into a bundle's folder, whole or not at all: a server that opens it finds one or the other.
+
+    All other files stay the same ones, by hard links where the file system has them.
+    """
+    with atomic_folder(bundle.folder) as folder:
+        for name in bundle.manifest["files"]:
+            source, target = os.path.join(bundle.folder, name), os.path.join(folder, name)
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copyfile(source, target)
+        os.remove(os.path.join(folder, DECISION))  # the link, not the file
+        decision.save(os.path.join(folder, DECISION))
+        files = {**bundle.manifest["files"], DECISION: sha256(os.path.join(folder, DECISION))}
+        write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "files": files})
+
+
 def open_bundle(folder):
     """A bundle whose files are those its manifest tells of, byte for byte.
 
@@ -85,9 +104,9 @@ def open_bundle(folder):
     if len(labels) != manifest["num_labels"]:
         raise UserError(f"{folder}: label.txt has {len(labels)} labels, the model {manifest['num_labels']}; {remedy}")
     try:
-        decision = Decision.load(os.path.join(folder, "decision.json"))
+        decision = Decision.load(os.path.join(folder, DECISION))
     except ValueError as error:
-        raise UserError(f"{folder}/decision.json: {error}") from error
+        raise UserError(f"{folder}/{DECISION}: {error}") from error
     if problem := decision.problem(len(labels)):
-        raise UserError(f"{folder}/decision.json: {problem}; {remedy}")
+        raise UserError(f"{folder}/{DECISION}: {problem}; {remedy}")
     return Bundle(folder, manifest, labels, decision)

@@ -268,10 +268,13 @@ class Decision:
         dropped = order[place >= self.max_k]
         chosen[over[rows[dropped]], columns[dropped]] = False
 
+    def text(self):
+        """What `decision.json` holds."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n"
+
     def save(self, path):
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"version": VERSION, **asdict(self)}, file, indent=2)
-            file.write("\n")
+            file.write(self.text())
 
     @classmethod
     def load(cls, path):

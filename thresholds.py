@@ -25,12 +25,12 @@ def fit_thresholds(scores, targets, pseudo_rows=PSEUDO_ROWS):
         float array [labels] of the scores' type; a label is predicted where its score is above.
     """
     scores, targets = np.asarray(scores), np.asarray(targets, dtype=bool)
-    pooled = _Counts(scores.ravel(), targets.ravel())
+    pooled = LabelCounts(scores.ravel(), targets.ravel())
     share = pseudo_rows / pooled.positive if pooled.positive else 0.0
     thresholds = np.zeros(scores.shape[1], dtype=scores.dtype)
     for label in range(scores.shape[1]):
-        own = _Counts(scores[:, label], targets[:, label])
-        candidates = _gaps(own.all)
+        own = LabelCounts(scores[:, label], targets[:, label])
+        candidates = gaps(own.all)
         hits, predicted = own.above(candidates)
         pooled_hits, pooled_predicted = pooled.above(candidates)
         top = 2 * (hits + share * pooled_hits)
@@ -40,7 +40,7 @@ def fit_thresholds(scores, targets, pseudo_rows=PSEUDO_ROWS):
     return thresholds
 
 
-class _Counts:
+class LabelCounts:
     """all, held: scores of all entries and of the positive ones, in rising order."""
 
     def __init__(self, scores, targets):
@@ -55,7 +55,7 @@ class _Counts:
         )
 
 
-def _gaps(ordered):
+def gaps(ordered):
     """A threshold in each gap between different scores, the highest first: above all of them, then downward."""
     distinct = np.unique(ordered)
     low, high = distinct[:-1], distinct[1:]

@@ -5,7 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A time limit on one example tells of the machine's other work, not of the code.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores; a tiny model gains nothing from threads. Read by Paddle when it is first imported.

@@ -1,0 +1,237 @@
+"""Fit how probabilities become labels to labelled rows, and write it into a checkpoint or a bundle.
+
+    python analysis/threshold.py --dataset_dir data --device cpu --params_path ./checkpoint
+    python analysis/threshold.py --dataset_dir data --device cpu --bundle ./export
+    python analysis/threshold.py --dataset_dir data --device cpu --params_path ./checkpoint --target_precision 0.9
+
+The gain it tells is that on rows the thresholds were not fitted to. Where it may be chance, nothing is written.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from decision import HIERARCHY  # noqa: E402
+from utils import describe, read_rows  # noqa: E402
+
+OBJECTIVES = ("micro", "macro", "both", "exact")
+FEWEST = 50  # rows; below, folds say little
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
+    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
+    parser.add_argument("--bundle", help="a bundle of export_model.py in place of a checkpoint (none)")
+    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="rows at a time (%(default)s)")
+    parser.add_argument("--dev_file", default="dev.txt", help="labelled rows, not those of training (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
+
+    fit = parser.add_argument_group("fitting")
+    fit.add_argument("--objective", choices=OBJECTIVES, default="both", help="F1 to raise, or exact rows (%(default)s)")
+    fit.add_argument(
+        "--mode", choices=("auto", "single", "per_label"), default="auto",
+        help="one threshold, one a label, or what gains more (%(default)s)",
+    )  # fmt: skip
+    fit.add_argument("--target_precision", type=share, help="reach this precision instead, from 0 to 1")
+    fit.add_argument("--target_recall", type=share, help="reach this recall instead, from 0 to 1")
+    fit.add_argument("--temperature", action="store_true", help="fit one, so that probabilities tell frequencies (off)")
+    fit.add_argument("--hierarchy", choices=tuple(HIERARCHY), help="decide in this way from now on (as it is)")
+    fit.add_argument("--min_k", type=non_negative_int, help="labels of a row at least from now on (as it is)")
+    fit.add_argument("--max_k", type=positive_int, help="labels of a row at most from now on (as it is)")
+    fit.add_argument("--folds", type=positive_int, default=5, help="parts for the figure on unseen rows (%(default)s)")
+    fit.add_argument("--seed", type=non_negative_int, default=3, help="of folds and bootstrap (%(default)s)")
+    fit.add_argument("--force", action="store_true", help="write also where the gain may be chance (off)")
+    fit.add_argument("--dry_run", action="store_true", help="write nothing (off)")
+    return parser.parse_args(argv)
+
+
+def share(text):
+    """argparse type: a number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and up to 1, not {text}")
+    return value
+
+
+class _OfCheckpoint:
+    """Labels, decision and probabilities of a checkpoint, and a way to put another decision into it."""
+
+    def __init__(self, args, problems):
+        from checkpoint import open_checkpoint
+
+        self.args = args
+        self.checkpoint, self.max_seq_length = open_checkpoint(args, problems)
+        self.labels, self.decision = self.checkpoint.labels, self.checkpoint.decision
+        self.path = os.path.join(args.params_path, "decision.json")
+
+    def probabilities(self, texts):
+        from checkpoint import load_model
+        from model import encode, predict_probabilities
+
+        load_model(self.checkpoint, self.args.params_path, self.args.device)
+        model = self.checkpoint.model
+        encoded = encode(texts, self.checkpoint.tokenizer, model, self.max_seq_length)
+        return predict_probabilities(model, encoded, self.args.batch_size)
+
+    def write(self, decision):
+        from utils import atomic_write
+
+        with atomic_write(self.path) as file:
+            file.write(decision.text())
+
+
+class _OfBundle:
+    """The same of a bundle, on ONNX Runtime without Paddle."""
+
+    def __init__(self, args, problems):
+        sys.path.insert(0, str(ROOT / "deploy" / "predictor"))
+        from predictor import Predictor
+
+        device, _, number = args.device.partition(":")
+        self.predictor = Predictor(
+            args.bundle, device=device, device_id=int(number or 0), batch_size=args.batch_size,
+            max_seq_length=args.max_seq_length,
+        )  # fmt: skip
+        self.labels, self.decision = self.predictor.labels, self.predictor.decision
+        self.path = os.path.join(args.bundle, "decision.json")
+
+    def probabilities(self, texts):
+        return self.predictor.probabilities(list(texts))
+
+    def write(self, decision):
+        from bundle import replace_decision
+
+        replace_decision(self.predictor.bundle, decision)
+
+
+def check_args(args, problems):
+    if args.target_precision and args.target_recall:
+        problems.add("--target_precision and --target_recall: give one; the other is then as good as it can be")
+    if args.folds < 2:
+        problems.add("--folds: give 2 or more")
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_environment()
+    problems = Problems()
+    check_args(args, problems)
+    rows = None
+    with problems.collect():
+        model = (_OfBundle if args.bundle else _OfCheckpoint)(args, problems)
+        rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), model.labels, problems)
+        start = changed(model.decision, args)
+    problems.stop_if_any()
+    for line in describe(rows, len(model.labels)):
+        logger.info(line)
+    if len(rows) < FEWEST:
+        raise UserError(f"{rows.path}: {len(rows)} rows are too few to fit thresholds to; label {FEWEST} or more")
+
+    probabilities, gold = model.probabilities(rows.texts), rows.multi_hot(len(model.labels))
+    decision, worth = choose(args, start, probabilities, gold, rows.texts, model.labels)
+    if args.dry_run:
+        logger.info("Nothing written (--dry_run)")
+    elif not worth and not args.force:
+        logger.info("%s stays as it is; --force writes the fitted decision all the same", model.path)
+    else:
+        model.write(decision)
+        logger.info("Decision saved in %s; every script and server that reads it decides by it", model.path)
+    return 0
+
+
+def changed(decision, args):
+    """The decision with the flags that are not fitted."""
+    from dataclasses import replace
+
+    given = {name: getattr(args, name) for name in ("hierarchy", "min_k", "max_k")}
+    try:
+        return replace(decision, **{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+
+
+def choose(args, start, probabilities, gold, texts, labels):
+    """The decision that gains most on unseen rows, and whether its gain is beyond chance. Logs every figure."""
+    from dataclasses import replace
+
+    import tuning
+    from splitting import stratified_split
+
+    folds = min(args.folds, len({texts[i] for i in range(len(texts))}))
+    parts = stratified_split(gold, [texts[i] for i in range(len(texts))], [1 / folds] * folds, args.seed)
+    parents = labels.parents
+    # Not the file's thresholds: they may have been fitted to these very rows, and would look better than they are.
+    plain = replace(start, threshold=0.5, temperature=1.0)
+    before = plain.decide(probabilities, parents)
+    log_line("0.5", tuning.figures(gold, before, parents), None)
+    target = args.target_precision is not None or args.target_recall is not None
+    modes = {"auto": ["single"] if target else ["single", "per_label"]}.get(args.mode, [args.mode])
+    best = None
+    for mode in modes:
+        fit = tuning.fitter(
+            start, args.objective, mode == "per_label", args.temperature, args.target_precision, args.target_recall
+        )
+        predicted = tuning.cross_fitted(probabilities, gold, parts, fit, parents)
+        gain = tuning.gain_of(gold, before, predicted, args.objective, args.seed)
+        decision = fit(probabilities, gold)
+        name = "a threshold a label" if mode == "per_label" else f"one threshold, {decision.threshold:.4g}"
+        log_line(name, tuning.figures(gold, predicted, parents), None if target else gain)
+        if best is None or gain[0] > best[1][0]:
+            best = decision, gain
+    decision, (gain, low, high) = best
+    logger.info("The figures of fitted thresholds are those on rows of %d folds that they were not fitted to", folds)
+    if args.temperature:
+        logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
+                    *(tuning.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
+    if target:
+        log_targets(args, decision, probabilities, gold, labels)
+        return decision, True
+    verdict = "Worth it" if low > 0 else "Not worth it: the interval is not above 0, the gain may be chance"
+    logger.info(
+        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, tuning.OBJECTIVES[args.objective], 100 * gain,
+        100 * low, 100 * high,
+    )  # fmt: skip
+    return decision, low > 0
+
+
+def log_line(name, figures, gain):
+    more = "" if gain is None else f" | gain {100 * gain[0]:+.2f} ({100 * gain[1]:+.2f} to {100 * gain[2]:+.2f})"
+    form = "%-22s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s"
+    logger.info(form, name, *figures, more)
+
+
+def log_targets(args, decision, probabilities, gold, labels):
+    """Says where the target is not reached even on the rows fitted to."""
+    import numpy as np
+
+    if args.target_precision is None:
+        return
+    passed = decision.calibrated(probabilities) > np.asarray(decision.threshold)
+    if isinstance(decision.threshold, tuple):
+        given = passed.sum(axis=0)
+        short = [
+            labels.names[i] for i in np.flatnonzero((gold & passed).sum(axis=0) < args.target_precision * given)
+        ] + [labels.names[i] for i in np.flatnonzero(given == 0)]
+        if short:
+            logger.warning(
+                "%d labels do not reach precision %g at any threshold: %s", len(short), args.target_precision,
+                ", ".join(short[:10]) + (" ..." if len(short) > 10 else ""),
+            )  # fmt: skip
+    elif (gold & passed).sum() < args.target_precision * passed.sum():
+        logger.warning("No threshold reaches precision %g; this one comes nearest", args.target_precision)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+import json
+import re
+import shutil
+
+import pytest
+from conftest import lines_of, write_lines
+
+import evaluate
+import threshold as script
+from decision import Decision
+
+
+@pytest.fixture
+def tune(run, trained, bundles, tmp_path):
+    """tune(task, *flags, bundle=False) -> (status, log, folder whose decision.json may have changed)."""
+
+    def call(task, *flags, bundle=False, edit=None):
+        dataset, model = trained[task]
+        data, target = tmp_path / "data", tmp_path / "target"
+        if not target.exists():
+            shutil.copytree(dataset, data)
+            shutil.copytree(bundles[task] if bundle else model, target)
+        if edit:
+            edit(data)
+        where = ("--dataset_dir", data, "--bundle" if bundle else "--params_path", target)
+        status, log = run(script.main, *where, "--device", "cpu", *flags)
+        return status, log, target
+
+    return call
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
+    status, log, model = tune(task, "--objective", "macro", "--force")
+    assert status == 0, log
+    lines = [line for line in log.splitlines() if "macro F1" in line and "exact" in line]
+    assert len(lines) == 3 and " 0.5 " in lines[0] and "one threshold" in lines[1] and "a threshold a label" in lines[2]
+    assert re.search(r"[Ww]orth it.* macro F1: [+-]\d+\.\d\d points, 95% interval [+-]\d+\.\d\d to [+-]\d+\.\d\d", log)
+    decision = Decision.load(model / "decision.json")
+    assert decision.threshold != 0.5
+    report = tmp_path / "report.json"
+    where = ("--dataset_dir", tmp_path / "data", "--params_path", model, "--device", "cpu", "--report_file", report)
+    scores = []
+    for each in (decision, Decision()):
+        each.save(model / "decision.json")
+        assert run(evaluate.main, *where)[0] == 0
+        scores.append(json.loads(report.read_text(encoding="utf-8"))["macro"]["f1"])
+    assert scores[0] > scores[1]  # on the rows it was fitted to, it must
+    assert f"macro F1 {100 * scores[1]:.2f} " in lines[0]
+
+
+def test_a_bundle_stays_whole(tune):
+    import predictor
+
+    status, log, folder = tune(
+        "news", "--mode", "single", "--force", "--hierarchy", "one_per_level", "--min_k", "1", bundle=True
+    )
+    assert status == 0, log
+    served = predictor.Predictor(str(folder))  # checks every file against the manifest
+    assert served.decision == Decision.load(folder / "decision.json")
+    assert served.decision.hierarchy == "one_per_level" and served.decision.min_k == 1
+    assert all(len(names) for names, _ in served.predict(["一场比赛", "地震了"]))
+
+
+def test_a_gain_that_may_be_chance_is_not_written(tune):
+    def edit(data):
+        """Labels that belong to other texts: nothing can be learnt of them."""
+        rows = [line.partition("\t") for line in lines_of(data / "dev.txt")]
+        labels = [row[2] for row in rows]
+        write_lines(data / "dev.txt", [f"{row[0]}\t{label}" for row, label in zip(rows, labels[7:] + labels[:7])])
+
+    before = None
+    status, log, model = tune("reviews", "--objective", "exact", "--dry_run", edit=edit)
+    before = (model / "decision.json").read_text(encoding="utf-8")
+    assert status == 0 and "Nothing written" in log
+    status, log, _ = tune("reviews", "--objective", "exact")
+    assert status == 0 and "Not worth it" in log and "stays as it is; --force" in log
+    assert (model / "decision.json").read_text(encoding="utf-8") == before
+
+
+def test_precision_asked_for(tune):
+    status, log, model = tune("reviews", "--target_precision", "0.9")
+    assert status == 0, log
+    decision = Decision.load(model / "decision.json")
+    assert isinstance(decision.threshold, float) and decision.threshold > 0.5
+    status, log, model = tune("reviews", "--target_precision", "1", "--mode", "per_label")
+    assert status == 0 and len(Decision.load(model / "decision.json").threshold) == len(lines_of(model / "label.txt"))
+
+
+def test_temperature(tune):
+    status, log, model = tune("news", "--temperature", "--force")
+    assert status == 0 and re.search(r"Temperature \d\.\d+ \(log-loss 0\.\d+, without 0\.\d+", log)
+    assert Decision.load(model / "decision.json").temperature != 1
+
+
+def test_faults(tune):
+    status, log, _ = tune(
+        "news", "--target_precision", "0.9", "--target_recall", "0.9", "--folds", "1", "--device", "gpu"
+    )
+    assert status == 2 and "give one" in log and "--folds: give 2" in log and "use --device cpu" in log
+
+    def edit(data):
+        write_lines(data / "few.txt", lines_of(data / "dev.txt")[:20])
+
+    status, log, _ = tune("news", "--dev_file", "few.txt", edit=edit)
+    assert status == 2 and "20 rows are too few" in log
+    status, log, _ = tune("news", "--min_k", "3", "--max_k", "2")
+    assert status == 2 and "--max_k 2 is below min_k 3" in log

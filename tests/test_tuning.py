@@ -1,0 +1,138 @@
+"""Fitting a decision: the functions against brute force, and that a figure on unseen rows is one on unseen rows."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import f1_score
+
+import tuning
+from decision import Decision, sigmoid
+
+
+@st.composite
+def labelled(draw, most_labels=3):
+    rows, labels = draw(st.integers(1, 8)), draw(st.integers(1, most_labels))
+    values = st.sampled_from([0.05, 0.2, 0.35, 0.5, 0.65, 0.8])
+    return draw(arrays(float, (rows, labels), elements=values)), draw(arrays(bool, (rows, labels)))
+
+
+@given(labelled(), st.data())
+def test_objectives_are_those_of_scikit_learn(case, data):
+    probabilities, gold = case
+    predicted = data.draw(arrays(bool, gold.shape))
+    micro, macro = (f1_score(gold, predicted, average=average, zero_division=0) for average in ("micro", "macro"))
+    if gold.shape[1] == 1:  # scikit-learn takes one column for a binary task
+        micro = macro = f1_score(gold[:, 0], predicted[:, 0], zero_division=0)
+    assert tuning.value_of(gold, predicted, "micro") == pytest.approx(micro)
+    assert tuning.value_of(gold, predicted, "macro") == pytest.approx(macro)
+    assert tuning.value_of(gold, predicted, "both") == pytest.approx(micro + macro)
+    assert tuning.value_of(gold, predicted, "exact") == pytest.approx((gold == predicted).all(axis=1).mean())
+
+
+@given(labelled(), st.sampled_from(sorted(tuning.OBJECTIVES)))
+def test_no_common_threshold_is_better(case, objective):
+    probabilities, gold = case
+    best = max(tuning.value_of(gold, probabilities > t, objective) for t in tuning.GRID)
+    found = tuning.fit_one(probabilities, gold, objective)
+    assert tuning.value_of(gold, probabilities > found, objective) == pytest.approx(best)
+
+
+@given(labelled(), st.sampled_from(["micro", "exact"]))
+def test_a_threshold_a_label_is_no_worse_than_one_and_no_better_than_the_best(case, objective):
+    probabilities, gold = case
+    found = tuning.value_of(gold, probabilities > tuning.fit_each(probabilities, gold, objective), objective)
+    one = tuning.value_of(gold, probabilities > tuning.fit_one(probabilities, gold, objective), objective)
+    candidates = [-1.0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.9]
+    best = max(
+        tuning.value_of(gold, probabilities > np.array(each), objective)
+        for each in itertools.product(candidates, repeat=gold.shape[1])
+    )
+    assert one - 1e-9 <= found <= best + 1e-9
+
+
+@given(labelled(1), st.floats(0.1, 1))
+def test_targets(case, target):
+    probabilities, gold = case[0].ravel(), case[1].ravel()
+
+    def ratios(threshold):
+        given_ = probabilities > threshold
+        hits = (gold & given_).sum()
+        return hits / max(1, given_.sum()), hits / max(1, gold.sum()), given_.sum()
+
+    between = [0, 0.1, 0.3, 0.4, 0.6, 0.7]
+    threshold, reached = tuning.fit_target(probabilities, gold, precision=target)
+    possible = [t for t in between if ratios(t)[2] and ratios(t)[0] >= target - 1e-12]
+    assert reached == bool(possible)
+    if possible:
+        assert ratios(threshold)[0] >= target - 1e-12
+        assert ratios(threshold)[1] == max(ratios(t)[1] for t in possible)
+    else:
+        assert ratios(threshold)[0] == max(ratios(t)[0] for t in between)
+    threshold, _ = tuning.fit_target(probabilities, gold, recall=target)
+    if gold.any():
+        assert ratios(threshold)[1] >= target - 1e-9
+        assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
+
+
+def test_the_temperature_that_made_the_logits_is_found():
+    random = np.random.default_rng(1)
+    logits = random.normal(-1, 2, (4000, 5))
+    gold = random.random(logits.shape) < sigmoid(logits)
+    assert tuning.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
+    assert tuning.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
+
+
+def noise(rows, labels, seed):
+    random = np.random.default_rng(seed)
+    return random.random((rows, labels)), random.random((rows, labels)) < 0.02
+
+
+def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
+    """Probabilities that know nothing: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
+    probabilities, gold = noise(300, 40, 5)
+    fit = tuning.fitter(Decision(), "macro", True, False)
+    flat = np.full(40, -1)
+    seen = tuning.value_of(gold, fit(probabilities, gold).decide(probabilities, flat), "macro")
+    folds = np.array_split(np.random.default_rng(0).permutation(300), 5)
+    unseen = tuning.value_of(gold, tuning.cross_fitted(probabilities, gold, folds, fit, flat), "macro")
+    assert seen > 1.5 * unseen
+
+
+def test_each_row_is_decided_without_itself():
+    probabilities, gold = noise(20, 2, 6)
+    folds, asked = np.array_split(np.arange(20), 4), []
+
+    def fit(p, g):
+        asked.append({tuple(row) for row in p})
+        return Decision()
+
+    tuning.cross_fitted(probabilities, gold, folds, fit, np.full(2, -1))
+    for held, rows in zip(folds, asked):
+        assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[held]}
+
+
+def test_intervals_of_a_gain():
+    random = np.random.default_rng(7)
+    gold = random.random((400, 6)) < 0.3
+    same = random.random(gold.shape) < 0.3
+    assert tuning.gain_of(gold, same, same, "both", 3) == (0, 0, 0)
+    better = np.where(random.random(gold.shape) < 0.5, gold, same)
+    gain, low, high = tuning.gain_of(gold, same, better, "both", 3)
+    assert 0 < low < gain < high
+    swapped = tuning.gain_of(gold, better, same, "both", 3)
+    assert swapped == pytest.approx((-gain, -high, -low))
+
+
+def test_frequent_labels_go_their_own_way():
+    random = np.random.default_rng(8)
+    gold = random.random((1500, 4)) < 0.3
+    probabilities = sigmoid(np.where(gold, 1.5, -1.5) + random.normal(0, 1, gold.shape))
+    probabilities[:, 2] *= 0.3  # this one's probabilities are all low
+    thresholds = tuning.fit_each(probabilities, gold, "both")
+    assert thresholds[2] < 0.25 and (thresholds[[0, 1, 3]] > 0.3).all()
+    decision = tuning.fitter(Decision(min_k=1), "both", True, False)(probabilities, gold)
+    assert decision.min_k == 1 and decision.threshold == tuple(thresholds.tolist())

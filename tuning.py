@@ -1,0 +1,201 @@
+"""Thresholds and temperature fitted to labelled rows, and what they gain on rows that they were not fitted to.
+
+Probabilities and gold labels in, a `Decision` out. A gain is told from folds: each row is decided by what the other
+folds say, so that the figure is one for new rows; on the very rows they are fitted to, thresholds always gain.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from metric import classification_report
+from thresholds import PSEUDO_ROWS, LabelCounts, gaps
+
+OBJECTIVES = {
+    "micro": "micro F1",
+    "macro": "macro F1",
+    "both": "micro F1 + macro F1",
+    "exact": "rows with just the right labels",
+}
+GRID = np.arange(1, 100) / 100  # of one threshold for all labels: two digits, that people can remember
+ROUNDS = 1000  # of the bootstrap
+
+
+def fit_temperature(probabilities, gold):
+    """The temperature under which the probabilities have the lowest log-loss (Guo et al. 2017), from 0.05 to 20."""
+    from scipy.optimize import minimize_scalar
+
+    logits = _logits(probabilities)
+    found = minimize_scalar(
+        lambda log_t: log_loss(logits / np.exp(log_t), gold), bounds=(-3, 3), method="bounded", options={"xatol": 1e-3}
+    )
+    return float(np.exp(found.x))
+
+
+def _logits(probabilities):
+    probabilities = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.log(probabilities) - np.log1p(-probabilities)
+
+
+def log_loss(logits, gold):
+    """Mean over all rows and labels, in nats."""
+    return float((np.logaddexp(0, logits) - gold * logits).mean())
+
+
+def log_loss_of(probabilities, gold):
+    """The same of probabilities."""
+    return log_loss(_logits(probabilities), gold)
+
+
+def fit_one(probabilities, gold, objective):
+    """The threshold of `GRID` that serves the objective best on all labels together; of equals, that nearest to 0.5."""
+    values = [value_of(gold, probabilities > threshold, objective) for threshold in GRID]
+    best = np.flatnonzero(np.isclose(values, max(values), rtol=0, atol=1e-12))
+    return float(GRID[best[np.argmin(np.abs(GRID[best] - 0.5))]])
+
+
+def fit_each(probabilities, gold, objective):
+    """A threshold for each label, float64 [labels]: chosen one after the other, from frequent labels to rare ones.
+
+    Each is the best while the others stay as they are, tried at every gap between the label's probabilities. The F1 of
+    rare labels is drawn toward that of all labels (see `thresholds.fit_thresholds`), where the objective counts labels.
+    """
+    start = fit_one(probabilities, gold, objective)
+    thresholds, predicted = np.full(gold.shape[1], start), probabilities > start
+    right = (gold & predicted).sum(axis=0).astype(np.float64)
+    given = predicted.sum(axis=0).astype(np.float64)
+    wrong_labels = (gold != predicted).sum(axis=1)
+    pooled = LabelCounts(probabilities.ravel(), gold.ravel())
+    share = PSEUDO_ROWS / pooled.positive if pooled.positive else 0.0
+    for label in np.argsort(-gold.sum(axis=0), kind="stable"):
+        scores, held = probabilities[:, label].astype(np.float64), gold[:, label]
+        own, candidates = LabelCounts(scores, held), np.append(gaps(scores), start)
+        hits, above = own.above(candidates)
+        value = np.zeros(len(candidates))
+        if objective in ("micro", "both"):
+            bottom = given.sum() - given[label] + above + pooled.positive
+            value += _ratio(2 * (right.sum() - right[label] + hits), bottom)
+        if objective in ("macro", "both"):
+            pooled_hits, pooled_above = pooled.above(candidates)
+            bottom = above + own.positive + share * (pooled_above + pooled.positive)
+            value += _ratio(2 * (hits + share * pooled_hits), bottom) / gold.shape[1]
+        if objective == "exact":
+            others = wrong_labels == (held != predicted[:, label])  # rows whose other labels are right
+            hits, above = LabelCounts(scores[others], held[others]).above(candidates)
+            value += hits + (~held[others]).sum() - (above - hits)
+        best = np.flatnonzero(value >= value.max() - 1e-12)
+        chosen = candidates[best[np.argmin(np.abs(candidates[best] - start))]]
+        wrong_labels += (held != (scores > chosen)).astype(int) - (held != predicted[:, label])
+        predicted[:, label] = scores > chosen
+        right[label], given[label] = (held & predicted[:, label]).sum(), predicted[:, label].sum()
+        thresholds[label] = chosen
+    return np.clip(thresholds, 0, 1)
+
+
+def fit_target(probabilities, gold, precision=None, recall=None):
+    """The lowest threshold with at least this precision, or the highest with at least this recall, on these entries.
+
+    Args:
+        probabilities: float array [n]; gold: bool array [n], of one label or of all pairs of a row and a label.
+    Returns:
+        (threshold, whether it is reached). Where no threshold reaches the precision, that with the highest.
+    """
+    counts = LabelCounts(probabilities.astype(np.float64), gold)
+    candidates = np.clip(gaps(counts.all), 0, 1)  # from high to low
+    hits, above = counts.above(candidates)
+    if recall is not None:
+        good = np.flatnonzero(hits >= recall * counts.positive - 1e-9)
+        return float(candidates[good[0]]), True
+    ratio = _ratio(hits, above)
+    good = np.flatnonzero((ratio >= precision - 1e-12) & (above > 0))
+    if len(good):
+        return float(candidates[good[-1]]), True
+    return float(candidates[int(np.argmax(ratio))]), False
+
+
+def _ratio(top, bottom):
+    return np.divide(top, bottom, out=np.zeros_like(bottom), where=bottom > 0)
+
+
+def value_of(gold, predicted, objective):
+    """The objective, from 0 to 1 (both: to 2), of bool arrays [rows, labels]."""
+    return float(_values(*_cells(gold, predicted), np.ones((1, len(gold))), objective)[0])
+
+
+def _cells(gold, predicted):
+    """What is counted of each row: right labels, given and held ones together, sparse [rows, labels]; whether exact."""
+    from scipy import sparse
+
+    right = sparse.csr_matrix(gold & predicted, dtype=np.float64)
+    both = sparse.csr_matrix(gold, dtype=np.float64) + sparse.csr_matrix(predicted, dtype=np.float64)
+    return right, both, (gold == predicted).all(axis=1)
+
+
+def _values(right, both, exact, weights, objective):
+    """The objective under each weighting of the rows, float [rounds], of `_cells` and weights [rounds, rows]."""
+    if objective == "exact":
+        return weights @ exact / np.maximum(weights.sum(axis=1), 1)
+    right, both = (right.T @ weights.T).T, (both.T @ weights.T).T  # [rounds, labels]
+    micro = _ratio(2 * right.sum(axis=1), both.sum(axis=1))
+    macro = _ratio(2 * right, both).mean(axis=1)
+    return {"micro": micro, "macro": macro, "both": micro + macro}[objective]
+
+
+def cross_fitted(probabilities, gold, folds, fit, parents):
+    """Label sets of all rows, each decided by what `fit` makes of the rows of the other folds.
+
+    Args:
+        folds: list of int arrays, row numbers, a partition.
+        fit: takes probabilities and gold of some rows, gives a `Decision`.
+    Returns:
+        bool array [rows, labels].
+    """
+    predicted = np.zeros_like(gold)
+    for held in folds:
+        others = np.setdiff1d(np.arange(len(gold)), held)
+        predicted[held] = fit(probabilities[others], gold[others]).decide(probabilities[held], parents)
+    return predicted
+
+
+def gain_of(gold, before, after, objective, seed):
+    """How much better `after` is than `before`: (gain, low, high), the last two the bootstrap's 95 percent interval.
+
+    Rows are drawn with replacement (Efron 1979), the same ones for both. The interval tells of the rows' chance; that
+    of fitting is not in it.
+    """
+    random = np.random.default_rng(seed)
+    weights = random.multinomial(len(gold), np.full(len(gold), 1 / len(gold)), size=ROUNDS).astype(np.float64)
+    sides = [_values(*_cells(gold, predicted), weights, objective) for predicted in (before, after)]
+    low, high = np.quantile(sides[1] - sides[0], [0.025, 0.975])
+    return value_of(gold, after, objective) - value_of(gold, before, objective), float(low), float(high)
+
+
+def fitter(decision, objective, each, temperature, precision=None, recall=None):
+    """A function of (probabilities, gold) that gives `decision` with thresholds, and a temperature, of these rows.
+
+    Args:
+        each: a threshold for each label, or one for all.
+        temperature: whether to fit one.
+        precision, recall: to be reached, in place of the objective.
+    """
+
+    def fit(probabilities, gold):
+        fitted = replace(decision, temperature=fit_temperature(probabilities, gold) if temperature else 1.0)
+        shown = fitted.calibrated(probabilities)
+        if precision is None and recall is None:
+            threshold = (fit_each if each else fit_one)(shown, gold, objective)
+        elif each:
+            columns = zip(shown.T, gold.T)
+            threshold = np.array([fit_target(p, g, precision, recall)[0] for p, g in columns])
+        else:
+            threshold = fit_target(shown.ravel(), gold.ravel(), precision, recall)[0]
+        return replace(fitted, threshold=tuple(threshold.tolist()) if each else threshold)
+
+    return fit
+
+
+def figures(gold, predicted, parents):
+    """(micro precision, recall and F1, macro F1, exact match) of label sets, in percent."""
+    report = classification_report(gold, predicted, parents)
+    ratios = (*report["micro"].values(), report["macro"]["f1"], report["accuracy"])
+    return tuple(100 * ratio for ratio in ratios)
