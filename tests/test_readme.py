@@ -23,7 +23,7 @@ SECTIONS = [
     ("README", "analysis/evaluate.py", "evaluate"),
     *(
         ("analysis/README", f"{name}.py", name)
-        for name in ("check_data", "split", "word_interpret", "sent_interpret", "sparse", "dirty", "aug")
+        for name in ("check_data", "split", "word_interpret", "sent_interpret", "sparse", "dirty", "aug", "threshold")
     ),
     ("doccano", "doccano.py", "doccano"),
     ("deploy/predictor/README", "infer.py", "infer"),
