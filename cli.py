@@ -22,6 +22,7 @@ PACKAGES = {  # what the requirements bring, and the remedy where it is not ther
     **dict.fromkeys(("trustai", "IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba"), _ALL),
     **dict.fromkeys(("joblib", "scipy", "iterstrat", "matplotlib"), _ALL),
     **dict.fromkeys(("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"), _SERVING),
+    "tritonclient": "pip install -r deploy/triton_serving/requirements-client.txt",
     **dict.fromkeys(("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"), _HTTP),
 }
 

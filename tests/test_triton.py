@@ -346,6 +346,11 @@ def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
                 assert status == 2 and message in log and "Traceback" not in log, (flags, log)
 
 
+def test_a_client_without_its_package_says_what_to_install():
+    status, _, log = client(sys.executable, "grpc")  # the environment of the tests
+    assert status == 2 and "'tritonclient'. pip install -r deploy/triton_serving/requirements-client.txt" in log
+
+
 # ------------------------------------------------------------------------------------------- without the project beside
 
 

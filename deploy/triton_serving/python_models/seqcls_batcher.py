@@ -68,7 +68,7 @@ class TritonPythonModel:
         return [self.response(*both) for both in zip(np.split(logits, ends[:-1]), np.split(errors, ends[:-1]))]
 
     def padding_counts(self):
-        """Whether padding changes the logits of a row, which it must not. A graph that fails is no matter of padding."""
+        """Whether padding changes a row's logits, which it must not. A graph that fails is another matter."""
         ids = [number for number in range(6) if number != self.pad_id]
         answers = []
         for padding in (0, PADDED - len(ids)):
