@@ -54,15 +54,12 @@ class Fake:
     None as an answer: it hangs up. An Event: it waits for it first, and hangs up then.
     """
 
-    INFO = {
-        "task": "multi_label",
-        "route": "/models/cls_multi_label",
-        "limits": {"max_texts": 256, "max_characters": 50},
-    }
+    LIMITS = {"max_texts": 256, "max_characters": 50, "max_body_bytes": 50_000}
+    INFO = {"task": "multi_label", "route": "/models/cls_multi_label", "limits": LIMITS}
 
     def __init__(self, answer, info=None):
-        fake, self.times, self.under_way, self.most, self.lock = self, [], 0, 0, threading.Lock()
-        self.end = threading.Event()
+        fake, self.times, self.under_way, self.most, self.largest = self, [], 0, 0, 0
+        self.lock, self.end = threading.Lock(), threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -78,6 +75,7 @@ class Fake:
                 if len(body := self.rfile.read(size)) < size:  # the client has gone
                     return
                 with fake.lock:
+                    fake.largest = max(fake.largest, size)
                     number = len(fake.times)
                     fake.times.append(time.monotonic())
                     fake.under_way += 1
@@ -253,6 +251,16 @@ def test_answers_in_order_and_so_many_requests_at_a_time(run, fake, tmp_path):
     assert run(script.main, *where, "--batch_size", 7, "--concurrency", 5)[0] == 0
     assert lines_of(tmp_path / "out.txt") == [f"{row}\t{len(row)} characters" for row in rows]
     assert one.most == 5 and len(one.times) == -(-600 // 7)
+
+
+def test_requests_are_no_larger_than_the_server_takes(run, fake, tmp_path):
+    one = fake(lambda texts, number: labels_of(texts), {**Fake.INFO, "limits": {**Fake.LIMITS, "max_body_bytes": 1000}})
+    rows = ["😀" * 49, *['"' * 50] * 30, *["a"] * 70, "字" * 50]
+    write_lines(tmp_path / "texts.txt", rows)
+    where = ("--url", one.url, "--input_file", tmp_path / "texts.txt", "--output_file", tmp_path / "out.txt")
+    assert run(script.main, *where, "--prob_limit", 0.123456789, "--max_seq_len", 123456, "--batch_size", 50)[0] == 0
+    assert [line.partition("\t")[0] for line in lines_of(tmp_path / "out.txt")] == rows
+    assert 800 < one.largest <= 1000
 
 
 def test_retry_after_is_honoured(run, fake, texts):

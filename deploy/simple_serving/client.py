@@ -105,7 +105,7 @@ class Server:
         """Its task, route and limits."""
         info = self.ask("GET", "/info", patient=False)
         try:
-            if info["task"] in SAMPLES and {"max_texts", "max_characters"} <= set(info["limits"]):
+            if info["task"] in SAMPLES and {"max_texts", "max_characters", "max_body_bytes"} <= set(info["limits"]):
                 return info
         except (KeyError, TypeError):
             pass
@@ -113,7 +113,7 @@ class Server:
 
     def ask(self, method, path, value=None, patient=True):
         """The answer's JSON. Busy servers are asked again; those that do not answer, too, if `patient`."""
-        body = None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8")
+        body = None if value is None else _encode(value)
         started = time.monotonic()
         for tries in range(1, sys.maxsize):
             try:
@@ -191,6 +191,10 @@ class Server:
                     pass
 
 
+def _encode(value):
+    return json.dumps(value, ensure_ascii=False).encode("utf-8")
+
+
 def seconds_to_wait(header):
     """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3). 0 where it says neither."""
     if not header:
@@ -209,6 +213,7 @@ class Labeller:
     def __init__(self, server, args, info):
         self.server, self.route = server, server.route or info["route"]
         names = ("max_seq_len", "batch_size", "prob_limit")
+        self.most_bytes = info["limits"]["max_body_bytes"] - 200  # what stands around the texts
         self.parameters = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
     def result(self, texts):
@@ -223,10 +228,21 @@ class Labeller:
             pass
         raise UserError(f"{self.server.url} answers without the labels of each text. {REMEDIES[None]}")
 
+    def _requests(self, texts, batch_size):
+        """Lists of neighbouring texts, as many as a request may hold by number and by bytes."""
+        request, size = [], 0
+        for text in texts:
+            more = len(_encode(text)) + 2
+            if request and (len(request) == batch_size or size + more > self.most_bytes):
+                yield request
+                request, size = [], 0
+            request.append(text)
+            size += more
+        yield request
+
     def predict(self, texts, batch_size, pool):
         """Yields (label names, their probabilities) of each text, in order; requests run in the pool's threads."""
-        requests = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
-        futures = [pool.submit(self.result, request) for request in requests]
+        futures = [pool.submit(self.result, request) for request in self._requests(texts, batch_size)]
         pending = set(futures)
         for future in futures:
             while future in pending:
