@@ -1,0 +1,170 @@
+"""The data doctor: what is wrong with a data set, and what a simple model reaches on it, before a GPU minute is spent.
+
+    python analysis/check_data.py --dataset_dir data
+    python analysis/check_data.py --dataset_dir data --tokenizer ./checkpoint --max_seq_length 64 128 --output_dir out
+
+Prints findings, the most serious first, each with what to do, and writes report.html (open it in a browser) and
+report.json. Ends with status 2 where train.py would refuse the files.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(ROOT / "analysis")]
+
+from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
+from compat import import_paddle  # noqa: E402
+from utils import Labels, read_labels, read_rows, write_json  # noqa: E402
+
+PROBLEMS_KEPT = 1000  # in the reports; the console shows the first 20
+EXAMPLES_SHOWN = 2  # of a finding on the console
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
+    parser.add_argument("--train_file", default="train.txt", help="rows to train on (%(default)s)")
+    parser.add_argument("--dev_file", default="dev.txt", help="rows to evaluate on (%(default)s)")
+    parser.add_argument("--test_file", default="test.txt", help="more labelled rows, if it is there (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="(%(default)s)")
+    parser.add_argument("--tokenizer", help="checkpoint, bundle, model folder or model name: counts true tokens and "
+                        "unknown characters (none: lengths are estimated)")  # fmt: skip
+    parser.add_argument("--max_seq_length", type=positive_int, nargs="+", default=[64, 128, 256, 512],
+                        help="lengths to tell the share of cut texts for (64 128 256 512)")  # fmt: skip
+    parser.add_argument("--output_dir", help="folder of report.html and report.json (dataset_dir)")
+    parser.add_argument("--no_baseline", action="store_true", help="leave out the linear baseline, which takes most "
+                        "of the time (off)")  # fmt: skip
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="of folds and samples (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def read_dataset(args, problems):
+    """Labels and {split: Rows} of what can be read; what cannot goes to `problems`."""
+    label_path = os.path.join(args.dataset_dir, args.label_file)
+    paths = {s: os.path.join(args.dataset_dir, getattr(args, f"{s}_file")) for s in ("train", "dev", "test")}
+    labels = Labels([])
+    with problems.collect():
+        labels = read_labels(label_path, problems)
+    if not len(labels):  # go on with what the rows name
+        from split import labels_of_rows
+
+        with problems.collect():
+            labels = labels_of_rows(paths["train"], Problems())
+    splits = {}
+    for split, path in paths.items():
+        if split == "test" and not os.path.exists(path):
+            continue
+        with problems.collect():
+            rows = read_rows(path, labels, problems)
+            if len(rows):
+                splits[split] = rows
+    return labels, splits
+
+
+def open_tokenizer(name):
+    """The tokenizer of a folder, or of a model's name, which PaddleNLP downloads where it is not on this machine."""
+    from tokenization import load_tokenizer
+
+    try:
+        if os.path.isdir(name):
+            return load_tokenizer(name)
+        import_paddle()
+        from paddlenlp.transformers import AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            AutoTokenizer.from_pretrained(name).save_pretrained(folder)
+            return load_tokenizer(folder)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error.__context__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, a bundle or a model"
+        ) from error
+
+
+def examine(args, labels, splits, tokenizer):
+    """Figures by section, and all findings."""
+    import data_checks
+
+    report, findings = {}, []
+
+    def add(section, outcome):
+        report[section] = outcome[0]
+        findings.extend(outcome[1])
+
+    add("files", data_checks.check_files(splits))
+    add("duplicates", data_checks.check_duplicates(splits))
+    add("remains", data_checks.check_characters(splits))
+    add("labels", data_checks.check_labels(splits, labels))
+    unit = f"tokens of {args.tokenizer}"
+    if tokenizer:
+        *outcome, lengths = data_checks.check_vocabulary(splits, tokenizer, args.tokenizer)
+        add("vocabulary", outcome)
+    else:
+        unit = "tokens, estimated"
+        lengths = {split: data_checks.estimated_lengths(rows.texts) for split, rows in splits.items()}
+    add("lengths", data_checks.check_lengths(lengths, unit, args.max_seq_length))
+    train, dev = splits.get("train"), splits.get("dev")
+    if train is not None and dev is not None:
+        add("similarity", data_checks.check_similarity(train, dev, labels, args.seed))
+    if train is not None and len(labels) and not args.no_baseline and len(set(train.texts)) > 1:
+        logger.info("Training the linear baseline, and again for thresholds that hold for rows it has not seen")
+        add("baseline", data_checks.check_baseline(train, dev, labels, args.seed))
+    findings.sort(key=lambda finding: data_checks.SEVERITIES.index(finding.severity))
+    return report, findings, lengths
+
+
+def log_findings(problems, findings):
+    logger.info("-----Findings, the most serious first-----")
+    for message in problems.messages[: Problems.SHOWN]:
+        logger.error("%s", message)
+    if problems.count > Problems.SHOWN:
+        logger.error("... and %d more, see the report", problems.count - Problems.SHOWN)
+    for finding in findings:
+        say = logger.warning if finding.severity == "warning" else logger.info
+        say("%s", finding.what)
+        for example in finding.examples[:EXAMPLES_SHOWN]:
+            say("    %s", example)
+        say("    -> %s", finding.remedy)
+
+
+@command
+def main(argv=None):
+    args, started = parse_args(argv), time.perf_counter()
+    folder = args.output_dir or args.dataset_dir
+    if not os.path.isdir(args.dataset_dir):
+        raise UserError(f"--dataset_dir {args.dataset_dir}: there is no such folder")
+    problems = Problems()
+    problems.SHOWN = PROBLEMS_KEPT
+    tokenizer = open_tokenizer(args.tokenizer) if args.tokenizer else None
+    labels, splits = read_dataset(args, problems)
+    paths = [os.path.join(folder, name) for name in ("report.html", "report.json")]
+    write_json(paths[1], {"problems": problems.messages})  # not writable is better known now than at the end
+
+    from check_data_page import write_report
+    from checkpoint import versions
+
+    report, findings, lengths = examine(args, labels, splits, tokenizer)
+    log_findings(problems, findings)
+    head = {
+        "dataset": args.dataset_dir, "problems": {"count": problems.count, "messages": problems.messages},
+        "findings": [asdict(finding) for finding in findings],
+    }  # fmt: skip
+    seconds = round(time.perf_counter() - started, 1)
+    report = {**head, **report, "seconds": seconds, "packages": versions(("scikit-learn", "numpy"))}
+    write_json(paths[1], report)
+    write_report(paths[0], report, lengths)
+    logger.info("%d faults, %d warnings; report saved in %s and %s", problems.count,
+                sum(finding.severity == "warning" for finding in findings), *paths)  # fmt: skip
+    return 2 if problems.count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Texts that are nearly the same, among a million as among a hundred: MinHash and locality-sensitive hashing.
+
+numpy alone. Time and memory grow with the number of texts, not with its square.
+"""
+
+import numpy as np
+
+SIMILARITY = 0.8  # Jaccard similarity of two texts' sets of 3 characters, from which they count as nearly the same
+BANDS, HASHES = 10, 4  # a pair of that similarity meets in some band with probability 0.995, one of 0.9 always but 3e-5
+CHUNK, PAIRS = 1 << 14, 1 << 13  # texts and pairs at a time
+
+
+def normal(text):
+    """What two texts share that differ in case and spaces alone."""
+    return "".join(text.split()).casefold()
+
+
+def near_duplicates(texts, similarity=SIMILARITY, seed=3):
+    """The most similar earlier text of each.
+
+    Candidates share a band of MinHash values (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+    chapter 3); their similarity is then computed exactly. Of many texts in one bucket each is compared with the first
+    and with the two before it, so that a thousand copies of one text cost a thousand comparisons.
+
+    Args:
+        texts: sequence of str.
+        similarity: the least Jaccard similarity of the sets of 3 characters, above 0.
+    Returns:
+        match: int64 [texts], a text before it that is as similar, -1 where none was found.
+        value: float32 [texts], their similarity; 1 where the texts are the same to `normal`, 0 without a match.
+    """
+    values, offsets = _shingles(texts)
+    candidates = _candidates(_signatures(values, offsets, seed))
+    match, best = np.full(len(texts), -1, dtype=np.int64), np.zeros(len(texts), dtype=np.float32)
+    for start in range(0, len(candidates), PAIRS):
+        later, earlier = candidates[start : start + PAIRS].T
+        found = _jaccard(values, offsets, later, earlier)
+        keep = found >= similarity
+        later, earlier, found = later[keep], earlier[keep], found[keep]
+        order = np.lexsort((earlier, -found, later))
+        later, earlier, found = later[order], earlier[order], found[order]
+        first = np.ones(len(later), dtype=bool)
+        first[1:] = later[1:] != later[:-1]
+        later, earlier, found = later[first], earlier[first], found[first]
+        better = found > best[later]
+        match[later[better]], best[later[better]] = earlier[better], found[better]
+    return match, best
+
+
+def _shingles(texts):
+    """Sets of 3 characters as hashes, those of text i from offsets[i] to offsets[i + 1]: uint32 and int64 [texts + 1].
+
+    A text of less than 3 characters is one such set's only member.
+    """
+    parts, counts = [], [np.zeros(1, dtype=np.int64)]
+    for start in range(0, len(texts), CHUNK):
+        chunk = [normal(texts[i]) for i in range(start, min(start + CHUNK, len(texts)))]
+        lengths = np.array([len(text) for text in chunk], dtype=np.int64)
+        # Two zeros end each text, so that no n-gram reaches into the next one.
+        ended = "".join(f"{text}\0\0" for text in chunk) + "\0"
+        codes = np.frombuffer(ended.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+        packed = (codes[:-2] << np.uint64(42)) | (codes[1:-1] << np.uint64(21)) | codes[2:]
+        starts, sizes = np.cumsum(lengths + 2) - lengths - 2, np.maximum(1, lengths - 2)
+        rows = np.repeat(np.arange(len(chunk)), sizes)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + starts[rows]
+        keys = _mixed(packed[places]) >> np.uint64(32)
+        keys = np.unique((rows.astype(np.uint64) << np.uint64(32)) | keys)
+        parts.append(keys.astype(np.uint32))
+        counts.append(np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(chunk)))
+    return (np.concatenate(parts) if parts else np.zeros(0, np.uint32)), np.cumsum(np.concatenate(counts))
+
+
+def _mixed(keys):
+    """64-bit keys with all bits depending on all (the finaliser of MurmurHash3)."""
+    keys = keys ^ (keys >> np.uint64(33))
+    keys = keys * np.uint64(0xFF51AFD7ED558CCD)
+    keys = keys ^ (keys >> np.uint64(33))
+    keys = keys * np.uint64(0xC4CEB9FE1A85EC53)
+    return keys ^ (keys >> np.uint64(33))
+
+
+def _signatures(values, offsets, seed):
+    """MinHash of each text: a key of each band, uint64 [bands, texts]."""
+    random = np.random.default_rng(seed)
+    salts = random.integers(0, 1 << 63, size=(BANDS, HASHES), dtype=np.uint64)
+    keys = np.zeros((BANDS, len(offsets) - 1), dtype=np.uint64)
+    for start in range(0, len(offsets) - 1, CHUNK):
+        ends = offsets[start : start + CHUNK + 1]
+        part = values[ends[0] : ends[-1]].astype(np.uint64)
+        for band in range(BANDS):
+            key = np.zeros(len(ends) - 1, dtype=np.uint64)
+            for salt in salts[band]:
+                key = _mixed(key ^ np.minimum.reduceat(_mixed(part ^ salt), ends[:-1] - ends[0]))
+            keys[band, start : start + CHUNK] = key
+    return keys
+
+
+def _candidates(keys):
+    """Pairs (later, earlier) of texts in one bucket of some band, int64 [pairs, 2], each pair once, in rising order."""
+    pairs, size = [np.zeros(0, dtype=np.int64)], keys.shape[1]
+    for key in keys:
+        order = np.argsort(key, kind="stable")
+        new = np.ones(size, dtype=bool)
+        new[1:] = key[order][1:] != key[order][:-1]
+        first = np.maximum.accumulate(np.where(new, np.arange(size), 0))
+        for back in (1, 2, None):
+            other = first if back is None else np.arange(size) - back
+            held = np.flatnonzero((other >= first) & (other < np.arange(size)))
+            pairs.append(order[held] * size + order[other[held]])
+        pairs = [np.unique(np.concatenate(pairs))]
+    return np.stack([pairs[0] // max(1, size), pairs[0] % max(1, size)], axis=1)
+
+
+def _jaccard(values, offsets, one, other):
+    """Jaccard similarity of the sets of texts one[i] and other[i], float32 [pairs]."""
+    sizes = np.diff(offsets)
+
+    def members(rows):
+        pair = np.repeat(np.arange(len(rows)), sizes[rows])
+        place = np.arange(len(pair)) - np.repeat(np.cumsum(sizes[rows]) - sizes[rows], sizes[rows])
+        return (pair.astype(np.uint64) << np.uint64(32)) | values[offsets[rows][pair] + place]
+
+    both = np.sort(np.concatenate([members(one), members(other)]))
+    shared = both[1:][both[1:] == both[:-1]] >> np.uint64(32)
+    common = np.bincount(shared.astype(np.int64), minlength=len(one))
+    return (common / (sizes[one] + sizes[other] - common)).astype(np.float32)
