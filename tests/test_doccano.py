@@ -20,23 +20,22 @@ def as_jsonl(rows, key="text"):
 
 
 def as_array(rows):
-    return json.dumps(
-        [{"id": i, "text": t, "label": names, "Comments": []} for i, (t, names) in enumerate(rows)], indent=1
-    )
+    return json.dumps([{"id": i, "text": t, "label": names, "note": []} for i, (t, names) in enumerate(rows)], indent=1)
 
 
 def as_label_studio(rows):
     """JSON export of Label Studio 1.x, as its documentation shows it; the second annotation was cancelled."""
     tasks = []
     for i, (text, names) in enumerate(rows):
-        result = {
-            "value": {"choices": names},
-            "id": f"r{i}",
-            "from_name": "topic",
-            "to_name": "text",
-            "type": "choices",
+        result = {"value": {"choices": names}, "id": f"r{i}", "from_name": "a", "to_name": "text", "type": "choices"}
+        note = {"value": {"text": ["unsure"]}, "from_name": "note", "to_name": "text", "type": "textarea"}
+        done = {
+            "id": i,
+            "was_cancelled": False,
+            "ground_truth": False,
+            "updated_at": "2026-01-01",
+            "result": [result, note],
         }
-        done = {"id": i, "was_cancelled": False, "ground_truth": False, "updated_at": "2026-01-01", "result": [result]}
         skipped = {"id": 1000 + i, "was_cancelled": True, "updated_at": "2026-02-01", "result": []}
         tasks.append({"id": i, "annotations": [done, skipped], "predictions": [], "data": {"text": text}, "meta": {}})
     return json.dumps(tasks, ensure_ascii=False)
@@ -269,6 +268,8 @@ def test_other_faults_of_flags(convert):
     for flags in ((), ("--is_shuffle", "False")):
         status, said, _ = convert(as_jsonl(FLAT[:1]), *flags)
         assert status == 2 and "1 rows cannot fill 2 files" in said
+    status, said, _ = convert(json.dumps({"text": "一"}), "--splits", "0.5")
+    assert status == 2 and "2 problems" in said and "--splits 0.5" in said and "no field 'label'" in said
     status, said, _ = convert(as_jsonl(FLAT[:2]), "--splits", "0.9", "0.1", "--is_shuffle", "False")
     assert status == 2 and "one file would be empty" in said
 
