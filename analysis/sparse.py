@@ -112,18 +112,19 @@ def write_rows(path, rows):
         file.writelines(f"{text}\t{names}\n" if names else f"{text}\n" for text, names in rows)
 
 
-def warn_of_too_few(args, found, scores, nearest):
-    """Says which flag brings more supports. scores, nearest: as in `choose_supports`."""
-    remedies = []
-    if len(np.unique(nearest)) > found:
+def warn_of_too_few(args, found, scores, nearest, candidates):
+    """Says what brings more supports. scores, nearest: as in `choose_supports`. candidates: rows there are in all."""
+    remedies, seen = [], len(np.unique(nearest))
+    if seen > found:
+        remedies.append(f"lower --support_threshold ({args.support_threshold}; the best score is {scores.max():.4f})")
+    if seen < min(args.support_num, candidates):
         remedies.append(
-            f"lower --support_threshold ({args.support_threshold}; the highest score is {scores.max():.4f})"
+            f"raise --rationale_num_support ({args.rationale_num_support}) or --sparse_num ({args.sparse_num}), "
+            "to look at more rows"
         )
-    if len(np.unique(nearest)) < args.support_num:
-        remedies.append(
-            f"look at more rows: raise --rationale_num_support ({args.rationale_num_support}) or --sparse_num "
-            f"({args.sparse_num})"
-        )
+    if candidates < args.support_num:
+        file = args.unlabeled_file if args.annotate else args.train_file
+        remedies.append(f"add rows to {file}, which has {candidates} to choose from")
     logger.warning(
         "%d support rows found of %d (--support_num). For more, %s", found, args.support_num, "; or ".join(remedies)
     )
@@ -215,7 +216,7 @@ def main(argv=None):
     if len(supports) < len(chosen):
         logger.info("%d chosen rows have too few words to change, and are left out", len(chosen) - len(supports))
     if len(chosen) < args.support_num:
-        warn_of_too_few(args, len(chosen), scores, nearest)
+        warn_of_too_few(args, len(chosen), scores, nearest, len(candidates if args.annotate else train))
     if supports:
         log_next_step(args, path)
     return 0

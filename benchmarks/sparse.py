@@ -41,7 +41,7 @@ def parse_args(argv=None):
 
 def quietly(main, *flags):
     """Runs a script of the project in this process; shows what it said where it fails."""
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
         status = main([str(flag) for flag in flags])
     if status:
         raise SystemExit(said.getvalue())
