@@ -94,9 +94,10 @@ def log_next_step(train_path, aug_path):
         file.seek(-1, os.SEEK_END)
         ended = file.read() == b"\n"
     both = os.path.join(os.path.dirname(train_path), "train_aug.txt")
-    between = "" if ended else " <(echo)"  # else the last row and the first new one would become one line
+    # Without the line break the last row and the first new one would become one line.
+    parts = "cat '%s' '%s'" if ended else "{ cat '%s'; echo; cat '%s'; }"
     logger.info("Next, train on both; label.txt stays as it is, and dev.txt, which tells whether it helped:")
-    logger.info("  cat '%s'%s '%s' > '%s'", train_path, between, aug_path, both)
+    logger.info("  " + parts + " > '%s'", train_path, aug_path, both)
     logger.info("  python train.py --dataset_dir '%s' --train_file train_aug.txt", os.path.dirname(train_path) or ".")
 
 
@@ -125,7 +126,7 @@ def main(argv=None):
         "Dropped: %d that stand in %s already, %d made twice", counts["in_train"], args.train_path, counts["again"]
     )
     logger.info(
-        "Too few words, or none in the dictionary: %d rows gave fewer than %d, %d gave none",
+        "Rows with too few words, or none that is in the dictionary: %d gave fewer than %d new ones, %d gave none",
         counts["short"], args.create_n, counts["none"],
     )  # fmt: skip
     if counts["made"]:
