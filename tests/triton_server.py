@@ -34,7 +34,7 @@ START_SECONDS, STOP_SECONDS = 120, 30
 
 
 class NotReady(RuntimeError):
-    """The server ended, or did not become ready; the text ends with its log."""
+    """There is no server, it ended, or it did not become ready; the text says what to do, or ends with its log."""
 
 
 class TritonServer:
@@ -113,6 +113,8 @@ def make_backends(folder, prelude):
 
     Copies, since Triton refuses a library that a link leads out of the folder to.
     """
+    if not PYTHON.exists():
+        raise NotReady(f"{VENV} is not here: make triton-setup")
     package = next(VENV.glob("lib/python3.*/site-packages")) / "pytriton" / "tritonserver"
     version = package.parent.parent.parent.name.removeprefix("python")
     shutil.copytree(package / "backends" / "python", folder / "python")

@@ -83,25 +83,34 @@ def configurations(manifest, args, digest):
     """{model: its config.pbtxt}, of a bundle's manifest and the SHA-256 of its graph."""
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
-    (output,) = [(tensor["name"], types[tensor["dtype"]], tensor["shape"][1:]) for tensor in manifest["outputs"]]
+    ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
     names = [name for name, _, _ in inputs]
-    tokens = [(f"OUTPUT_{names.index(name)}", kind, dims) for name, kind, dims in inputs]
     text, error = ("STRING", [1]), ("error", "STRING", [1])
+    tokens = [(f"OUTPUT_{i}", kind, dims) for i, (_, kind, dims) in enumerate(inputs)]
     answers = [("label", "INT64", [-1]), ("confidence", "FP32", [-1]), ("label_name", "STRING", [-1])]
-    kind = f"instance_group [ {{ count: 1 kind: KIND_{args.device.upper()} }} ]\n"
-    on_cpu, merged = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batching { }\n"
+    hierarchical = str(manifest["hierarchical"]).lower()
+
+    def model(name, kind, ins, outs, *more, ragged=False):
+        head = f"name: {quoted(name)}\n{kind}\nmax_batch_size: {args.max_batch_size}\n"
+        return "".join([head, tensors("input", ins, ragged), tensors("output", outs), *more])
+
+    def where(device):
+        return f"instance_group [ {{ count: 1 kind: KIND_{device.upper()} }} ]\n"
+
+    python, cpu, merged = 'backend: "python"', where("cpu"), "dynamic_batching { }\n"
     bounded = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {QUEUE} }} }}\n"
-
-    def start(name, kind):
-        return f"name: {quoted(name)}\n{kind}\nmax_batch_size: {args.max_batch_size}\n"
-
+    padding = parameters(
+        pad_token_id=manifest["pad_token_id"], batch_tokens=ROWS * manifest["max_seq_length"], sha256=digest
+    )
+    threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
+    limit = parameters(max_characters=args.max_characters)
     steps = [
         step(
             "tokenizer",
             {"INPUT_0": "INPUT"},
-            {token: f"tokenizer_{name}" for (token, _, _), name in zip(tokens, names)} | {"error": "error"},
+            {**{token: f"tokenizer_{name}" for (token, _, _), name in zip(tokens, names)}, "error": "error"},
         ),
-        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output[0]: "OUTPUT_2"}),
+        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output: "OUTPUT_2"}),
         step(
             "seqcls_postprocess",
             {"POST_INPUT": "OUTPUT_2", "POST_error": "error"},
@@ -109,39 +118,24 @@ def configurations(manifest, args, digest):
         ),
     ]
     return {
-        "tokenizer": start("tokenizer", 'backend: "python"')
-        + tensors("input", [("INPUT_0", *text)])
-        + tensors("output", [*tokens, error])
-        + on_cpu
-        + merged
-        + parameters(max_characters=args.max_characters),
-        "seqcls_batcher": start("seqcls_batcher", 'backend: "python"')
-        + tensors("input", inputs, ragged=True)
-        + tensors("output", [output])
-        + on_cpu
-        + bounded
-        + parameters(
-            pad_token_id=manifest["pad_token_id"], batch_tokens=ROWS * manifest["max_seq_length"], sha256=digest
+        "tokenizer": model("tokenizer", python, [("INPUT_0", *text)], [*tokens, error], cpu, merged, limit),
+        "seqcls_batcher": model(
+            "seqcls_batcher", python, inputs, [(output, *shape)], cpu, bounded, padding, ragged=True
         ),
-        "seqcls_model": start("seqcls_model", 'platform: "onnxruntime_onnx"')
-        + tensors("input", inputs)
-        + tensors("output", [output])
-        + kind
-        + merged
-        + (parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""),
-        "seqcls_postprocess": start("seqcls_postprocess", 'backend: "python"')
-        + tensors("input", [("POST_INPUT", *output[1:]), ("POST_error", *text)])
-        + tensors("output", [(f"POST_{name}", kind, dims) for name, kind, dims in answers])
-        + on_cpu
-        + merged,
-        "seqcls": start("seqcls", 'platform: "ensemble"')
-        + tensors("input", [("INPUT", *text)])
-        + tensors("output", [*answers, error])
-        + "ensemble_scheduling {\n  step [\n"
-        + ",\n".join(steps)
-        + "\n  ]\n}\n"
-        + parameters(max_characters=args.max_characters, hierarchical=str(manifest["hierarchical"]).lower()),
-    }
+        "seqcls_model": model(
+            "seqcls_model", 'platform: "onnxruntime_onnx"', inputs, [(output, *shape)], where(args.device), merged,
+            threads,
+        ),
+        "seqcls_postprocess": model(
+            "seqcls_postprocess", python, [("POST_INPUT", *shape), ("POST_error", *text)],
+            [(f"POST_{name}", kind, dims) for name, kind, dims in answers], cpu, merged,
+        ),
+        "seqcls": model(
+            "seqcls", 'platform: "ensemble"', [("INPUT", *text)], [*answers, error],
+            "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n",
+            limit, parameters(hierarchical=hierarchical),
+        ),
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- the folder
