@@ -7,6 +7,7 @@ import numpy as np
 
 SIMILARITY = 0.8  # Jaccard similarity of two texts' sets of 3 characters, from which they count as nearly the same
 BANDS, HASHES = 10, 4  # a pair of that similarity meets in some band with probability 0.995, one of 0.9 always but 3e-5
+END = (1 << 21) - 1  # beyond Unicode
 CHUNK, PAIRS = 1 << 14, 1 << 13  # texts and pairs at a time
 
 
@@ -56,11 +57,12 @@ def _shingles(texts):
     for start in range(0, len(texts), CHUNK):
         chunk = [normal(texts[i]) for i in range(start, min(start + CHUNK, len(texts)))]
         lengths = np.array([len(text) for text in chunk], dtype=np.int64)
-        # Two zeros end each text, so that no n-gram reaches into the next one.
-        ended = "".join(f"{text}\0\0" for text in chunk) + "\0"
-        codes = np.frombuffer(ended.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+        codes = np.frombuffer("".join(f"{text}\0\0\0" for text in chunk).encode("utf-32-le"), dtype="<u4")
+        codes, sizes = codes.astype(np.uint64), np.maximum(1, lengths - 2)
+        starts = np.cumsum(lengths + 3) - lengths - 3
+        # Three marks that are no character end each text, so that no n-gram reaches into the next one.
+        codes[(starts + lengths)[:, None] + np.arange(3)] = END
         packed = (codes[:-2] << np.uint64(42)) | (codes[1:-1] << np.uint64(21)) | codes[2:]
-        starts, sizes = np.cumsum(lengths + 2) - lengths - 2, np.maximum(1, lengths - 2)
         rows = np.repeat(np.arange(len(chunk)), sizes)
         places = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + starts[rows]
         keys = _mixed(packed[places]) >> np.uint64(32)
