@@ -32,7 +32,9 @@ def read_annotations(path, separator, problems):
     for where, record in records:
         with problems.collect():
             try:
-                rows.append((where, _text(record), list(_labels(record, column, separator))))
+                text, labels = _text(record), list(_labels(record, column, separator))
+                "".join([text, *labels]).encode("utf-8")  # half of a surrogate pair cannot be written
+                rows.append((where, text, labels))
             except ValueError as error:
                 raise UserError(f"{where}: {error}") from error
             except (AttributeError, TypeError, KeyError) as error:
@@ -107,14 +109,12 @@ def _labels(record, column, separator):
     elif "entities" in record or "spans" in record:
         raise ValueError(SPANS)
     else:
-        results = next((record[key] for key in ("label", "labels") if key in record), None)
-        if results is None:
-            raise ValueError(
-                "no field 'label'; export as JSONL with the labels' names"
-                if "annotations" in record
-                else f"no field 'label', found {', '.join(map(repr, record))}"
-            )
-        results = results if isinstance(results, list) else [results]
+        key = next((key for key in ("label", "labels") if key in record), None)
+        if key is None:
+            remedy = "; export as JSONL with the labels' names" if "annotations" in record else ""
+            raise ValueError(f"no field 'label', found {', '.join(map(repr, record))}{remedy}")
+        value = record[key] or []  # null where a row has none
+        results = value if isinstance(value, list) else [value]
     for result in results:
         yield from _names(result, separator)
 

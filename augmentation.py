@@ -125,9 +125,9 @@ class _Own:
             )
 
     def _swap(self, pieces, words, movable, wanted, chance):
-        pairs = []
+        pairs, movable = [], set(movable)
         for left, right in zip(words, words[1:]):
-            if {left, right} <= set(movable) and "".join(pieces[left + 1 : right]).strip() == "":
+            if left in movable and right in movable and "".join(pieces[left + 1 : right]).strip() == "":
                 pairs.append((left, right))
         while pairs:
             new, moved = list(pieces), set()

@@ -145,14 +145,14 @@ def test_rare_labels_are_in_every_part(convert):
 
 def test_texts_are_cleaned_and_counted(convert):
     rows = [("一\t二\n三\r\n四", ["甲"]), ("  两端  ", ["甲"]), (" \n", ["乙"]), ("两端", ["甲"]), ("没有", []),
-            ("😀<b>\"'&", ["乙"]), ("长" * 2000, [f"标签{i}" for i in range(20)]), ("两端", ["乙"])]  # fmt: skip
+            ("😀<b>\"'&", ["乙"]), ("长" * 2000, [f"标签{i}" for i in range(20)]), ("两端", ["乙"]), ("空", None)]  # fmt: skip
     status, said, folder = convert(as_jsonl(rows), "--splits", "1", "--is_shuffle", "False")
     assert status == 0
     assert pairs_of(folder / "train.txt") == [
         ("一 二 三 四", "甲"), ("两端", "甲"), ("没有", ""), ("😀<b>\"'&", "乙"),
-        ("长" * 2000, ",".join(sorted(f"标签{i}" for i in range(20)))), ("两端", "乙"),
+        ("长" * 2000, ",".join(sorted(f"标签{i}" for i in range(20)))), ("两端", "乙"), ("空", ""),
     ]  # fmt: skip
-    for line in ("1 texts held tabs", "1 rows without a text", "1 rows repeat another", "1 rows have no label"):
+    for line in ("1 texts held tabs", "1 rows without a text", "1 rows repeat another", "2 rows have no label"):
         assert line in said
     assert "One text, several sets of labels (乙 | 甲): 两端" in said
 
@@ -220,6 +220,7 @@ SPAN = "this is an annotation of a span"
         ({"text": "一", "label": []}, ("--task_type", "multi_class"), "0 labels; --task_type multi_class"),
         ({"text": "一", "label": []}, (), "no row has a label"),
         ({"text": 5, "label": ["甲"]}, (), "no text"),
+        ({"text": "\ud83d", "label": ["甲"]}, (), "surrogates not allowed"),
         ({"data": {"text": "一"}, "annotations": [7]}, (), "not a row as doccano or Label Studio export it"),
     ],
 )  # fmt: skip
