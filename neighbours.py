@@ -1,7 +1,7 @@
 """The rows of a corpus nearest to a query by cosine: exactly, or by an index (hnswlib) where the rows are many.
 
-numpy alone, hnswlib where it is needed. Neither way holds queries x rows in memory. TrustAI's FeatureSimilarityModel gives
-the same cosines (a test compares them), by one pass over all rows for each query, from a layer that it knows by name.
+numpy alone, hnswlib where it is needed. Neither way holds queries x rows in memory. TrustAI's FeatureSimilarityModel
+gives the same cosines (a test compares them), with a pass over all rows for each query, and for a layer known by name.
 """
 
 import importlib.util
