@@ -158,7 +158,7 @@ class _Own:
 
 
 def _negates(word):
-    return word[0] in NEGATIONS or word.lower() in NEGATIONS or word.lower().endswith(("n't", "n’t"))
+    return bool(NEGATIONS & {*word, word.lower()}) or word.lower().endswith(("n't", "n’t"))
 
 
 def read_dictionary(path, name="--custom_file"):

@@ -145,7 +145,8 @@ def test_rare_labels_are_in_every_part(convert):
 
 def test_texts_are_cleaned_and_counted(convert):
     rows = [("一\t二\n三\r\n四", ["甲"]), ("  两端  ", ["甲"]), (" \n", ["乙"]), ("两端", ["甲"]), ("没有", []),
-            ("😀<b>\"'&", ["乙"]), ("长" * 2000, [f"标签{i}" for i in range(20)]), ("两端", ["乙"]), ("空", None)]  # fmt: skip
+            ("😀<b>\"'&", ["乙"]), ("长" * 2000, [f"标签{i}" for i in range(20)]), ("两端", ["乙"]),
+            ("空", None)]  # fmt: skip
     status, said, folder = convert(as_jsonl(rows), "--splits", "1", "--is_shuffle", "False")
     assert status == 0
     assert pairs_of(folder / "train.txt") == [
