@@ -78,3 +78,29 @@ def budget_batches(lengths, budget):
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def cheapest_batches(lengths, cost):
+    """Row numbers in batches of similar length, the longest first, that cost least when they run one after the other.
+
+    Args:
+        lengths: int array [rows].
+        cost: float array; cost[n] is that of a run of n tokens, padding included, and its last index the largest run.
+            A longer row is a batch of its own.
+    """
+    order, largest = np.argsort(-lengths, kind="stable"), len(cost) - 1
+    least, rows = np.zeros(len(order) + 1), np.ones(len(order), dtype=np.int64)  # of all from row i on; of its batch
+    for i in range(len(order) - 1, -1, -1):
+        longest = max(1, int(lengths[order[i]]))
+        if longest <= largest:
+            runs = cost[longest::longest][: len(order) - i]
+            totals = runs + least[i + 1 : i + 1 + len(runs)]
+            rows[i] = 1 + totals.argmin()
+            least[i] = totals[rows[i] - 1]
+        else:
+            least[i] = least[i + 1]
+    batches, start = [], 0
+    while start < len(order):
+        batches.append(order[start : start + rows[start]])
+        start += rows[start]
+    return batches

@@ -13,13 +13,21 @@ from conftest import ROOT, command_line
 
 HERE = ROOT / "deploy" / "simple_serving"
 JSON = {"Content-Type": "application/json"}
-# A model that takes so many seconds a run, whatever the machine: what a test of overload needs.
+# A model that takes so many seconds a run once it is warm, whatever the machine: what a test of overload needs.
 SLOW = """
 import sys, time
-sys.path[:0] = [{here!r}, {predictor!r}]
-import predictor, server
-real = predictor.Predictor.logits
-predictor.Predictor.logits = lambda *args: (time.sleep({seconds}), real(*args))[1]
+sys.path.insert(0, {here!r})
+import server
+from batcher import Batcher
+real = Batcher.warm_up
+
+def warm_up(self, row):
+    costs, run = real(self, row), self.run
+    self.run = lambda rows: (time.sleep({seconds}), run(rows))[1]
+    self._speed = self.batch_tokens, {seconds}
+    return costs
+
+Batcher.warm_up = warm_up
 sys.exit(server.main(sys.argv[1:]))
 """
 
@@ -69,7 +77,7 @@ def serving(bundle, log, *flags, seconds=None, **environment):
     if seconds is None:
         command = command_line("server.py", *words)
     else:
-        code = SLOW.format(here=str(HERE), predictor=str(HERE.parent / "predictor"), seconds=seconds)
+        code = SLOW.format(here=str(HERE), seconds=seconds)
         command = command_line("-c", code, *words)
     with open(log, "wb") as file:
         process = subprocess.Popen(command, cwd=HERE, stdout=file, stderr=file, env={**os.environ, **environment})

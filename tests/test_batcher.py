@@ -1,5 +1,6 @@
 """Dynamic batching without HTTP: a model that adds up tokens, and one that waits to be told to go on."""
 
+import itertools
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher import Batcher, Closed, Full
+from batching import cheapest_batches
 
 
 def model(rows):
@@ -88,6 +90,54 @@ def test_every_request_is_answered_once_in_order_as_alone(requests, batching, bu
         assert len(lengths) == 1 or len(lengths) * max(lengths) <= budget  # padding included
 
 
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(0, 40), max_size=9), seed=st.integers(0, 100))
+def test_batches_are_the_cheapest_there_are(lengths, seed):
+    """Beside all ways to cut the rows, sorted by length, into batches within the largest run."""
+    cost = np.cumsum(np.random.default_rng(seed).integers(0, 9, 33)) + 5.0
+    lengths = np.array(lengths, dtype=np.int64)
+
+    def price(batches):
+        sizes = [len(rows) * max(1, max(rows)) for rows in batches]
+        fits = all(size <= 32 or len(rows) == 1 for size, rows in zip(sizes, batches))
+        return sum(cost[min(size, 32)] for size in sizes) if fits else np.inf
+
+    falling = sorted(lengths, reverse=True)
+    prices = [np.inf] if falling else [0]
+    for cuts in itertools.product((False, True), repeat=max(0, len(falling) - 1)) if falling else ():
+        ends = [0, *(i for i, cut in enumerate(cuts, 1) if cut), len(falling)]
+        prices.append(price([falling[a:b] for a, b in itertools.pairwise(ends)]))
+    batches = cheapest_batches(lengths, cost)
+    assert price([lengths[rows] for rows in batches]) == min(prices)
+    assert sorted(np.concatenate([[], *batches])) == list(range(len(lengths)))
+
+
+def test_costs_are_measured(batcher):
+    ours = batcher(lambda rows: time.sleep(1e-4 * len(rows) * len(rows[0])), batch_tokens=100)
+    costs = ours.warm_up(row(64), rounds=2)
+    assert list(costs) == [8, 16, 32, 64]
+    assert costs[64] >= 64e-4 and all(costs[n] <= costs[2 * n] for n in (8, 16, 32))
+    assert len(ours._cost) == 101 and (np.diff(ours._cost) >= 0).all() and ours._cost[64] == costs[64]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "runs"),
+    [(0, [[9], [1], [2], [3]]), (6, [[9], [1, 2], [3]]), (1000, [[9], [1, 2, 3]])],
+)
+def test_costs_are_heeded(batcher, fixed, runs):
+    """Where runs cost nothing but their tokens no row is padded; where they are dear, all share one."""
+    steps = Steps()
+    ours = batcher(steps, batch_tokens=64)
+    ours._cost = np.arange(65.0) + fixed
+    ours.submit([row(5, 9)])
+    steps.wait_for_run()
+    ours.submit([row(8, 1)])
+    ours.submit([row(13, 2), row(20, 3)])
+    steps.go(10)
+    ours.close(10)
+    assert sorted(map(sorted, steps.runs)) == sorted(runs)
+
+
 def test_what_comes_during_a_run_shares_the_next(batcher):
     steps = Steps()
     ours = batcher(steps)
@@ -120,10 +170,10 @@ def test_a_small_request_does_not_wait_for_a_big_one(batcher):
     small = ours.submit([row(10, 1)])
     steps.go(2)
     assert small.result(10)[0, 1] == 10 and not big.done()
-    # Nor does a big one wait for ever while small ones keep coming: each run's worth moves its turn.
-    for _ in range(400):
+    # Nor does a big one wait for ever, though small ones keep coming as fast as they can be served.
+    for _ in range(100):
         steps.wait_for_run()
-        ours.submit([row(100, 2)] * 5)
+        ours.submit([row(100, 2)] * 10)
         steps.go()
         if big.done():
             break
@@ -208,7 +258,7 @@ def test_who_would_wait_too_long_is_refused_and_told_how_long(batcher):
         return model(rows)
 
     ours = batcher(slow, batch_tokens=100, patience=1.0)
-    ours.warm_up([row(100)])  # 2,000 tokens a second
+    assert list(ours.warm_up(row(100), rounds=1)) == [8, 16, 32, 64, 100]  # 2,000 tokens a second in a full run
     first = ours.submit([row(100)] * 60)  # alone, however big: it shall be tried
     with pytest.raises(Full) as error:
         ours.check(1)

@@ -56,12 +56,14 @@ class Predictor:
         num_threads: threads of one run of the model; None for as many as there are cores.
         batch_size: rows a batch if all are of full length; shorter ones share the same number of tokens.
         max_seq_length: tokens of a text; None as in training.
+        spin: threads wait busily for the next run: for runs without a pause between them. A server's other threads
+            want the cores; there it doubled the CPU time of a text on two cores.
     Raises:
         UserError: the bundle is damaged, or the device is not to be had; the text says what to do.
     """
 
     def __init__(self, folder, variant="float32", device="cpu", device_id=0, num_threads=None, batch_size=32,
-                 max_seq_length=None):  # fmt: skip
+                 max_seq_length=None, spin=True):  # fmt: skip
         import onnxruntime
 
         if problem := device_problem(device):
@@ -86,6 +88,7 @@ class Predictor:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0  # 0: as many as there are cores
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         providers = ["CPUExecutionProvider"]
         if device == "gpu":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device_id}))

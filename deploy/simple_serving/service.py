@@ -21,7 +21,7 @@ from cli import logger, set_up_log  # noqa: E402
 from decision import Decision, sigmoid  # noqa: E402
 from metrics import Metrics  # noqa: E402
 from predictor import Predictor  # noqa: E402
-from schemas import Invalid, parse  # noqa: E402
+from schemas import LEAST_TOKENS, Invalid, parse  # noqa: E402
 from settings import describe  # noqa: E402
 from utils import sha256  # noqa: E402
 
@@ -54,7 +54,7 @@ class Service:
         for line in describe(settings):
             logger.info(line)
         predictor = Predictor(
-            settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads
+            settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads, spin=False
         )
         predictor.log()
         self.labels, manifest = predictor.labels, predictor.bundle.manifest
@@ -73,9 +73,9 @@ class Service:
             settings.batch_tokens, settings.queue_tokens, settings.deadline_seconds / 2, settings.batching,
             self.metrics.observe_run,
         )  # fmt: skip
-        length = predictor.max_seq_length
-        row = np.resize(predictor.tokenizer.encode(["预热"], length)[0], length)
-        batcher.warm_up([row] * (max(1, settings.batch_tokens // length) if settings.batching else 1))
+        row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
+        costs = batcher.warm_up(row)
+        logger.info("A run of so many tokens takes: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)
         self.batcher, self.predictor = batcher, predictor
 

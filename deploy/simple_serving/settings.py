@@ -89,6 +89,7 @@ def parse_args(argv=None, description=None, environ=os.environ):
 
 def describe(settings):
     """Lines that show the settings, the API key but for its value."""
-    values = {name: value for name, value in vars(settings).items() if name != "api_key"}
+    apart = ("api_key", "host", "port")  # uvicorn has its own address where it was started by itself
+    values = {name: value for name, value in vars(settings).items() if name not in apart}
     yield ", ".join(f"{name}={value}" for name, value in values.items())
     yield f"API key: {'asked of every request but pages and health' if settings.api_key else f'none ({API_KEY})'}"
