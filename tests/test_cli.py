@@ -109,7 +109,7 @@ def test_config_that_is_not_there(capsys):
 SCRIPTS = ("train.py", "predict.py", "analysis/evaluate.py", "data/make_tiny_model.py", "data/download.py")
 SCRIPTS += ("export_model.py", "prune.py", "deploy/predictor/infer.py")
 SCRIPTS += ("deploy/triton_serving/build_repository.py", "deploy/triton_serving/seqcls_grpc_client.py")
-SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py",)
+SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py", "deploy/simple_serving/client.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
