@@ -54,6 +54,8 @@ class Explainer:
         self._trustai = import_trustai()
         self._model, self._tokenizer = model, tokenizer
         self._spans = TokenSpans(tokenizer)
+        # TrustAI's way to find them; PaddleNLP's (2.8) get_input_embeddings does not know ERNIE-M's.
+        self._embeddings = next(layer for name, layer in model.named_sublayers() if name.endswith("word_embeddings"))
         self._attribute = {"ig": self._ig, "lime": self._lime, "grad": self._grad}[method]
         self._max_seq_length, self._batch_size, self._seed = max_seq_length, batch_size, seed
 
@@ -172,7 +174,7 @@ class Explainer:
             seen.extend((used, (inner * embeddings).detach()))
             return used
 
-        hook = self._model.get_input_embeddings().register_forward_post_hook(replace)
+        hook = self._embeddings.register_forward_post_hook(replace)
         try:
             logits = logits_of(self._model, dict(zip(self._names, inputs)))
         finally:

@@ -143,7 +143,7 @@ def _status(label, case):
 
 
 def _key_words(text, spans, attributions, count):
-    """The words of greatest weight for the label and, if it has fewer than `count`, against it: [(word, weight)]."""
+    """The words of greatest weight for or against a label: [(word, weight)]."""
     order = sorted(range(len(spans)), key=lambda i: -abs(attributions[i]))[:count]
     return [(text[slice(*spans[i])], float(attributions[i])) for i in order if attributions[i]]
 
@@ -191,18 +191,25 @@ def log_errors(rows, tolerance):
         logger.warning("Not for line %d, label %s, and %d more; read these with care", *missed[0], len(missed) - 1)
 
 
+def write(args, rows):
+    """Writes both files, for what `interpret(args)` gave. Returns their paths: page, data."""
+    from evidence import METHODS, TOLERANCE
+
+    page, data = (os.path.join(args.dataset_dir, name) for name in (args.output_html, args.output_jsonl))
+    write_jsonl(data, rows, args.interpreter)
+    write_evidence_page(page, rows, METHODS[args.interpreter], TOLERANCE)
+    return page, data
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
     rows = interpret(args)
-    from evidence import METHODS, TOLERANCE
+    from evidence import TOLERANCE
 
     log_rows(rows)
     log_errors(rows, TOLERANCE)
-    page, data = (os.path.join(args.dataset_dir, name) for name in (args.output_html, args.output_jsonl))
-    write_jsonl(data, rows, args.interpreter)
-    write_evidence_page(page, rows, METHODS[args.interpreter], TOLERANCE)
-    logger.info("Evidence of %d texts saved in %s and %s", len(rows), page, data)
+    logger.info("Evidence of %d texts saved in %s and %s", len(rows), *write(args, rows))
     return 0
 
 
