@@ -110,7 +110,8 @@ def main(argv=None):
         from evaluation_page import write_evaluation_page
 
         source = f"{rows.path}, labelled by the model in {args.params_path}"
-        write_evaluation_page(args.html, source, rows, labels, probabilities, gold, predicted, report)
+        shown = checkpoint.decision.calibrated(probabilities)
+        write_evaluation_page(args.html, source, rows, labels, shown, gold, predicted, report)
         logger.info("Page saved in %s; open it in a browser", args.html)
     return 0
 

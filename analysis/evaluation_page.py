@@ -9,7 +9,7 @@ from metric import average_precision, calibration_error, confused_pairs, precisi
 from page import escape, tiles, write_page
 
 POINTS = 60  # of a curve, drawn 300 pixels wide
-PAIRS = 200  # of confused labels, the most frequent
+PAIRS = 200  # of confused labels, the most frequent ones
 BINS = 10
 
 STYLE = """
@@ -64,7 +64,7 @@ button:disabled { opacity: .45; cursor: default; }
 """
 
 BODY = """
-<h1>{title}</h1>
+<h1>Evaluation</h1>
 <p class="note">{source}</p>
 {tiles}
 {levels}
@@ -99,7 +99,7 @@ probabilities are then next to 0, and right. The mean of the labels' own is {mea
 
 <h2 id="confused">Taken for each other</h2>
 <p class="note">A row counts for a pair when it lacks the gold label on the left and has the wrong label on
-the right{level}. A row that lacks two labels and has one wrong one counts for both pairs. {alone}</p>
+the right{level}. A row that lacks two labels and has one wrong one counts for both pairs. {alone}{most}</p>
 <div class="wide"><table class="bars"><thead><tr><th>missed</th><th>given instead</th><th colspan="2">rows</th>
 <th class="number extra" title="of the rows with the missed label">of its rows</th><th class="act"></th></tr></thead>
 <tbody id="pair-rows"></tbody></table></div>
@@ -130,8 +130,8 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
     """Writes the page, whole or not at all.
 
     Args:
-        source: text on what was scored: file, model, threshold.
-        rows: `Rows` [rows]. labels: `Labels` [labels]. probabilities: float array [rows, labels].
+        source: text on what was scored, and by what.
+        rows: `Rows` [rows]. labels: `Labels` [labels]. probabilities: float array [rows, labels], as people see them.
         gold, predicted: bool arrays [rows, labels]. report: dict of `classification_report`.
     """
     depth = depths(labels.parents)
@@ -150,10 +150,11 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
     }  # fmt: skip
     missed = int((gold & ~predicted).sum())
     body = BODY.format(
-        title="Evaluation", source=escape(source), tiles=tiles(_headline(report, len(cases), calibration)),
-        levels=_levels(report), level_choice=_level_choice(depth), bins=BINS, mean_ece=percent(mean_error),
+        source=escape(source), tiles=tiles(_headline(report, len(cases), calibration)), levels=_levels(report),
+        level_choice=_level_choice(depth), bins=BINS, mean_ece=percent(mean_error),
         level=", both of one level" if labels.hierarchical else "", bad=len(cases), rows=len(rows),
         alone=f"Of {missed} missed labels, {alone} have no wrong one in their place.",
+        most=f" Of all pairs, the {PAIRS} most frequent." if len(pairs) == PAIRS else "",
     )  # fmt: skip
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     write_page(path, "Evaluation", body, STYLE, script, data)
