@@ -136,7 +136,8 @@ def main(argv=None):
                 parts = [f"found {spread([run['found'] for run in of])} %", f"macro F1 lost {spread(lost)}"]
                 for kind in KINDS:
                     back = [run[kind] - run["dirty"] for run in of]
-                    parts.append(f"{kind}: {spread(back)} back, {100 * sum(back) / sum(lost):.0f} % of the loss")
+                    share = f", {100 * sum(back) / sum(lost):.0f} % of the loss" if min(lost) > 0 else ""
+                    parts.append(f"{kind}: {spread(back)} back{share}")
                 print(f"{name}, {fault}, {method}, mean (least to most): {'; '.join(parts)}", flush=True)
     return 0
 
