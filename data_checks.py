@@ -220,7 +220,9 @@ def _frequency_findings(labels, support):
     train = support["train"]
 
     def names(mask):
-        return _shown([f"{labels.names[i]} ({train[i]})" for i in np.flatnonzero(mask)[np.argsort(train[mask])]])
+        return _shown(
+            [f"{labels.names[i]} ({train[i]})" for i in np.flatnonzero(mask)[np.argsort(train[mask], kind="stable")]]
+        )
 
     unseen, rare = train == 0, (train > 0) & (train < RARE)
     if unseen.any():
@@ -378,7 +380,7 @@ def check_similarity(train, dev, labels, seed):
     z = np.divide(shares[1] - shares[0], error, out=np.zeros(len(labels)), where=error > 0)
     # 4 standard errors: a chance of 6 in 100,000 a label, where dev is drawn from the same rows as train.
     moved = np.flatnonzero(np.abs(z) > 4)
-    moved = moved[np.argsort(-np.abs(z[moved]))]
+    moved = moved[np.argsort(-np.abs(z[moved]).round(6), kind="stable")]
     figures["label_shares_that_differ"] = [
         {"label": labels.names[i], "train": float(shares[0, i]), "dev": float(shares[1, i])} for i in moved
     ]
@@ -446,11 +448,12 @@ def f1s(report):
 
 def _baseline_findings(figures, rows):
     best = figures.get("dev_with_thresholds", figures["out_of_fold"])
-    where = "dev" if "dev" in figures else "train, out of fold"
+    where = "dev" if "dev" in figures else "train"
+    how = where if where == "dev" else "train, out of fold"
     sample = f" (trained on a sample of {figures['rows']} of {rows} rows)" if figures["rows"] < rows else ""
     with_thresholds = f"; with a threshold a label {f1s(best)}" if "dev" in figures else ""
     plain = figures.get("dev", figures["out_of_fold"])
-    yield Finding("note", f"Linear baseline on {where}{sample}: {f1s(plain)}{with_thresholds}",
+    yield Finding("note", f"Linear baseline on {how}{sample}: {f1s(plain)}{with_thresholds}",
                   "A neural model has to beat this to be worth its GPU")  # fmt: skip
     if best["micro"]["f1"] < 0.3:
         yield Finding("warning", "The baseline finds next to nothing",

@@ -56,7 +56,7 @@ def read_dataset(args, problems):
     if not len(labels):  # go on with what the rows name
         from split import labels_of_rows
 
-        with problems.collect():
+        with Problems().collect():  # what is wrong with the rows is told below
             labels = labels_of_rows(paths["train"], Problems())
     splits = {}
     for split, path in paths.items():
