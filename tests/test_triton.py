@@ -20,6 +20,7 @@ from triton_server import PYTHON, NotReady, triton_server
 import build_repository as script
 import export_model
 import predict
+from batching import budget_batches
 from bundle import open_bundle, write_manifest
 from decision import Decision
 from predictor import Predictor
@@ -401,6 +402,10 @@ def test_a_copy_serves_without_the_project(triton, bundles, ernie_m, run, name, 
         assert names_and_scores(outputs)[-1].startswith("the text is not UTF-8")
         assert_same({k: v[:-1] for k, v in outputs.items()}, Predictor(str(bundle), num_threads=1), texts)
         assert outputs["label"].shape[1] > 3  # labels of a row
+        # The rows of one request, in groups, and the two rows that show whether padding counts.
+        lengths = Predictor(str(bundle)).encode(texts).lengths
+        runs = server.statistics("seqcls_model")["execution_count"]
+        assert runs == 2 + len(budget_batches(lengths, 32 * open_bundle(str(bundle)).manifest["max_seq_length"]))
         group = server.process.pid
     assert server.process.returncode == 0
     with pytest.raises(ProcessLookupError):

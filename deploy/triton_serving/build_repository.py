@@ -30,7 +30,7 @@ PYTHON_MODELS = {
 }
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 DECIDING = ("label.txt", "decision.json")
-ROWS, QUEUE = 32, 1024  # rows of full length in a run of the graph, as in the predictor; requests that may wait
+QUEUE = 1024  # requests that may wait
 
 
 def parse_args(argv=None):
@@ -100,7 +100,7 @@ def configurations(manifest, args, digest):
     python, cpu, merged = 'backend: "python"', where("cpu"), "dynamic_batching { }\n"
     bounded = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {QUEUE} }} }}\n"
     padding = parameters(
-        pad_token_id=manifest["pad_token_id"], batch_tokens=ROWS * manifest["max_seq_length"], sha256=digest
+        pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest
     )
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)

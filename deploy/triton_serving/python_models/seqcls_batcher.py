@@ -17,7 +17,8 @@ from cli import UserError  # noqa: E402
 from utils import sha256  # noqa: E402
 
 MODEL = "seqcls_model"
-PADDED, TOLERANCE = 64, 1.0  # tokens; of a logit, which int8 moves by less than a tenth, a wrong mask by 2 to 7
+ROWS = 32  # of full length in a run of the graph, as in the predictor
+TOLERANCE = 1.0  # of a logit, which int8 moves by less than a tenth, a wrong mask by 2 to 7
 TOO_OLD = (
     "this server computes rows with padding wrongly, as every ONNX Runtime before 1.21 does with these graphs; "
     "use a newer container of Triton"
@@ -30,7 +31,7 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.output, (self.num_labels,) = config["output"][0]["name"], map(int, config["output"][0]["dims"])
-        self.pad_id, self.batch_tokens = int(parameters["pad_token_id"]), int(parameters["batch_tokens"])
+        self.pad_id, self.max_seq_length = int(parameters["pad_token_id"]), int(parameters["max_seq_length"])
         self.checked = False
         # A repository on S3 and the like is fetched model by model: there is no neighbour to look at then.
         graph = HERE.parent.parent / MODEL / "1" / "model.onnx"
@@ -57,7 +58,7 @@ class TritonPythonModel:
         logits = np.zeros((len(encoded), self.num_labels), dtype=np.float32)
         errors = np.full(len(encoded), None, dtype=np.object_)
         filled = np.flatnonzero(encoded.lengths)  # rows without ids are those with an error
-        for group in budget_batches(encoded.lengths[filled], self.batch_tokens):
+        for group in budget_batches(encoded.lengths[filled], ROWS * self.max_seq_length):
             rows = filled[group]
             response = self.infer(encoded.batch(rows))
             if response.has_error():
@@ -69,9 +70,9 @@ class TritonPythonModel:
 
     def difference_by_padding(self):
         """How much padding moves the logits of a row, which it must not; -1 where the graph fails."""
-        ids = [number for number in range(6) if number != self.pad_id]
+        ids = [number for number in range(6) if number != self.pad_id][: max(1, self.max_seq_length // 2)]
         logits = []
-        for padding in (0, PADDED - len(ids)):
+        for padding in (0, self.max_seq_length - len(ids)):
             row = np.array([ids + padding * [self.pad_id]], dtype=np.int64)
             answer = self.infer({name: row if name == "input_ids" else np.zeros_like(row) for name in self.inputs})
             if answer.has_error():
