@@ -295,6 +295,7 @@ def test_retry_after_as_a_date():
     assert 50 < script.seconds_to_wait(formatdate(time.time() + 60, usegmt=True)) <= 61
     assert script.seconds_to_wait(formatdate(time.time() - 60, usegmt=True)) == 0
     assert script.seconds_to_wait(None) == 0 and script.seconds_to_wait("7") == 7
+    assert script.seconds_to_wait("9" * 5000) == 0  # more digits than Python reads
 
 
 def test_a_connection_that_breaks_is_made_anew(run, fake, texts, tmp_path):

@@ -26,16 +26,16 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from cli import Problems, UserError, command, non_negative_float, positive_int  # noqa: E402
 from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
+from settings import API_KEY, seconds  # noqa: E402
 
-KEY_VARIABLE = "TEXT_CLS_API_KEY"
 LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
 SAMPLES = {
     "hierarchical": ["“小满”牌电热毯召回六千条，原因是控温器会短路", "安康汉江边，钓鱼老汉救起三个翻船的学生"],
     "multi_label": ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
 }
 REMEDIES = {  # by status; None for the rest
-    401: f"Set the server's key in the environment: {KEY_VARIABLE}=...",
-    403: f"Set the server's key in the environment: {KEY_VARIABLE}=...",
+    401: f"Set the server's key in the environment: {API_KEY}=...",
+    403: f"Set the server's key in the environment: {API_KEY}=...",
     404: "Check --url: it names server.py's host and port, and no other route than the one of its bundle",
     413: "Send fewer texts in a request: a smaller --batch_size",
     422: "Mend what it names; its limits are at /info",
@@ -64,7 +64,7 @@ def parse_args(argv=None):
     server = parser.add_argument_group("server")
     server.add_argument("--url", default="http://127.0.0.1:8189", help="its address (%(default)s)")
     server.add_argument("--concurrency", type=positive_int, default=4, help="requests at a time (%(default)s)")
-    server.add_argument("--timeout", type=non_negative_float, default=60, help="seconds for an answer (%(default)s)")
+    server.add_argument("--timeout", type=seconds, default=60, help="seconds for an answer (%(default)s)")
     server.add_argument(
         "--retry_seconds",
         type=non_negative_float,
@@ -93,7 +93,7 @@ class Server:
         if not parts or parts.scheme not in ("http", "https") or not self._host:
             raise UserError(f"--url {url}: an address looks like http://127.0.0.1:8189")
         if key and not (key.isascii() and key.isprintable()):
-            raise UserError(f"{KEY_VARIABLE} holds a character that no key can have; letters and digits are safe")
+            raise UserError(f"{API_KEY} holds a character that no key can have; letters and digits are safe")
         self.url, self._connect = url, HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._path, route, name = parts.path.rstrip("/").partition("/models/")
         self.route = route + name  # empty: the one that /info tells
@@ -199,9 +199,9 @@ def seconds_to_wait(header):
     """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3). 0 where it says neither."""
     if not header:
         return 0
-    if header.isdecimal():
-        return int(header)
     try:
+        if header.isdecimal():
+            return int(header)
         return max(0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except ValueError:
         return 0
@@ -277,7 +277,7 @@ def main(argv=None):
     args = parse_args(argv)
     if args.output_file and not args.input_file:
         raise UserError("--output_file: name the texts too, --input_file")
-    server = Server(args.url, os.environ.get(KEY_VARIABLE), args.timeout, args.retry_seconds)
+    server = Server(args.url, os.environ.get(API_KEY), args.timeout, args.retry_seconds)
     info = server.info()
     labeller = Labeller(server, args, info)
     if args.input_file:
