@@ -51,7 +51,7 @@ def _records(path, problems):
     if first[1].lstrip().startswith("["):
         try:
             found = json.loads("\n".join([first[1], *(line for _, line in lines)]))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: a JSON array that cannot be read: {error}") from error
         found = [(f"{path}: row {number}", record) for number, record in enumerate(found, 1)]
     else:
@@ -60,7 +60,7 @@ def _records(path, problems):
         if isinstance(record, str):
             try:
                 record = json.loads(record)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problems.add(f"{where}: not JSON ({error}); export as JSONL (doccano) or JSON (Label Studio)")
                 continue
         if isinstance(record, dict):

@@ -61,8 +61,8 @@ class Augmenter:
     ):  # fmt: skip
         self.create_n, self.seed = create_n, seed
         names = IN_TURN if strategy == "mix" else (strategy,)
-        if not needs_words(strategy):
-            source = None
+        if strategy in ("delete", "swap"):
+            source = None  # they put in no words
         elif aug_type == "custom":
             dictionary = read_dictionary(custom_file)
             source = functools.partial(_Own, dictionary=dictionary, tokenizer=jieba_tokenizer(tuple(dictionary)))
@@ -90,11 +90,6 @@ class Augmenter:
             if len(found) == self.create_n:
                 break
         return list(found)
-
-
-def needs_words(strategy):
-    """True for the strategies that put in words, and so need a dictionary or a model."""
-    return strategy not in ("delete", "swap")
 
 
 # ----------------------------------------------------------------------------------------------- without any download

@@ -241,6 +241,8 @@ def test_rows_that_are_none(convert, row, flags, message):
         ("", "no rows"),
         ("[]", "no rows"),
         ("PK\x03\x04zip", "unpack it"),
+        ("[" * 100_000, "a JSON array that cannot be read"),
+        ('{"text":' * 100_000, "export:1: not JSON"),
         ("[1, 2]", "row 1: a row must be a JSON object"),
         ('[{"text": "一"', "a JSON array that cannot be read"),
         ('{"text": "一", "label": ["甲"]}\n__label__甲 二\n', "export:2: not JSON"),
