@@ -14,7 +14,7 @@ from duplicates import near_duplicates, normal
 from metric import classification_report
 from thresholds import fit_thresholds
 
-SEVERITIES = ("fault", "warning", "note")  # train.py refuses the files; it costs F1, or flatters it; worth knowing
+SEVERITIES = ("warning", "note")  # it costs F1, or flatters it; worth knowing
 EXAMPLES, TEXT_SHOWN = 5, 80
 RARE = 10  # training rows, below which a label is hardly learnt
 TOGETHER = 5  # rows, from which two labels that always stand together do so for a reason
@@ -441,7 +441,7 @@ def _report(gold, predicted, labels):
     return report
 
 
-def f1s(report):
+def _f1s(report):
     """Micro and macro F1 of a report in percent, as text."""
     return f"micro F1 {100 * report['micro']['f1']:.2f}, macro F1 {100 * report['macro']['f1']:.2f}"
 
@@ -451,9 +451,9 @@ def _baseline_findings(figures, rows):
     where = "dev" if "dev" in figures else "train"
     how = where if where == "dev" else "train, out of fold"
     sample = f" (trained on a sample of {figures['rows']} of {rows} rows)" if figures["rows"] < rows else ""
-    with_thresholds = f"; with a threshold a label {f1s(best)}" if "dev" in figures else ""
+    with_thresholds = f"; with a threshold a label {_f1s(best)}" if "dev" in figures else ""
     plain = figures.get("dev", figures["out_of_fold"])
-    yield Finding("note", f"Linear baseline on {how}{sample}: {f1s(plain)}{with_thresholds}",
+    yield Finding("note", f"Linear baseline on {how}{sample}: {_f1s(plain)}{with_thresholds}",
                   "A neural model has to beat this to be worth its GPU")  # fmt: skip
     if best["micro"]["f1"] < 0.3:
         yield Finding("warning", "The baseline finds next to nothing",

@@ -30,7 +30,7 @@ def write_report(path, report, lengths):
     """report: the dict of report.json. lengths: {split: int array of the rows' tokens}, for the plot."""
     title = f"Data check: {report['dataset']}"
     parts = [
-        f"<h1>{escape(title)}</h1>", _tiles(report), _findings(report), _problems(report["problems"]), _files(report),
+        f"<h1>{escape(title)}</h1>", _tiles(report), _problems(report["problems"]), _findings(report), _files(report),
         _plots(report, lengths), _lengths(report["lengths"]), _labels(report), _pairs(report["labels"]),
         _baseline(report.get("baseline")), _similarity(report.get("similarity")), _vocabulary(report.get("vocabulary")),
         f'<p class="note">Made in {report["seconds"]} seconds. All figures are in report.json.</p>',
