@@ -53,7 +53,7 @@ def parse_args(argv=None):
     )
     ask = parser.add_argument_group("what is asked")
     ask.add_argument("--max_seq_len", type=positive_int, help="tokens of a text (the server's)")
-    ask.add_argument("--batch_size", type=positive_int, help="texts in a request, and in one run of the model (32)")
+    ask.add_argument("--batch_size", type=positive_int, help="texts in a request (32), and then in a run of the model")
     ask.add_argument("--prob_limit", type=non_negative_float, help="probability a label must exceed (the server's)")
 
     files = parser.add_argument_group("files")
