@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 from conftest import REAL_DATA, ROOT, lines_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenization import load_tokenizer
@@ -57,10 +57,30 @@ def test_every_character_between_others(families, family_folders):
     assert_same(families["ernie"][1], ours, [f"中{character}a" for character in characters], 16)
 
 
+@settings(deadline=None)  # another test may have the core
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
 def test_any_text(families, family_folders, texts):
     for family in FAMILIES:
         assert_same(families[family][1], load_tokenizer(str(family_folders[family])), texts, 32)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["好", "ab ", "。", " ", "x" * 130, "[SEP]", "\u200b", "é"]), max_size=400),
+    st.integers(2, 9),
+)
+def test_long_texts_are_read_as_far_as_tells(family_folders, pieces, max_length):
+    """Cutting the characters early gives the tokens of the whole text, cut."""
+    ours, text = load_tokenizer(str(family_folders["ernie"])), "".join(pieces)
+    whole = ours.encode([text], 10**6)[0]
+    cut = ours.encode([text], max_length)[0]
+    assert len(cut) == min(len(whole), max_length) and cut[-1] == ours.sep_id
+    assert (cut[:-1] == whole[: len(cut) - 1]).all()
+
+
+def test_a_long_text_costs_no_more_than_its_beginning(family_folders):
+    ours = load_tokenizer(str(family_folders["ernie"]))
+    assert len(ours._normal("好" * 10**6, 100)) < 10**4 and len(ours._normal("好" * 10, 100)) == 30
 
 
 def test_strangers_texts_do_not_fill_the_memory(family_folders):

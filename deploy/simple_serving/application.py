@@ -49,7 +49,8 @@ def answers(*statuses):
 
 def create_app(settings=None):
     """The application. It loads nothing before it is started; `settings` None: of the environment, at that time."""
-    state = SimpleNamespace(service=None, fault=None)
+    # told: who gives the settings tells of a fault at the start, too.
+    state = SimpleNamespace(service=None, fault=None, told=settings is not None)
 
     @asynccontextmanager
     async def lifespan(app):

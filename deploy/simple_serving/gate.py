@@ -43,7 +43,7 @@ class Gate:
             if message["type"] == "lifespan.startup.failed" and self.state.fault:
                 nonlocal fault
                 fault = self.state.fault
-                message = {**message, "message": f"error: {fault}"}
+                message = {**message, "message": "" if self.state.told else f"error: {fault}"}
             await send(message)
 
         try:

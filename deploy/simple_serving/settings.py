@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import UserError, closest, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from cli import Problems, UserError, closest, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
 
 PREFIX = "TEXT_CLS_"
 API_KEY = PREFIX + "API_KEY"  # no flag: the command line is for everybody on the machine to see
@@ -77,13 +77,15 @@ def parse_args(argv=None, description=None, environ=os.environ):
             tokens.append(f"--{flag}={value}")
     settings = parser.parse_args(tokens + (sys.argv[1:] if argv is None else list(argv)))
     settings.api_key = environ.get(API_KEY) or None
+    problems = Problems()
     if settings.shutdown_seconds <= settings.deadline_seconds:
-        raise UserError(
+        problems.add(
             f"--shutdown_seconds {settings.shutdown_seconds:g} must be more than --deadline_seconds "
             f"{settings.deadline_seconds:g}: what was accepted may take that long"
         )
     if settings.api_key and not settings.api_key.isascii():
-        raise UserError(f"{API_KEY} holds characters that a header cannot carry; use ASCII")
+        problems.add(f"{API_KEY} holds characters that a header cannot carry; use ASCII")
+    problems.stop_if_any()
     return settings
 
 
