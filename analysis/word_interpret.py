@@ -57,7 +57,7 @@ def interpret(args):
         list of dicts, one for each text, of
         line, text, gold, predicted: its line, and lists of label names; gold is None where the file has none;
         read: characters before the model's input ends;
-        spans: [(start, end)] of its words;
+        spans: [(start, end)] of its words; steps: evaluations of the model it took;
         labels: list of {label, status, probability, logit, base_logit, error, attributions [words], key_words}. status
         is right, wrong or missed, or predicted without gold labels. Attributions and key words, [(word, attribution)],
         are in logits. LIME has no baseline, so that base_logit and error are None.
@@ -115,6 +115,7 @@ def _explain(case, explainer, labels, probability, args):
         if found.read
         else 0,
         "spans": found.spans,
+        "steps": found.steps,
         "labels": [],
     }
     complete = args.interpreter != "lime"
@@ -157,7 +158,7 @@ def write_jsonl(path, rows, method):
                     {"word": row["text"][start:end], "start": start, "end": end, "attribution": value}
                     for (start, end), value in zip(row["spans"], entry["attributions"])
                 ]
-                record = {name: row[name] for name in ("line", "text", "gold", "predicted", "read")}
+                record = {name: row[name] for name in ("line", "text", "gold", "predicted", "read", "steps")}
                 record |= {"method": method, **entry, "words": words}
                 del record["attributions"]
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
