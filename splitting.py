@@ -5,8 +5,8 @@ Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) from the librar
 
 import numpy as np
 
-WORK = 5e9  # texts x labels x labels that the library is given at once: some 10 seconds
-BLOCK = 1000  # texts, where it would be more; as even as one call on 20,000 texts with 2,000 labels, and far faster
+WORK = 5e9  # texts x labels x labels that the library is given at once: seconds
+BLOCK = 1000  # texts, where it would be more; nearly as even on 20,000 texts with 2,000 labels, and far faster
 
 
 def stratified_split(targets, texts, fractions, seed):
