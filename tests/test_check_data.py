@@ -9,8 +9,10 @@ from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 
 import check_data as script
 import data_checks
+import linear
 from cli import Problems
-from utils import Labels, read_rows
+from thresholds import fit_thresholds
+from utils import Labels, read_labels, read_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&amp;😀 $x_1$"
 
@@ -73,6 +75,12 @@ def test_thresholds_come_from_train_alone(check, reviews):
     lines = lines_of(reviews / "dev.txt")
     other = [line.partition("\t")[2] for line in lines]
     write_lines(reviews / "dev.txt", [f"{line.partition(chr(9))[0]}\t{o}" for line, o in zip(lines, other[::-1])])
+    problems = Problems()
+    labels = read_labels(str(reviews / "label.txt"), problems)
+    train = read_rows(str(reviews / "train.txt"), labels, problems)
+    targets = train.multi_hot(len(labels))
+    held_out, _ = linear.out_of_fold(list(train.texts), targets, data_checks.FOLDS)
+    assert list(before["thresholds"].values()) == fit_thresholds(held_out, targets).tolist()
     after = check(reviews)[2]["baseline"]
     assert after["thresholds"] == before["thresholds"] and after["out_of_fold"] == before["out_of_fold"]
     assert after["dev"]["micro"] != before["dev"]["micro"]

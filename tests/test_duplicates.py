@@ -61,6 +61,12 @@ def test_nearly_all_similar_pairs_are_found():
     assert (match[:800] == -1).all() and (match[800:][~similar] == -1).all()
 
 
+def test_the_first_of_many_copies_is_the_match():
+    """Of train, dev and test one after the other, it is train's that a copy in dev is shown beside."""
+    match, value = near_duplicates(["别的一句话"] + ["同一句话说了一遍又一遍"] * 6)
+    assert match.tolist() == [-1, -1, 1, 1, 1, 1, 1] and value.tolist() == [0, 0, 1, 1, 1, 1, 1]
+
+
 def test_many_copies_of_one_text_cost_no_square():
     """20,000 copies would be 200 million pairs."""
     texts = [f"同一句话说了一遍又一遍，从来没有变过 {'!' * (i % 3)}" for i in range(20_000)]
