@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -284,6 +285,7 @@ def soak(minutes, folder, texts):
 
 def main(argv=None):
     args = parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end too
     texts = read_dev("duee", TEXTS)
     print(f"{len(os.sched_getaffinity(0))} cores, {processor()}; {len(texts)} dev texts of duee")
     for model in args.models:
