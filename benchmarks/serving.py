@@ -285,13 +285,14 @@ def soak(minutes, folder, texts):
 
 def main(argv=None):
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end too
     texts = read_dev("duee", TEXTS)
     print(f"{len(os.sched_getaffinity(0))} cores, {processor()}; {len(texts)} dev texts of duee")
     for model in args.models:
         with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
             folder = Path(name)
             prepare(model, folder)
+            # The servers end too. Set now, since Paddle sets its own when it is imported.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
             if args.soak:
                 print(f"\n{model}: ", end="")
                 soak(args.soak, folder, texts)
