@@ -237,3 +237,9 @@ def test_flags_that_do_not_fit(bundles, run, tmp_path):
     ):
         status, log = run(infer.main, *where, *flags)
         assert status == 2 and message in log, log
+
+
+def test_an_onnxruntime_that_computes_padding_wrongly_is_refused(bundles, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
+    with pytest.raises(UserError, match="1.20.1 computes padded rows wrongly; pip install 'onnxruntime>=1.21'"):
+        Predictor(str(bundles["news"]))

@@ -24,12 +24,19 @@ from labelling import decide  # noqa: E402
 from tokenization import load_tokenizer  # noqa: E402
 
 GPU_PACKAGE = "onnxruntime-gpu"
+# Before it, rows padded to share a batch get other logits than alone (by 0.9 to 7, seen with 1.18 to 1.20 on a CPU).
+OLDEST = (1, 21)
 
 
 def device_problem(device):
     """What keeps ONNX Runtime from computing on a device, with what to do, or None."""
     import onnxruntime
 
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
+        return (
+            f"ONNX Runtime {onnxruntime.__version__} computes padded rows wrongly; "
+            f"pip install 'onnxruntime{'-gpu' if device == 'gpu' else ''}>={'.'.join(map(str, OLDEST))}'"
+        )
     if device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return None
     installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
