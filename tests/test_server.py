@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from starlette.testclient import TestClient
 import server
 import settings
 from application import create_app
+from bundle import open_bundle, replace_decision
+from decision import Decision
 from predictor import Predictor
 
 KEY = "s3cret"
@@ -98,6 +101,19 @@ def test_parameters_are_honoured(serve, bundles):
     assert short != ask(client, long, prob_limit=0).json()["result"]["confidence"]
     for sent in ({"parameters": None}, {}, {"parameters": {"batch_size": 1, "prob_limit": None}}):
         assert client.post("/models/cls_hierarchical", json={"data": {"text": "足球"}, **sent}).status_code == 200
+
+
+def test_the_bundles_decision_is_the_servers_and_prob_limit_changes_its_threshold_alone(serve, bundles, tmp_path):
+    folder = tmp_path / "fitted"
+    shutil.copytree(bundles["news"], folder)
+    replace_decision(open_bundle(str(folder)), Decision(min_k=1, temperature=2.0, hierarchy="one_per_level"))
+    client, ours = serve(str(folder)), Predictor(str(folder), num_threads=1)
+    result = ask(client, TEXTS).json()["result"]
+    for names, confidence, (wanted, scores) in zip(result["label_name"], result["confidence"], ours.predict(TEXTS)):
+        assert names == wanted and names and confidence == pytest.approx(scores.tolist(), abs=1e-6)
+    for limit in (0.05, 0.99):
+        for names in ask(client, TEXTS, prob_limit=limit).json()["result"]["label_name"]:
+            assert [name.count("##") for name in names] == list(range(len(names))) and names
 
 
 def test_children_come_with_their_parents(serve):

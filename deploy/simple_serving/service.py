@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HER
 from batcher import Batcher, Closed, Full  # noqa: E402
 from bundle import MANIFEST  # noqa: E402
 from cli import logger, set_up_log  # noqa: E402
-from decision import Decision, sigmoid  # noqa: E402
+from decision import sigmoid  # noqa: E402
 from metrics import Metrics  # noqa: E402
 from predictor import Predictor  # noqa: E402
 from schemas import LEAST_TOKENS, Invalid, parse  # noqa: E402
@@ -174,10 +175,11 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._tokeniser, function, *args)
 
     def _encode_answer(self, logits, prob_limit):
-        probabilities = sigmoid(logits)
-        decision = self.predictor.decision if prob_limit is None else Decision(prob_limit)
-        result = {"label": [], "confidence": [], "label_name": []}
-        for row, chosen in zip(probabilities, decision.decide(probabilities, self.labels.parents)):
+        probabilities, decision = sigmoid(logits), self.predictor.decision
+        if prob_limit is not None:
+            decision = replace(decision, threshold=prob_limit)
+        result, shown = {"label": [], "confidence": [], "label_name": []}, decision.calibrated(probabilities)
+        for row, chosen in zip(shown, decision.decide(probabilities, self.labels.parents)):
             numbers = chosen.nonzero()[0].tolist()
             result["label"].append(numbers)
             result["confidence"].append(row[numbers].tolist())
