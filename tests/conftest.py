@@ -122,7 +122,13 @@ def trained(learner, tmp_path_factory):
         where = ["--dataset_dir", str(dataset), "--model_name", str(learner), "--save_dir", str(folder / "model")]
         assert script.main([*where, *flags]) == 0
         result[name] = dataset, folder / "model"
-    return result
+    before = _files(result)
+    yield result
+    assert _files(result) == before, "a test wrote into what all tests share"
+
+
+def _files(trained):
+    return sorted(str(path) for folders in trained.values() for folder in folders for path in folder.rglob("*"))
 
 
 def command_line(*words):

@@ -148,7 +148,7 @@ def test_what_a_variant_may_lose():
     assert script.fault_of(reference, reference, 0.5) == "is not faster here"
 
 
-def test_measuring_is_what_evaluate_measures(bundles, trained, run):
+def test_measuring_is_what_evaluate_measures(bundles, trained, run, tmp_path):
     import evaluate
 
     dataset, checkpoint = trained["news"]
@@ -163,7 +163,8 @@ def test_measuring_is_what_evaluate_measures(bundles, trained, run):
     ours.logits = logits
     result = exporting.measure({"float32": ours}, rows)["float32"]
     assert sizes == [None, *[[32, 28]] * 5]  # scored as served, timed in batches of 32
-    _, log = run(evaluate.main, "--dataset_dir", dataset, "--params_path", checkpoint, "--device", "cpu")
+    where = ("--dataset_dir", dataset, "--params_path", checkpoint, "--bad_case_file", tmp_path / "bad_case.txt")
+    _, log = run(evaluate.main, *where, "--device", "cpu")
     for kind in ("Micro", "Macro"):
         assert f"F1 score {result[f'{kind.lower()}_f1']:.2f}" in re.search(f"{kind} avg .*", log)[0]
     assert result["texts_per_second"] > 0

@@ -69,7 +69,6 @@ def test_a_gain_that_may_be_chance_is_not_written(tune):
         labels = [row[2] for row in rows]
         write_lines(data / "dev.txt", [f"{row[0]}\t{label}" for row, label in zip(rows, labels[7:] + labels[:7])])
 
-    before = None
     status, log, model = tune("reviews", "--objective", "exact", "--dry_run", edit=edit)
     before = (model / "decision.json").read_text(encoding="utf-8")
     assert status == 0 and "Nothing written" in log
@@ -106,3 +105,17 @@ def test_faults(tune):
     assert status == 2 and "20 rows are too few" in log
     status, log, _ = tune("news", "--min_k", "3", "--max_k", "2")
     assert status == 2 and "--max_k 2 is below min_k 3" in log
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_rows_of_every_kind(tune, task):
+    """No label, twenty labels, 2,000 characters, an emoji; and labels that no row has."""
+
+    def edit(data):
+        names = lines_of(data / "label.txt")
+        flat = [name for name in names if "##" not in name][:20]
+        odd = ["没有标签的一行", f"二十个\t{','.join(flat)}", f"{'长' * 2000}\t{names[0]}", f"😀\t{names[0]}"]
+        write_lines(data / "dev.txt", odd * 20)
+
+    status, log, _ = tune(task, "--mode", "per_label", "--dry_run", edit=edit)
+    assert status == 0 and "a threshold a label" in log, log
