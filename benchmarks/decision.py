@@ -1,0 +1,105 @@
+"""What deciding otherwise than by 0.5 gains on the two public sets, on rows that nothing was fitted to.
+
+    python benchmarks/decision.py                                  # both sets, linear baseline and small model, 3 seeds
+    python benchmarks/decision.py --models linear
+
+The model is trained on train; thresholds are fitted to four fifths of dev and applied to the fifth, in turns, so that
+each row of dev is decided by thresholds it had no part in. A seed draws these folds, and the weights of the small model
+(an ERNIE from random weights, made and trained as in benchmarks/real_data.py). `min_k 1` gives every row a label.
+The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from real_data import DATA, LINEAR, MODEL, ROOT, TRAINING, call
+
+sys.path.insert(0, str(ROOT))
+
+import tuning  # noqa: E402
+from cli import Problems  # noqa: E402
+from decision import HIERARCHY, Decision  # noqa: E402
+from splitting import stratified_split  # noqa: E402
+from utils import read_labels, read_rows  # noqa: E402
+
+FOLDS = 5
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="(both)")
+    parser.add_argument("--models", nargs="+", default=["linear", "small"], choices=("linear", "small"), help="(both)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
+    return parser.parse_args(argv)
+
+
+def linear_probabilities(train, dev, labels, dataset, seed):
+    import linear
+
+    model = linear.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed)
+    return model.probabilities(list(dev.texts))
+
+
+def small_probabilities(train, dev, labels, dataset, seed):
+    from checkpoint import load_checkpoint, load_model
+    from model import encode, predict_probabilities
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, path = Path(folder, "model"), str(Path(folder, "checkpoint"))
+        texts = ("--texts", dataset / "train.txt", "--seed", seed)
+        call("data/make_tiny_model.py", "--output_dir", model, *texts, *MODEL.split())
+        where = ("--dataset_dir", dataset, "--device", "cpu", "--model_name", model, "--save_dir", path)
+        call("train.py", *where, "--seed", seed, *TRAINING.split())
+        checkpoint = load_checkpoint(path, None, Problems())
+        load_model(checkpoint, path, "cpu")
+        encoded = encode(dev.texts, checkpoint.tokenizer, checkpoint.model, 128)
+        return predict_probabilities(checkpoint.model, encoded, 32)
+
+
+def ways(hierarchical):
+    """(name, the fixed part of the decision, whether thresholds are fitted, whether one a label) of each way."""
+    yield "0.5", Decision(), False, False
+    yield "0.5, min_k 1", Decision(min_k=1), False, False
+    yield "one threshold", Decision(), True, False
+    yield "a threshold a label", Decision(), True, True
+    yield "a threshold a label, min_k 1", Decision(min_k=1), True, True
+    for name in HIERARCHY if hierarchical else ():
+        if name != "closure":
+            yield f"0.5, {name}", Decision(hierarchy=name), False, False
+            yield f"a threshold a label, {name}", Decision(hierarchy=name), True, True
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    models = {"linear": linear_probabilities, "small": small_probabilities}
+    for name in args.sets:
+        labels = read_labels(str(DATA / name / "label.txt"), Problems())
+        train, dev = (read_rows(str(DATA / name / f"{split}.txt"), labels, Problems()) for split in ("train", "dev"))
+        gold, texts = dev.multi_hot(len(labels)), list(dev.texts)
+        for kind in args.models:
+            results = {}
+            for seed in args.seeds:
+                probabilities = models[kind](train, dev, labels, DATA / name, seed)
+                parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
+                for way, decision, fitted, each in ways(labels.hierarchical):
+                    fit = tuning.fitter(decision, "both", each, False) if fitted else lambda p, g, d=decision: d
+                    predicted = tuning.cross_fitted(probabilities, gold, parts, fit, labels.parents)
+                    scores = tuning.figures(gold, predicted, labels.parents)[2:]
+                    results.setdefault(way, []).append((*scores, 100 * (~predicted.any(axis=1)).mean()))
+            print(f"{name}, {kind}: {len(dev)} dev rows, {len(args.seeds)} seeds; percent, mean (lowest-highest)")
+            print(f"{'way':36}{'micro F1':>22}{'macro F1':>22}{'exact':>22}{'without a label':>17}")
+            for way, runs in results.items():
+                line = f"{way:36}"
+                for values in list(zip(*runs))[:3]:
+                    line += f"{statistics.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})".rjust(22)
+                print(f"{line}{statistics.mean(run[3] for run in runs):17.2f}")
+            print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
