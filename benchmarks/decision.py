@@ -15,7 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from real_data import DATA, LINEAR, MODEL, ROOT, TRAINING, call
 
 sys.path.insert(0, str(ROOT))
