@@ -1,6 +1,7 @@
 """Exports of labelling tools as (where, text, labels): doccano's JSONL and JSON, Label Studio's JSON and JSON-MIN."""
 
 import json
+import zipfile
 
 from cli import UserError
 from utils import read_lines
@@ -44,10 +45,10 @@ def read_annotations(path, separator, problems):
 
 def _records(path, problems):
     """(where, dict) of each row. An array is read whole, lines one by one."""
+    if zipfile.is_zipfile(path):
+        raise UserError(f"{path}: a ZIP archive; unpack it and give the .jsonl or .json file in it")
     lines = read_lines(path)
     first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
-    if first[1].startswith("PK"):
-        raise UserError(f"{path}: a ZIP archive; unpack it and give the .jsonl or .json file in it")
     if first[1].lstrip().startswith("["):
         try:
             found = json.loads("\n".join([first[1], *(line for _, line in lines)]))

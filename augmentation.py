@@ -286,11 +286,11 @@ def dataaug_files(aug_type):
             missing.remove(name)
     except (OSError, http.client.HTTPException) as error:
         lines = [
-            f"--aug_type {aug_type} needs files of PaddleNLP that are not here and could not be downloaded",
+            f"words of type {aug_type} need files of PaddleNLP that are not here and could not be downloaded",
             f"  reason: {str(error).strip('<>')}",
             "  remedy: fetch each with a browser and save it under the name given:",
             *(f"    {FILES[name][1]} as {paths[name]}" for name in missing),
-            "  without them: --aug_strategy delete or swap, or --aug_type custom with a dictionary of your own",
+            "  without them: --aug_strategy delete or swap; aug.py takes words of your own, too: --aug_type custom",
         ]
         raise UserError("\n".join(lines)) from error
     strange = [name for name in names if _md5(paths[name]) != FILES[name][0]]

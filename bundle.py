@@ -54,11 +54,24 @@ def files_of_bundle(folder):
         return set()
 
 
+def strange_files_problem(bundle):
+    """What speaks against replacing a bundle's folder: something in it that is not the bundle's, or None."""
+    strange = sorted(set(os.listdir(bundle.folder)) - {MANIFEST, *bundle.manifest["files"]})
+    return (
+        f"{bundle.folder} holds {', '.join(strange[:5])}, which would be lost; move it elsewhere" if strange else None
+    )
+
+
 def replace_decision(bundle, decision):
     """Puts another decision into a bundle's folder, whole or not at all: a server that opens it finds one or the other.
 
     All other files stay the same ones, by hard links where the file system has them.
+
+    Raises:
+        UserError: the folder holds a file that is not the bundle's and would be lost.
     """
+    if problem := strange_files_problem(bundle):
+        raise UserError(problem)
     with atomic_folder(bundle.folder) as folder:
         for name in bundle.manifest["files"]:
             source, target = os.path.join(bundle.folder, name), os.path.join(folder, name)

@@ -11,13 +11,14 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 
 from cli import Problems, UserError, logger
 from compat import import_paddle
 from decision import Decision
-from model import device_problem, load_pretrained, set_device
+from model import device_problem, load_pretrained, longest_input, set_device
 from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
@@ -30,6 +31,7 @@ class Checkpoint:
     labels: Labels
     decision: Decision
     run: dict
+    longest: int | None = None  # tokens the model takes
 
 
 def last_folder(save_dir):
@@ -109,7 +111,8 @@ def load_checkpoint(path, label_file, problems, flag="--params_path"):
     outputs = _read_json(os.path.join(path, "config.json")) if os.path.exists(os.path.join(path, "config.json")) else {}
     if len(outputs.get("id2label", labels.names)) != len(labels):
         problems.add(f"{path}: the model has {len(outputs['id2label'])} outputs, the label file {len(labels)} labels")
-    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run)
+    longest = longest_input(SimpleNamespace(**{"model_type": None, **outputs}))
+    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run, longest)
 
 
 def _disagreement(label_file, theirs, own, labels):
@@ -155,6 +158,8 @@ def open_checkpoint(args, problems=None):
     if problem := device_problem(args.device):
         problems.add(problem)
     trained_with = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
+    if checkpoint.longest and (args.max_seq_length or 0) > checkpoint.longest:
+        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes {checkpoint.longest} tokens at most")
     if args.max_seq_length not in (None, trained_with):
         logger.warning("--max_seq_length %d, while the model was trained with %d", args.max_seq_length, trained_with)
     return checkpoint, args.max_seq_length or trained_with

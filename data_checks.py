@@ -21,6 +21,7 @@ TOGETHER = 5  # rows, from which two labels that always stand together do so for
 ALIKE, STRANGE = 0.6, 0.75  # AUC of telling dev from train
 SAMPLE = 3000  # rows of each file for that
 CELLS = 4_000_000  # rows x labels of the baseline: some minutes; of larger sets it takes a sample
+COMMON_LIMIT = 512  # tokens that most models take
 FOLDS = 3  # of the baseline; five would take half as long again
 ODDITIES = (
     (r'\A"(?:[^"]|"")*"\Z', "wrapped in double quotes, inner ones doubled, left over from a CSV file",
@@ -140,7 +141,8 @@ def check_duplicates(splits):
                     findings.append(Finding(severity, what, remedy, stack.pairs(rows, other)))
                 if disagreeing and kind == "the same":
                     findings.append(Finding(
-                        "warning", f"{len(disagreeing)} of these rows ({key}) with other labels than their twin",
+                        "warning", f"{_name(stack.rows[here])}: {_many(len(disagreeing), 'row')} with the same text as "
+                        f"a row {'before' if here == there else 'of ' + _name(stack.rows[there])}, and other labels",
                         "One of each pair is labelled wrongly: look at them and mend the labels",
                         stack.pairs(disagreeing, other),
                     ))  # fmt: skip
@@ -298,9 +300,15 @@ def check_lengths(lengths, unit, max_seq_lengths):
     if len(of_train):
         enough = int(np.quantile(of_train, 0.99, method="higher"))
         shares = ", ".join(f"{(of_train > limit).mean():.1%} at {limit}" for limit in max_seq_lengths)
+        about = "about " if "estimated" in unit else ""
+        remedy = f"--max_seq_length {enough} cuts {about}one in a hundred. Shorter is faster; a cut text loses its end"
+        if enough > COMMON_LIMIT:
+            remedy = (
+                f"Many models take {COMMON_LIMIT} tokens at most (ERNIE 3.0: 2048): shorten the texts, or put what "
+                "tells the label first; a cut text loses its end"
+            )
         findings.append(Finding(
-            "note", f"train: texts are cut as follows ({unit}): {shares}; 99 of 100 have at most {enough}",
-            f"--max_seq_length {enough} cuts one in a hundred. Shorter is faster; a cut text loses its end",
+            "note", f"train: texts are cut as follows ({unit}): {shares}; 99 of 100 have at most {enough}", remedy,
         ))  # fmt: skip
     return figures, findings
 
@@ -428,6 +436,7 @@ def check_baseline(train, dev, labels, seed):
     figures = {"rows": len(rows), "thresholds": dict(zip(labels.names, thresholds.tolist()))}
     figures["out_of_fold"] = _report(targets, held_out > 0, labels)
     if dev is not None and len(dev):
+        dev = dev.sample(max(1, CELLS // max(1, len(labels))), seed)
         model = linear.fit(texts, targets, seed=seed, calibrate=False, features=features)
         scores, gold = model.scores(dev.texts), dev.multi_hot(len(labels))
         figures["dev"] = _report(gold, scores > 0, labels)

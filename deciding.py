@@ -1,4 +1,4 @@
-"""The flags by which a user decides otherwise than the model's decision.json, in every script that predicts."""
+"""The flags by which a user decides otherwise than the model's decision.json: of predict.py, infer.py, threshold.py."""
 
 from dataclasses import replace
 
@@ -28,11 +28,13 @@ def overridden(decision, args):
     if args.top_k is not None:
         if {"min_k", "max_k"} & set(given):
             raise UserError("--top_k says how many labels a row gets; leave out --min_k and --max_k")
-        given |= {"min_k": args.top_k, "max_k": args.top_k, "none_below": None}
+        given |= {"min_k": args.top_k, "max_k": args.top_k}
     elif "min_k" in given and "max_k" not in given and decision.max_k is not None:
         given["max_k"] = max(decision.max_k, given["min_k"])
     elif "max_k" in given and "min_k" not in given:
         given["min_k"] = min(decision.min_k, given["max_k"])
+    if args.min_k or args.top_k:  # what the user asks for outranks the file's "none of these"
+        given["none_below"] = None
     try:
         changed = replace(decision, **given)
     except ValueError as error:

@@ -8,7 +8,7 @@ import numpy as np
 SIMILARITY = 0.8  # Jaccard similarity of two texts' sets of 3 characters, from which they count as nearly the same
 BANDS, HASHES = 10, 4  # a pair of that similarity meets in some band with probability 0.995, one of 0.9 always but 3e-5
 END = (1 << 21) - 1  # beyond Unicode
-CHUNK, PAIRS = 1 << 14, 1 << 13  # texts and pairs at a time
+PART = 1 << 21  # characters at a time
 
 
 def normal(text):
@@ -33,8 +33,9 @@ def near_duplicates(texts, similarity=SIMILARITY, seed=3):
     values, offsets = _shingles(texts)
     candidates = _candidates(_signatures(values, offsets, seed))
     match, best = np.full(len(texts), -1, dtype=np.int64), np.zeros(len(texts), dtype=np.float32)
-    for start in range(0, len(candidates), PAIRS):
-        later, earlier = candidates[start : start + PAIRS].T
+    sizes = np.diff(offsets)
+    for start, end in _parts(sizes[candidates].sum(axis=1)):
+        later, earlier = candidates[start:end].T
         found = _jaccard(values, offsets, later, earlier)
         keep = found >= similarity
         later, earlier, found = later[keep], earlier[keep], found[keep]
@@ -48,14 +49,23 @@ def near_duplicates(texts, similarity=SIMILARITY, seed=3):
     return match, best
 
 
+def _parts(sizes):
+    """(start, end) of neighbouring entries of about `PART` characters together, one at least."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(sizes):
+        end = max(start + 1, int(np.searchsorted(ends, ends[start] - sizes[start] + PART, side="right")))
+        yield start, end
+        start = end
+
+
 def _shingles(texts):
     """Sets of 3 characters as hashes, those of text i from offsets[i] to offsets[i + 1]: uint32 and int64 [texts + 1].
 
     A text of less than 3 characters is one such set's only member.
     """
     parts, counts = [], [np.zeros(1, dtype=np.int64)]
-    for start in range(0, len(texts), CHUNK):
-        chunk = [normal(texts[i]) for i in range(start, min(start + CHUNK, len(texts)))]
+    for start, end in _parts(np.array([len(text) for text in texts], dtype=np.int64)):
+        chunk = [normal(texts[i]) for i in range(start, end)]
         lengths = np.array([len(text) for text in chunk], dtype=np.int64)
         codes = np.frombuffer("".join(f"{text}\0\0\0" for text in chunk).encode("utf-32-le"), dtype="<u4")
         codes, sizes = codes.astype(np.uint64), np.maximum(1, lengths - 2)
@@ -86,14 +96,14 @@ def _signatures(values, offsets, seed):
     random = np.random.default_rng(seed)
     salts = random.integers(0, 1 << 63, size=(BANDS, HASHES), dtype=np.uint64)
     keys = np.zeros((BANDS, len(offsets) - 1), dtype=np.uint64)
-    for start in range(0, len(offsets) - 1, CHUNK):
-        ends = offsets[start : start + CHUNK + 1]
+    for start, end in _parts(np.diff(offsets)):
+        ends = offsets[start : end + 1]
         part = values[ends[0] : ends[-1]].astype(np.uint64)
         for band in range(BANDS):
             key = np.zeros(len(ends) - 1, dtype=np.uint64)
             for salt in salts[band]:
                 key = _mixed(key ^ np.minimum.reduceat(_mixed(part ^ salt), ends[:-1] - ends[0]))
-            keys[band, start : start + CHUNK] = key
+            keys[band, start:end] = key
     return keys
 
 

@@ -16,7 +16,7 @@ from model import encode, logits_of
 METHODS = {"ig": "integrated gradients", "lime": "LIME", "grad": "gradient SHAP"}
 TOLERANCE = 0.05  # of the logit difference, between it and the sum of the attributions
 FIRST_STEPS, MOST_STEPS = 16, 512
-LIME_SAMPLES, SHAP_SAMPLES, SHAP_NOISE = 500, 50, 0.1
+LIME_SAMPLES, LIME_SAMPLES_A_WORD, SHAP_SAMPLES, SHAP_NOISE = 500, 4, 50, 0.1
 
 
 @dataclass
@@ -131,10 +131,14 @@ class Explainer:
         interpreter = self._trustai.LIMEInterpreter(
             self._model, unk_id=0, random_seed=self._seed, predict_fn=logits_without, batch_size=self._batch_size
         )
-        ones = paddle.ones([1, num_words], dtype="int64")
+        read = int(word_of_token.max()) + 1  # words behind the maximum length have no token, and would get noise
+        ones = paddle.ones([1, read], dtype="int64")
         # A list of labels as the class of the one row: scikit-learn fits them all to the same samples.
-        result = interpreter.interpret((ones,), labels=[self._labels], num_samples=LIME_SAMPLES)[0]
-        return np.reshape(result.attributions, (len(self._labels), num_words))
+        samples = max(LIME_SAMPLES, LIME_SAMPLES_A_WORD * read)
+        result = interpreter.interpret((ones,), labels=[self._labels], num_samples=samples)[0]
+        attributions = np.zeros((len(self._labels), num_words))
+        attributions[:, :read] = np.reshape(result.attributions, (len(self._labels), read))
+        return attributions
 
     def _grad(self, inputs, word_of_token, num_words, difference):
         def attribute(many, transform):

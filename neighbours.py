@@ -91,7 +91,7 @@ def _build(corpus, seed):
     logger.info("Making an index of %d rows", len(corpus))
     index = hnswlib.Index(space="cosine", dim=corpus.shape[1])
     index.init_index(len(corpus), M=LINKS, ef_construction=EF_CONSTRUCTION, random_seed=seed)
-    index.add_items(corpus)
+    index.add_items(corpus, num_threads=1)  # several would make a graph that the seed does not fix
     return index
 
 

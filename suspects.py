@@ -89,7 +89,7 @@ def representer_values(features, targets, threshold):
     Args:
         features: float [rows, width], what enters the model's classifier.
         targets: bool [rows, labels].
-        threshold: flags values above it, in standard deviations of all values.
+        threshold: flags values above it, in standard deviations of all values, where the head contradicts the label.
     Returns:
         Suspects; strengths are the value's size times the squared length of the features, by which the row holds its
         own label against what the others say, in standard deviations of all.
@@ -98,14 +98,14 @@ def representer_values(features, targets, threshold):
 
     features = np.column_stack([features, np.ones(len(features), features.dtype)]).astype(np.float64)
     weight = 1 / (2 * DECAY * len(features))
-    pulls = np.zeros(targets.shape)
+    residuals = np.zeros(targets.shape)
     for k in range(targets.shape[1]):
         if targets[:, k].any() and not targets[:, k].all():
             head = LogisticRegression(C=weight, fit_intercept=False, max_iter=1000).fit(features, targets[:, k])
-            pulls[:, k] = np.abs(targets[:, k] - head.predict_proba(features)[:, 1])
-    pulls *= weight * (features**2).sum(axis=1, keepdims=True)
+            residuals[:, k] = np.abs(targets[:, k] - head.predict_proba(features)[:, 1])
+    pulls = residuals * weight * (features**2).sum(axis=1, keepdims=True)
     strengths = pulls / (pulls.std() or 1)
-    return Suspects(strengths > threshold, strengths)
+    return Suspects((strengths > threshold) & (residuals > 0.5), strengths)
 
 
 # ---------------------------------------------------------------------------------------------------------- hierarchies

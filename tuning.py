@@ -18,7 +18,7 @@ OBJECTIVES = {
     "exact": "rows with just the right labels",
 }
 GRID = np.arange(1, 100) / 100  # of one threshold for all labels: two digits, that people can remember
-ROUNDS = 1000  # of the bootstrap
+ROUNDS, AT_ONCE = 1000, 50  # of the bootstrap
 
 
 def fit_temperature(probabilities, gold):
@@ -96,21 +96,37 @@ def fit_target(probabilities, gold, precision=None, recall=None):
     """The lowest threshold with at least this precision, or the highest with at least this recall, on these entries.
 
     Args:
-        probabilities: float array [n]; gold: bool array [n], of one label or of all pairs of a row and a label.
+        probabilities: float array [n]; gold: bool array [n], of one label's rows.
     Returns:
-        (threshold, whether it is reached). Where no threshold reaches the precision, that with the highest.
+        threshold; where none reaches the precision, that with the highest.
     """
     counts = LabelCounts(probabilities.astype(np.float64), gold)
     candidates = np.clip(gaps(counts.all), 0, 1)  # from high to low
     hits, above = counts.above(candidates)
     if recall is not None:
         good = np.flatnonzero(hits >= recall * counts.positive - 1e-9)
-        return float(candidates[good[0]]), True
+        return float(candidates[good[0]])
     ratio = _ratio(hits, above)
     good = np.flatnonzero((ratio >= precision - 1e-12) & (above > 0))
     if len(good):
-        return float(candidates[good[-1]]), True
-    return float(candidates[int(np.argmax(ratio))]), False
+        return float(candidates[good[-1]])
+    return float(candidates[int(np.argmax(ratio))])
+
+
+def fit_one_target(decision, probabilities, gold, parents, precision=None, recall=None):
+    """The lowest threshold of `GRID` at which the label sets have at least this precision, or the highest for a recall.
+
+    The sets are those of `decision`, with parents and counts. Where none reaches it, the threshold that comes nearest.
+    """
+    ratios = []
+    for threshold in GRID:
+        decided = replace(decision, threshold=float(threshold)).decide(probabilities, parents)
+        of = gold if precision is None else decided
+        ratios.append((gold & decided).sum() / of.sum() if decided.any() else 0.0)
+    good = np.flatnonzero(np.array(ratios) >= (recall if precision is None else precision) - 1e-12)
+    if not len(good):
+        return float(GRID[int(np.argmax(ratios))])
+    return float(GRID[good[-1] if precision is None else good[0]])
 
 
 def _ratio(top, bottom):
@@ -163,14 +179,17 @@ def gain_of(gold, before, after, objective, seed):
     Rows are drawn with replacement (Efron 1979), the same ones for both. The interval tells of the rows' chance; that
     of fitting is not in it.
     """
-    random = np.random.default_rng(seed)
-    weights = random.multinomial(len(gold), np.full(len(gold), 1 / len(gold)), size=ROUNDS).astype(np.float64)
-    sides = [_values(*_cells(gold, predicted), weights, objective) for predicted in (before, after)]
-    low, high = np.quantile(sides[1] - sides[0], [0.025, 0.975])
+    random, share = np.random.default_rng(seed), np.full(len(gold), 1 / len(gold))
+    cells, gains = [_cells(gold, predicted) for predicted in (before, after)], []
+    for _ in range(ROUNDS // AT_ONCE):
+        weights = random.multinomial(len(gold), share, size=AT_ONCE).astype(np.float64)
+        one, other = (_values(*side, weights, objective) for side in cells)
+        gains.append(other - one)
+    low, high = np.quantile(gains, [0.025, 0.975])
     return value_of(gold, after, objective) - value_of(gold, before, objective), float(low), float(high)
 
 
-def fitter(decision, objective, each, temperature, precision=None, recall=None):
+def fitter(decision, objective, each, temperature, parents, precision=None, recall=None):
     """A function of (probabilities, gold) that gives `decision` with thresholds, and a temperature, of these rows.
 
     Args:
@@ -180,15 +199,15 @@ def fitter(decision, objective, each, temperature, precision=None, recall=None):
     """
 
     def fit(probabilities, gold):
-        fitted = replace(decision, temperature=fit_temperature(probabilities, gold) if temperature else 1.0)
+        fitted = replace(decision, temperature=fit_temperature(probabilities, gold)) if temperature else decision
         shown = fitted.calibrated(probabilities)
         if precision is None and recall is None:
             threshold = (fit_each if each else fit_one)(shown, gold, objective)
         elif each:
             columns = zip(shown.T, gold.T)
-            threshold = np.array([fit_target(p, g, precision, recall)[0] for p, g in columns])
+            threshold = np.array([fit_target(p, g, precision, recall) for p, g in columns])
         else:
-            threshold = fit_target(shown.ravel(), gold.ravel(), precision, recall)[0]
+            threshold = fit_one_target(fitted, probabilities, gold, parents, precision, recall)
         return replace(fitted, threshold=tuple(threshold.tolist()) if each else threshold)
 
     return fit

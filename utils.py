@@ -109,11 +109,15 @@ def recover_folder(path):
 
 
 def keep_inputs(folder, inputs, outputs, problems):
-    """Adds a problem for each output, {flag: name} in the folder, that is one of the inputs (names) as well."""
-    read = {os.path.realpath(os.path.join(folder, name)) for name in inputs}
+    """Adds a problem for each output, {flag: name} in the folder, that is an input (names) or another output, too."""
+    read, written = {os.path.realpath(os.path.join(folder, name)) for name in inputs}, set()
     for flag, name in outputs.items():
-        if os.path.realpath(os.path.join(folder, name)) in read:
+        path = os.path.realpath(os.path.join(folder, name))
+        if path in read:
             problems.add(f"{flag} {name}: this file is read, too, and would be lost; name another")
+        if path in written:
+            problems.add(f"{flag} {name}: another output has this name already; name another")
+        written.add(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- labels

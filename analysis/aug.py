@@ -10,6 +10,7 @@ nothing from the network; synonym, homonym and mlm take PaddleNLP's files, and a
 
 import argparse
 import hashlib
+import itertools
 import os
 import sys
 from collections import Counter
@@ -93,12 +94,15 @@ def log_next_step(train_path, aug_path):
     with open(train_path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         ended = file.read() == b"\n"
-    both = os.path.join(os.path.dirname(train_path), "train_aug.txt")
+    folder, taken = os.path.dirname(train_path), {os.path.realpath(train_path), os.path.realpath(aug_path)}
+    names = itertools.chain(["train_aug.txt"], (f"train_aug{n}.txt" for n in itertools.count(2)))
+    name = next(name for name in names if os.path.realpath(os.path.join(folder, name)) not in taken)
+    both = os.path.join(folder, name)
     # Without the line break the last row and the first new one would become one line.
     parts = "cat '%s' '%s'" if ended else "{ cat '%s'; echo; cat '%s'; }"
     logger.info("Next, train on both; label.txt stays as it is, and dev.txt, which tells whether it helped:")
     logger.info("  " + parts + " > '%s'", train_path, aug_path, both)
-    logger.info("  python train.py --dataset_dir '%s' --train_file train_aug.txt", os.path.dirname(train_path) or ".")
+    logger.info("  python train.py --dataset_dir '%s' --train_file %s", folder or ".", name)
 
 
 @command

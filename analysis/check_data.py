@@ -83,7 +83,7 @@ def open_tokenizer(name):
             AutoTokenizer.from_pretrained(name).save_pretrained(folder)
             return load_tokenizer(folder)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error.__context__ or error).strip().splitlines()[0]
+        reason = (str(error.__context__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(
             f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, a bundle or a model"
         ) from error

@@ -17,10 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import Problems, UserError, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from cli import Problems, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
 from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, describe, read_labels, read_lines, read_rows  # noqa: E402
+from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
 
+OUTPUTS = ("dirty_file", "rest_file", "report_file")
 REPORT = ("rank", "line", "label", "fault", "out_of_fold", "model", "why", "suggested", "given", "text")
 
 
@@ -35,9 +36,9 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=non_negative_int, default=3, help="of the folds (%(default)s)")
 
     model = parser.add_argument_group(
-        "model: needed by representer; where it is there, the report shows what it says too"
+        "model: needed by representer; where one is named, the report shows what it says too"
     )
-    model.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
+    model.add_argument("--params_path", help="checkpoint of train.py (none; representer: the project's checkpoint/)")
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
     model.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
     model.add_argument("--batch_size", type=positive_int, default=16, help="rows at a time (%(default)s)")
@@ -50,7 +51,10 @@ def parse_args(argv=None):
     output.add_argument("--dirty_file", default="train_dirty.txt", help="suspects, worst first (%(default)s)")
     output.add_argument("--rest_file", default="train_dirty_rest.txt", help="the other rows (%(default)s)")
     output.add_argument("--report_file", default="train_dirty_report.tsv", help="what is suspect (%(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.method == "representer" and args.params_path is None:
+        args.params_path = str(ROOT / "checkpoint")
+    return args
 
 
 def read_all(args, problems):
@@ -58,7 +62,7 @@ def read_all(args, problems):
     from checkpoint import open_checkpoint
 
     checkpoint, max_seq_length = None, None
-    if args.method == "representer" or os.path.exists(os.path.join(args.params_path, "model_state.pdparams")):
+    if args.params_path is not None:
         checkpoint, max_seq_length = open_checkpoint(args, problems)
         labels = checkpoint.labels
     else:
@@ -150,11 +154,10 @@ def split_file(source, lines, dirty_path, rest_path):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    names = (args.train_file, args.dirty_file, args.rest_file, args.report_file)
-    if len({os.path.normpath(name) for name in names}) < len(names):
-        raise UserError("--train_file, --dirty_file, --rest_file and --report_file must be different files")
-    source, dirty, rest, report = (os.path.join(args.dataset_dir, name) for name in names)
-    problems = Problems()
+    problems, outputs = Problems(), {f"--{name}": getattr(args, name) for name in OUTPUTS}
+    keep_inputs(args.dataset_dir, (args.train_file, args.label_file), outputs, problems)
+    source = os.path.join(args.dataset_dir, args.train_file)
+    dirty, rest, report = (os.path.join(args.dataset_dir, name) for name in outputs.values())
     with problems.collect():
         rows, labels, checkpoint, max_seq_length = read_all(args, problems)
     problems.stop_if_any()

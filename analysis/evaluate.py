@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from cli import Problems, command, logger, positive_int  # noqa: E402
 from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, describe, read_rows, write_json  # noqa: E402
+from utils import atomic_write, describe, keep_inputs, read_rows, write_json  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -81,11 +81,15 @@ def main(argv=None):
     problems = Problems()
     checkpoint, max_seq_length = open_checkpoint(args, problems)
     labels = checkpoint.labels
-    for path in filter(None, (args.report_file, args.html)):
+    elsewhere = {"report_file": args.report_file, "html": args.html}
+    for path in filter(None, elsewhere.values()):
         if os.path.isdir(path):
             problems.add(f"{path} is a folder; name a file to write")
     with problems.collect():
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), labels, problems)
+    outputs = {"--bad_case_file": args.bad_case_file}
+    outputs |= {f"--{name}": os.path.abspath(path) for name, path in elsewhere.items() if path}
+    keep_inputs(args.dataset_dir, (args.dev_file, args.label_file), outputs, problems)
     problems.stop_if_any()
     for line in describe(rows, len(labels)):
         logger.info(line)

@@ -170,7 +170,7 @@ def main(argv=None):
         try:
             augmenter = Augmenter(args.aug_strategy, seed=args.seed)
         except UserError as error:
-            problems.add(f"{error}\n  of this script, --aug_strategy duplicate, delete and swap need no file")
+            problems.add(f"{error}\n  here, --aug_strategy duplicate needs no file either")
     inputs = (args.train_file, args.dev_file, args.label_file, args.unlabeled_file)
     outputs = {"--sparse_file": args.sparse_file, "--support_file": args.support_file}
     keep_inputs(args.dataset_dir, inputs, outputs, problems)

@@ -55,6 +55,7 @@ def labels_of_rows(path, problems):
             pieces = name.split(SEPARATOR)
             if not all(pieces):
                 problems.add(f"{path}:{number}: label {name!r} has an empty piece beside {SEPARATOR!r}")
+                continue
             names.update(SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces)))
     if not names:
         problems.add(f"{path}: no row has a label; label some rows, or write the labels into the label file")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
 from compat import prepare_environment  # noqa: E402
 from decision import HIERARCHY  # noqa: E402
-from utils import describe, read_rows  # noqa: E402
+from utils import describe, read_labels, read_rows  # noqa: E402
 
 OBJECTIVES = ("micro", "macro", "both", "exact")
 FEWEST = 50  # rows; below, folds say little
@@ -45,7 +45,9 @@ def parse_args(argv=None):
     )  # fmt: skip
     fit.add_argument("--target_precision", type=share, help="reach this precision instead, from 0 to 1")
     fit.add_argument("--target_recall", type=share, help="reach this recall instead, from 0 to 1")
-    fit.add_argument("--temperature", action="store_true", help="fit one, so that probabilities tell frequencies (off)")
+    fit.add_argument(
+        "--temperature", action="store_true", help="fit one, so that probabilities tell frequencies (as it is)"
+    )
     fit.add_argument("--hierarchy", choices=tuple(HIERARCHY), help="decide in this way from now on (as it is)")
     fit.add_argument("--min_k", type=non_negative_int, help="labels of a row at least from now on (as it is)")
     fit.add_argument("--max_k", type=positive_int, help="labels of a row at most from now on (as it is)")
@@ -84,6 +86,10 @@ class _OfCheckpoint:
         encoded = encode(texts, self.checkpoint.tokenizer, model, self.max_seq_length)
         return predict_probabilities(model, encoded, self.args.batch_size)
 
+    def problem(self):
+        """What would keep `write` from writing, or None."""
+        return None
+
     def write(self, decision):
         from utils import atomic_write
 
@@ -98,6 +104,7 @@ class _OfBundle:
         sys.path.insert(0, str(ROOT / "deploy" / "predictor"))
         from predictor import Predictor
 
+        self.args = args
         device, _, number = args.device.partition(":")
         self.predictor = Predictor(
             args.bundle, device=device, device_id=int(number or 0), batch_size=args.batch_size,
@@ -108,6 +115,14 @@ class _OfBundle:
 
     def probabilities(self, texts):
         return self.predictor.probabilities(list(texts))
+
+    def problem(self):
+        from bundle import strange_files_problem
+
+        path = os.path.join(self.args.dataset_dir, self.args.label_file)
+        if os.path.exists(path) and read_labels(path, Problems()).names != self.labels.names:
+            return f"{path} is not the bundle's label file; to use the bundle's: cp {self.args.bundle}/label.txt {path}"
+        return strange_files_problem(self.predictor.bundle)
 
     def write(self, decision):
         from bundle import replace_decision
@@ -131,6 +146,8 @@ def main(argv=None):
     rows = None
     with problems.collect():
         model = (_OfBundle if args.bundle else _OfCheckpoint)(args, problems)
+        if problem := model.problem():
+            problems.add(problem)
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), model.labels, problems)
         start = changed(model.decision, args)
     problems.stop_if_any()
@@ -153,13 +170,10 @@ def main(argv=None):
 
 def changed(decision, args):
     """The decision with the flags that are not fitted."""
-    from dataclasses import replace
+    from deciding import overridden
 
-    given = {name: getattr(args, name) for name in ("hierarchy", "min_k", "max_k")}
-    try:
-        return replace(decision, **{name: value for name, value in given.items() if value is not None})
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
+    args.threshold = args.top_k = None  # not flags here
+    return overridden(decision, args)
 
 
 def choose(args, start, probabilities, gold, texts, labels):
@@ -181,14 +195,15 @@ def choose(args, start, probabilities, gold, texts, labels):
     best = None
     for mode in modes:
         fit = tuning.fitter(
-            start, args.objective, mode == "per_label", args.temperature, args.target_precision, args.target_recall
-        )
+            start, args.objective, mode == "per_label", args.temperature, parents, args.target_precision,
+            args.target_recall,
+        )  # fmt: skip
         predicted = tuning.cross_fitted(probabilities, gold, parts, fit, parents)
         gain = tuning.gain_of(gold, before, predicted, args.objective, args.seed)
         decision = fit(probabilities, gold)
         name = "a threshold a label" if mode == "per_label" else f"one threshold, {decision.threshold:.4g}"
         log_line(name, tuning.figures(gold, predicted, parents), None if target else gain)
-        if best is None or gain[0] > best[1][0]:
+        if best is None or (gain[1] > 0, gain[0]) > (best[1][1] > 0, best[1][0]):
             best = decision, gain
     decision, (gain, low, high) = best
     logger.info("The figures of fitted thresholds are those on rows of %d folds that they were not fitted to", folds)
@@ -196,8 +211,7 @@ def choose(args, start, probabilities, gold, texts, labels):
         logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
                     *(tuning.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
     if target:
-        log_targets(args, decision, probabilities, gold, labels)
-        return decision, True
+        return decision, target_reached(args, decision, probabilities, gold, labels)
     verdict = "Worth it" if low > 0 else "Not worth it: the interval is not above 0, the gain may be chance"
     logger.info(
         "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, tuning.OBJECTIVES[args.objective], 100 * gain,
@@ -212,25 +226,23 @@ def log_line(name, figures, gain):
     logger.info(form, name, *figures, more)
 
 
-def log_targets(args, decision, probabilities, gold, labels):
-    """Says where the target is not reached even on the rows fitted to."""
+def target_reached(args, decision, probabilities, gold, labels):
+    """Whether the label sets reach the target on the rows fitted to. Says where they do not."""
     import numpy as np
 
-    if args.target_precision is None:
-        return
-    passed = decision.calibrated(probabilities) > np.asarray(decision.threshold)
-    if isinstance(decision.threshold, tuple):
-        given = passed.sum(axis=0)
-        short = [
-            labels.names[i] for i in np.flatnonzero((gold & passed).sum(axis=0) < args.target_precision * given)
-        ] + [labels.names[i] for i in np.flatnonzero(given == 0)]
-        if short:
-            logger.warning(
-                "%d labels do not reach precision %g at any threshold: %s", len(short), args.target_precision,
-                ", ".join(short[:10]) + (" ..." if len(short) > 10 else ""),
-            )  # fmt: skip
-    elif (gold & passed).sum() < args.target_precision * passed.sum():
-        logger.warning("No threshold reaches precision %g; this one comes nearest", args.target_precision)
+    target, kind = (args.target_precision, "precision") if args.target_precision else (args.target_recall, "recall")
+    decided = decision.decide(probabilities, labels.parents)
+    right, of = gold & decided, decided if args.target_precision else gold
+    if args.mode == "per_label":
+        short = np.flatnonzero((right.sum(axis=0) < target * of.sum(axis=0)) | ~decided.any(axis=0))
+        if len(short):
+            names = ", ".join(labels.names[i] for i in short[:10]) + (" ..." if len(short) > 10 else "")
+            logger.warning("%d labels do not reach %s %g, or are never given: %s", len(short), kind, target, names)
+        return len(short) < len(labels)
+    reached = decided.any() and right.sum() >= target * of.sum()
+    if not reached:
+        logger.warning("%s %g is not reached: %.4f", kind.capitalize(), target, right.sum() / max(1, of.sum()))
+    return reached
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from cli import Problems, command, logger, non_negative_int, positive_int, progress_bar  # noqa: E402
 from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, read_cases  # noqa: E402
+from utils import atomic_write, keep_inputs, read_cases  # noqa: E402
 from word_interpret_page import write_evidence_page  # noqa: E402
 
 SHOWN = 10  # rows in the log
@@ -73,6 +73,8 @@ def interpret(args):
         cases = read_cases(os.path.join(args.dataset_dir, args.interpret_input_file), labels, problems)
     if not cases:
         problems.add("evaluate.py writes the rows it finds wrong to bad_case.txt; other texts: --interpret_input_file")
+    outputs = {"--output_html": args.output_html, "--output_jsonl": args.output_jsonl}
+    keep_inputs(args.dataset_dir, (args.interpret_input_file, args.label_file), outputs, problems)
     problems.stop_if_any()
     cases = cases[: args.max_rows]
     load_model(checkpoint, args.params_path, args.device)
@@ -96,12 +98,12 @@ def interpret(args):
     rows = []
     with progress_bar(len(cases), "row") as bar:
         for case, probability in zip(cases, shown):
-            rows.append(_explain(case, explainer, labels, probability, args))
+            rows.append(_explain(case, explainer, labels, probability, checkpoint.decision.temperature, args))
             bar.update()
     return rows
 
 
-def _explain(case, explainer, labels, probability, args):
+def _explain(case, explainer, labels, probability, temperature, args):
     asked = sorted({*case.predicted, *(case.gold or ())})
     found = explainer.explain(case.text, asked)
     row = {
@@ -119,17 +121,19 @@ def _explain(case, explainer, labels, probability, args):
         "labels": [],
     }
     complete = args.interpreter != "lime"
+    # Divided like the logits that probabilities are made of; what adds up still does.
+    logits, base, attributions = (x / temperature for x in (found.logits, found.base_logits, found.attributions))
     for k, label in enumerate(asked):
         row["labels"].append(
             {
                 "label": labels.names[label],
                 "status": _status(label, case),
                 "probability": float(probability[label]),
-                "logit": float(found.logits[k]),
-                "base_logit": float(found.base_logits[k]) if complete else None,
+                "logit": float(logits[k]),
+                "base_logit": float(base[k]) if complete else None,
                 "error": min(float(found.errors[k]), 1e9) if complete else None,
-                "attributions": found.attributions[k].tolist(),
-                "key_words": _key_words(case.text, found.spans, found.attributions[k], args.key_words_num),
+                "attributions": attributions[k].tolist(),
+                "key_words": _key_words(case.text, found.spans, attributions[k], args.key_words_num),
             }
         )
     return row

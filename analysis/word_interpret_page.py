@@ -57,10 +57,15 @@ def write_evidence_page(path, rows, method, tolerance):
     )
     cut = sum(row["read"] < len(row["text"]) for row in rows)
     cut_note = f" {cut} texts are longer than the model reads: their grey ends have no evidence." if cut else ""
+    meaning = (
+        "what it adds to the label's logit, compared with a text without words"
+        if checked
+        else "its weight in a linear fit of the label's logit to texts with words left out"
+    )
     body = f"""<h1>Words for and against labels</h1>
 {tiles(figures)}
-<p class="note">By {escape(method)}. A word's strength is what it adds to the label's logit, compared with a text
-without words; colours are relative to the strongest word for the label in its text.{cut_note}</p>
+<p class="note">By {escape(method)}. A word's strength is {meaning}; colours are relative to the strongest word for the
+label in its text.{cut_note}</p>
 <p class="legend"><span><mark id="for">speaks for</mark> the label</span>
 <span><mark id="against" class="against">speaks against</mark> it</span>
 <span>stronger colour: stronger word; point at a word for its figure</span></p>

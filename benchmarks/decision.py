@@ -85,7 +85,11 @@ def main(argv=None):
                 probabilities = models[kind](train, dev, labels, DATA / name, seed)
                 parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
                 for way, decision, fitted, each in ways(labels.hierarchical):
-                    fit = tuning.fitter(decision, "both", each, False) if fitted else lambda p, g, d=decision: d
+                    fit = (
+                        tuning.fitter(decision, "both", each, False, labels.parents)
+                        if fitted
+                        else lambda p, g, d=decision: d
+                    )
                     predicted = tuning.cross_fitted(probabilities, gold, parts, fit, labels.parents)
                     scores = tuning.figures(gold, predicted, labels.parents)[2:]
                     results.setdefault(way, []).append((*scores, 100 * (~predicted.any(axis=1)).mean()))

@@ -5,7 +5,8 @@
 
 Of 2,000 training rows drawn by seed, 10 percent get wrong labels, in one of two ways:
   swapped  the row's label set is replaced by that of another row drawn at random whose set differs;
-  flipped  one label drawn at random of all is taken away where the row has it, added where it does not.
+  flipped  one label drawn at random of all is taken away where the row has it, with those below it, and added where it
+           does not, with those above it.
 dirty.py names 200 rows. `found` is the share of the wrong rows among them. The macro F1 on dev is that of the linear
 baseline (linear.py) trained on the true rows, on the wrong ones, with the 200 removed, and with the truth put back for
 the 200. `representer` looks at a small ERNIE trained from random weights on the wrong rows.
@@ -29,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 import linear  # noqa: E402
 from cli import Problems  # noqa: E402
 from metric import classification_report  # noqa: E402
+from suspects import corrected  # noqa: E402
 from utils import read_labels, read_rows  # noqa: E402
 
 ROWS, WRONG = 2000, 200
@@ -46,7 +48,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def with_faults(targets, fault, random):
+def with_faults(targets, fault, random, parents):
     """(targets with 200 rows changed, their numbers)."""
     wrong, rows = targets.copy(), np.sort(random.choice(len(targets), WRONG, replace=False))
     for row in rows:
@@ -54,7 +56,9 @@ def with_faults(targets, fault, random):
             others = np.flatnonzero((targets != targets[row]).any(axis=1))
             wrong[row] = targets[random.choice(others)]
         else:
-            wrong[row, random.integers(targets.shape[1])] ^= True
+            flags = np.zeros(targets.shape[1], dtype=bool)
+            flags[random.integers(targets.shape[1])] = True
+            wrong[row] = corrected(targets[row], flags, parents)
     return wrong, rows
 
 
@@ -89,7 +93,7 @@ def one_run(name, fault, seed, args):
     problems.stop_if_any()
     train = train.sample(ROWS, seed)
     texts, truth = list(train.texts), train.multi_hot(len(labels))
-    given, wrong = with_faults(truth, fault, np.random.default_rng(seed))
+    given, wrong = with_faults(truth, fault, np.random.default_rng(seed), labels.parents)
     clean, dirty = (macro_f1(texts, targets, dev, labels) for targets in (truth, given))
     results = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -128,7 +128,8 @@ def trained(learner, tmp_path_factory):
 
 
 def _files(trained):
-    return sorted(str(path) for folders in trained.values() for folder in folders for path in folder.rglob("*"))
+    paths = [path for folders in trained.values() for folder in folders for path in folder.rglob("*")]
+    return sorted((str(path), path.stat().st_mtime_ns) for path in paths if path.is_file())
 
 
 def command_line(*words):

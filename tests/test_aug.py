@@ -154,3 +154,11 @@ def test_from_the_root_and_from_inside(tmp_path, folder):
     assert answer.returncode == 0 and len(lines_of(tmp_path / "aug.txt")) == 2, answer.stderr
     args = script.parse_args([])
     assert (args.train_path, args.aug_path) == (str(ROOT / "data" / "train.txt"), str(ROOT / "data" / "aug.txt"))
+
+
+def test_the_printed_command_reads_no_file_that_it_writes(run, tmp_path):
+    """The older guide's own name for the new rows is train_aug.txt."""
+    write_lines(tmp_path / "train.txt", ["房间很大很安静\t房间"])
+    where = ("--train_path", tmp_path / "train.txt", "--aug_path", tmp_path / "train_aug.txt")
+    status, said = run(script.main, *where, "--aug_strategy", "swap")
+    assert status == 0 and f"> '{tmp_path / 'train_aug2.txt'}'" in said and "--train_file train_aug2.txt" in said

@@ -102,7 +102,8 @@ def test_duplicates_within_and_across(check, tmp_path):
     finding = found(report, "dev.txt: 2 rows (50.0%) with the same text as a row of train.txt")
     assert finding["severity"] == "warning" and "flatter" in finding["remedy"]
     assert finding["examples"][0].startswith("dev.txt:1: ") and "= train.txt:5: " in finding["examples"][0]
-    assert found(report, "1 of these rows (train) with other labels")["examples"][0].startswith("train.txt:31: ")
+    other = found(report, "train.txt: 1 row with the same text as a row before, and other labels")
+    assert other["examples"][0].startswith("train.txt:31: ")
     assert "analysis/split.py" in log
 
 
@@ -363,5 +364,14 @@ def test_the_public_sets(check, name):
     assert across["rows"] == shared and disagreeing in (None, across["other_labels"])
     assert next(iter(report["remains"].values())) == quoted
     dev, better = report["baseline"]["dev"], report["baseline"]["dev_with_thresholds"]
-    assert dev["micro"]["f1"] == pytest.approx(micro, abs=2e-4) and dev["macro"]["f1"] == pytest.approx(macro, abs=2e-4)
+    assert dev["micro"]["f1"] > micro - 5e-5 and dev["macro"]["f1"] > macro - 5e-5
     assert better["macro"]["f1"] > dev["macro"]["f1"] + 0.05 and better["micro"]["f1"] > dev["micro"]["f1"]
+
+
+def test_a_label_that_begins_with_the_separator(check, tmp_path):
+    """Without a label file its empty parent would be its own parent, and reading would never end."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.txt").write_text("字\t##地震\n词\t地震\n", encoding="utf-8")
+    status, log, *_ = check(folder, "--no_baseline")
+    assert status == 2 and "##地震" in log

@@ -278,7 +278,10 @@ OWN = Decision(threshold=(0.2, 0.3), min_k=1, max_k=2, none_below=0.1, hierarchy
     [
         ([], {}),
         (["--threshold", "0.4"], {"threshold": 0.4}),
-        (["--min_k", "3"], {"min_k": 3, "max_k": 3}),  # the file's max_k gives way to what was asked for
+        (
+            ["--min_k", "3"],
+            {"min_k": 3, "max_k": 3, "none_below": None},
+        ),  # the file's max_k gives way to what was asked for
         (["--max_k", "1"], {"max_k": 1}),
         (["--min_k", "0", "--max_k", "5"], {"min_k": 0, "max_k": 5}),
         (["--top_k", "3"], {"min_k": 3, "max_k": 3, "none_below": None}),

@@ -21,11 +21,11 @@ def report_of(dataset):
 
 
 @pytest.fixture
-def dirty(run, tmp_path):
+def dirty(run):
     """dirty(dataset, *flags) -> (status, log); without a checkpoint unless the flags name one."""
 
     def call(dataset, *flags):
-        return run(script.main, "--dataset_dir", dataset, "--device", "cpu", "--params_path", tmp_path / "none", *flags)
+        return run(script.main, "--dataset_dir", dataset, "--device", "cpu", *flags)
 
     return call
 
@@ -107,6 +107,18 @@ def test_with_a_model_the_report_has_its_probabilities(run, trained, tmp_path, t
     assert all(0 <= float(line["model"]) <= 1 for line in report)
 
 
+def test_representer_tells_labels_that_the_others_contradict(run, trained, tmp_path):
+    """At the default threshold: not every label of every row."""
+    source, model = trained["reviews"]
+    dataset = shutil.copytree(source, tmp_path / "data")
+    where = ("--dataset_dir", dataset, "--params_path", model, "--device", "cpu", "--dirty_num", 100_000)
+    status, log = run(script.main, *where, "--method", "representer")
+    assert status == 0, log
+    report, rows = report_of(dataset), len(lines_of(dataset / "train.txt"))
+    assert 0 < len({line["line"] for line in report}) < rows
+    assert len(report) < 2 * rows and all(line["suggested"] != line["given"] for line in report)
+
+
 def test_same_seed_same_answer(dirty, broken):
     dataset, _ = broken
     answers = []
@@ -133,10 +145,12 @@ def test_threshold_and_one_label(dirty, tmp_path, broken):
 
 
 def test_faults(dirty, run, news, tmp_path):
-    status, log = dirty(news, "--method", "representer")
+    status, log = dirty(news, "--method", "representer", "--params_path", tmp_path)
     assert status == 2 and "train first" in log
     status, log = dirty(news, "--rest_file", "./train.txt")
-    assert status == 2 and "must be different files" in log
+    assert status == 2 and "--rest_file ./train.txt: this file is read, too" in log
+    status, log = dirty(news, "--report_file", "label.txt", "--rest_file", "train_dirty.txt")
+    assert status == 2 and "--report_file label.txt: this file is read" in log and "another output has this name" in log
     write_lines(news / "train.txt", ["一样\t体育赛事", "一样\t体育赛事##夺官"])
     status, log = dirty(news)
     assert status == 2 and "2 problems" in log and "did you mean" in log and "all texts are the same" in log
@@ -145,7 +159,7 @@ def test_faults(dirty, run, news, tmp_path):
 
 def test_from_inside_the_folder(broken):
     dataset, _ = broken
-    words = command_line("dirty.py", "--dataset_dir", dataset, "--params_path", "none", "--device", "cpu")
+    words = command_line("dirty.py", "--dataset_dir", dataset, "--device", "cpu")
     answer = subprocess.run(words, cwd=ROOT / "analysis", capture_output=True, text=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stderr
 

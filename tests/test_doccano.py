@@ -1,4 +1,5 @@
 import json
+import zipfile
 from collections import Counter
 
 import pytest
@@ -240,7 +241,6 @@ def test_rows_that_are_none(convert, row, flags, message):
         (None, "No such file"),
         ("", "no rows"),
         ("[]", "no rows"),
-        ("PK\x03\x04zip", "unpack it"),
         ("[" * 100_000, "a JSON array that cannot be read"),
         ('{"text":' * 100_000, "export:1: not JSON"),
         ("[1, 2]", "row 1: a row must be a JSON object"),
@@ -327,3 +327,10 @@ def test_example_data_there_and_back(convert):
     assert status == 0 and {t: set(ls.split(",")) for t, ls in pairs_of(folder / "train.txt")} == {
         t: set(ls.split(",")) for t, ls in rows
     }
+
+
+def test_an_archive_as_doccano_exports_it(tmp_path, run):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("all.jsonl", as_jsonl(FLAT))
+    status, said = run(script.main, "--doccano_file", tmp_path / "all.zip", "--save_dir", tmp_path / "data")
+    assert status == 2 and "a ZIP archive; unpack it" in said and not (tmp_path / "data").exists()

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import duplicates
 from duplicates import near_duplicates, normal
 
 
@@ -78,3 +79,14 @@ def test_many_copies_of_one_text_cost_no_square():
 def test_corners(texts):
     match, _ = near_duplicates(texts)
     assert match.tolist() == [-1, 0][: len(texts)]
+
+
+def test_parts_make_no_difference(monkeypatch):
+    """Memory is bounded by characters at a time; texts longer than a part are parts of their own."""
+    random = np.random.default_rng(5)
+    texts = ["".join(map(chr, random.integers(0x4E00, 0x4E40, random.integers(1, 60)))) for _ in range(300)]
+    texts += [text + "改" for text in texts[::3]]
+    whole = near_duplicates(texts)
+    monkeypatch.setattr(duplicates, "PART", 37)
+    for one, other in zip(whole, near_duplicates(texts)):
+        assert (one == other).all()

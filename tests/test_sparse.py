@@ -229,7 +229,7 @@ def test_from_the_root_and_from_inside(trained, tmp_path):
 
 def test_faults_are_told_together_and_before_the_model(sparse, monkeypatch):
     def nowhere(*_, **__):
-        raise UserError("--aug_type synonym needs files of PaddleNLP")
+        raise UserError("words of type synonym need files of PaddleNLP")
 
     monkeypatch.setattr(augmentation, "dataaug_files", nowhere)
 
@@ -241,7 +241,7 @@ def test_faults_are_told_together_and_before_the_model(sparse, monkeypatch):
     assert status == 2 and "5 problems" in log and "did you mean '体育赛事##夺冠'?" in log and "use --device cpu" in log
     assert "--support_threshold 1.0: a cosine from -1 to below 1" in log
     assert "--sparse_file train.txt: this file is read, too, and would be lost" in log
-    assert "--aug_type synonym needs files" in log and "--aug_strategy duplicate, delete and swap need no file" in log
+    assert "words of type synonym need files" in log and "--aug_strategy duplicate needs no file either" in log
     assert len(lines_of(dataset / "train.txt")) == 600 and not (dataset / "support.txt").exists()
 
 

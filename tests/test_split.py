@@ -250,7 +250,7 @@ def test_faults_are_told_together(run, tmp_path):
     assert status == 2 and "3 problems, nothing was done" in log
     assert "'丙' is not in the label file" in log and "2 distinct texts cannot fill 3 files" in log
     (tmp_path / "label.txt").unlink()
-    write_lines(tmp_path / "all.txt", ["一\t甲，乙", "二\t甲##", "三\t甲,", "四\t甲"])
+    write_lines(tmp_path / "all.txt", ["一\t甲，乙", "二\t甲##", "三\t甲,", "四\t甲", "五\t##甲"])
     status, log = split(run, tmp_path)
     assert status == 2 and "full-width comma" in log and "empty piece" in log and "empty label" in log
     write_lines(tmp_path / "all.txt", ["一", "二", "三"])

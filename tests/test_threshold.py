@@ -62,6 +62,15 @@ def test_a_bundle_stays_whole(tune):
     assert all(len(names) for names, _ in served.predict(["一场比赛", "地震了"]))
 
 
+def test_what_lies_in_a_bundles_folder_is_not_lost(tune):
+    status, _, folder = tune("news", "--dry_run", bundle=True)
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    before = (folder / "decision.json").read_text(encoding="utf-8")
+    status, log, _ = tune("news", "--force", bundle=True)
+    assert status == 2 and "holds notes.txt, which would be lost" in log
+    assert (folder / "decision.json").read_text(encoding="utf-8") == before and (folder / "notes.txt").exists()
+
+
 def test_a_gain_that_may_be_chance_is_not_written(tune):
     def edit(data):
         """Labels that belong to other texts: nothing can be learnt of them."""
@@ -77,12 +86,15 @@ def test_a_gain_that_may_be_chance_is_not_written(tune):
     assert (model / "decision.json").read_text(encoding="utf-8") == before
 
 
-def test_precision_asked_for(tune):
-    status, log, model = tune("reviews", "--target_precision", "0.9")
-    assert status == 0, log
-    decision = Decision.load(model / "decision.json")
-    assert isinstance(decision.threshold, float) and decision.threshold > 0.5
-    status, log, model = tune("reviews", "--target_precision", "1", "--mode", "per_label")
+def test_targets(tune):
+    status, log, model = tune("reviews", "--target_recall", "0.6")
+    assert status == 0 and "Decision saved" in log, log
+    assert Decision.load(model / "decision.json").threshold < 0.5
+    before = (model / "decision.json").read_text(encoding="utf-8")
+    status, log, model = tune("reviews", "--target_precision", "1")  # nothing that was learnt from 600 rows
+    assert status == 0 and "Precision 1 is not reached: 0." in log and "stays as it is; --force" in log
+    assert (model / "decision.json").read_text(encoding="utf-8") == before
+    status, log, model = tune("reviews", "--target_precision", "1", "--mode", "per_label", "--force")
     assert status == 0 and len(Decision.load(model / "decision.json").threshold) == len(lines_of(model / "label.txt"))
 
 
@@ -103,6 +115,8 @@ def test_faults(tune):
 
     status, log, _ = tune("news", "--dev_file", "few.txt", edit=edit)
     assert status == 2 and "20 rows are too few" in log
+    status, log, _ = tune("news", "--max_seq_length", "100000")
+    assert status == 2 and "this model takes 2048 tokens at most" in log
     status, log, _ = tune("news", "--min_k", "3", "--max_k", "2")
     assert status == 2 and "--max_k 2 is below min_k 3" in log
 

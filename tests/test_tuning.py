@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
 import tuning
-from decision import Decision, sigmoid
+from decision import Decision, sigmoid, with_ancestors
 
 
 @st.composite
@@ -64,18 +64,35 @@ def test_targets(case, target):
         return hits / max(1, given_.sum()), hits / max(1, gold.sum()), given_.sum()
 
     between = [0, 0.1, 0.3, 0.4, 0.6, 0.7]
-    threshold, reached = tuning.fit_target(probabilities, gold, precision=target)
+    threshold = tuning.fit_target(probabilities, gold, precision=target)
     possible = [t for t in between if ratios(t)[2] and ratios(t)[0] >= target - 1e-12]
-    assert reached == bool(possible)
     if possible:
         assert ratios(threshold)[0] >= target - 1e-12
         assert ratios(threshold)[1] == max(ratios(t)[1] for t in possible)
     else:
         assert ratios(threshold)[0] == max(ratios(t)[0] for t in between)
-    threshold, _ = tuning.fit_target(probabilities, gold, recall=target)
+    threshold = tuning.fit_target(probabilities, gold, recall=target)
     if gold.any():
         assert ratios(threshold)[1] >= target - 1e-9
         assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
+
+
+def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
+    """With parents: what they add counts."""
+    random = np.random.default_rng(9)
+    parents = np.array([-1, 0, 0, -1, 3])
+    gold = with_ancestors(random.random((600, 5)) < 0.2, parents)
+    probabilities = sigmoid(np.where(gold, 1.0, -1.5) + random.normal(0, 1.2, gold.shape))
+    for target in ({"precision": 0.8}, {"recall": 0.8}):
+        threshold = tuning.fit_one_target(Decision(), probabilities, gold, parents, **target)
+
+        def ratio(threshold, precision="precision" in target):
+            decided = Decision(threshold=threshold).decide(probabilities, parents)
+            return (gold & decided).sum() / (decided if precision else gold).sum()
+
+        assert ratio(threshold) >= 0.8
+        assert ratio(threshold + (-0.01 if "precision" in target else 0.01)) < 0.8
+    assert tuning.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in tuning.GRID
 
 
 def test_the_temperature_that_made_the_logits_is_found():
@@ -94,8 +111,8 @@ def noise(rows, labels, seed):
 def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
     """Probabilities that know nothing: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
     probabilities, gold = noise(300, 40, 5)
-    fit = tuning.fitter(Decision(), "macro", True, False)
     flat = np.full(40, -1)
+    fit = tuning.fitter(Decision(), "macro", True, False, flat)
     seen = tuning.value_of(gold, fit(probabilities, gold).decide(probabilities, flat), "macro")
     folds = np.array_split(np.random.default_rng(0).permutation(300), 5)
     unseen = tuning.value_of(gold, tuning.cross_fitted(probabilities, gold, folds, fit, flat), "macro")
@@ -134,5 +151,5 @@ def test_frequent_labels_go_their_own_way():
     probabilities[:, 2] *= 0.3  # this one's probabilities are all low
     thresholds = tuning.fit_each(probabilities, gold, "both")
     assert thresholds[2] < 0.25 and (thresholds[[0, 1, 3]] > 0.3).all()
-    decision = tuning.fitter(Decision(min_k=1), "both", True, False)(probabilities, gold)
+    decision = tuning.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
     assert decision.min_k == 1 and decision.threshold == tuple(thresholds.tolist())

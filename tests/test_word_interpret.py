@@ -13,6 +13,7 @@ from test_tokenization import HARD
 import word_interpret as script
 from alignment import TokenSpans, word_spans, words_of_tokens
 from cli import UserError
+from decision import Decision
 from evidence import TOLERANCE, Evidence, Explainer
 from word_interpret_page import write_evidence_page
 
@@ -243,10 +244,11 @@ def test_the_model_predicts_where_the_file_does_not(interpret, trained, run, tmp
     assert all((record["probability"] > 0.5) == (record["logit"] > 0) for record in records if record["probability"])
 
 
-def test_odd_rows(interpret, trained):
+@pytest.mark.parametrize("method", ["ig", "lime", "grad"])
+def test_odd_rows(interpret, trained, method):
     names = lines_of(trained["reviews"][0] / "label.txt")
     lines = ["好", f"{'长文' * 1000}\t{names[0]}\t", f"{HOSTILE}\t{','.join(names[:20])}\t{names[1]}", "😀", "无\t\t"]
-    status, log, records, _ = interpret("reviews", lines)
+    status, log, records, _ = interpret("reviews", lines, "--interpreter", method)
     assert status == 0, log
     assert {record["line"] for record in records} >= {2, 3} and not [r for r in records if r["line"] == 5]
     assert "1 texts are longer than the model reads" in log and "have no label, neither predicted nor gold" in log
@@ -255,6 +257,21 @@ def test_odd_rows(interpret, trained):
     assert all(word["attribution"] == 0 for word in long["words"] if word["start"] >= 46)
     assert any(word["attribution"] for word in long["words"] if word["start"] < 46)
     assert len([record for record in records if record["line"] == 3]) == min(20, len(names))
+
+
+def test_logits_are_those_of_the_probabilities_shown(run, trained, tmp_path):
+    """Also where the decision has a temperature."""
+    dataset, model = (shutil.copytree(folder, tmp_path / folder.name) for folder in trained["news"])
+    Decision(temperature=2.0).save(model / "decision.json")
+    write_lines(dataset / "bad_case.txt", cases_of(trained, "news", 2))
+    where = ("--dataset_dir", dataset, "--params_path", model, "--device", "cpu")
+    status, log = run(script.main, *where)
+    assert status == 0, log
+    records = [json.loads(line) for line in lines_of(dataset / "word_interpret.jsonl")]
+    for record in records:
+        assert 1 / (1 + np.exp(-record["logit"])) == pytest.approx(record["probability"], abs=1e-5)
+        total = sum(word["attribution"] for word in record["words"])
+        assert total == pytest.approx(record["logit"] - record["base_logit"], rel=0.06)
 
 
 def test_another_models_file_and_max_rows(interpret, trained):
