@@ -47,7 +47,9 @@ test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
 
 # What some tests need beyond the requirements: an index that is compiled here, a browser, a real Triton server.
-test-setup: setup triton-setup  ## Add what the tests need: hnswlib, Chromium, Triton (the first two only where they can be had)
+test-setup: setup  ## Add what the tests need, where it can be had: hnswlib, Chromium, Triton
+	@$(MAKE) --no-print-directory triton-setup || \
+		echo "Triton could not be set up (see above); its tests are skipped"
 	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements-index.txt || \
 		echo "hnswlib was not built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
@@ -60,6 +62,7 @@ triton-setup: $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(
 
 # The server runs Python models in a program that is linked with libpython, which Debian's Python comes without.
 $(TRITON_READY):
+	@rm -f .venv-triton/.ready-*
 	$(PYTHON) -m venv .venv-triton
 	.venv-triton/bin/python -m pip install --quiet --upgrade pip
 	.venv-triton/bin/python -m pip install --quiet -r tests/requirements-triton.txt
@@ -67,7 +70,6 @@ $(TRITON_READY):
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq "lib$$(basename $$(readlink -f .venv-triton/bin/python))" >/dev/null && \
 		.venv-triton/bin/python tests/triton_server.py; }
-	@rm -f .venv-triton/.ready-*
 	@touch $@
 
 lint: setup  ## Check the code's form

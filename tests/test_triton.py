@@ -1,5 +1,6 @@
 """A real Triton server serves what build_repository.py writes, and answers as predict.py does."""
 
+import contextlib
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, lines_of, write_lines
-from triton_server import PYTHON, NotReady, triton_server
+from triton_server import PYTHON, VENV, NotReady, triton_server
 
 import build_repository as script
 import export_model
@@ -59,8 +61,8 @@ def bundle(bundles, tmp_path):
 @pytest.fixture(scope="session")
 def triton():
     """.venv-triton's Python, or the reason why there is none."""
-    if not PYTHON.exists():
-        message = f"{PYTHON} is not here: make triton-setup"
+    if not list(VENV.glob(".ready-*")):
+        message = f"{VENV} is not ready: make triton-setup"
         to_be_had = (sys.platform, platform.machine()) == ("linux", "x86_64")
         pytest.fail(message) if os.environ.get("CI") and to_be_had else pytest.skip(message)
     return PYTHON
@@ -75,6 +77,65 @@ def served(triton, bundles, tmp_path_factory):
         yield SimpleNamespace(
             server=server, repository=folder / "models", predictor=Predictor(str(bundles["news"]), num_threads=1)
         )
+
+
+HOLD = """
+
+class TritonPythonModel(TritonPythonModel):
+    def execute(self, requests):
+        import time
+
+        while Path({path!r}).exists():
+            time.sleep(0.01)
+        return super().execute(requests)
+"""
+QUEUE, ROWS = 24, 4
+
+
+@pytest.fixture(scope="module")
+def narrow(triton, bundles, tmp_path_factory):
+    """A server where 24 requests may wait and 4 rows make a run, and whose models can be held: server, predictor, hold.
+
+    While the block of hold(model) lasts, that model (one of Python) gives no answers.
+    """
+    folder = tmp_path_factory.mktemp("narrow")
+    flags = ["--bundle", str(bundles["news"]), "--output", str(folder / "models"), "--max_batch_size", str(ROWS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "QUEUE", QUEUE)
+        assert script.main(flags) == 0
+    for model in script.PYTHON_MODELS:
+        with open(folder / "models" / model / "1" / "model.py", "a", encoding="utf-8") as file:
+            file.write(HOLD.format(path=str(folder / model)))
+
+    @contextlib.contextmanager
+    def hold(model):
+        (folder / model).touch()
+        try:
+            yield
+        finally:
+            (folder / model).unlink()
+
+    with triton_server(folder / "models", folder / "log.txt") as server:
+        predictor = Predictor(str(bundles["news"]), num_threads=1)
+        yield SimpleNamespace(server=server, predictor=predictor, hold=hold)
+    assert server.process.returncode == 0  # no request is left in it
+
+
+def metric(server, name):
+    """The sum of a metric over all models."""
+    with socket.create_connection(server.metrics_url.split(":")) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode("utf-8")
+    values = re.findall(rf"^{name} (\d+)", text, re.M)
+    assert values, name
+    return sum(map(int, values))
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def names_and_scores(outputs):
@@ -127,6 +188,8 @@ def test_configurations_are_the_manifests(triton, bundles, ernie_m, run, name, f
     assert set(configs) == script.MODELS and all(config["name"] == model for model, config in configs.items())
     assert all(config["max_batch_size"] == 8 for config in configs.values())
     assert all("dynamic_batching" in config for model, config in configs.items() if model != "seqcls")
+    for waited_for in ("tokenizer", "seqcls_batcher"):
+        assert configs[waited_for]["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 1024
     model, ensemble = configs["seqcls_model"], configs["seqcls"]
     inputs = ["input_ids"] if name == "ernie_m" else ["input_ids", "token_type_ids"]
     assert [tensor["name"] for tensor in model["input"]] == inputs
@@ -281,20 +344,73 @@ def test_a_run_that_fails_fails_alone(served):
 
 def test_metrics_count_the_runs(served):
     served.server.infer("seqcls", TEXTS)
-    with socket.create_connection(served.server.metrics_url.split(":")) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode("utf-8")
-    found = re.search(r'nv_inference_exec_count{model="seqcls_model",version="1"} (\d+)', text)
-    assert found and int(found[1]) > 0
+    assert metric(served.server, 'nv_inference_exec_count{model="seqcls_model",version="1"}') > 0
+
+
+IDS, TYPES = "input_ids", "token_type_ids"
+MALFORMED = [  # (model, {input: (type, shape, data)}, message). [0, 1] with data for one row comes to a model as [1]
+    ("seqcls", {"INPUT": ("BYTES", [0, 1], b"")}, "expected 1 string elements"),
+    ("tokenizer", {"INPUT_0": ("BYTES", [0, 1], b"\x01\0\0\0x")}, "no rows"),
+    ("seqcls_batcher", {IDS: ("INT64", [0, 1], bytes(8)), TYPES: ("INT64", [0, 1], bytes(8))}, "no rows"),
+    ("seqcls_batcher", {IDS: ("INT64", [1, 2], bytes(16)), TYPES: ("INT64", [1, 1], bytes(8))}, "different shapes"),
+]
+
+
+@pytest.mark.parametrize(("model", "inputs", "message"), MALFORMED)
+def test_a_malformed_request_fails_alone(narrow, model, inputs, message):
+    """Among 20 good ones, which wait beside it and so share its runs."""
+    held = "tokenizer" if model == "seqcls" else model
+    head = [
+        {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for name, (kind, shape, data) in inputs.items()
+    ]
+    head = json.dumps({"inputs": head}).encode("utf-8")
+    bad = head + b"".join(data for _, _, data in inputs.values())
+    length = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    texts = [f"公司裁员，足球赛{'好' * i}" for i in range(20)]
+    with ThreadPoolExecutor(23) as pool:
+        with narrow.hold(held):
+            answers = [pool.submit(narrow.server.infer, "seqcls", [text]) for text in texts[:10]]
+            faults = [pool.submit(narrow.server.get, f"models/{model}/infer", bad, length) for _ in range(3)]
+            answers += [pool.submit(narrow.server.infer, "seqcls", [text]) for text in texts[10:]]
+            wait_until(lambda: metric(narrow.server, rf'nv_inference_pending_request_count{{model="{held}".*}}') > 8)
+        wanted = narrow.predictor.predict(texts)
+        for answer, (names, _) in zip(answers, wanted):
+            assert names_and_scores(answer.result())[0][0] == names
+        for fault in faults:
+            status, _, body = fault.result()
+            assert status >= 400 and message in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("held", ["tokenizer", "seqcls_batcher"])
+def test_a_full_queue_refuses_at_once(narrow, held):
+    """What waits is answered, what does not fit is refused while the others wait, and nothing hangs."""
+    texts = [f"公司裁员，足球赛{'好' * (i % 20)}" for i in range(80)]
+    with ThreadPoolExecutor(80) as pool:
+        with narrow.hold(held):
+            answers = [pool.submit(narrow.server.infer, "seqcls", [text]) for text in texts]
+            most = QUEUE + 2 * ROWS  # in the queue, in a run, and in one that is next
+            wait_until(lambda: sum(answer.done() for answer in answers) >= 80 - most)
+            assert sum(answer.done() for answer in answers) <= 80 - QUEUE
+        answered = 0
+        for answer, (names, _) in zip(answers, narrow.predictor.predict(texts)):
+            if error := answer.exception():
+                assert re.match("503 .*Exceeds maximum queue size", str(error))
+            else:
+                assert names_and_scores(answer.result())[0][0] == names
+                answered += 1
+    assert QUEUE <= answered <= most
+    assert_same(narrow.server.infer("seqcls", TEXTS[:4]), narrow.predictor, TEXTS[:4])
 
 
 # --------------------------------------------------------------------------------------------------------- the clients
 
 
-def client(triton, kind, *flags):
+def client(triton, kind, *flags, **variables):
     """(exit status, standard output, standard error) of a client in an environment that has no more than it needs."""
-    words = [triton, FOLDER / f"seqcls_{kind}_client.py", *flags]
-    answer = subprocess.run([str(word) for word in words], capture_output=True, text=True, encoding="utf-8")
+    words = [str(word) for word in (triton, FOLDER / f"seqcls_{kind}_client.py", *flags)]
+    environment = {**os.environ, **variables}
+    answer = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", env=environment)
     return answer.returncode, answer.stdout, answer.stderr
 
 
@@ -343,6 +459,10 @@ def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
             (("--url", here, "--texts", "好" * 20_001), "the text has 20001 characters; at most 20000 are taken"),
             (("--url", here, "--input_file", tmp_path / "long.txt"), "long.txt:2: 20001 characters, 20000 are taken"),
             (("--url", hangs, "--timeout", 1), "--timeout gives it more time"),
+            (
+                ("--url", here, "--texts", "好\udcff"),
+                "the text is not UTF-8: byte 0xff at position 3",
+            ),  # argv b"..\xff"
         ]
         with ThreadPoolExecutor(4) as pool:
             answers = pool.map(lambda case: client(triton, kind, *case[0]), cases)
@@ -350,9 +470,70 @@ def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
                 assert status == 2 and message in log and "Traceback" not in log, (flags, log)
 
 
-def test_a_client_without_its_package_says_what_to_install():
-    status, _, log = client(sys.executable, "grpc")  # the environment of the tests
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_client_asks_a_full_server_again(narrow, triton, kind, tmp_path):
+    refusals = r"nv_inference_request_failure{.*}"
+    flags = ("--url", getattr(narrow.server, f"{kind}_url"), "--input_file", tmp_path / "texts.txt")
+    write_lines(tmp_path / "texts.txt", TEXTS[2:4] * 4)
+    with ThreadPoolExecutor(80) as pool:
+        with narrow.hold("tokenizer"):
+            before = metric(narrow.server, refusals)
+            for _ in range(79):
+                pool.submit(narrow.server.infer, "seqcls", ["足球"])
+            wait_until(lambda: metric(narrow.server, refusals) > before)
+            status, _, log = client(triton, kind, *flags, "--timeout", 1)
+            assert status == 2 and "Exceeds maximum queue size. What to do: it has too much to do" in log
+            before = metric(narrow.server, refusals)
+            answer = pool.submit(client, triton, kind, *flags, "--output_file", tmp_path / "labels.txt")
+            wait_until(lambda: metric(narrow.server, refusals) > before)
+        status, _, log = answer.result()
+    assert status == 0, log
+    wanted = [
+        f"{text}\t{','.join(names)}" for text, (names, _) in zip(TEXTS[2:4], narrow.predictor.predict(TEXTS[2:4]))
+    ]
+    assert lines_of(tmp_path / "labels.txt") == wanted * 4
+
+
+ANOTHER = """
+name: "seqcls" backend: "python" max_batch_size: 8
+input [ { name: "INPUT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "label" data_type: TYPE_INT64 dims: [ -1 ] } ]
+"""
+
+
+def test_a_client_does_not_take_anothers_model(triton, tmp_path):
+    (tmp_path / "models" / "seqcls" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "seqcls" / "config.pbtxt").write_text(ANOTHER, encoding="utf-8")
+    code = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+    (tmp_path / "models" / "seqcls" / "1" / "model.py").write_text(code, encoding="utf-8")
+    with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:
+        for kind in ("grpc", "http"):
+            status, _, log = client(triton, kind, "--url", getattr(server, f"{kind}_url"))
+            assert status == 2 and "build a repository and load it again" in log and "Traceback" not in log
+
+
+def without(package, folder):
+    """Environment variables for a Python that lacks a package."""
+    line = f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')\n"
+    (folder / f"{package}.py").write_text(line, encoding="utf-8")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_client_without_its_packages_says_what_to_install(kind, tmp_path):
+    status, _, log = client(sys.executable, kind)  # the environment of the tests
     assert status == 2 and "'tritonclient'. pip install -r deploy/triton_serving/requirements-client.txt" in log
+    status, _, log = client(sys.executable, kind, **without("numpy", tmp_path))
+    assert status == 2 and "'numpy'. pip install -r deploy/triton_serving/requirements-client.txt" in log
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("grpc", "grpc"), ("http", "geventhttpclient"), ("grpc", "numpy"), ("http", "numpy")]
+)
+def test_a_client_without_some_of_its_packages_says_so(triton, kind, package, tmp_path):
+    status, _, log = client(triton, kind, **without(package, tmp_path))
+    assert status == 2 and f"'{package}'. pip install -r deploy/triton_serving/requirements-client.txt" in log
+    assert "Traceback" not in log
 
 
 # ------------------------------------------------------------------------------------------- without the project beside

@@ -30,7 +30,7 @@ PYTHON_MODELS = {
 }
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 DECIDING = ("label.txt", "decision.json")
-QUEUE = 1024  # requests that may wait
+QUEUE = 1024  # requests that may wait for the tokenizer, and as many for the graph
 
 
 def parse_args(argv=None):
@@ -118,7 +118,7 @@ def configurations(manifest, args, digest):
         ),
     ]
     return {
-        "tokenizer": model("tokenizer", python, [("INPUT_0", *text)], [*tokens, error], cpu, merged, limit),
+        "tokenizer": model("tokenizer", python, [("INPUT_0", *text)], [*tokens, error], cpu, bounded, limit),
         "seqcls_batcher": model(
             "seqcls_batcher", python, inputs, [(output, *shape)], cpu, bounded, padding, ragged=True
         ),

@@ -1,6 +1,7 @@
 """What seqcls_grpc_client.py and seqcls_http_client.py share: flags, texts, and answers read row by row."""
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -9,8 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import Problems, UserError, non_negative_float, positive_int  # noqa: E402
-from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
+from cli import PACKAGES, Problems, UserError, non_negative_float, positive_int  # noqa: E402
 
 MODEL = "seqcls"
 OUTPUTS = ("label", "confidence", "label_name", "error")
@@ -18,8 +18,9 @@ SAMPLES = [
     "临潼石榴园边上的老变电站跳闸，半个镇子点起了蜡烛",
     "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会",
 ]
+FULL = "Exceeds maximum queue size"
 REMEDIES = (  # what Triton's messages hold, and what to do about it
-    ("Exceeds maximum queue size", "it has too much to do; ask again later"),
+    (FULL, "it has too much to do; ask again later, or wait longer with --timeout"),
     ("Deadline Exceeded", "--timeout gives it more time, a smaller --batch_size less to do"),
     ("timed out", "--timeout gives it more time, a smaller --batch_size less to do"),
     ("unknown model", "see in its log why the model was not loaded, or whether --model-repository is another"),
@@ -43,19 +44,27 @@ def parse_args(doc, url, argv):
     return parser.parse_args(argv)
 
 
+class QueueFull(UserError):
+    """The server refuses what it would take a little later."""
+
+
 class Server:
     """A Triton server through one of tritonclient's two modules; its faults become the user's, with what to do.
 
     Args:
-        module: tritonclient.grpc or tritonclient.http.
+        kind: "grpc" or "http".
         url: host:port.
         options: of the module's InferenceServerClient.
         call_options: of each of its calls.
     """
 
-    def __init__(self, module, url, options, call_options):
-        import numpy as np
+    def __init__(self, kind, url, options, call_options):
+        try:
+            import numpy as np  # first, since tritonclient would print a traceback
 
+            module = importlib.import_module(f"tritonclient.{kind}")
+        except (ImportError, RuntimeError) as error:  # RuntimeError: tritonclient misses a package of its own
+            raise UserError(f"{error.__cause__ or error}. {PACKAGES['tritonclient']}") from error
         self._np, self._module, self.url, self._call_options = np, module, url, call_options
         if "://" in url or ":" not in url:
             raise UserError(f"--url {url}: an address looks like 127.0.0.1:8001, without http://")
@@ -72,32 +81,43 @@ class Server:
             message = f"{type(error).__name__}: {error}"
         remedy = next((remedy for part, remedy in REMEDIES if part in message), None)
         remedy = remedy or "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"
-        raise UserError(f"{self.url}: {message}. What to do: {remedy}")
+        raise (QueueFull if FULL in message else UserError)(f"{self.url}: {message}. What to do: {remedy}")
 
-    def settings(self, wait):
-        """(texts of a request at most, characters of a text at most, whether labels are a hierarchy)."""
-        deadline = time.monotonic() + wait
+    def ask_again(self, fault, seconds, *words, **options):
+        """The answer to `ask`, asked until it does not meet this fault, for so many seconds."""
+        deadline = time.monotonic() + seconds
         while True:
             try:
-                config = self.ask("get_model_config", MODEL)
-                break
-            except UserError:
+                return self.ask(*words, **options)
+            except fault:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
+
+    def settings(self, wait):
+        """(texts of a request at most, characters of a text at most, whether labels are a hierarchy)."""
+        config = self.ask_again(UserError, wait, "get_model_config", MODEL)
         if not isinstance(config, dict):
             from google.protobuf.json_format import MessageToDict
 
             config = MessageToDict(config.config, preserving_proto_field_name=True)
-        values = {name: value["string_value"] for name, value in config["parameters"].items()}
+        values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        if not {"max_characters", "hierarchical"} <= set(values):
+            raise UserError(
+                f"{self.url}: its model {MODEL} is not one of build_repository.py; build a repository and load it again"
+            )
         return int(config["max_batch_size"]), int(values["max_characters"]), values["hierarchical"] == "true"
 
-    def infer(self, texts):
-        """Yields (numbers, probabilities, names) of each text's labels, in order. UserError for a text it refuses."""
+    def infer(self, texts, timeout):
+        """Yields (numbers, probabilities, names) of each text's labels, in order. UserError for a text it refuses.
+
+        While the server's queue is full it is asked again, for `timeout` seconds.
+        """
         tensor = self._module.InferInput("INPUT", [len(texts), 1], "BYTES")
-        tensor.set_data_from_numpy(self._np.array([[text.encode("utf-8")] for text in texts], dtype=object))
+        raw = [[text.encode("utf-8", "surrogateescape")] for text in texts]  # a shell may hand over any bytes
+        tensor.set_data_from_numpy(self._np.array(raw, dtype=object))
         outputs = [self._module.InferRequestedOutput(name) for name in OUTPUTS]
-        answer = self.ask("infer", MODEL, [tensor], outputs=outputs)
+        answer = self.ask_again(QueueFull, timeout, "infer", MODEL, [tensor], outputs=outputs)
         for text, label, confidence, name, error in zip(texts, *map(answer.as_numpy, OUTPUTS)):
             if error[0]:
                 raise UserError(f"{text[:40]!r}: {error[0].decode('utf-8')}")
@@ -107,6 +127,8 @@ class Server:
 
 def label(server, args):
     """Labels --texts, or --input_file as a stream."""
+    from labelling import count_texts, label_texts, log_flat, log_hierarchy
+
     if args.output_file and not args.input_file:
         raise UserError("--output_file: name the texts too, --input_file")
     most, longest, hierarchical = server.settings(args.wait)
@@ -120,7 +142,7 @@ def label(server, args):
 
     def infer(texts):
         for start in range(0, len(texts), size):
-            yield from server.infer(texts[start : start + size])
+            yield from server.infer(texts[start : start + size], args.timeout)
 
     def predict(texts):
         return ((names, scores) for _, scores, names in infer(texts))

@@ -24,9 +24,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    import tritonclient.grpc as module
-
-    seqcls_client.label(seqcls_client.Server(module, args.url, {}, {"client_timeout": args.timeout}), args)
+    seqcls_client.label(seqcls_client.Server("grpc", args.url, {}, {"client_timeout": args.timeout}), args)
     return 0
 
 

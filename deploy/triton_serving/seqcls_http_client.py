@@ -24,10 +24,8 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    import tritonclient.http as module
-
     options = {"connection_timeout": args.timeout, "network_timeout": args.timeout}
-    seqcls_client.label(seqcls_client.Server(module, args.url, options, {}), args)
+    seqcls_client.label(seqcls_client.Server("http", args.url, options, {}), args)
     return 0
 
 

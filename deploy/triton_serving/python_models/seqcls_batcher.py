@@ -23,6 +23,7 @@ TOO_OLD = (
     "this server computes rows with padding wrongly, as every ONNX Runtime before 1.21 does with these graphs; "
     "use a newer container of Triton"
 )
+EMPTY = "the request has no rows, or inputs of different shapes"
 
 
 class TritonPythonModel:
@@ -44,10 +45,7 @@ class TritonPythonModel:
             if difference > TOLERANCE:
                 return [pb_utils.InferenceResponse([], pb_utils.TritonError(TOO_OLD)) for _ in requests]
             self.checked = difference >= 0
-        columns = {
-            name: [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
-            for name in self.inputs
-        }
+        columns = dict(zip(self.inputs, zip(*map(self.arrays, requests))))
         held = [self.held(ids) for ids in columns["input_ids"]]
         encoded = Encoded(
             {name: np.concatenate([a[mask] for a, mask in zip(arrays, held)]) for name, arrays in columns.items()},
@@ -67,6 +65,13 @@ class TritonPythonModel:
                 logits[rows] = pb_utils.get_output_tensor_by_name(response, self.output).as_numpy()
         ends = np.cumsum([len(mask) for mask in held])
         return [self.response(*both) for both in zip(np.split(logits, ends[:-1]), np.split(errors, ends[:-1]))]
+
+    def arrays(self, request):
+        """A request's inputs, each [rows, longest]. Without a row where they are not, lest its run fail for others."""
+        arrays = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
+        if arrays[0].ndim == 2 and len({array.shape for array in arrays}) == 1:
+            return arrays
+        return [np.zeros((0, 1), dtype=np.int64) for _ in arrays]
 
     def difference_by_padding(self):
         """How much padding moves the logits of a row, which it must not; -1 where the graph fails."""
@@ -94,7 +99,7 @@ class TritonPythonModel:
 
     def response(self, logits, errors):
         """The answer to one request: its rows' logits, or the first fault that met one of them."""
-        fault = next(filter(None, errors), None)
+        fault = next(filter(None, errors), None) if len(errors) else EMPTY
         if fault:
             return pb_utils.InferenceResponse([], pb_utils.TritonError(fault))
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, logits)])

@@ -13,6 +13,8 @@ sys.path.insert(0, str(HERE))  # Triton appends it, so that any installed packag
 from bundle import open_bundle  # noqa: E402
 from tokenization import load_tokenizer  # noqa: E402
 
+EMPTY = "the request has no rows; INPUT is [n, 1], with n of at least 1"
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -32,13 +34,21 @@ class TritonPythonModel:
             return "", f"the text has {len(text)} characters; at most {self.max_characters} are taken"
         return text, ""
 
+    def rows(self, request):
+        """Bytes of each row. A shape of [0, 1] that holds data for one all the same comes here as [1]."""
+        array = pb_utils.get_input_tensor_by_name(request, "INPUT_0").as_numpy()
+        return array[:, 0] if array.ndim == 2 else array[:0]
+
     def execute(self, requests):
-        batches = [pb_utils.get_input_tensor_by_name(request, "INPUT_0").as_numpy()[:, 0] for request in requests]
+        batches = [self.rows(request) for request in requests]
         read = [self.read(raw) for batch in batches for raw in batch]
         good = iter(self.tokenizer.encode([text for text, error in read if not error], self.manifest["max_seq_length"]))
         rows = [np.zeros(0, dtype=np.int32) if error else next(good) for _, error in read]
         responses, start = [], 0
         for batch in batches:
+            if not len(batch):
+                responses.append(pb_utils.InferenceResponse([], pb_utils.TritonError(EMPTY)))
+                continue
             mine = slice(start, start + len(batch))
             start += len(batch)
             errors = np.array([[error.encode("utf-8")] for _, error in read[mine]], dtype=np.object_)
