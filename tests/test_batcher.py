@@ -237,6 +237,19 @@ def test_a_fault_of_the_model_is_its_requests_own(batcher):
     assert ours.tokens == ours.texts == 0
 
 
+def test_a_cancellation_in_the_moment_of_a_fault_does_not_end_the_thread(batcher):
+    steps = Steps(fails=(13,))
+    ours = batcher(steps)
+    bad = ours.submit([row(10, 13)])
+    steps.wait_for_run()
+    tell = bad.set_exception
+    bad.set_exception = lambda error: (bad.cancel(), tell(error))
+    steps.go(2)
+    with pytest.raises(ValueError, match="number 13"):
+        bad.result(10)
+    assert ours.submit([row(5, 3)]).result(10)[0, 1] == 15 and ours.alive
+
+
 def test_the_queue_is_bounded_in_tokens(batcher):
     steps = Steps()
     ours = batcher(steps, queue_tokens=100, patience=10**9)
@@ -267,6 +280,29 @@ def test_who_would_wait_too_long_is_refused_and_told_how_long(batcher):
     time.sleep(error.value.retry_after)
     ours.check(1)  # what was told is true
     assert first.result(10).shape == (60, 2) and time.monotonic() - start < 5
+
+
+def test_a_stall_is_forgotten(batcher):
+    """A speed measured while the machine stood still refuses for a while, not for good."""
+    go = threading.Event()
+
+    def run(rows):
+        assert go.wait(10)
+        return model(rows)
+
+    ours = batcher(run, patience=5.0)
+    ours._speed = 1024.0, 60.0  # one run took a minute
+    first = ours.submit([row(10)])
+    with pytest.raises(Full):
+        ours.check(100)
+    go.set()
+    assert first.result(10) is not None
+    for _ in range(100):  # nothing ever waits behind them
+        ours.submit([row(10)]).result(10)
+    go.clear()
+    ours.submit([row(10)])
+    ours.check(100)
+    go.set()
 
 
 def test_closing_finishes_what_was_accepted(batcher):

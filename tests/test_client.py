@@ -11,6 +11,7 @@ import tracemalloc
 from contextlib import ExitStack
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -398,6 +399,18 @@ def test_neither_paddle_nor_onnxruntime_is_needed(fake):
     folder = ROOT / "deploy" / "simple_serving"
     answer = subprocess.run(command_line("-c", code), cwd=folder, capture_output=True, text=True, encoding="utf-8")
     assert answer.returncode == 0 and "characters" in answer.stdout, answer.stderr
+
+
+def test_a_connection_that_its_thread_closes_meanwhile():
+    server, shut = script.Server("http://127.0.0.1:1"), []
+
+    class Connection:
+        sockets = [SimpleNamespace(shutdown=shut.append)]
+        sock = property(lambda self: self.sockets.pop() if self.sockets else None)
+
+    server._connections.append(Connection())
+    server.close()
+    assert shut == [socket.SHUT_RDWR]
 
 
 def test_an_ended_client_asks_no_more(fake):

@@ -116,6 +116,25 @@ def test_the_bundles_decision_is_the_servers_and_prob_limit_changes_its_threshol
             assert [name.count("##") for name in names] == list(range(len(names))) and names
 
 
+def test_prob_limit_stands_for_thresholds_per_label_and_leaves_the_rest(serve, bundles, tmp_path):
+    folder = tmp_path / "fitted"
+    shutil.copytree(bundles["news"], folder)
+    best = Predictor(str(folder), num_threads=1).probabilities(TEXTS).max(axis=1)
+    ranked = np.sort(best)
+    widest = np.diff(ranked).argmax()
+    none_below = float(ranked[widest : widest + 2].mean())  # some texts lie below it, some above, none near
+    decision = Decision(tuple(np.linspace(0.02, 0.3, 55)), max_k=2, none_below=none_below)
+    replace_decision(open_bundle(str(folder)), decision)
+    client, ours = serve(str(folder)), Predictor(str(folder), num_threads=1)
+    found = ask(client, TEXTS).json()["result"]["label_name"]
+    assert found == [names for names, _ in ours.predict(TEXTS)]
+    for limit, some in ((0, True), (1, False)):
+        limited = ask(client, TEXTS, prob_limit=limit).json()["result"]["label_name"]
+        assert [len(names) for names in limited] == [2 if some and one > none_below else 0 for one in best]
+        assert limited != found
+    assert 0 < (best > none_below).sum() < len(TEXTS)
+
+
 def test_children_come_with_their_parents(serve):
     client = serve()
     names = client.get("/info").json()["labels"]
@@ -390,6 +409,14 @@ def test_stopping(serve):
     assert ask(client, "足球").status_code == 503 and client.get("/health/live").status_code == 200
 
 
+def test_without_the_models_thread_it_is_not_ready(serve):
+    client = serve()
+    service_of(client).batcher.close(10)
+    answer = client.get("/health/ready")
+    assert answer.status_code == 503 and "its model has failed" in answer.json()["detail"]
+    assert ask(client, "足球").status_code == 503 and client.get("/health/live").status_code == 200
+
+
 # ------------------------------------------------------------------------------------------------ pages, log, figures
 
 
@@ -484,7 +511,9 @@ def test_settings(run, caplog, monkeypatch):
     assert "TEXT_CLS_MAX_TEXT is no setting; did you mean 'max_texts'?" in caplog.text
     shown = "\n".join(settings.describe(chosen))
     assert "max_texts=5" in shown and "batching=False" in shown and KEY not in shown
-    assert settings.parse_args([], environ={}).host == "127.0.0.1"
+    chosen = settings.parse_args(["--shutdown_seconds", "12"], environ={})
+    assert (chosen.host, chosen.shutdown_seconds, chosen.deadline_seconds) == ("127.0.0.1", 12, 10)
+    assert chosen.api_key is None
 
 
 @pytest.mark.parametrize(
@@ -493,9 +522,14 @@ def test_settings(run, caplog, monkeypatch):
         (["--max_texts", "0"], {}, "argument --max_texts: must be 1 or more, not 0"),
         ([], {"TEXT_CLS_PORT": "tcp://10.0.0.1:80"}, "argument --port: invalid"),
         ([], {"TEXT_CLS_BATCHING": "nein"}, "TEXT_CLS_BATCHING must be true or false, not 'nein'"),
-        (["--shutdown_seconds", "5"], {}, "--shutdown_seconds 5 must be more than --deadline_seconds 10"),
+        (["--shutdown_seconds", "11.5"], {}, "11.5 must be at least 2 more than --deadline_seconds 10"),
         (["--deadline_seconds", "0"], {}, "argument --deadline_seconds: must be more than 0"),
         ([], {"TEXT_CLS_API_KEY": "密钥"}, "TEXT_CLS_API_KEY holds characters that a header cannot carry"),
+        ([], {"TEXT_CLS_API_KEY": "s3cret\n"}, "use ASCII, with no line break, and no blank at its ends"),
+        ([], {"TEXT_CLS_API_KEY": " s3cret"}, "use ASCII, with no line break, and no blank at its ends"),
+        ([], {"TEXT_CLS_API_KEY": "s3\0cret"}, "TEXT_CLS_API_KEY holds characters that a header cannot carry"),
+        ([], {"TEXT_CLS_API_KEY": ""}, "TEXT_CLS_API_KEY is empty: give it a key, or unset it"),
+        ([], {"TEXT_CLS_API_KEY": " \n"}, "TEXT_CLS_API_KEY is empty: give it a key, or unset it"),
         (["--bundel", "x"], {}, "--bundel"),
     ],
 )
@@ -514,6 +548,27 @@ def test_a_start_that_fails_is_told_in_a_sentence(run, tmp_path):
     )
     assert answer.returncode == 2 and "name a folder that export_model.py or prune.py wrote" in answer.stderr
     assert "Traceback" not in answer.stderr and answer.stderr.count("name a folder") == 1
+
+
+def test_a_package_that_is_missing_is_named(bundles):
+    code = "import sys; sys.modules['onnxruntime'] = None; import server; sys.exit(server.main(sys.argv[1:]))"
+    answer = subprocess.run(
+        command_line("-c", code, "--bundle", bundles["news"], "--port", 0), cwd=ROOT / "deploy" / "simple_serving",
+        capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert answer.returncode == 2 and "Traceback" not in answer.stderr, answer.stderr
+    assert "onnxruntime" in answer.stderr and "pip install -r deploy/predictor/requirements-cpu.txt" in answer.stderr
+
+
+@pytest.mark.parametrize("error", [ValueError("current limit exceeds maximum limit"), OSError("not permitted")])
+def test_a_system_that_allows_no_more_connections(monkeypatch, error):
+    import resource
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    server.allow_connections()
 
 
 def test_a_port_that_is_taken(run, bundles):

@@ -11,13 +11,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvicorn
 from conftest import command_line
 from serving import HERE, JSON, serving
+
+from connections import protocol_of
 
 HEAD = (
     "POST /models/cls_hierarchical HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -141,6 +145,17 @@ def test_half_a_request_does_not_keep_a_server_from_ending(bundles, log):
         assert "Traceback" not in server.text()
 
 
+def test_a_run_that_hangs_does_not_keep_a_server_from_ending(bundles, log):
+    flags = ("--deadline_seconds", 1, "--shutdown_seconds", 3)
+    with serving(bundles["news"], log, *flags, seconds=60) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, "足球")
+        while not metric(server, "queue_texts"):
+            pass
+        start = time.monotonic()
+        assert server.stop() == 0 and time.monotonic() - start < 3
+        assert answer.result()[0] == 504
+
+
 def test_sigkill_is_an_error_to_the_client_not_a_wait(bundles, log):
     with serving(bundles["news"], log, seconds=1.5) as server, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.post, "足球")
@@ -178,6 +193,64 @@ def test_slow_clients_are_told_and_let_go(bundles, log):
         assert b" 200 " in drop.recv(65536)
         drop.close()
         assert server.post("足球")[0] == 200
+
+
+@contextlib.contextmanager
+def answering(size, seconds, delay=0):
+    """The server's connections with an application that answers so many bytes: (a connection to it, those it has)."""
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(delay)
+        headers = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what is not read stays with the server
+        client.settimeout(20)
+        config = uvicorn.Config(
+            app, http=protocol_of(seconds), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        )
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, args=([bound],))
+        thread.start()
+        try:
+            client.connect(bound.getsockname())
+            yield client, running.server_state.connections
+        finally:
+            running.should_exit = True
+            thread.join(20)
+
+
+ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_who_reads_nothing_is_cut_off(requests):
+    """Whether nothing more is asked, or an answer waits for the one before it to be read."""
+    with answering(10**7, 0.3) as (client, connections):
+        client.sendall(ASKED * requests)
+        end = time.monotonic() + 10
+        while not connections and time.monotonic() < end:
+            time.sleep(0.01)
+        start = time.monotonic()
+        while connections and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not connections and 0.2 < time.monotonic() - start < 4
+
+
+def test_who_reads_slowly_gets_all():
+    """Though that takes longer than a connection may be silent, as does the making of the answer."""
+    size = 4 * 10**6
+    with answering(size, 0.4, delay=1) as (client, _):
+        client.sendall(ASKED)
+        start, read = time.monotonic(), 0
+        while read < size:
+            piece = client.recv(50_000)
+            assert piece, f"cut off after {read} bytes"
+            read += piece.count(b"x")
+            time.sleep(0.04)
+        assert time.monotonic() - start > 3
 
 
 def test_who_leaves_costs_nothing(bundles, log):

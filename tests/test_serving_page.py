@@ -122,9 +122,23 @@ def test_the_threshold(visit, bundles, trained, task):
         roots = [float(percent[:-1]) for path, percent, _ in one if "##" not in path]
         assert len(roots) > 1 and roots == sorted(roots, reverse=True)
     cards = page.driver.find_elements(By.TAG_NAME, "article")
-    assert cards[0].text.endswith("No label is likelier than 1.")
+    assert cards[0].text.endswith("No label at a threshold of 1.")
     page["reset"].click()
     assert page.labels() == first and page["value"].text == "default" and not page["reset"].is_displayed()
+
+
+def test_a_threshold_moved_during_a_request_counts(visit, trained):
+    page = visit("news")
+    assert any(page.ask("\n".join(lines_of(trained["news"][0] / "data.txt")[:4])))
+    slow = "const real = fetch; fetch = async (...asked) => { await new Promise(go => setTimeout(go, 300)); "
+    page.driver.execute_script(slow + "return real(...asked); };")
+    twice = """
+for (const value of [0.02, 1]) {
+  arguments[0].value = value;
+  for (const name of ["input", "change"]) arguments[0].dispatchEvent(new Event(name));
+}"""
+    page.driver.execute_script(twice, page["threshold"])
+    assert page.labels() == [[]] * 4 and page["value"].text == "1.00"
 
 
 def test_no_text(visit):

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from batcher import Closed, Full  # noqa: E402
-from cli import UserError  # noqa: E402
+from cli import PACKAGES, UserError  # noqa: E402
 from docs import render  # noqa: E402
 from gate import CLIENT_LEFT, OPEN, Gate  # noqa: E402
 from metrics import Metrics  # noqa: E402
@@ -37,7 +37,7 @@ STATUSES = {  # what any route, or that of the texts, may answer but 200
     415: "the body is of another type than application/json in UTF-8",
     422: "something in the request cannot be answered",
     500: "a fault of the server's",
-    503: "starting, stopping, or full: try again after Retry-After seconds",
+    503: "full or stopping: try again after Retry-After seconds",
     504: "no answer within the deadline",
 }
 
@@ -62,6 +62,11 @@ def create_app(settings=None):
         except UserError as error:
             state.fault = error
             raise
+        except ModuleNotFoundError as error:
+            if error.name not in PACKAGES:
+                raise
+            state.fault = UserError(f"{error}. {PACKAGES[error.name]}")
+            raise state.fault from error
         state.service.heed_signals()
         yield
         await asyncio.to_thread(state.service.close)
@@ -121,8 +126,8 @@ def add_routes(app, state):
 
     @app.get("/health/ready", summary="Texts are accepted", responses=answers(503))
     async def ready() -> dict[str, str]:
-        if not (state.service and state.service.ready):
-            return fault(503, "not ready: starting or stopping", Retry_After="5")
+        if not state.service.ready:
+            return fault(503, "not ready: it stops, or its model has failed", Retry_After="5")
         return {"status": "ready"}
 
     plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "figures for Prometheus"}}
@@ -175,8 +180,6 @@ def policy_of(page):
 
 async def label(request, service, task):
     """The answer to a POST of texts, whatever it holds and whenever it comes."""
-    if service is None:
-        return fault(503, "starting; try again", Retry_After="5")
     if task != service.task:
         return fault(404, f"this bundle's labels are {service.task}; POST to {service.route}")
     if problem := type_problem(request.headers):
@@ -200,7 +203,7 @@ async def label(request, service, task):
     except Full as error:
         return fault(503, f"too much to do; try again in {error.retry_after} s", Retry_After=str(error.retry_after))
     except Closed:
-        return fault(503, "starting or stopping; try again", Retry_After="5")
+        return fault(503, "the server stops, or its model has failed; try again", Retry_After="5")
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
 

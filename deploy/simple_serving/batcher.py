@@ -76,6 +76,11 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self):
+        """Whether the thread runs that runs the model."""
+        return self._thread.is_alive()
+
     def warm_up(self, row, rounds=5):
         """Measures what runs cost, of few tokens to a full batch, on copies and pieces of a row.
 
@@ -169,8 +174,11 @@ class Batcher:
                 self._clock += tokens
                 self.tokens -= tokens
                 self.texts -= len(entries)
-                # Runs that nothing waited behind are small, and say little of the speed under load.
-                if self.tokens >= self.batch_tokens or not self.batching:
+                # Runs that nothing waited behind are small, and say little of the speed under load, but that it is no
+                # less than theirs. Without them a speed measured while the machine stood still would stay: so few would
+                # be accepted that nothing ever waits.
+                faster = tokens * self._speed[1] > seconds * self._speed[0]
+                if self.tokens >= self.batch_tokens or not self.batching or faster:
                     fade = math.exp(-seconds / MEMORY)
                     self._speed = self._speed[0] * fade + tokens, self._speed[1] * fade + seconds
             self.observe(len(entries), tokens, seconds)
@@ -211,7 +219,7 @@ class Batcher:
                     self._run([(job, i) for job, i in entries if job is one])
             else:
                 self._drop(jobs[0])
-                if not jobs[0].future.done():
+                if jobs[0].future.set_running_or_notify_cancel():  # from here on it cannot be cancelled
                     jobs[0].future.set_exception(error)
             return
         for (job, i), row in zip(entries, logits):

@@ -127,7 +127,7 @@ class Server:
                 wanted = seconds_to_wait(headers.get("Retry-After"))
             if not again:
                 raise UserError(fault)
-            # Never sooner than asked for, and not all at the same moment.
+            # Not sooner than asked for, unless that is later than LONGEST_WAIT; and not all at the same moment.
             wait = min(max(wanted, 0.25 * 2 ** min(tries, 9)), LONGEST_WAIT) * random.uniform(1, 1.5)
             spent = time.monotonic() - started
             if spent + wait > self._retry_seconds:
@@ -184,9 +184,9 @@ class Server:
         """Ends what is under way in any thread."""
         self._closed.set()
         for connection in list(self._connections):
-            if connection.sock:
+            if sock := connection.sock:  # taken once: its thread may close it at any time
                 try:
-                    connection.sock.shutdown(SHUT_RDWR)  # wakes a thread that waits for an answer
+                    sock.shutdown(SHUT_RDWR)  # wakes a thread that waits for an answer
                 except OSError:  # it is closed at the other end
                     pass
 

@@ -1,5 +1,7 @@
 """uvicorn with what it lacks: an end to silent connections, and an open door while the last answers are made."""
 
+import math
+import socket
 import sys
 import time
 from pathlib import Path
@@ -11,17 +13,23 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cli import logger  # noqa: E402
+from settings import CLOSING_SECONDS  # noqa: E402
 
 
 def protocol_of(seconds):
-    """uvicorn's HTTP/1.1 that lets no connection be without a request for longer than so many seconds.
+    """uvicorn's HTTP/1.1 that ends a connection without a request, or whose client reads nothing, for so many seconds.
 
     uvicorn itself waits for ever for the first request, for the rest of a request's head, and for a client to read.
+    A client that reads slowly gets its whole answer, however long that takes.
     """
 
     class Protocol(H11Protocol):
         def connection_made(self, transport):
             super().connection_made(transport)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                # Else a socket takes megabytes more once a third of those it has is read, and none until then: to look
+                # at what is left would not tell who reads slowly from who reads nothing.
+                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 16)
             self._watch()
 
         def on_response_complete(self):
@@ -33,13 +41,22 @@ def protocol_of(seconds):
             super().connection_lost(exc)
 
         def _watch(self):
+            """Starts anew: no request is there now, and what is left of an answer may just have grown."""
             if getattr(self, "_timer", None):
                 self._timer.cancel()
+            self._look_again(math.inf)
+
+        def _look_again(self, left):
+            self._left = left  # bytes of answers that were still to be sent when it was last looked
             self._timer = self.loop.call_later(seconds, self._end)
 
         def _end(self):
-            if self.cycle is None or self.cycle.response_complete:
+            left = self.transport.get_write_buffer_size()
+            idle = self.cycle is None or self.cycle.response_complete
+            if left >= self._left or (idle and not left):  # its client reads nothing, or asks nothing
                 self.transport.abort()
+            else:
+                self._look_again(left or math.inf)
 
     return Protocol
 
@@ -72,6 +89,6 @@ def serve(app, bound, settings):
     )  # fmt: skip
     state = app.state.own
     try:
-        Server(config, state, settings.shutdown_seconds - 2).run(sockets=[bound])
+        Server(config, state, settings.shutdown_seconds - CLOSING_SECONDS).run(sockets=[bound])
     except SystemExit:
         raise state.fault or SystemExit(1) from None

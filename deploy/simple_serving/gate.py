@@ -58,8 +58,7 @@ class Gate:
         given = headers.get(b"x-request-id", b"")
         number = given if ID.fullmatch(given) else secrets.token_hex(6).encode()
         record = scope["record"] = {}
-        if service:
-            service.metrics.under_way.inc()
+        service.metrics.under_way.inc()
 
         async def answer(message):
             nonlocal status
@@ -70,13 +69,13 @@ class Gate:
             await send(message)
 
         try:
-            if service and service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
+            if service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
                 await refuse(answer, 401, "an API key is wanted in the header X-API-Key or Authorization: Bearer",
                              [(b"www-authenticate", b"Bearer")])  # fmt: skip
             else:
                 await self.app(scope, receive, answer)
         except asyncio.CancelledError:
-            if not (service and service.draining) or status is not None:
+            if not service.draining or status is not None:
                 raise
             await refuse(answer, 503, "stopping", [(b"retry-after", b"5")])
         except Exception as error:
@@ -96,12 +95,11 @@ class Gate:
 
     def _account(self, scope, service, number, status, seconds, record):
         route = getattr(scope.get("route"), "path", "other")
-        if service:
-            service.metrics.under_way.dec()
-            service.metrics.requests.labels(route, str(status)).inc()
-            service.metrics.seconds.labels(route).observe(seconds)
-            if status == 500:
-                service.metrics.errors.inc()
+        service.metrics.under_way.dec()
+        service.metrics.requests.labels(route, str(status)).inc()
+        service.metrics.seconds.labels(route).observe(seconds)
+        if status == 500:
+            service.metrics.errors.inc()
         if route not in QUIET or status >= 400:
             told = "".join(f" {name}={value}" for name, value in record.items())
             method = scope["method"] if scope["method"] in ("GET", "POST") else "other"

@@ -29,7 +29,11 @@ class Parameters(_Strict):
     max_seq_len: int | None = Field(None, ge=LEAST_TOKENS, description="tokens of a text; by default as in training")
     batch_size: int | None = Field(None, ge=1, description="texts of this request in one run of the model at most")
     prob_limit: float | None = Field(
-        None, ge=0, le=1, description="the probability a label must exceed; by default the bundle's threshold"
+        None,
+        ge=0,
+        le=1,
+        description="the probability a label must exceed, in place of the bundle's thresholds; the rest of its "
+        "decision (min_k, max_k, none_below, hierarchy) stays",
     )
 
 

@@ -10,6 +10,7 @@
 Every flag is an environment variable, too: --max_texts is TEXT_CLS_MAX_TEXTS. TEXT_CLS_API_KEY asks for a key.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -58,7 +59,8 @@ def allow_connections():
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with contextlib.suppress(ValueError, OSError):  # macOS names no limit, and refuses to be taken at its word
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @command

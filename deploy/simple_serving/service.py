@@ -42,7 +42,6 @@ class Service:
 
     def __init__(self, settings):
         self.settings, self.metrics = settings, Metrics()
-        self.predictor = self.batcher = None
         self.draining, self.requests, self.held = False, 0, 0
         self._tokeniser = ThreadPoolExecutor(1, "tokeniser")
 
@@ -96,13 +95,12 @@ class Service:
 
     def close(self):
         self.draining = True
-        if self.batcher:
-            self.batcher.close(self.settings.shutdown_seconds)
+        self.batcher.close(0.5)  # what was accepted is answered, or its time is up: a run that hangs is left behind
         self._tokeniser.shutdown(wait=False, cancel_futures=True)
 
     @property
     def ready(self):
-        return self.batcher is not None and not self.draining
+        return self.batcher.alive and not self.draining
 
     def check(self):
         """Raises Full or Closed where a request could not be accepted now, whatever is in it."""

@@ -12,6 +12,7 @@ from cli import Problems, UserError, closest, logger, non_negative_float, non_ne
 
 PREFIX = "TEXT_CLS_"
 API_KEY = PREFIX + "API_KEY"  # no flag: the command line is for everybody on the machine to see
+CLOSING_SECONDS = 2  # of --shutdown_seconds: for connections and threads to end, once the last answer is made
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,15 +77,20 @@ def parse_args(argv=None, description=None, environ=os.environ):
         else:
             tokens.append(f"--{flag}={value}")
     settings = parser.parse_args(tokens + (sys.argv[1:] if argv is None else list(argv)))
-    settings.api_key = environ.get(API_KEY) or None
+    settings.api_key = key = environ.get(API_KEY)
     problems = Problems()
-    if settings.shutdown_seconds <= settings.deadline_seconds:
+    if settings.shutdown_seconds < settings.deadline_seconds + CLOSING_SECONDS:
         problems.add(
-            f"--shutdown_seconds {settings.shutdown_seconds:g} must be more than --deadline_seconds "
-            f"{settings.deadline_seconds:g}: what was accepted may take that long"
+            f"--shutdown_seconds {settings.shutdown_seconds:g} must be at least {CLOSING_SECONDS} more than "
+            f"--deadline_seconds {settings.deadline_seconds:g}: what was accepted may take that long"
         )
-    if settings.api_key and not settings.api_key.isascii():
-        problems.add(f"{API_KEY} holds characters that a header cannot carry; use ASCII")
+    if key is not None and not key.strip():
+        problems.add(f"{API_KEY} is empty: give it a key, or unset it to serve whoever asks")
+    elif key and not (key.isascii() and key.isprintable() and key == key.strip()):
+        problems.add(
+            f"{API_KEY} holds characters that a header cannot carry; use ASCII, with no line break, and no blank at "
+            "its ends"
+        )
     problems.stop_if_any()
     return settings
 
