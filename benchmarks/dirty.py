@@ -72,7 +72,8 @@ def named_rows(dataset, method, seed, args, folder):
              *args.model.split())  # fmt: skip
         call("train.py", "--dataset_dir", dataset, "--device", "cpu", "--model_name", model, "--save_dir", checkpoint,
              "--seed", seed, *args.training.split())  # fmt: skip
-    call("analysis/dirty.py", *flags, "--params_path", checkpoint)
+        flags += ["--params_path", checkpoint]
+    call("analysis/dirty.py", *flags)
     with open(dataset / "train_dirty_report.tsv", encoding="utf-8") as file:
         return sorted(
             {int(line["line"]) - 1 for line in csv.DictReader(file, dialect="excel-tab", quoting=csv.QUOTE_NONE)}
