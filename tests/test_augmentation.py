@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_had(home, source, monkeypatch, fault, reason):
     for name, line in zip(("vocab", "word_synonym"), wanted, strict=True):
         url = FILES[name][1]
         assert line.strip() == f"{url} as {home / url.rpartition('/')[2]}"
-    assert "--aug_strategy delete or swap, or --aug_type custom" in message
+    assert "--aug_strategy delete or swap; aug.py takes words of your own, too: --aug_type custom" in message
     assert [path.name for path in home.iterdir()] == ["stopwords.txt"]
     source.broken.clear()
     assert Augmenter("substitute").augment(TEXT)
