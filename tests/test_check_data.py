@@ -249,7 +249,7 @@ def test_where_there_is_no_folder(check, tmp_path):
 
 
 def test_a_place_that_cannot_be_written(run, reviews, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     status, log = run(script.main, "--dataset_dir", reviews, "--output_dir", tmp_path / "file")
     assert status == 2 and "cannot write" in log and "baseline" not in log
 

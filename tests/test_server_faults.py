@@ -308,7 +308,7 @@ def test_a_big_request_does_not_hold_up_small_ones(bundles, log):
 
 def memory(process):
     """Resident memory in MiB."""
-    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8"))[1]) / 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
