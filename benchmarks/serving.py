@@ -81,6 +81,7 @@ def process(words, log, url, environment=(), cwd=None):
             time.sleep(0.1)
         else:
             server.kill()
+            server.wait()
         if server.poll() is not None:
             raise SystemExit(f"{' '.join(map(str, words))} does not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
         yield server
