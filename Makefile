@@ -47,11 +47,13 @@ test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
 
 # What some tests need beyond the requirements: an index that is compiled here, a browser, a real Triton server.
-test-setup: setup  ## Add what the tests need, where it can be had: hnswlib, Chromium, Triton
+test-setup: setup  ## Add what the tests need, where it can be had: hnswlib, Milvus Lite, Chromium, Triton
 	@$(MAKE) --no-print-directory triton-setup || \
 		echo "Triton could not be set up (see above); its tests are skipped"
 	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements-index.txt || \
 		echo "hnswlib was not built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
+	@$(BIN)/python -c "import milvus_lite, pymilvus" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements-milvus.txt || \
+		echo "Milvus Lite could not be had; its tests are skipped"
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq chromium chromium-driver fonts-noto-cjk >/dev/null; } || \

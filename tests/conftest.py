@@ -1,5 +1,6 @@
 """Small models and data sets, and a way to run a script as a user does and read what it says."""
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -130,6 +131,16 @@ def trained(learner, tmp_path_factory):
 def _files(trained):
     paths = [path for folders in trained.values() for folder in folders for path in folder.rglob("*")]
     return sorted((str(path), path.stat().st_mtime_ns) for path in paths if path.is_file())
+
+
+def load_script(path):
+    """The module of a script, by its path from the root: other folders have a train.py, too."""
+    name = path.removesuffix(".py").replace("/", "_").replace("-", "_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def command_line(*words):
