@@ -1,4 +1,5 @@
-"""How good label sets are: exact match, micro and macro precision/recall/F1, per class, per level, hierarchical.
+"""How good label sets are: exact match, micro and macro precision/recall/F1, per class, per level, hierarchical; of a
+hierarchy's whole paths, and how far off the wrong ones end.
 
 Of probabilities: precision-recall curves and calibration; and which labels are taken for each other.
 
@@ -72,6 +73,112 @@ def classification_report(gold, predicted, parents):
         closed, _, _ = _averages(with_ancestors(gold, parents), with_ancestors(predicted, parents))
         report["hierarchical"] = closed["micro"]
     return report
+
+
+def recall_at(gold, found, cutoffs=(1, 5, 10, 20, 50)):
+    """Share of a row's gold labels among the labels of its N nearest entries, mean over the rows that have a gold one.
+
+    With one gold label a row it is the share of rows that are hit. It never exceeds 1, however often a label is found.
+
+    Args:
+        gold: bool array [rows, labels]; of a hierarchy, the deepest labels.
+        found: int array [rows, k] or [rows, k, n]: the label, or up to n labels, of each entry, the nearest first; -1
+            where there is none.
+        cutoffs: the numbers N. Beyond k nothing more is found.
+    Returns:
+        {N: recall from 0 to 1}; 0 where no row has a gold label.
+    """
+    gold = np.asarray(gold, dtype=bool)
+    found = np.asarray(found)
+    each = found.shape[2] if found.ndim == 3 else 1
+    wanted = gold.sum(axis=1)
+    seen = np.zeros((len(gold), gold.shape[1] + 1), dtype=bool)  # the last column is that of -1
+    recalls, before = {}, 0
+    for cutoff in sorted(cutoffs):
+        entries = found[:, before:cutoff]
+        np.put_along_axis(seen, entries.reshape(len(gold), each * entries.shape[1]), True, axis=1)
+        before = cutoff
+        shares = (seen[:, :-1] & gold).sum(axis=1)[wanted > 0] / wanted[wanted > 0]
+        recalls[cutoff] = float(shares.mean()) if len(shares) else 0.0
+    return recalls
+
+
+def path_report(gold, predicted, parents):
+    """How well whole paths of a hierarchy are found, and how far off the wrong ones end.
+
+    A path is known by the deepest label of it: one without a label below it in the row's set, ancestors added. Sets of
+    paths are equal where the label sets are, so that the share of rows with just the right paths is `accuracy` of
+    `classification_report`; here each path counts by itself. One that ends a level early or late is wrong.
+
+    The distance of two labels is the number of edges between them in the tree (tree-induced error, Dekel, Keshet and
+    Singer 2004; its place among hierarchical measures: Kosmopoulos et al. 2015), all roots hanging below one more node:
+    1 to the parent, 2 to a sibling. As in pair-based measures of the latter, a path's end is held against the nearest
+    one of the other side; a row without any is held to end at that node above the roots.
+
+    Args:
+        gold, predicted: bool arrays [rows, labels]. parents: int array [labels] of `decision.parent_ids`.
+    Returns:
+        dict with
+        `gold`, `predicted`, `right`: numbers of paths; `precision`, `recall`, `f1` of them, from 0 to 1;
+        `missed`, `wrong`: of gold paths that were not predicted and of predicted ones that are not gold,
+        {count, mean: edges to the nearest path end of the other side, 0 without such paths,
+        distances: {edges: number of paths}, rising}.
+    """
+    gold, predicted = (_ends(np.asarray(side, dtype=bool), parents) for side in (gold, predicted))
+    right, ends = int((gold & predicted).sum()), (int(gold.sum()), int(predicted.sum()))
+    ratios = _named(*_ratios(right, ends[1] - right, ends[0] - right))
+    report = {"gold": ends[0], "predicted": ends[1], "right": right, **ratios}
+    for name, these, others in (("missed", gold, predicted), ("wrong", predicted, gold)):
+        edges = _edges_to_nearest(*np.nonzero(these & ~others), others, parents)
+        counts = np.bincount(edges)
+        distances = {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
+        report[name] = {"count": len(edges), "mean": float(edges.mean()) if len(edges) else 0.0, "distances": distances}
+    return report
+
+
+def _ends(chosen, parents):
+    """Which labels of each row have none of its labels below them: bool [rows, labels]."""
+    ends = chosen.copy()
+    rows, columns = np.nonzero(chosen)
+    while len(rows):
+        columns = parents[columns]
+        rows, columns = rows[columns >= 0], columns[columns >= 0]
+        ends[rows, columns] = False
+    return ends
+
+
+def _edges_to_nearest(rows, columns, ends, parents):
+    """Edges from each entry (rows, columns: int arrays [n]) to the nearest of its row's ends (bool [rows, labels])."""
+    top = len(parents)  # the node above the roots
+    depth, above = np.append(depths(parents), 0), np.append(np.where(parents < 0, top, parents), top)
+    # Of every label above an end, and the end itself: the least depth of an end below. Where two ways meet, that says
+    # how long they are: down from there to the end, and down to the entry.
+    end_rows, end_columns = np.nonzero(ends)
+    empty = np.flatnonzero(~ends.any(axis=1))
+    end_rows, end_columns = np.append(end_rows, empty), np.append(end_columns, np.full(len(empty), top))
+    nodes, least, place = [], [], end_columns
+    for _ in range(depth.max(initial=0) + 1):
+        nodes.append(end_rows * (top + 1) + place)
+        least.append(depth[end_columns])
+        place = above[place]
+    nodes, least = np.concatenate(nodes), np.concatenate(least)
+    order = np.lexsort((least, nodes))
+    nodes, first = np.unique(nodes[order], return_index=True)
+    least = least[order][first]
+    nearest, place = np.full(len(rows), np.iinfo(np.int64).max), columns
+    for _ in range(depth.max(initial=0) + 1):
+        wanted = rows * (top + 1) + place
+        found = np.minimum(np.searchsorted(nodes, wanted), len(nodes) - 1)
+        edges = depth[columns] + least[found] - 2 * depth[place]
+        nearest = np.where(nodes[found] == wanted, np.minimum(nearest, edges), nearest)
+        place = above[place]
+    return nearest
+
+
+def inconsistent_rows(chosen, parents):
+    """Number of rows with a label whose parent they lack. chosen: bool array [rows, labels]; parents: int [labels]."""
+    below = np.flatnonzero(parents >= 0)
+    return int((chosen[:, below] & ~chosen[:, parents[below]]).any(axis=1).sum())
 
 
 def precision_recall(gold, probabilities):

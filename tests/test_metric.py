@@ -12,15 +12,19 @@ from sklearn.metrics import (
     average_precision_score,
     precision_recall_curve,
     precision_recall_fscore_support,
+    top_k_accuracy_score,
 )
 
-from decision import parent_ids
+from decision import Decision, parent_ids, with_ancestors
 from metric import (
     average_precision,
     calibration_error,
     classification_report,
     confused_pairs,
+    inconsistent_rows,
+    path_report,
     precision_recall,
+    recall_at,
     reliability,
 )
 
@@ -93,7 +97,102 @@ def test_hierarchical_f1_adds_ancestors():
     assert scores == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "f1": 4 / 7})
 
 
+@st.composite
+def forests(draw):
+    """(parents of a random forest in any order, two bool arrays [rows, labels] that need not be consistent)."""
+    size, rows = draw(st.integers(1, 9)), draw(st.integers(1, 6))
+    order = draw(st.permutations(range(size)))
+    parents = np.full(size, -1)
+    for i in range(1, size):
+        above = draw(st.integers(-1, i - 1))
+        parents[order[i]] = order[above] if above >= 0 else -1
+    shape = (rows, size)
+    return parents, draw(arrays(bool, shape)), draw(arrays(bool, shape))
+
+
+def tree_distances(parents):
+    """Edges between all pairs of labels and the node above the roots (the last one), by Floyd and Warshall."""
+    size = len(parents) + 1
+    edges = np.where(np.eye(size, dtype=bool), 0, 10**6)
+    for label, parent in enumerate(parents):
+        edges[label, parent] = edges[parent, label] = 1  # -1: the last one
+    for k in range(size):
+        edges = np.minimum(edges, edges[:, k : k + 1] + edges[k : k + 1])
+    return edges
+
+
+@settings(max_examples=300)
+@given(forests())
+def test_paths_by_brute_force(case):
+    parents, gold, predicted = case
+    edges = tree_distances(parents)
+
+    def paths(row):
+        """Each path as a tuple from the root down."""
+        found = []
+        for label in np.flatnonzero(row):
+            path = [label]
+            while parents[path[0]] >= 0:
+                path.insert(0, parents[path[0]])
+            found.append(tuple(path))
+        return {p for p in found if not any(q != p and q[: len(p)] == p for q in found)}
+
+    totals, distances = Counter(), {"missed": [], "wrong": []}
+    for g, p in zip(gold, predicted):
+        g, p = paths(g), paths(p)
+        totals.update(gold=len(g), predicted=len(p), right=len(g & p))
+        for name, these, others in (("missed", g, p), ("wrong", p, g)):
+            ends = [path[-1] for path in others] or [-1]
+            distances[name] += [min(edges[path[-1], end] for end in ends) for path in these - others]
+    report = path_report(gold, predicted, parents)
+    assert {name: report[name] for name in ("gold", "predicted", "right")} == {**Counter(gold=0), **totals}
+    assert report["precision"] == pytest.approx(totals["right"] / max(1, totals["predicted"]))
+    assert report["recall"] == pytest.approx(totals["right"] / max(1, totals["gold"]))
+    for name, of in distances.items():
+        assert report[name]["distances"] == Counter(of) and list(report[name]["distances"]) == sorted(set(of))
+        assert report[name]["count"] == len(of)
+        assert report[name]["mean"] == pytest.approx(np.mean(of) if of else 0)
+
+
+@given(forests())
+def test_rows_with_just_the_right_paths_are_those_with_the_right_set(case):
+    parents, gold, predicted = case
+    gold, predicted = with_ancestors(gold, parents), with_ancestors(predicted, parents)
+    for g, p in zip(gold, predicted):
+        report = path_report(g[None], p[None], parents)
+        assert (report["gold"] == report["right"] == report["predicted"]) == (g == p).all()
+
+
+def test_distances_by_hand():
+    labels = ["a", "a##x", "a##x##p", "a##x##q", "a##y", "b", "b##z"]
+    sets = [  # gold, predicted, and how far the missed and the wrong end lie from the other
+        ("a##x##p", "a##x##q", 2),  # a sibling
+        ("a##x##p", "a##x", 1),  # a level early
+        ("a##x", "a##x##p", 1),  # a level late
+        ("a##x##p", "a##y", 3),
+        ("a##x##p", "b##z", 5),
+    ]
+    for gold, predicted, edges in sets:
+        rows = [
+            with_ancestors(np.array([[name == of for name in labels]]), parent_ids(labels)) for of in (gold, predicted)
+        ]
+        report = path_report(*rows, parent_ids(labels))
+        assert report["missed"] == report["wrong"] == {"count": 1, "mean": edges, "distances": {edges: 1}}
+    nothing = np.zeros((1, len(labels)), bool)
+    assert path_report(rows[0], nothing, parent_ids(labels))["missed"]["distances"] == {3: 1}
+    assert path_report(nothing, nothing, parent_ids(labels))["f1"] == 0
+
+
+@given(forests())
+def test_rows_that_lack_a_parent(case):
+    parents, chosen, _ = case
+    expected = sum(any(parents[i] >= 0 and not row[parents[i]] for i in np.flatnonzero(row)) for row in chosen)
+    assert inconsistent_rows(chosen, parents) == expected
+    assert inconsistent_rows(Decision().decide(chosen.astype(float), parents), parents) == 0
+
+
 def test_no_rows():
+    assert path_report(np.zeros((0, 2), bool), np.zeros((0, 2), bool), np.array([-1, 0]))["missed"]["mean"] == 0
     report = classification_report(np.zeros((0, 2), bool), np.zeros((0, 2), bool), flat(2))
     assert report["rows"] == 0 and report["accuracy"] == 0 and report["micro"]["f1"] == 0
 
@@ -165,3 +264,37 @@ def test_confused_pairs_by_hand(case, nested):
     assert dict(zip(zip(missed, given_), rows)) == expected and len(rows) == len(expected)
     assert (np.diff(rows) <= 0).all()
     assert nothing.tolist() == [alone[i] for i in range(width)]
+
+
+@given(st.data())
+def test_recall_at_against_sets(data):
+    rows, labels, k, each = (data.draw(st.integers(least, most)) for least, most in ((0, 6), (1, 7), (0, 9), (1, 3)))
+    gold = data.draw(arrays(bool, (rows, labels)))
+    found = data.draw(arrays(np.int64, (rows, k, each), elements=st.integers(-1, labels - 1)))
+    if each == 1 and data.draw(st.booleans()):
+        found = found[:, :, 0]
+    recalls = recall_at(gold, found, (5, 1, 3, 50))
+    for cutoff, recall in recalls.items():
+        shares = []
+        for row in range(rows):
+            wanted = set(np.flatnonzero(gold[row]))
+            if wanted:
+                shares.append(len(wanted & set(found[row, :cutoff].ravel().tolist())) / len(wanted))
+        assert recall == pytest.approx(np.mean(shares) if shares else 0)
+    assert 0 <= recalls[1] <= recalls[3] <= recalls[5] <= recalls[50] <= 1
+
+
+def test_recall_at_one_label_a_row_against_scikit_learn():
+    """The share of rows whose label is among the N best is scikit-learn's top-k accuracy."""
+    random = np.random.default_rng(5)
+    scores, gold = random.random((400, 60)), random.integers(0, 60, 400)
+    found = np.argsort(-scores, axis=1)
+    recalls = recall_at(np.eye(60, dtype=bool)[gold], found)
+    for cutoff, recall in recalls.items():
+        assert recall == pytest.approx(top_k_accuracy_score(gold, scores, k=cutoff, labels=range(60)))
+
+
+def test_recall_at_never_exceeds_one():
+    """The older suite counted each hit: the label found five times was a recall of 5."""
+    found = np.zeros((1, 5), np.int64)
+    assert recall_at(np.array([[True]]), found) == {1: 1, 5: 1, 10: 1, 20: 1, 50: 1}
