@@ -139,10 +139,16 @@ def non_negative_float(text):
     return _number(text, float, 0)
 
 
-def _number(text, kind, least):
+def share(text):
+    """argparse type: a number of at least 0 and below 1."""
+    return _number(text, float, 0, below=1)
+
+
+def _number(text, kind, least, below=float("inf")):
     value = kind(text)  # argparse words the ValueError
-    if not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+    if not least <= value < below:
+        most = "" if below == float("inf") else f" and below {below}"
+        raise argparse.ArgumentTypeError(f"must be {least} or more{most}, not {text}")
     return value
 
 

@@ -1,7 +1,15 @@
-"""Losses of one sigmoid a label: logits and labels, float tensors [rows, labels], to a loss of each cell."""
+"""Losses of one sigmoid a label: logits and labels, float tensors [rows, labels], to a loss of each cell.
+
+`make_loss` gives the one of a name; all but binary cross-entropy are for labels that are rare.
+"""
+
+import numpy as np
 
 FOCAL_GAMMA = 2.0
 ASYMMETRIC_GAMMA, ASYMMETRIC_CLIP = 4.0, 0.05
+# The paper's own for COCO, and, for lambda and kappa, those its code has for both of its sets.
+BALANCE_FLOOR, BALANCE_SLOPE, BALANCE_MIDDLE = 0.1, 10.0, 0.2
+TOLERANCE_SCALE, TOLERANCE_SHIFT = 2.0, 0.05
 
 
 def bce(logits, labels):
@@ -33,4 +41,50 @@ def asymmetric(logits, labels):
     return labels * F.softplus(-logits) + (1 - labels) * absent
 
 
-LOSSES = {"bce": bce, "focal": focal, "asymmetric": asymmetric}
+class DistributionBalanced:
+    """Each cell weighs by how rare its label is among the labels of its row, and absent labels forgive earlier.
+
+    Wu, Huang, Liu, Wang and Lin, ECCV 2020, arXiv:2007.09654, equations 4, 5 and 10, without their focal factor. The
+    weight is 0.1 + sigmoid(10 (r - 0.2)), r = (1 / n of the label) / (the sum of 1 / n over the row's labels): rows of
+    frequent labels are not counted again for each rare one beside them. For texts: Huang et al., EMNLP 2021,
+    arXiv:2109.04712.
+
+    Args:
+        support: int array [labels], rows of each label in training. rows: rows in training.
+    """
+
+    def __init__(self, support, rows):
+        import paddle
+
+        share = np.clip(np.asarray(support, dtype=np.float64), 1, max(1, rows - 1)) / max(2, rows)
+        self.rarity = paddle.to_tensor((1 / share).astype(np.float32))
+        # Where training starts, a label's logit is near that of its share; a little of it is lent to each.
+        self.shift = paddle.to_tensor((TOLERANCE_SHIFT * np.log(share / (1 - share))).astype(np.float32))
+
+    def __call__(self, logits, labels):
+        import paddle.nn.functional as F
+
+        present = (labels > 0.5).astype(labels.dtype)  # labels may be smoothed
+        of_row = (present * self.rarity).sum(axis=1, keepdim=True)
+        # All cells of a row without a label weigh most, as those of a row with a very frequent one alone.
+        ratio = self.rarity / of_row.clip(min=1e-6)
+        weight = BALANCE_FLOOR + F.sigmoid(BALANCE_SLOPE * (ratio - BALANCE_MIDDLE))
+        shifted = logits + self.shift
+        absent = F.softplus(TOLERANCE_SCALE * shifted) / TOLERANCE_SCALE
+        return weight * (labels * F.softplus(-shifted) + (1 - labels) * absent)
+
+
+LOSSES = ("asymmetric", "bce", "distribution_balanced", "focal")
+
+
+def make_loss(name, support, rows):
+    """The loss of a name of `LOSSES`. support: int array [labels], rows of each label among the `rows` of training."""
+    if name == "distribution_balanced":
+        return DistributionBalanced(support, rows)
+    return {"asymmetric": asymmetric, "bce": bce, "focal": focal}[name]
+
+
+def smoothed(labels, smoothing):
+    """Targets moved towards 1/2: 1 becomes 1 - s/2 and 0 becomes s/2 (Szegedy et al., CVPR 2016, arXiv:1512.00567,
+    section 7, with two classes for each label)."""
+    return labels * (1 - smoothing) + smoothing / 2

@@ -21,6 +21,7 @@ from cli import (
     non_negative_int,
     parse_with_config,
     positive_int,
+    share,
 )
 from compat import prepare_environment
 from losses import LOSSES
@@ -61,7 +62,8 @@ def parse_args(argv=None):
     group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="bias and norm are spared (0)")
     group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
     group.add_argument("--warmup_steps", type=non_negative_float, default=0, help="steps, or a share below 1 (0)")
-    group.add_argument("--loss", choices=sorted(LOSSES), default="bce", help="see losses.py (%(default)s)")
+    group.add_argument("--loss", choices=LOSSES, default="bce", help="see losses.py (%(default)s)")
+    group.add_argument("--label_smoothing", type=share, default=0.0, help="targets s/2 and 1 - s/2, not 0 and 1 (0)")
     group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="batches a step (1)")
     group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help="clip gradients; 0 = off (0)")
     group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, gpu only (off)")

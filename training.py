@@ -26,7 +26,7 @@ from checkpoint import (
 from cli import Problems, UserError, is_main_process, logger, progress_bar
 from compat import import_paddle
 from decision import Decision, sigmoid
-from losses import LOSSES
+from losses import make_loss, smoothed
 from metric import classification_report
 from model import (
     encode,
@@ -184,7 +184,7 @@ class Trainer:
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         self.model = checkpoint.model
         self.wrapped = paddle.DataParallel(self.model) if self.world > 1 else self.model
-        self.loss = LOSSES[args.loss]
+        self.loss = make_loss(args.loss, rows["train"].support(len(checkpoint.labels)), len(rows["train"]))
         self.loss_scale = CPU_LOSS_SCALE if args.device == "cpu" else 1.0
         self.batches = -(-len(tokens["train"]) // (args.batch_size * self.world))
         self.steps_per_epoch = -(-self.batches // args.gradient_accumulation_steps)
@@ -255,7 +255,8 @@ class Trainer:
         with self.wrapped.no_sync() if waiting else contextlib.nullcontext():
             with paddle.amp.auto_cast(enable=self.args.amp is not None, dtype=dtype):
                 logits = logits_of(self.wrapped, inputs)
-            per_row = self.loss(logits.astype("float32"), labels).mean(axis=1)
+            wanted = smoothed(labels, self.args.label_smoothing)
+            per_row = self.loss(logits.astype("float32"), wanted).mean(axis=1)
             # DataParallel averages over processes, hence the factor.
             loss = (per_row * weight).sum() * (self.world / rows_in_step)
             self.scaler.scale(loss * self.loss_scale).backward()

@@ -12,10 +12,8 @@ The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_
 import argparse
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 
-from real_data import DATA, LINEAR, MODEL, ROOT, TRAINING, call
+from real_data import DATA, LINEAR, ROOT, dev_probabilities
 
 sys.path.insert(0, str(ROOT))
 
@@ -44,19 +42,7 @@ def linear_probabilities(train, dev, labels, dataset, seed):
 
 
 def small_probabilities(train, dev, labels, dataset, seed):
-    from checkpoint import load_checkpoint, load_model
-    from model import encode, predict_probabilities
-
-    with tempfile.TemporaryDirectory() as folder:
-        model, path = Path(folder, "model"), str(Path(folder, "checkpoint"))
-        texts = ("--texts", dataset / "train.txt", "--seed", seed)
-        call("data/make_tiny_model.py", "--output_dir", model, *texts, *MODEL.split())
-        where = ("--dataset_dir", dataset, "--device", "cpu", "--model_name", model, "--save_dir", path)
-        call("train.py", *where, "--seed", seed, *TRAINING.split())
-        checkpoint = load_checkpoint(path, None, Problems())
-        load_model(checkpoint, path, "cpu")
-        encoded = encode(dev.texts, checkpoint.tokenizer, checkpoint.model, 128)
-        return predict_probabilities(checkpoint.model, encoded, 32)
+    return dev_probabilities(dataset, seed, dev)
 
 
 def ways(hierarchical):

@@ -64,6 +64,24 @@ def one_run(dataset, seed, args, folder):
     return 100 * scores["micro"]["f1"], 100 * scores["macro"]["f1"], seconds, rows
 
 
+def dev_probabilities(dataset, seed, dev, model=MODEL, training=TRAINING):
+    """Trains a small model on a set, and gives its probabilities of the dev rows: float32 array [rows, labels]."""
+    from checkpoint import load_checkpoint, load_model
+    from cli import Problems
+    from model import encode, predict_probabilities
+
+    with tempfile.TemporaryDirectory() as folder:
+        start, path = Path(folder, "model"), str(Path(folder, "checkpoint"))
+        texts = ("--texts", dataset / "train.txt", "--seed", seed)
+        call("data/make_tiny_model.py", "--output_dir", start, *texts, *model.split())
+        where = ("--dataset_dir", dataset, "--device", "cpu", "--model_name", start, "--save_dir", path)
+        call("train.py", *where, "--seed", seed, *training.split())
+        checkpoint = load_checkpoint(path, None, Problems())
+        load_model(checkpoint, path, "cpu")
+        encoded = encode(dev.texts, checkpoint.tokenizer, checkpoint.model, 128)
+        return predict_probabilities(checkpoint.model, encoded, 32)
+
+
 def main(argv=None):
     args = parse_args(argv)
     print(f"model: {args.model}\ntraining: {args.training}")

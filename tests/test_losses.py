@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compat import import_paddle
-from losses import LOSSES
+from losses import LOSSES, TOLERANCE_SCALE, TOLERANCE_SHIFT, make_loss, smoothed
 
 paddle = import_paddle()
 
@@ -14,8 +14,9 @@ cells = st.integers(1, 5).flatmap(
 )
 
 
-def of(name, logits, labels):
-    return LOSSES[name](paddle.to_tensor(logits), paddle.to_tensor(labels.astype(np.float32))).numpy()
+def of(name, logits, labels, support=None, rows=100):
+    loss = make_loss(name, np.full(labels.shape[1], 7) if support is None else support, rows)
+    return loss(paddle.to_tensor(logits), paddle.to_tensor(labels.astype(np.float32))).numpy()
 
 
 @settings(deadline=None)
@@ -34,9 +35,53 @@ def test_against_the_formulas(case):
     assert of("asymmetric", logits, labels) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@given(cells, st.data())
+def test_distribution_balanced_against_the_formulas(case, data):
+    """Equations 4, 5 and 10 of Wu et al. 2020, written out for each cell."""
+    logits, labels = case
+    support = np.array(data.draw(st.lists(st.integers(1, 99), min_size=labels.shape[1], max_size=labels.shape[1])))
+    expected = np.zeros(labels.shape)
+    for row, present in enumerate(labels):
+        of_row = sum(1 / support[present])
+        for i, n in enumerate(support):
+            ratio = (1 / n) / of_row if present.any() else np.inf
+            weight = 0.1 + 1 / (1 + np.exp(-10 * (ratio - 0.2)))
+            z = float(logits[row, i]) - TOLERANCE_SHIFT * np.log(100 / n - 1)
+            loss = np.logaddexp(0, -z) if present[i] else np.logaddexp(0, TOLERANCE_SCALE * z) / TOLERANCE_SCALE
+            expected[row, i] = weight * loss
+    assert of("distribution_balanced", logits, labels, support) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("support", [[0, 0, 100], [100, 100, 100], [0, 1, 99]])
+def test_labels_of_no_row_and_of_all_rows_are_balanced_too(support):
+    logits = np.array([[3.0, -3.0, 0.5], [0.0, 0.0, 0.0]], np.float32)
+    loss = of("distribution_balanced", logits, np.array([[1, 0, 1], [0, 0, 0]]), np.array(support))
+    assert np.isfinite(loss).all() and (loss > 0).all()
+
+
+def test_a_rare_label_weighs_more_than_a_frequent_one_beside_it():
+    labels, support = np.array([[True, True]]), np.array([2, 90])
+    rare, frequent = of("distribution_balanced", np.zeros((1, 2), np.float32), labels, support)[0]
+    assert rare > 3 * frequent
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_the_least_loss_is_at_the_target(name, smoothing):
+    """Training towards smoothed targets ends where the sigmoid is the target; hard ones are never reached."""
+    labels = paddle.to_tensor([[0.0, 1.0]])
+    loss = make_loss(name, np.array([50, 50]), 100)
+    steps = np.arange(-12, 12, 0.01, dtype=np.float32)
+    at = [loss(paddle.to_tensor([[z, z]]), smoothed(labels, smoothing)).numpy()[0] for z in steps]
+    absent, present = steps[np.argmin(at, axis=0)]
+    assert absent < 0 < present
+    if name == "bce" and smoothing:
+        assert (absent, present) == (pytest.approx(np.log(0.05 / 0.95), abs=0.02), pytest.approx(-absent, abs=0.02))
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_finite_where_sigmoids_saturate(name):
     logits = paddle.to_tensor([[-80.0, 80.0, -80.0, 80.0, 0.0]], stop_gradient=False)
-    loss = LOSSES[name](logits, paddle.to_tensor([[0.0, 1.0, 1.0, 0.0, 1.0]]))
+    loss = make_loss(name, np.full(5, 7), 100)(logits, paddle.to_tensor([[0.0, 1.0, 1.0, 0.0, 1.0]]))
     loss.sum().backward()
     assert np.isfinite(loss.numpy()).all() and np.isfinite(logits.grad.numpy()).all()

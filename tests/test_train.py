@@ -171,7 +171,15 @@ def test_clipping_changes_what_is_learnt_only_where_it_bites(news, train, tmp_pa
     assert curves[0] != pytest.approx(curves[2], abs=1e-3)
 
 
-@pytest.mark.parametrize("flags", [("--num_workers", 2), ("--no-length_buckets",), ("--loss", "focal")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--num_workers", 2),
+        ("--no-length_buckets",),
+        ("--loss", "focal"),
+        ("--loss", "distribution_balanced", "--label_smoothing", "0.1"),
+    ],
+)
 def test_other_ways_to_train(news, train, flags):
     status, log, _ = train(news, *flags)
     assert status == 0 and len(losses(log)) == 3
