@@ -5,10 +5,11 @@ gives the same cosines (a test compares them), with a pass over all rows for eac
 """
 
 import importlib.util
+import os
 
 import numpy as np
 
-from cli import logger
+from cli import UserError, logger
 
 EXACT_ROWS = 100_000  # above, an index
 QUERIES, BLOCK = 512, 4096  # of one product: 16 MB
@@ -22,12 +23,53 @@ class Neighbours:
     corpus: float array [rows, width], kept as it is.
     index: whether to search by an index; by default, above `EXACT_ROWS` rows where hnswlib is installed.
     seed: of the index' layers.
+    deleted: row numbers that are not found, an int array.
+    file: an index of this corpus that `save` wrote with these deleted, in place of a new one.
+    Raises:
+        UserError: the file is no index of so many vectors of this width.
     """
 
-    def __init__(self, corpus, index=None, seed=3):
-        self._corpus, self._index = corpus, None
-        if _wants_index(len(corpus)) if index is None else index:
-            self._index = _build(corpus, seed)
+    def __init__(self, corpus, index=None, seed=3, deleted=(), file=None):
+        self._corpus, self._wanted, self._seed = corpus, index, seed
+        self._deleted = np.zeros(len(corpus), bool)
+        self._deleted[np.asarray(deleted, np.int64)] = True
+        self._index = _load(file, corpus) if file and _has_hnswlib(len(corpus)) else None
+        self._index_if_wanted()
+
+    @property
+    def indexed(self):
+        """True where an index is searched, False where every row is compared."""
+        return self._index is not None
+
+    def _index_if_wanted(self):
+        count = len(self._corpus)
+        if self._index is None and (_wants_index(count) if self._wanted is None else self._wanted):
+            self._index = _build(self._corpus, self._seed)
+            self._mark(np.flatnonzero(self._deleted))
+
+    def extend(self, corpus):
+        """Takes a corpus that begins with the rows it had; those behind are found from now on."""
+        new = len(self._corpus)
+        self._corpus = corpus
+        self._deleted = np.concatenate([self._deleted, np.zeros(len(corpus) - new, bool)])
+        if self._index is not None:
+            self._index.resize_index(len(corpus))
+            self._index.add_items(corpus[new:], num_threads=1)
+        self._index_if_wanted()
+
+    def delete(self, rows):
+        """The rows, whole numbers, are not found any more. The others keep their numbers."""
+        self._mark(rows[~self._deleted[rows]])
+        self._deleted[rows] = True
+
+    def _mark(self, rows):
+        if self._index is not None:
+            for row in rows:
+                self._index.mark_deleted(int(row))
+
+    def save(self, path):
+        """Writes the index to a file, which knows the deleted rows, too."""
+        self._index.save_index(str(path))
 
     def search(self, queries, k):
         """The k rows nearest to each query (all where there are fewer), the nearest first, equals in the corpus' order.
@@ -39,9 +81,9 @@ class Neighbours:
         Returns:
             cosines, float32 [queries, k], and row numbers, int64 [queries, k]. Zeros have cosine 0 with everything.
         """
-        k = min(k, len(self._corpus))
+        k = min(k, int(len(self._corpus) - self._deleted.sum()))
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        for start in range(0, len(queries), QUERIES):
+        for start in range(0, len(queries) if k else 0, QUERIES):
             part = slice(start, start + QUERIES)
             found = (self._exact if self._index is None else self._approximate)(_unit(queries[part]), k)
             order = np.argsort(-found[0], axis=1, kind="stable")
@@ -51,9 +93,10 @@ class Neighbours:
     def _exact(self, queries, k):
         scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         for start in range(0, len(self._corpus), BLOCK):
-            block = queries @ _unit(self._corpus[start : start + BLOCK]).T
+            block = (queries @ _unit(self._corpus[start : start + BLOCK]).T).astype(np.float32)
+            block[:, self._deleted[start : start + BLOCK]] = -np.inf
             numbers = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-            scores = np.concatenate([scores, block.astype(np.float32)], axis=1)
+            scores = np.concatenate([scores, block], axis=1)
             rows = np.concatenate([rows, numbers], axis=1)
             if scores.shape[1] > k:
                 best = _best(scores, k)
@@ -72,9 +115,11 @@ class Neighbours:
 
 
 def _wants_index(count):
-    """True for so many rows, where hnswlib is installed. Says how to get it where it is not."""
-    if count <= EXACT_ROWS:
-        return False
+    return count > EXACT_ROWS and _has_hnswlib(count)
+
+
+def _has_hnswlib(count):
+    """True where hnswlib is installed. Says how to get it, and what happens to so many rows, where it is not."""
     if importlib.util.find_spec("hnswlib") is None:
         logger.warning(
             "%d rows are compared one by one, since hnswlib is not installed. For an index: "
@@ -92,6 +137,26 @@ def _build(corpus, seed):
     index = hnswlib.Index(space="cosine", dim=corpus.shape[1])
     index.init_index(len(corpus), M=LINKS, ef_construction=EF_CONSTRUCTION, random_seed=seed)
     index.add_items(corpus, num_threads=1)  # several would make a graph that the seed does not fix
+    return index
+
+
+def _load(path, corpus):
+    """The index in a file. hnswlib trusts a file's header and may end the process on a strange one, so it is read here.
+
+    The header, as hierarchicalnsw.h's saveIndex writes it: the offset of level 0, the room, the rows, the bytes of one.
+    """
+    import hnswlib
+
+    count, width = corpus.shape
+    header = np.fromfile(path, np.uint64, 4)
+    row_bytes = 4 * (2 * LINKS + 1) + 4 * width + 8
+    if len(header) < 4 or header[2] != count or header[3] != row_bytes or os.path.getsize(path) < count * row_bytes:
+        raise UserError(f"{path} is not an index of {count} vectors of width {width}; build it anew")
+    index = hnswlib.Index(space="cosine", dim=width)
+    try:
+        index.load_index(str(path))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not load ({error}); build it anew") from error
     return index
 
 

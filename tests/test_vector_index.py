@@ -1,0 +1,315 @@
+import json
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from test_neighbours import clusters
+
+import neighbours
+from cli import UserError
+from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index
+
+needs_hnswlib = pytest.mark.skipif(
+    not neighbours.importlib.util.find_spec("hnswlib") and not os.environ.get("CI"),
+    reason="pip install -r requirements-index.txt",
+)
+KINDS = [False, pytest.param(True, marks=needs_hnswlib)]
+HOSTILE = ["引\"号' or 1==1", "<script>alert(1)</script>", "😀", "100%\\n", "长" * 2000, "a##b"]
+
+
+class Model:
+    """What an index must do, entry by entry."""
+
+    def __init__(self):
+        self.entries = []
+
+    def add(self, vectors, labels):
+        self.entries += [(vector, set(names)) for vector, names in zip(vectors, labels)]
+
+    def remove(self, label):
+        had = sum(label in names for _, names in self.entries)
+        self.entries = [(vector, names - {label}) for vector, names in self.entries]
+        self.entries = [entry for entry in self.entries if entry[1]]
+        return had
+
+    def labels(self):
+        names = sorted(name for _, names in self.entries for name in names)
+        return {name: names.count(name) for name in names}
+
+    def cosines(self, query):
+        vectors = np.array([vector for vector, _ in self.entries], np.float64).reshape(len(self.entries), len(query))
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+        return np.divide(vectors @ query, lengths, out=np.zeros(len(vectors)), where=lengths > 0)
+
+    def check(self, found, queries, k):
+        """The cosines are the highest there are, and each entry found is one whose cosine and labels are those."""
+        for cosines, labels, query in zip(found.cosines, found.labels, queries):
+            mine = self.cosines(np.asarray(query, np.float64))
+            count = min(k, len(mine))
+            assert len(cosines) == len(labels) == count
+            assert np.allclose(cosines, np.sort(mine)[::-1][:count], atol=1e-5)
+            left = [(cosine, names) for cosine, (_, names) in zip(mine, self.entries)]
+            for cosine, names in zip(cosines, labels):
+                twin = next((one for one in left if abs(one[0] - cosine) < 1e-5 and one[1] == set(names)), None)
+                assert twin is not None, (cosine, names)
+                left.remove(twin)
+
+
+NAMES = ["a", "a##b", "a##b##c", *HOSTILE]
+WIDTH = 4
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Random orders of add, remove, search and reopen, beside a model that goes through all entries."""
+
+    graph = False
+
+    @initialize(seed=st.integers(0, 100))
+    def begin(self, seed):
+        self.random, self.model, self.index = np.random.default_rng(seed), Model(), self.new()
+
+    def new(self):
+        return EmbeddedIndex(WIDTH, self.graph)
+
+    def reopened(self):
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.index.save(folder)
+            index = EmbeddedIndex.open(folder)
+            index._graph = self.graph
+        return index
+
+    @rule(labels=st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4).map(tuple), max_size=5))
+    def add(self, labels):
+        vectors = self.random.normal(size=(len(labels), WIDTH)).astype(np.float32)
+        self.index.add(vectors, labels)
+        self.model.add(vectors, labels)
+        if labels:  # found at once
+            found = self.index.search(vectors[-1:], 1)
+            assert set(found.labels[0][0]) == set(labels[-1]) and found.cosines[0, 0] > 1 - 1e-5
+
+    @rule(label=st.sampled_from(NAMES))
+    def remove(self, label):
+        assert self.index.remove(label) == self.model.remove(label)
+        everything = self.index.search(self.random.normal(size=(1, WIDTH)), 1000)
+        assert not any(label in names for names in everything.labels[0])
+
+    @rule(k=st.integers(1, 20), count=st.integers(0, 3))
+    def search(self, k, count):
+        queries = self.random.normal(size=(count, WIDTH))
+        self.model.check(self.index.search(queries, k), queries, k)
+
+    @rule()
+    def reopen(self):
+        self.index = self.reopened()
+
+    @invariant()
+    def same_labels(self):
+        if hasattr(self, "model"):
+            assert self.index.labels() == self.model.labels() and len(self.index) == len(self.model.entries)
+
+
+class AnyOrderOfAGraph(AnyOrder):
+    graph = True
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrderOfAGraph = needs_hnswlib(AnyOrderOfAGraph.TestCase)
+AnyOrder.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+AnyOrderOfAGraph.TestCase.settings = AnyOrder.TestCase.settings
+
+
+@pytest.mark.parametrize("graph", KINDS)
+def test_entries_of_hostile_labels_come_back_as_they_went_in(tmp_path, graph):
+    vectors = np.eye(len(HOSTILE), dtype=np.float32)
+    index = EmbeddedIndex(len(HOSTILE), graph)
+    index.add(vectors, [(name, "shared") for name in HOSTILE])
+    index.save(tmp_path)
+    for one in (index, EmbeddedIndex.open(tmp_path)):
+        found = one.search(vectors, 1)
+        assert [names for (names,) in found.labels] == [(name, "shared") for name in HOSTILE]
+        assert one.labels()["shared"] == len(HOSTILE)
+
+
+@needs_hnswlib
+def test_recall_stays_after_a_third_is_removed_and_as_much_added(tmp_path):
+    corpus, queries = clusters(6000, seed=1), clusters(200, seed=2)
+    index, exact = EmbeddedIndex(48, True), EmbeddedIndex(48, False)
+    for one in (index, exact):
+        one.add(corpus[:4000], [(f"{i % 20}",) for i in range(4000)])
+        for name in range(6):
+            assert one.remove(f"{name}") == 200
+        one.add(corpus[4000:], [("new",)] * 2000)
+    index.save(tmp_path)
+    reopened = EmbeddedIndex.open(tmp_path)
+    wanted = exact.search(queries, 10)
+    for one in (index, reopened):
+        assert len(one) == len(exact) == 4800
+        found = one.search(queries, 10)
+        same = [len(set(a) & set(b)) / 10 for a, b in zip(found.cosines.tolist(), wanted.cosines.tolist())]
+        assert np.mean(same) > 0.99
+        assert not {names[0] for row in found.labels for names in row} & {f"{name}" for name in range(6)}
+
+
+@needs_hnswlib
+def test_a_graph_is_kept_while_few_are_removed_and_made_anew_when_many_are(monkeypatch):
+    built = []
+    build = neighbours._build
+    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed: built.append(len(corpus)) or build(corpus, seed))
+    index = EmbeddedIndex(48, True)
+    index.add(clusters(100), [(f"{i % 10}",) for i in range(100)])
+    assert index.remove("0") == 10 and index.remove("1") == 10 and built == [100]
+    index.remove("2")
+    assert built == [100]
+    index.remove("3")
+    assert built == [100, 60] and len(index) == 60
+
+
+@needs_hnswlib
+def test_a_graph_comes_by_itself_above_the_limit_and_goes_below(monkeypatch, tmp_path):
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 50)
+    index = EmbeddedIndex(48)
+    index.add(clusters(50), [("a",)] * 50)
+    index.save(tmp_path)
+    assert not (tmp_path / GRAPH).exists()
+    index.add(clusters(1, seed=5), [("b",)])
+    index.save(tmp_path)
+    assert (tmp_path / GRAPH).exists()
+    assert EmbeddedIndex.open(tmp_path).search(clusters(1, seed=5), 1).labels == [[("b",)]]
+    assert index.remove("a") == 50 and index.labels() == {"b": 1}
+    (tmp_path / "less").mkdir()
+    index.save(tmp_path / "less")
+    assert not (tmp_path / "less" / GRAPH).exists()
+
+
+def test_an_empty_index_finds_nothing():
+    index = EmbeddedIndex(3)
+    found = index.search(np.ones((2, 3)), 5)
+    assert found.cosines.shape == (2, 0) and found.labels == [[], []] and index.labels() == {} and len(index) == 0
+    index.add(np.zeros((0, 3)), [])
+    assert index.remove("nothing") == 0
+    index.add(np.ones((1, 3)), [("a", "a")])
+    assert index.remove("a") == 1 and index.search(np.ones((1, 3)), 1).labels == [[]]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "labels", "message"),
+    [
+        (np.ones((1, 4)), [("a",)], r"shape \[1, 4\], while the index has the width 3"),
+        (np.ones(3), [("a",)], "shape"),
+        (np.ones((2, 3)), [("a",)], "2 vectors, 1 tuples"),
+        (np.ones((2, 3)), [("a",), ()], "entry 1 has no label"),
+        (np.full((1, 3), np.nan), [("a",)], "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(vectors, labels, message):
+    index = EmbeddedIndex(3)
+    with pytest.raises(ValueError, match=message):
+        index.add(vectors, labels)
+    assert len(index) == 0 and index.labels() == {}
+
+
+def test_vectors_stay_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "BLOCK", 256)
+    index = EmbeddedIndex(256)
+    index.add(clusters(8000, 256), [("a",)] * 8000)
+    index.save(tmp_path)
+    tracemalloc.start()
+    EmbeddedIndex.open(tmp_path).search(clusters(3, 256), 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8000 * 256 * 4 / 2
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def saved(tmp_path):
+    index = EmbeddedIndex(48, graph=neighbours.importlib.util.find_spec("hnswlib") is not None)
+    index.add(clusters(60), [("a", "b")] * 60)
+    index.save(tmp_path)
+    return tmp_path
+
+
+MANIFEST = {"width": 48, "index": {"kind": "embedded"}}
+
+
+def refused(folder, manifest=MANIFEST):
+    with pytest.raises(UserError) as error:
+        open_index(str(folder), manifest)
+    return str(error.value)
+
+
+def test_what_the_manifest_names_is_opened(saved):
+    assert len(open_index(str(saved), MANIFEST)) == 60
+    assert "vectors of 48 numbers, the encoder 64" in refused(saved, {**MANIFEST, "width": 64})
+    assert "'faiss' is not known" in refused(saved, {"width": 48, "index": {"kind": "faiss"}})
+
+
+@pytest.mark.parametrize("name", [VECTORS, ENTRIES])
+def test_a_missing_or_damaged_file_is_named(saved, name):
+    path = saved / name
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\x93NUMPY\x01", b"{}", b"[]", b"\xff" * 200):
+        path.write_bytes(damaged)
+        assert name in refused(saved) and "index.py build" in refused(saved)
+    path.unlink()
+    assert name in refused(saved)
+
+
+def test_no_pickle_is_read(saved):
+    np.save(saved / VECTORS, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert f"{VECTORS} is damaged" in refused(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": [2] * 59},
+        {"counts": [2] * 59 + [3]},
+        {"counts": [2] * 58 + [5, -1]},
+        {"label_ids": [2] * 120},
+        {"label_ids": [-1] * 120},
+        {"names": "ab"},
+        {"names": [1, 2]},
+        {"width": 47},
+    ],
+)
+def test_entries_that_do_not_fit_the_vectors_are_refused(saved, change):
+    fields = json.loads((saved / ENTRIES).read_text(encoding="utf-8"))
+    (saved / ENTRIES).write_text(json.dumps({**fields, **change}), encoding="utf-8")
+    assert "do not fit each other" in refused(saved)
+    (saved / ENTRIES).write_text(json.dumps({**fields, "version": 9}), encoding="utf-8")
+    assert "version 9 is not known" in refused(saved)
+
+
+@needs_hnswlib
+def test_a_graph_of_other_vectors_or_a_torn_one_is_refused(saved, tmp_path_factory):
+    whole = (saved / GRAPH).read_bytes()
+    for damaged in (whole[:1000], whole[:-30], b"", b"\0" * len(whole), b"\xff" * len(whole)):
+        (saved / GRAPH).write_bytes(damaged)
+        assert GRAPH in refused(saved) and "build it anew" in refused(saved)
+    for rows, width in ((60, 32), (59, 48)):
+        other = tmp_path_factory.mktemp("other")
+        index = EmbeddedIndex(width, graph=True)
+        index.add(clusters(rows, width), [("a",)] * rows)
+        index.save(other)
+        (saved / GRAPH).write_bytes((other / GRAPH).read_bytes())
+        assert "is not an index of 60 vectors of width 48" in refused(saved)
+
+
+def test_without_hnswlib_a_graph_is_left_aside(saved, monkeypatch, capfd):
+    from cli import set_up_log
+
+    set_up_log()
+    monkeypatch.setattr(neighbours.importlib.util, "find_spec", lambda name: None)
+    index = open_index(str(saved), MANIFEST)
+    assert (index.search(clusters(60), 1).cosines > 0.99999).all()
+    if (saved / GRAPH).exists():
+        assert "pip install -r requirements-index.txt" in capfd.readouterr().err
