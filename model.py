@@ -73,11 +73,11 @@ def set_device(device):
 # -------------------------------------------------------------------------------------------------- pretrained models
 
 
-def model_name_problem(name):
-    """What is wrong with `--model_name` as far as can be told without loading or downloading, or None."""
+def model_name_problem(name, flag="--model_name"):
+    """What is wrong with a `--model_name` as far as can be told without loading or downloading, or None."""
     if not os.path.isdir(name):
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-        return f"--model_name {name}: there is no such folder" if is_path else None
+        return f"{flag} {name}: there is no such folder" if is_path else None
     files = os.listdir(name)
     wanted = {
         "config.json": any(file in files for file in ("config.json", "model_config.json")),
@@ -87,7 +87,7 @@ def model_name_problem(name):
     missing = [file for file, found in wanted.items() if not found]
     if not missing:
         return None
-    return f"--model_name {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"
+    return f"{flag} {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"
 
 
 def load_pretrained(name, num_labels, flag="--model_name"):
@@ -123,7 +123,7 @@ def pretrained_faults(name, flag="--model_name", loader="AutoModel"):
         cache = _cache_folder(name)
         if isinstance(error, (ValueError, TypeError)):  # half a file
             raise UserError(f"{flag} {name}: {error} Remove the folder {cache} and run again") from error
-        raise UserError(_download_message(name, cache, error, loader)) from error
+        raise UserError(_download_message(name, cache, error, loader, flag)) from error
 
 
 def _cache_folder(name):
@@ -132,7 +132,7 @@ def _cache_folder(name):
     return os.path.join(MODEL_HOME, name)
 
 
-def _download_message(name, cache, error, loader):
+def _download_message(name, cache, error, loader, flag):
     from paddlenlp.transformers import ErnieMPretrainedModel, ErnieMTokenizer, ErniePretrainedModel, ErnieTokenizer
 
     files = []
@@ -143,12 +143,12 @@ def _download_message(name, cache, error, loader):
                 files.append((url, "model_state.pdparams" if kind == "model_state" else os.path.basename(url)))
     reason = str(error.__context__ or error).strip().splitlines()[0]
     lines = [
-        f"--model_name {name}: it is not on this machine and could not be downloaded{closest(name, MODEL_NAMES)}",
+        f"{flag} {name}: it is not on this machine and could not be downloaded{closest(name, MODEL_NAMES)}",
         f"  reason: {reason}",
         "  remedy: on a machine that reaches the internet and has PaddleNLP, run",
         f'    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
         f"[c.from_pretrained('{name}').save_pretrained('{name}') for c in ({loader}, AutoTokenizer)]\"",
-        f"  copy the folder {name} here, and pass it: --model_name ./{name}",
+        f"  copy the folder {name} here, and pass it: {flag} ./{name}",
     ]
     if files:
         lines.append(f"  or with a browser: save each file under the name given, in the folder {cache} of this machine")

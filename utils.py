@@ -155,10 +155,13 @@ class Labels:
             file.writelines(f"{name}\n" for name in self.names)
 
 
-def read_labels(path, problems):
-    """`label.txt` as `Labels`. What is wrong with it goes to `problems`."""
+def read_labels(path, problems, lines=None):
+    """`label.txt` as `Labels`. What is wrong with it goes to `problems`.
+
+    `lines`: (number, name) of each, where its lines hold more than a name.
+    """
     names, first_line = [], {}
-    for number, line in read_lines(path):
+    for number, line in read_lines(path) if lines is None else lines:
         name = line.strip()
         if not name:
             problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")

@@ -30,7 +30,12 @@ def load_tokenizer(folder):
     if kind not in WORDPIECE + SENTENCEPIECE or changed:
         what = f"{kind} with {', '.join(changed)}" if changed else kind
         raise ValueError(f"{what} is not known here; models with {', '.join(WORDPIECE + SENTENCEPIECE)} are")
-    return (WordPiece if kind in WORDPIECE else SentencePiece)(folder, config)
+    tokenizer = (WordPiece if kind in WORDPIECE else SentencePiece)(folder, config)
+    template = os.path.join(folder, "template.json")
+    if not os.path.exists(template):
+        return tokenizer
+    with open(template, encoding="utf-8") as file:
+        return Prompted(tokenizer, json.load(file))
 
 
 def _read_vocabulary(folder):
@@ -40,6 +45,8 @@ def _read_vocabulary(folder):
 
 class Tokenizer:
     """What both kinds share: special tokens, and a text cut at those it holds."""
+
+    fixed = 2  # tokens of a row that are not the text's
 
     def __init__(self, folder, config):
         self.vocabulary = _read_vocabulary(folder)
@@ -189,3 +196,28 @@ class SentencePiece(Tokenizer):
                 start = i + 1
         if start < len(piece) and piece != self.UNDERLINE:
             yield piece[start:]
+
+
+class Prompted:
+    """Sets the tokens of a text between those of a prompt (few-shot/), given as `template.json`.
+
+    before, after: ids, special tokens included. truncate_mode: "tail" cuts the end of a text that is too long, "head"
+    its beginning.
+    """
+
+    def __init__(self, tokenizer, template):
+        self._tokenizer, self.pad_id, self.unk_id = tokenizer, tokenizer.pad_id, tokenizer.unk_id
+        self._before, self._after = (np.array(template[name], dtype=np.int32) for name in ("before", "after"))
+        self._from_end = template["truncate_mode"] == "head"
+        self._mask_id = tokenizer.vocabulary.get(tokenizer.specials["mask_token"])
+        self.fixed = len(self._before) + len(self._after)
+
+    def encode(self, texts, max_length):
+        """Ids of each row, its text cut so that the row has `max_length` tokens: a list of int32 arrays."""
+        room, rows = max(0, max_length - self.fixed), []
+        for row in self._tokenizer.encode(texts, 1 << 30 if self._from_end else room + 2):
+            text = row[1:-1]
+            text = text[max(0, len(text) - room) :] if self._from_end else text
+            text = np.where(text == self._mask_id, self.unk_id, text)  # in training, too: the mask is the prompt's
+            rows.append(np.concatenate([self._before, text, self._after], dtype=np.int32))
+        return rows

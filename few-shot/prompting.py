@@ -1,0 +1,294 @@
+"""The prompt: its template, label words, the ids of a row, and the model that answers at the mask.
+
+A row is [CLS], pieces before the text, the text, pieces after it, [SEP]. Every piece that is more than a word of the
+vocabulary (a soft token, the mask, a token of another type than the text) has an id of its own, from the vocabulary's
+size on. So a row is a sequence of ids and nothing else, in training, in evaluation and on a server.
+"""
+
+import ast
+import copy
+import json
+import os
+import re
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from batching import Encoded, sorted_batches
+from cli import UserError
+from compat import import_paddle
+from decision import SEPARATOR
+from utils import read_labels, read_lines, read_rows
+
+DEFAULT_PROMPT = "{'soft'}{'text': 'text_a'}{'mask'}"  # PaddleNLP's, where none is given
+TEXT = "text_a"
+KINDS = ("text", "mask", "soft", "soft_id", "sep", "hard")
+ATTRIBUTES = {
+    "text": {"token_type", "truncate"},
+    "mask": {"token_type", "length"},
+    "sep": {"token_type"},
+    "hard": {"token_type"},
+    "soft": {"token_type", "length", "encoder", "hidden_size"},
+}
+LONGEST_SOFT = 100  # soft tokens of one piece; more than that is a slip of the finger
+REFUSED = {
+    "prefix": "prefix tuning puts vectors into every layer, which no exported classifier has; use {'soft': None}",
+    "position": "positions follow from the order; leave it out",
+    "options": "a choice among options is another task; leave it out",
+    "add_omask": "a choice among options is another task; leave it out",
+    "add_prompt": "a choice among options is another task; leave it out",
+}
+
+# ------------------------------------------------------------------------------------------------------ what is written
+
+
+def parse_prompt(text):
+    """A prompt as PaddleNLP's AutoTemplate takes it: a list of parts like {"hard": "这句话说的是"}, {"mask": None}.
+
+    `text`: words and parts in braces; words alone stand between the text and the mask; None for a soft token, the text
+    and the mask.
+    Raises:
+        UserError: it does not parse, or says what an exported classifier cannot do.
+    """
+    text = DEFAULT_PROMPT if text is None else text
+    parts = []
+    for piece in re.split(r"(\{[^{}]*\})", text):
+        if piece.startswith("{") and piece.endswith("}"):
+            parts.append(_part(piece))
+        elif "{" in piece or "}" in piece:
+            raise UserError(f"--prompt {text!r}: a brace without its other; a part is written like {{'mask'}}")
+        elif piece.strip():
+            parts.append({"hard": piece.strip()})
+    if not any("text" in part for part in parts):  # as AutoTemplate completes it
+        parts = [{"text": TEXT}, *parts]
+        parts += [] if any("mask" in part for part in parts) else [{"mask": None}]
+    for kind in ("text", "mask"):
+        count = sum(kind in part for part in parts)
+        if count != 1:
+            written = "{'text': 'text_a'}" if kind == "text" else "{'mask'}"
+            raise UserError(f"--prompt {text!r}: {count} of {written}; write it once")
+    return parts
+
+
+def _part(piece):
+    try:
+        part = ast.literal_eval(piece)
+        part = dict.fromkeys(part) if isinstance(part, set) else part
+        keys = set(part)
+    except (ValueError, SyntaxError, TypeError, MemoryError) as error:
+        raise UserError(f"--prompt: {piece} is not understood; a part is written like {{'mask'}}") from error
+    for name in sorted(REFUSED.keys() & keys):
+        raise UserError(f"--prompt: {piece}: {REFUSED[name]}")
+    kind = next((name for name in KINDS if name in keys), None)
+    if kind is None:
+        raise UserError(f"--prompt: {piece} is none of {', '.join(KINDS)}")
+    kind = "soft" if kind == "soft_id" else kind
+    strange = keys - ATTRIBUTES[kind] - {kind} - ({"soft_id"} if kind == "soft" else set())
+    if strange:
+        known = ", ".join(sorted(ATTRIBUTES[kind]))
+        raise UserError(f"--prompt: {piece}: {', '.join(map(str, sorted(strange, key=str)))}: a {kind} has {known}")
+    faults = {
+        "text": kind == "text" and not isinstance(part["text"], str),
+        "hard": kind == "hard" and not isinstance(part["hard"], str),
+        "soft": kind == "soft" and not isinstance(part.get("soft"), str | None),
+        "soft_id": not isinstance(part.get("soft_id", 1), int),
+        "token_type": part.get("token_type", 0) not in (0, 1),
+        "truncate": part.get("truncate", True) is not True,  # the text is what is cut, and the text alone
+        "length": not (isinstance(part.get("length", 1), int) and 1 <= part.get("length", 1) <= LONGEST_SOFT),
+        "encoder": part.get("encoder") not in (None, "lstm", "mlp"),
+        "hidden_size": not (isinstance(part.get("hidden_size", 1), int) and part.get("hidden_size", 1) > 0),
+    }
+    if kind == "mask":
+        faults["length"] = part.get("length", 1) != 1  # the verbalizer reads one
+    for name, wrong in faults.items():
+        if wrong:
+            raise UserError(f"--prompt: {piece}: {name} cannot be {part.get(name)!r}")
+    return part
+
+
+def read_label_words(path, problems):
+    """`label.txt` with its words: lines `label` or `label==word`, several of one label for several words.
+
+    A label without a word has itself for one, in a hierarchy its last piece.
+    Returns:
+        (`Labels`, [[word, ...] of each label]).
+    """
+    words, lines = {}, []
+    for number, line in read_lines(path):
+        name, equals, word = (piece.strip() for piece in line.partition("=="))
+        if equals and (not word or "==" in word):
+            problems.add(f"{path}:{number}: {line.strip()!r}: a line is label or label==word")
+        if equals and word in words.get(name, ()):
+            problems.add(f"{path}:{number}: label {name!r} has the word {word!r} already; delete the line")
+        if not equals or name not in words:
+            lines.append((number, name))
+        words.setdefault(name, [])
+        words[name] += [word] if equals else []
+    labels = read_labels(path, problems, lines)
+    return labels, [words[name] or [name.rpartition(SEPARATOR)[2]] for name in labels.names]
+
+
+def read_labelled(path, labels, problems):
+    """`read_rows` of a file in which every row has to tell its labels: `text<TAB>` alone says that it has none."""
+    for number, line in read_lines(path):
+        if line.strip() and "\t" not in line:
+            problems.add(
+                f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if it has none of "
+                "them. Texts to label belong into data.txt"
+            )
+    return read_rows(path, labels, problems)
+
+
+# ---------------------------------------------------------------------------------------------------- ids and the model
+
+
+@dataclass
+class Layout:
+    """The ids of a row that are not the text's.
+
+    ids: int [n], [CLS] first and [SEP] last. place: the text stands before ids[place]. vocab_size: ids from it on are
+    own ones; own: {"input_ids", "token_type_ids", "soft_token_ids", "encoder_ids": int [own]} what PaddleNLP's prompt
+    model takes for them. text_type: token type of the text, and of all that has no own id. mask_id: id of the mask.
+    """
+
+    ids: np.ndarray
+    place: int
+    vocab_size: int
+    own: dict
+    text_type: int
+    mask_id: int
+
+    def template(self, truncate_mode):
+        """What `template.json` of a bundle holds, for tokenization.py."""
+        ids = self.ids.tolist()
+        return {"before": ids[: self.place], "after": ids[self.place :], "truncate_mode": truncate_mode}
+
+    def prompt_inputs(self, ids):
+        """What PaddleNLP's prompt model takes, of rows of ids [rows, tokens]: {name: int64 array}."""
+        extra = ids >= self.vocab_size
+        place = np.where(extra, ids - self.vocab_size, 0)
+        plain = {"input_ids": ids, "token_type_ids": self.text_type, "soft_token_ids": 0, "encoder_ids": 0}
+        inputs = {name: np.where(extra, self.own[name][place], value) for name, value in plain.items()}
+        # Upstream gives the last [SEP] position 0; positions are left out, and are what they were in pretraining.
+        return {**inputs, "masked_positions": np.flatnonzero(ids == self.mask_id)}
+
+
+def layout_of(template, tokenizer, vocab_size):
+    """The `Layout` of a PaddleNLP template. UserError where words of the prompt are special tokens."""
+    here = tokenizer.pad_token  # stands for the text
+    text = next(part["text"] for part in template.prompt if "text" in part)
+    made = template({text: here})
+    words, places = np.array(made["input_ids"]), np.flatnonzero(np.array(made["input_ids"]) == tokenizer.pad_token_id)
+    if len(places) != 1 or len(made["masked_positions"]) != 1:
+        raise UserError(f"--prompt: {here} and {tokenizer.mask_token} cannot be words of it; the mask is {{'mask'}}")
+    types = np.array(made["token_type_ids"])
+    zeros = np.zeros_like(words)
+    soft, encoders = (np.array(made.get(name, zeros)) for name in ("soft_token_ids", "encoder_ids"))
+    place, mask = int(places[0]), made["masked_positions"][0]
+    own = (soft > 0) | (types != types[place])
+    own[mask], own[place] = True, False
+    words = np.where(soft > 0, tokenizer.unk_token_id, words)
+    ids = np.where(own, vocab_size + np.cumsum(own) - 1, words)
+    columns = {"input_ids": words, "token_type_ids": types, "soft_token_ids": soft, "encoder_ids": encoders}
+    return Layout(
+        ids=np.delete(ids, place), place=place, vocab_size=vocab_size,
+        own={name: values[own] for name, values in columns.items()}, text_type=int(types[place]), mask_id=int(ids[mask]),
+    )  # fmt: skip
+
+
+@dataclass
+class PromptTask:
+    """The model and all that turns a text into its input. model: PaddleNLP's PromptModelForSequenceClassification."""
+
+    model: object
+    tokenizer: object  # PaddleNLP's
+    layout: Layout
+    serving: object  # tokenization.Prompted: the tokens of a server, and of training
+
+    def encode(self, texts, max_seq_length):
+        """Tokens of a sequence of texts as `Encoded`, the text cut so that the row has `max_seq_length`."""
+        rows = self.serving.encode([texts[i] for i in range(len(texts))], max_seq_length)
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        padding = {"input_ids": self.tokenizer.pad_token_id}
+        return Encoded({"input_ids": np.concatenate(rows)}, offsets, padding, False, with_mask=False, truncated=0)
+
+    def inputs(self, encoded, rows):
+        """Arrays for the model, of the rows given."""
+        return self.layout.prompt_inputs(encoded.batch(rows)["input_ids"])
+
+    def logits(self, encoded, batch_size):
+        """float32 array [rows, labels], without gradient or dropout. The model is in the mode it was in before."""
+        import paddle
+
+        logits, was_training = np.zeros((len(encoded), len(self.model.verbalizer.labels)), np.float32), self.model.training
+        self.model.eval()
+        for rows in sorted_batches(encoded.lengths, batch_size):
+            with paddle.no_grad():
+                inputs = {name: paddle.to_tensor(value) for name, value in self.inputs(encoded, rows).items()}
+                logits[rows] = self.model(**inputs).numpy()
+        if was_training:
+            self.model.train()
+        return logits
+
+
+def make_task(plm, tokenizer, parts, labels, words, truncate_mode, freeze_plm=False, freeze_dropout=False):
+    """A `PromptTask` on a masked-language model, which loses its head to the label words.
+
+    Args:
+        parts: of `parse_prompt`. labels: `Labels`. words: [[word, ...] of each label].
+    Raises:
+        UserError: a word has no tokens, or the prompt is at odds with the model.
+    """
+    import_paddle()
+    from paddlenlp.prompt import AutoTemplate, PromptModelForSequenceClassification
+
+    from tokenization import load_tokenizer
+
+    class PromptModel(PromptModelForSequenceClassification):
+        def train(self):
+            super().train()
+            if self.freeze_dropout:  # PaddleNLP (2.8) puts it to sleep once, and the first step wakes it
+                self.plm.eval()
+
+    types = plm.config.type_vocab_size
+    if any(part.get("token_type", 0) >= types for part in parts):
+        raise UserError(f"--prompt: this model has {types} token types, numbered from 0")
+    limit = plm.config.max_position_embeddings
+    template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, limit, model=plm)
+    layout = layout_of(template, tokenizer, plm.config.vocab_size)
+    verbalizer = make_verbalizer(plm, tokenizer, labels, words)
+    model = PromptModel(plm, template, verbalizer, freeze_plm=freeze_plm, freeze_dropout=freeze_dropout)
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        with open(os.path.join(folder, "template.json"), "w", encoding="utf-8") as file:
+            json.dump(layout.template(truncate_mode), file)
+        serving = load_tokenizer(folder)
+    return PromptTask(model, tokenizer, layout, serving)
+
+
+def make_verbalizer(plm, tokenizer, labels, words):
+    """PaddleNLP's SoftVerbalizer, its outputs in the labels' order, each begun as the mean of its words' embeddings.
+
+    PaddleNLP (2.8) sorts the labels, takes the first word alone, and mixes up the embeddings it begins with: it reshapes
+    [words, width] to [width, words] where it would have to transpose.
+    """
+    import paddle
+    from paddlenlp.prompt import SoftVerbalizer
+
+    tokens = [
+        [tokenizer.encode(word, add_special_tokens=False)["input_ids"] for word in of_label] for of_label in words
+    ]
+    for name, of_label, ids in zip(labels.names, words, tokens):
+        if not all(ids):
+            raise UserError(f"label {name!r}: the word {of_label[ids.index([])]!r} has no tokens; give another, label==word")
+    decoder = plm.get_output_embeddings()
+    weight, bias = decoder.weight.numpy(), decoder.bias.numpy()
+    first = {name: of_label[0] for name, of_label in zip(labels.names, words)}
+    verbalizer = SoftVerbalizer(first, tokenizer, plm)
+    verbalizer._labels, verbalizer.labels_to_ids = list(labels.names), dict(labels.index)
+    head = getattr(verbalizer.head, verbalizer.head_name[-1])
+    for parameter, values in ((head.weight, weight), (head.bias, bias)):
+        means = [np.mean([values[ids].mean(axis=0) for ids in of_label], axis=0) for of_label in tokens]
+        parameter.set_value(paddle.to_tensor(np.array(means, dtype=np.float32)))
+    return verbalizer
