@@ -22,6 +22,7 @@ from model import device_problem, load_pretrained, longest_input, set_device
 from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
+MADE_BY = {"classification": "train.py", "retrieval": "retrieval_based/train.py"}  # kinds of checkpoint
 
 
 @dataclass
@@ -68,12 +69,20 @@ def _read_json(path):
         raise UserError(f"{path} is damaged ({error}); train again, or take the folder from a backup") from error
 
 
-def folder_problem(path):
-    """What speaks against writing a checkpoint to `path`: a file there that no checkpoint holds, and would be lost."""
+def kind_of(run):
+    """What a checkpoint is for: a key of `MADE_BY`. run: its `run.json`, empty where it has none."""
+    return run.get("kind", "classification")
+
+
+def folder_problem(path, kind="classification"):
+    """What speaks against writing a checkpoint to `path`: something there that is not its like, and would be lost."""
     if os.path.isfile(path):
         return f"--save_dir {path}: this is a file; name a folder"
+    run = read_run(path)
+    if run and kind_of(run) != kind:
+        return f"--save_dir {path}: the folder holds a {kind_of(run)} model, which would be lost; name a new folder"
     found = set(os.listdir(path)) if os.path.isdir(path) else set()
-    strange = sorted(found - set(read_run(path).get("files", ())))
+    strange = sorted(found - set(run.get("files", ())))
     if strange and not _from_older_suite(found):
         return (
             f"--save_dir {path}: the folder holds {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}, which "
@@ -87,18 +96,24 @@ def _from_older_suite(files):
     return {"model_state.pdparams", "tokenizer_config.json"} <= files and not {"run.json", "label.txt"} & files
 
 
-def load_checkpoint(path, label_file, problems, flag="--params_path"):
+def load_checkpoint(path, label_file, problems, flag="--params_path", kind="classification"):
     """Reads and checks the small files of a checkpoint; `Checkpoint.model` and `.tokenizer` are still None.
 
     Args:
         path: the folder.
         label_file: the data set's own label file, or None. Where it exists it must agree with the checkpoint's.
+        kind: a key of `MADE_BY`; a checkpoint of another kind is refused.
     """
     recover_folder(path)
     if not os.path.exists(os.path.join(path, "model_state.pdparams")):
         what = "holds no model_state.pdparams" if os.path.isdir(path) else "is not there"
-        raise UserError(f"{flag} {path} {what}; train first (python train.py ...) or name the folder it wrote")
+        raise UserError(f"{flag} {path} {what}; train first (python {MADE_BY[kind]} ...) or name the folder it wrote")
     run, own = read_run(path), os.path.join(path, "label.txt")
+    if kind_of(run) != kind:
+        raise UserError(
+            f"{flag} {path} holds a {kind_of(run)} model; name a folder that {MADE_BY[kind]} wrote, or use the scripts "
+            f"for {kind_of(run)}"
+        )
     given = label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not given:
         missing = f"neither {own} nor {label_file} is there" if label_file else f"{own} is not there"

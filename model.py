@@ -206,8 +206,8 @@ def encode(texts, tokenizer, model, max_seq_length):
 # ------------------------------------------------------------------------------------------ probabilities, features
 
 
-def _forward(model, encoded, batches):
-    """Yields (row numbers, float32 logits) of each batch, without gradient or dropout.
+def forward_batches(model, encoded, batches):
+    """Yields (row numbers, float32 outputs) of each batch, without gradient or dropout.
 
     At the end the model is in the mode it was in before.
     """
@@ -232,7 +232,7 @@ def predict_logits(model, encoded, batch_size, batches=None):
     """
     logits = np.zeros((len(encoded), model.config.num_labels), dtype=np.float32)
     batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
-    for rows, values in _forward(model, encoded, batches):
+    for rows, values in forward_batches(model, encoded, batches):
         logits[rows] = values
     return logits
 
@@ -251,7 +251,7 @@ def predict_features(model, encoded, batch_size):
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         with progress_bar(len(encoded), "row") as bar:
-            for rows, _ in _forward(model, encoded, sorted_batches(encoded.lengths, batch_size)):
+            for rows, _ in forward_batches(model, encoded, sorted_batches(encoded.lengths, batch_size)):
                 features[rows] = seen.pop().astype("float32").numpy()
                 bar.update(len(rows))
     finally:

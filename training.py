@@ -7,24 +7,14 @@ To go on exactly, nothing is needed but the weights, the optimiser's moments, an
 import contextlib
 import os
 import shutil
-import signal
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 
 from batching import shuffled_batches, sorted_batches
-from checkpoint import (
-    Checkpoint,
-    describe_run,
-    last_folder,
-    load_training_state,
-    read_run,
-    save_checkpoint,
-    training_state,
-)
+from checkpoint import Checkpoint, last_folder, load_training_state, read_run, save_checkpoint, training_state
 from cli import Problems, UserError, is_main_process, logger, progress_bar
-from compat import import_paddle
 from decision import Decision, sigmoid
 from losses import make_loss, smoothed
 from metric import classification_report
@@ -35,34 +25,14 @@ from model import (
     logits_of,
     longest_input,
     predict_logits,
-    set_device,
 )
-from utils import write_json
-
-# Flags that may differ when a run goes on: they do not change what is learnt.
-FREE_ON_RESUME = {
-    "config", "dataset_dir", "device", "logging_steps", "num_workers", "resume", "save_dir", "save_minutes",
-    "test_file", "visualdl_dir",
-}  # fmt: skip
-
+from runs import Progress, StopSignal, start_run
+from utils import sha256, write_json
 
 # On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
 # of 1e-35 and less flow back through it. Arithmetic on numbers that small (denormals) is up to 150 times slower. A loss
 # scaled by a power of two keeps them out of that range and leaves every other bit of the gradients as it is.
 CPU_LOSS_SCALE = 2.0**24
-
-
-@dataclass
-class Progress:
-    """Where a run stands. `batch`: batches of the epoch that are done, over all processes; `step`: updates."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best_score: float | None = None
-    epochs_without_better: int = 0
-    history: list = field(default_factory=list)
-    finished: bool = False
 
 
 class NullTracker:
@@ -72,87 +42,37 @@ class NullTracker:
         pass
 
 
-class StopSignal:
-    """While entered, Ctrl-C and SIGTERM set `number` in place of stopping at once; a second one stops at once."""
-
-    def __enter__(self):
-        self.number = 0
-        self.before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _catch(self, number, frame):
-        if self.number:
-            raise KeyboardInterrupt
-        self.number = number
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
 def train(args, labels, rows, environment):
     """Runs `train.py`'s arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it."""
-    paddle = import_paddle()
-    set_device(args.device)
-    if paddle.distributed.get_world_size() > 1:
-        paddle.distributed.init_parallel_env()
-    names = [name for name in (args.label_file, args.train_file, args.dev_file, args.test_file) if name]
-    files = {name: os.path.join(args.dataset_dir, name) for name in names}
-    run = {**describe_run(vars(args), files), "processes": paddle.distributed.get_world_size()}
-    last = last_folder(args.save_dir)
-    progress = saved_progress(args, last, run) if args.resume else Progress()
+    names = (args.label_file, args.train_file, args.dev_file)
+    run, progress = start_run(args, {name: os.path.join(args.dataset_dir, name) for name in names})
     if progress.finished:
-        logger.info("This run has ended already; its best checkpoint is in %s", args.save_dir)
         return 0
-    if not args.resume and read_run(last):
-        logger.warning("%s holds a run that was stopped; this one replaces it. To go on with it: --resume", last)
-
-    paddle.seed(args.seed)
+    if args.test_file:
+        run["data"][args.test_file] = sha256(os.path.join(args.dataset_dir, args.test_file))
+    last = last_folder(args.save_dir)
     model, tokenizer = load_pretrained(last if progress.step else args.model_name, len(labels))
+    rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
+    rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
+    tokens = make_ready(args, model, tokenizer, rows, environment)
+    trainer = Trainer(args, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress, last)
+    trainer.rehearse()
+    return trainer.run_all()
+
+
+def make_ready(args, model, tokenizer, rows, environment):
+    """Weights of `--init_from_ckpt` into the model, and {split: tokens} of the rows, with a log of both."""
     limit = longest_input(model.config)
     if limit and args.max_seq_length > limit:
         raise UserError(f"--max_seq_length {args.max_seq_length}: this model takes {limit} tokens at most")
     if args.init_from_ckpt:
         load_weights(model, args.init_from_ckpt)
     log_model(model, tokenizer, args.device, environment)
-    rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
-    rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
     tokens = {split: encode(part.texts, tokenizer, model, args.max_seq_length) for split, part in rows.items()}
     for split, encoded in tokens.items():
         mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
         logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
-
-    checkpoint = Checkpoint(model, tokenizer, labels, Decision(), run)
-    trainer = Trainer(args, checkpoint, rows, tokens, progress, last)
-    trainer.rehearse()
-    return trainer.run_all()
-
-
-def saved_progress(args, last, run):
-    """Where the run in the folder `last` stands. A UserError lists what differs between that run and this one."""
-    saved = read_run(last)
-    if not saved:
-        saved = read_run(args.save_dir)
-        if saved and not saved["progress"]["finished"]:
-            raise UserError(
-                f"--resume: {last} is not there. To start from the best weights of that run instead: "
-                f"--init_from_ckpt {os.path.join(args.save_dir, 'model_state.pdparams')}"
-            )
-        if not saved:
-            logger.info("--resume: nothing is saved yet, starting from the beginning")
-            return Progress()
-    problems = Problems()
-    for name, now in run["arguments"].items():
-        then = saved["arguments"].get(name)
-        if name not in FREE_ON_RESUME and then != now:
-            problems.add(f"--resume: --{name} was {then}, is {now}")
-    for name in (args.label_file, args.train_file, args.dev_file):
-        if saved["data"].get(name) != run["data"][name]:
-            problems.add(f"--resume: {name} is not the file that run was started with")
-    if saved["processes"] != run["processes"]:
-        problems.add(f"--resume: that run had {saved['processes']} processes, this one {run['processes']}")
-    problems.stop_if_any()
-    return Progress(**saved["progress"])
+    return tokens
 
 
 def load_weights(model, path):
@@ -183,8 +103,8 @@ class Trainer:
         self.progress, self.last = progress, last
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         self.model = checkpoint.model
-        self.wrapped = paddle.DataParallel(self.model) if self.world > 1 else self.model
-        self.loss = make_loss(args.loss, rows["train"].support(len(checkpoint.labels)), len(rows["train"]))
+        layer = self.prepare()
+        self.wrapped = paddle.DataParallel(layer) if self.world > 1 else layer
         self.loss_scale = CPU_LOSS_SCALE if args.device == "cpu" else 1.0
         self.batches = -(-len(tokens["train"]) // (args.batch_size * self.world))
         self.steps_per_epoch = -(-self.batches // args.gradient_accumulation_steps)
@@ -199,6 +119,12 @@ class Trainer:
 
             self.tracker = LogWriter(args.visualdl_dir)
         self.saved_at = time.monotonic()
+
+    def prepare(self):
+        """Makes what a step needs beside the model. Returns the layer that a step runs."""
+        rows = self.rows["train"]
+        self.loss = make_loss(self.args.loss, rows.support(len(self.checkpoint.labels)), len(rows))
+        return self.model
 
     def make_optimizer(self):
         """AdamW with a linear schedule that steps with every update, decay on weights alone, as in BERT's training."""
@@ -220,9 +146,16 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------- a step
 
+    def size(self, batch):
+        """What a step's loss is the mean of, counted over a global batch: rows."""
+        return len(batch)
+
     def inputs_of(self, batch):
-        """This process's share of a global batch, as arrays. Where there are fewer rows than processes, some take a
-        row that weighs nothing, since all must take part in the exchange of gradients."""
+        """This process's share of a global batch, as arrays; one is "weight", float32 as long as what `losses` gives.
+
+        Where there are fewer rows than processes, some take a row that weighs nothing, since all must take part in the
+        exchange of gradients.
+        """
         mine = batch[self.rank :: self.world]
         weight = np.ones(max(1, len(mine)), dtype=np.float32)
         if not len(mine):
@@ -241,24 +174,26 @@ class Trainer:
             num_workers=self.args.num_workers,
         )
 
-    def backward(self, inputs, rows_in_step, exchange):
-        """Adds a batch's share to the gradients of a step over `rows_in_step` rows of all processes.
+    def losses(self, inputs):
+        """A loss a row: float32 tensor [rows]."""
+        import paddle
+
+        labels = inputs.pop("labels")
+        dtype = {"fp16": "float16", "bf16": "bfloat16", None: "float16"}[self.args.amp]
+        with paddle.amp.auto_cast(enable=self.args.amp is not None, dtype=dtype):
+            logits = logits_of(self.wrapped, inputs)
+        return self.loss(logits.astype("float32"), smoothed(labels, self.args.label_smoothing)).mean(axis=1)
+
+    def backward(self, inputs, size_of_step, exchange):
+        """Adds a batch's share to the gradients of a step of so many losses (`size`) over all processes.
 
         Returns:
             the batch's share of the step's mean loss, a tensor.
         """
-        import paddle
-
-        labels, weight = inputs.pop("labels"), inputs.pop("weight")
-        dtype = {"fp16": "float16", "bf16": "bfloat16", None: "float16"}[self.args.amp]
-        waiting = self.world > 1 and not exchange
+        weight, waiting = inputs.pop("weight"), self.world > 1 and not exchange
         with self.wrapped.no_sync() if waiting else contextlib.nullcontext():
-            with paddle.amp.auto_cast(enable=self.args.amp is not None, dtype=dtype):
-                logits = logits_of(self.wrapped, inputs)
-            wanted = smoothed(labels, self.args.label_smoothing)
-            per_row = self.loss(logits.astype("float32"), wanted).mean(axis=1)
             # DataParallel averages over processes, hence the factor.
-            loss = (per_row * weight).sum() * (self.world / rows_in_step)
+            loss = (self.losses(inputs) * weight).sum() * (self.world / size_of_step)
             self.scaler.scale(loss * self.loss_scale).backward()
         return loss.detach()
 
@@ -293,12 +228,7 @@ class Trainer:
 
         tokens = self.tokens[split]
         mine = sorted_batches(tokens.lengths, self.args.batch_size)[self.rank :: self.world]
-        logits = predict_logits(self.model, tokens, self.args.batch_size, mine)
-        if self.world > 1:  # rows of other processes are 0 here: the sum is the whole; in pieces, to spare memory
-            for start in range(0, len(logits), 4096):
-                piece = paddle.to_tensor(logits[start : start + 4096])
-                paddle.distributed.all_reduce(piece)
-                logits[start : start + 4096] = piece.numpy()
+        logits = self.whole(predict_logits(self.model, tokens, self.args.batch_size, mine))
         gold, total = self.rows[split].multi_hot(logits.shape[1]), 0.0
         for start in range(0, len(logits), 4096):
             piece = slice(start, start + 4096)
@@ -314,14 +244,22 @@ class Trainer:
             "accuracy": report["accuracy"],
         }
 
+    def whole(self, array):
+        """An array of which each process has computed some rows and left the others 0, complete. The same array."""
+        import paddle
+
+        if self.world > 1:
+            for start in range(0, len(array), 4096):  # in pieces, to spare memory
+                piece = paddle.to_tensor(array[start : start + 4096])
+                paddle.distributed.all_reduce(piece)
+                array[start : start + 4096] = piece.numpy()
+        return array
+
     def evaluate_and_keep(self):
         """Scores dev, and saves the checkpoint if it is the first or the best."""
         scores, progress = self.evaluate("dev"), self.progress
         progress.history.append({"epoch": progress.epoch, "step": progress.step, **scores})
-        logger.info(
-            "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
-            scores["loss"], scores["micro_f1"], scores["macro_f1"],
-        )  # fmt: skip
+        self.log_scores(scores)
         for name, value in scores.items():
             self.tracker.add_scalar(tag=f"dev/{name}", value=value, step=progress.step)
         score = scores[self.args.metric_for_best]
@@ -330,6 +268,12 @@ class Trainer:
             progress.best_score, progress.epochs_without_better = score, 0
             self.save(self.args.save_dir)
         logger.info("Current best %s score: %.5f", self.metric_name, progress.best_score)
+
+    def log_scores(self, scores):
+        logger.info(
+            "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
+            scores["loss"], scores["micro_f1"], scores["macro_f1"],
+        )  # fmt: skip
 
     @property
     def metric_name(self):
@@ -364,12 +308,13 @@ class Trainer:
         self.model.train()
         for _ in range(2):
             inputs = {name: paddle.to_tensor(value) for name, value in self.inputs_of(longest).items()}
-            self.backward(inputs, len(longest), exchange=True)
+            self.backward(inputs, self.size(longest), exchange=True)
             self.update()
-        few = self.rows["dev"].sample(8, args.seed)
-        self.tokens = {"dev": encode(few.texts, self.checkpoint.tokenizer, self.model, args.max_seq_length)}
-        self.rows = {"dev": few}
-        self.evaluate("dev")
+        if "dev" in self.rows:
+            few = self.rows["dev"].sample(8, args.seed)
+            self.tokens = {"dev": encode(few.texts, self.checkpoint.tokenizer, self.model, args.max_seq_length)}
+            self.rows = {"dev": few}
+            self.evaluate("dev")
         self.scheduler, self.optimizer, self.scaler, self.progress, self.tokens, self.rows = real
         self.model.set_state_dict({name: paddle.to_tensor(value) for name, value in weights.items()})
         if not os.path.isdir(self.last):
@@ -413,13 +358,13 @@ class Trainer:
         self.model.train()
         for inputs in self.loader(plan[progress.batch :]):
             first = progress.batch // group * group
-            rows_in_step = sum(len(batch) for batch in plan[first : first + group])
+            size_of_step = sum(map(self.size, plan[first : first + group]))
             if progress.batch == first:
                 self.seed_step()
             texts += len(plan[progress.batch])
             progress.batch += 1
             whole = progress.batch == min(first + group, len(plan))
-            shares.append(self.backward(inputs, rows_in_step, exchange=whole))
+            shares.append(self.backward(inputs, size_of_step, exchange=whole))
             if not whole:
                 continue
             self.update()
@@ -440,9 +385,12 @@ class Trainer:
             if stopped:
                 stop.number = stopped
                 return True
-            if args.save_minutes and time.monotonic() - self.saved_at > 60 * args.save_minutes:
-                self.save_last()
+            self.after_step()
         return False
+
+    def after_step(self):
+        if self.args.save_minutes and time.monotonic() - self.saved_at > 60 * self.args.save_minutes:
+            self.save_last()
 
     def agree(self, share, signal_number):
         """The step's mean loss over all processes, and the signal that any of them got, so that all stop together."""
@@ -470,6 +418,10 @@ class Trainer:
             run = read_run(args.save_dir)
             write_json(os.path.join(args.save_dir, "run.json"), {**run, "progress": asdict(progress)})
             shutil.rmtree(self.last, ignore_errors=True)
+        self.log_end()
+        return 0
+
+    def log_end(self):
+        args, progress = self.args, self.progress
         logger.info("Final best %s score: %.5f", self.metric_name, progress.best_score)
         logger.info("Save best %s text classification model in %s", self.metric_name, args.save_dir)
-        return 0
