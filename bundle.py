@@ -2,7 +2,8 @@
 
 Static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), tokenizer files, label.txt, decision.json, and
 manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. Nothing that is read here is a
-pickle.
+pickle. A bundle of kind "retrieval" holds an encoder in place of a classifier, and an index of label names by vectors;
+its labels may change while its graph stays.
 """
 
 import json
@@ -18,6 +19,7 @@ MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 # ONNX files by variant, named as the older suite named what it converted at start-up.
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
 NEEDED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # of a manifest
+CLASSIFICATION, RETRIEVAL = KINDS = ("classification", "retrieval")
 
 
 @dataclass
@@ -26,6 +28,11 @@ class Bundle:
     manifest: dict
     labels: Labels
     decision: Decision
+
+    @property
+    def kind(self):
+        """One of `KINDS`."""
+        return self.manifest.get("kind", CLASSIFICATION)
 
     def onnx_file(self, variant):
         """Path of a variant's graph. UserError where the bundle does not hold it."""
@@ -52,6 +59,16 @@ def files_of_bundle(folder):
             return {MANIFEST, *json.load(file)["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+def kind_of(folder):
+    """One of `KINDS`, as a bundle's manifest says; where there is none to read, `open_bundle` tells of it."""
+    recover_folder(folder)
+    try:
+        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+            return json.load(file).get("kind", CLASSIFICATION)
+    except (OSError, ValueError, AttributeError):
+        return CLASSIFICATION
 
 
 def strange_files_problem(bundle):
@@ -85,11 +102,13 @@ def replace_decision(bundle, decision):
         write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "files": files})
 
 
-def open_bundle(folder):
+def open_bundle(folder, kind=None):
     """A bundle whose files are those its manifest tells of, byte for byte.
 
+    Args:
+        kind: one of `KINDS` where another cannot be taken.
     Raises:
-        UserError: it is no bundle, or a file is missing, strange or changed; the text says which.
+        UserError: it is no bundle, or of another kind, or a file is missing, strange or changed; the text says which.
     """
     recover_folder(folder)
     path, remedy = os.path.join(folder, MANIFEST), "export it again (python export_model.py) or copy it whole"
@@ -99,12 +118,16 @@ def open_bundle(folder):
         version, files = manifest["version"], dict(manifest["files"])
         if version == VERSION and not NEEDED <= set(manifest):
             raise KeyError(NEEDED - set(manifest))
+        if version == VERSION and manifest.get("kind") == RETRIEVAL:
+            _check_retrieval(**{name: manifest[name] for name in ("width", "corpus", "search", "index")})
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a folder that export_model.py or prune.py wrote") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; {remedy}") from error
     if version != VERSION:
         raise UserError(f"{path}: version {version!r} is not known here (this code reads version {VERSION})")
+    if problem := _kind_problem(manifest.get("kind", CLASSIFICATION), kind):
+        raise UserError(f"{folder} {problem}")
     problems = Problems()
     for name, digest in sorted(files.items()):
         if os.path.basename(name) != name or not os.path.isfile(os.path.join(folder, name)):
@@ -123,3 +146,22 @@ def open_bundle(folder):
     if problem := decision.problem(len(labels)):
         raise UserError(f"{folder}/{DECISION}: {problem}; {remedy}")
     return Bundle(folder, manifest, labels, decision)
+
+
+def _check_retrieval(width, corpus, search, index):
+    """KeyError, TypeError or ValueError where a manifest's fields do not tell how labels are found."""
+    numbers = width, search["neighbours"]
+    if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(search["vote"], bool):
+        raise ValueError(numbers)
+    if corpus not in ("labels", "rows") or index is not None and index["kind"] not in ("embedded", "milvus"):
+        raise ValueError(corpus, index)
+
+
+def _kind_problem(kind, wanted):
+    """What speaks against a bundle of this kind where `wanted` is (None: any that is known), or None."""
+    if kind not in KINDS:
+        return f"is of kind {kind!r}, which is not known here ({', '.join(KINDS)} are)"
+    if wanted in (None, kind):
+        return None
+    made_by = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}[wanted]
+    return f"is a bundle of kind {kind}, and {wanted} is wanted here; name a folder that {made_by} wrote"

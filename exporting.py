@@ -201,7 +201,7 @@ def check(checkpoint, predictor, texts, max_seq_length):
     found = predictor.encode(texts, max_seq_length)
     if not np.array_equal(wanted.columns["input_ids"], found.columns["input_ids"]):
         raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
-    difference = np.abs(predict_logits(checkpoint.model, wanted, 32) - predictor.logits(found)).max()
+    difference = np.abs(predict_logits(checkpoint.model, wanted, 32) - predictor.run(found)).max()
     if not difference <= TOLERANCE:
         raise UserError(f"the exported model's logits differ from the trained one's by {difference:.1e}: please report")
     return float(difference), int(wanted.lengths.min()), int(wanted.lengths.max())
@@ -229,7 +229,7 @@ def measure(predictors, rows):
     for _ in range(ROUNDS):
         for name, predictor in predictors.items():
             started = time.perf_counter()
-            predictor.logits(encoded[name], sorted_batches(encoded[name].lengths, BATCH_SIZE))
+            predictor.run(encoded[name], sorted_batches(encoded[name].lengths, BATCH_SIZE))
             seconds[name].append(time.perf_counter() - started)
     for name in predictors:
         results[name]["texts_per_second"] = min(TIMED_ROWS, len(texts)) / statistics.median(seconds[name])

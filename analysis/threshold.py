@@ -102,11 +102,11 @@ class _OfBundle:
 
     def __init__(self, args, problems):
         sys.path.insert(0, str(ROOT / "deploy" / "predictor"))
-        from predictor import Predictor
+        from retrieval_predictor import open_predictor
 
         self.args = args
         device, _, number = args.device.partition(":")
-        self.predictor = Predictor(
+        self.predictor = open_predictor(
             args.bundle, device=device, device_id=int(number or 0), batch_size=args.batch_size,
             max_seq_length=args.max_seq_length,
         )  # fmt: skip

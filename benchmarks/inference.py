@@ -197,7 +197,7 @@ def worker_bundle(folder, variant):
     from predictor import Predictor
 
     predictor = Predictor(str(folder / "export"), variant, num_threads=THREADS, max_seq_length=LENGTH)
-    return timed(predictor.encode, predictor.logits)
+    return timed(predictor.encode, predictor.run)
 
 
 def matrix_rate(library):

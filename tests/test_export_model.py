@@ -154,13 +154,13 @@ def test_measuring_is_what_evaluate_measures(bundles, trained, run, tmp_path):
     dataset, checkpoint = trained["news"]
     ours = Predictor(str(bundles["news"]))
     rows = read_rows(str(dataset / "dev.txt"), ours.labels, Problems())
-    sizes, real = [], ours.logits
+    sizes, real = [], ours.run
 
-    def logits(encoded, batches=None):
+    def counted(encoded, batches=None):
         sizes.append(batches and [len(batch) for batch in batches])
         return real(encoded, batches)
 
-    ours.logits = logits
+    ours.run = counted
     result = exporting.measure({"float32": ours}, rows)["float32"]
     assert sizes == [None, *[[32, 28]] * 5]  # scored as served, timed in batches of 32
     where = ("--dataset_dir", dataset, "--params_path", checkpoint, "--bad_case_file", tmp_path / "bad_case.txt")

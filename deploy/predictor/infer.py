@@ -19,7 +19,6 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
 from deciding import add_decision_flags, overridden  # noqa: E402
-from decision import sigmoid  # noqa: E402
 from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
 
 
@@ -74,9 +73,9 @@ def measure(predictor, path):
     started = time.perf_counter()
     encoded = predictor.encode(texts)
     tokenised = time.perf_counter()
-    logits = predictor.logits(encoded)
+    outputs = predictor.run(encoded)
     computed = time.perf_counter()
-    predicted = predictor.decision.decide(sigmoid(logits), parents)
+    predicted = predictor.decision.decide(predictor.probabilities_of(outputs), parents)
     decided = time.perf_counter()
     report = classification_report(rows.multi_hot(len(predictor.labels)), predicted, parents)
     total = decided - started
@@ -95,14 +94,14 @@ def main(argv=None):
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; give one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
         raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
-    from predictor import Predictor
+    from retrieval_predictor import open_predictor
 
     path = args.input_file or os.path.join(args.dataset_dir, "data.txt")
     problems = Problems()
     count = 0 if args.perf else count_texts(path, problems)
     problems.stop_if_any()
     variant = "fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32"
-    predictor = Predictor(
+    predictor = open_predictor(
         bundle_of(args.model_path_prefix), variant, args.device, args.device_id, args.num_threads, args.batch_size,
         args.max_seq_length,
     )  # fmt: skip

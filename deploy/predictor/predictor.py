@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from batching import Encoded, budget_batches  # noqa: E402
-from bundle import open_bundle  # noqa: E402
+from bundle import CLASSIFICATION, open_bundle  # noqa: E402
 from cli import UserError, logger  # noqa: E402
 from decision import sigmoid  # noqa: E402
 from labelling import decide  # noqa: E402
@@ -69,6 +69,8 @@ class Predictor:
         UserError: the bundle is damaged, or the device is not to be had; the text says what to do.
     """
 
+    kind = CLASSIFICATION  # of the bundles it serves
+
     def __init__(self, folder, variant="float32", device="cpu", device_id=0, num_threads=None, batch_size=32,
                  max_seq_length=None, spin=True):  # fmt: skip
         import onnxruntime
@@ -79,8 +81,7 @@ class Predictor:
             raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32. There, use int8")
         if variant == "int8" and device == "gpu":
             raise UserError("int8 is for --device cpu; on a GPU, use fp16")
-        self.bundle = open_bundle(folder)
-        self.labels, self.decision = self.bundle.labels, self.bundle.decision
+        self.take(open_bundle(folder, self.kind))
         manifest = self.bundle.manifest
         self.max_seq_length = max_seq_length or manifest["max_seq_length"]
         if manifest["longest_input"] and self.max_seq_length > manifest["longest_input"]:
@@ -104,6 +105,15 @@ class Predictor:
             raise UserError(f"--device gpu: CUDA does not start with device {device_id}; use --device cpu")
         self.inputs = [node.name for node in self.session.get_inputs()]
 
+    def take(self, bundle):
+        """Answers with the bundle's labels and decision from here on."""
+        self.bundle, self.labels, self.decision = bundle, bundle.labels, bundle.decision
+
+    @property
+    def columns(self):
+        """Numbers that the graph gives for a row: a logit a label."""
+        return len(self.labels)
+
     def encode(self, texts, max_seq_length=None):
         """Tokens of a list of texts as `Encoded`, cut at `max_seq_length` (by default as in training)."""
         return self.pack(self.tokenizer.encode(texts, max_seq_length or self.max_seq_length))
@@ -116,16 +126,20 @@ class Predictor:
         padding = {name: self.tokenizer.pad_id if name == "input_ids" else 0 for name in self.inputs}
         return Encoded(columns, offsets, padding, pad_left=False, with_mask=False, truncated=0)
 
-    def logits(self, encoded, batches=None):
-        """float32 array [rows, labels], in the order of the rows; `batches` of row numbers in place of its own."""
-        logits = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
+    def run(self, encoded, batches=None):
+        """What the graph gives: float32 array [rows, columns], in their order; `batches` of row numbers, or its own."""
+        outputs = np.zeros((len(encoded), self.columns), dtype=np.float32)
         for rows in budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches:
-            logits[rows] = self.session.run(None, encoded.batch(rows))[0]
-        return logits
+            outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
+        return outputs
+
+    def probabilities_of(self, outputs):
+        """One sigmoid a label: float32 array [rows, labels] of what `run` gave."""
+        return sigmoid(outputs)
 
     def probabilities(self, texts, max_seq_length=None):
-        """One sigmoid a label: float32 array [texts, labels]."""
-        return sigmoid(self.logits(self.encode(texts, max_seq_length)))
+        """The same of texts: float32 array [texts, labels]."""
+        return self.probabilities_of(self.run(self.encode(texts, max_seq_length)))
 
     def predict(self, texts, max_seq_length=None):
         """Yields (label names, their probabilities) of each text, in order."""

@@ -177,12 +177,12 @@ def main(argv=None):
         raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32. There, use --use_quantize")
     if args.use_quantize and args.device == "gpu":
         raise UserError("--use_quantize is for --device cpu; on a GPU, use --use_fp16")
-    from bundle import open_bundle
+    from bundle import CLASSIFICATION, open_bundle
     from utils import atomic_folder, atomic_write, sha256
 
     if problem := folder_problem(args.output):
         raise UserError(problem)
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(args.bundle, CLASSIFICATION)
     graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
     digest = bundle.manifest["files"][os.path.basename(graph)]
     with atomic_folder(args.output) as folder:

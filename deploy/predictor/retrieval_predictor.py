@@ -1,0 +1,120 @@
+"""A retrieval bundle on ONNX Runtime: texts become vectors, labels are those of the nearest entries of its index.
+
+from retrieval_predictor import open_predictor
+
+predictor = open_predictor("output")  # a bundle of either kind
+for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金融数据"]):
+    print(names, scores)
+"""
+
+import copy
+import sys
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from bundle import DECISION, RETRIEVAL, kind_of, open_bundle  # noqa: E402
+from cli import UserError, logger  # noqa: E402
+from predictor import Predictor  # noqa: E402
+from retrieval import label_scores  # noqa: E402
+from vector_index import ENTRIES, GRAPH, VECTORS, open_index  # noqa: E402
+
+CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH}  # index.py writes them anew; the rest is the encoder
+
+
+def open_predictor(folder, *args, **options):
+    """A `Predictor` or a `RetrievalPredictor` that labels texts, by the kind of the bundle.
+
+    Args:
+        folder, args, options: as of `Predictor`.
+    Raises:
+        UserError: as of `Predictor`; or a retrieval bundle has no index, or its index does not open.
+    """
+    if kind_of(folder) != RETRIEVAL:
+        return Predictor(folder, *args, **options)
+    predictor = RetrievalPredictor(folder, *args, **options)
+    predictor.index  # noqa: B018  opened now, so that what is wrong with it is told before the first long step
+    return predictor
+
+
+class RetrievalPredictor(Predictor):
+    """Serves one retrieval bundle, as `Predictor` does a classifier's; scores stand where probabilities do there.
+
+    Its index is opened when it is first asked for: to `embed` needs none.
+
+    Args:
+        timeout: seconds that a search may take where the index is a Milvus; None for as many as it takes.
+    """
+
+    kind = RETRIEVAL
+
+    def __init__(self, *args, timeout=None, **options):
+        super().__init__(*args, **options)
+        self._timeout = timeout
+
+    @property
+    def columns(self):
+        """Numbers that the graph gives for a row: the width of a vector."""
+        return self.bundle.manifest["width"]
+
+    @cached_property
+    def index(self):
+        """The bundle's `VectorIndex`.
+
+        Raises:
+            UserError: there is none, it is damaged, or its server not to be had; the text says what to do.
+        """
+        manifest = self.bundle.manifest
+        if manifest["index"] is None:
+            raise UserError(
+                f"{self.bundle.folder} has no index yet; python retrieval_based/index.py build --bundle "
+                f"{self.bundle.folder} --corpus labels"
+            )
+        return open_index(self.bundle.folder, manifest)
+
+    def embed(self, texts, max_seq_length=None):
+        """Unit vectors of a list of texts: float32 array [texts, width]."""
+        return self.run(self.encode(texts, max_seq_length))
+
+    def search(self, vectors):
+        """`vector_index.Found` of vectors [rows, width]: for each, as many entries as the bundle's search looks at."""
+        return self.index.search(vectors, self.bundle.manifest["search"]["neighbours"])
+
+    def probabilities_of(self, outputs):
+        """The score of each label, from 0 to 1: float32 array [rows, labels] of the vectors that `run` gave."""
+        return label_scores(self.search(outputs), self.labels, self.bundle.manifest["search"]["vote"])
+
+    def reopened(self):
+        """The same encoder with the labels, the decision and the index that the bundle's folder holds now.
+
+        Returns:
+            another `RetrievalPredictor`; this one goes on as it is.
+        Raises:
+            UserError: the bundle is damaged, or holds another encoder.
+        """
+        bundle = open_bundle(self.bundle.folder, self.kind)
+        if _encoder_of(bundle) != _encoder_of(self.bundle):
+            raise UserError(f"{bundle.folder} holds another encoder now; start again to serve it")
+        other = copy.copy(self)
+        other.take(bundle)
+        where = bundle.manifest["index"]
+        if where != self.bundle.manifest["index"] or where["kind"] == "embedded":  # else the connection stays
+            other.__dict__.pop("index", None)
+        return other
+
+    def log(self):
+        super().log()
+        manifest, entries = self.bundle.manifest, len(self.index)
+        logger.info(
+            "Labels of the %d nearest of %d entries (%s; %s index), %s", min(manifest["search"]["neighbours"], entries),
+            entries, "labelled rows" if manifest["corpus"] == "rows" else "label texts", manifest["index"]["kind"],
+            "by vote" if manifest["search"]["vote"] else "by the nearest of each",
+        )  # fmt: skip
+
+
+def _encoder_of(bundle):
+    """What a running model was made of: a bundle's files but those that change with its labels, and their use."""
+    files = {name: digest for name, digest in bundle.manifest["files"].items() if name not in CHANGING}
+    return files, bundle.manifest["width"], bundle.manifest["max_seq_length"]
