@@ -4,9 +4,11 @@ A text is encoded to a unit vector, and its labels are those of the nearest entr
 label's score lies between 0 and 1 and plays the part of a probability: `decision.py` decides by it as it stands.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from decision import SEPARATOR
+from decision import SEPARATOR, Decision, depths
 
 
 def label_text(name):
@@ -38,6 +40,58 @@ def corpus_labels(labels, rows=None):
         inner = np.isin(row + rows.label_ids, row + labels.parents[rows.label_ids])
         wanted[rows.label_ids[~inner]] = True
     return np.flatnonzero(wanted)
+
+
+def label_entries(labels, corpus=None):
+    """What a label corpus is made of: the texts to encode, and a tuple of label names for each.
+
+    Args:
+        corpus: names of the labels that have an entry, as a checkpoint's `run.json` holds them; those that are not
+            among the labels any more are left out. None: the labels without children.
+    """
+    if corpus is None:
+        names = [labels.names[i] for i in corpus_labels(labels)]
+    else:
+        names = [name for name in corpus if name in labels.index]
+    return [label_text(name) for name in names], [(name,) for name in names]
+
+
+def default_decision(labels, rows=None, threshold=0.5):
+    """How a new model's scores become labels, as the older suite did it: flat labels are those above the threshold, of
+    a hierarchy the nearest path is taken. Training rows (`Rows`) say it better: with one path each, the nearest path or
+    label is taken, with several, all above the threshold; and never fewer labels than the row with the fewest has.
+    """
+    single, least = labels.hierarchical, 0
+    if rows is not None:
+        single = max(len(deepest(rows.labels_of(i), labels.parents)) for i in range(len(rows))) <= 1
+        least = int(np.diff(rows.offsets).min())
+    elif single:
+        least = int(depths(labels.parents)[corpus_labels(labels)].min())
+    return Decision(threshold, min_k=least, hierarchy="one_per_level" if single else "closure")
+
+
+def row_entries(rows, labels):
+    """What a corpus of labelled `Rows` is made of: the texts of those with a label, and their label names.
+
+    A text that stands in several rows has an entry for each of them, and as many votes.
+    """
+    kept = [i for i in range(len(rows)) if len(rows.labels_of(i))]
+    return [rows.texts[i] for i in kept], [tuple(labels.names[j] for j in rows.labels_of(i)) for i in kept]
+
+
+def carry_decision(decision, before, after):
+    """The decision for other labels: what it says of a label goes with the name, a new label gets the median threshold.
+
+    Args:
+        before, after: `utils.Labels`.
+    """
+    changes, places = {}, [before.index.get(name) for name in after.names]
+    if isinstance(decision.threshold, tuple):
+        median = float(np.median(decision.threshold))
+        changes["threshold"] = tuple(median if place is None else decision.threshold[place] for place in places)
+    if decision.none_label is not None:
+        changes["none_label"] = after.index.get(before.names[decision.none_label])
+    return replace(decision, **changes)
 
 
 def label_scores(found, labels, vote=False):

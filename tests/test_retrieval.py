@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli import Problems
-from retrieval import corpus_labels, deepest, label_scores, label_text
+from decision import Decision
+from retrieval import carry_decision, corpus_labels, deepest, label_scores, label_text, row_entries
 from utils import Labels, read_labels, read_rows
 from vector_index import MISSING, Found
 
@@ -111,3 +112,18 @@ def test_scores_of_50_000_labels_and_1000_queries_take_no_loop_over_labels():
     for vote in (False, True):
         assert label_scores(found, labels, vote).shape == (1000, 50_100)
     assert time.process_time() - started < 10  # 1 second here; a loop over the cells takes a minute
+
+
+def test_entries_of_rows_are_those_with_a_label_each_with_its_whole_set(tmp_path):
+    write_lines(tmp_path / "rows.txt", ["x\t体育##足球", "y", "x\t体育##网球,财经"])
+    texts, names = row_entries(read_rows(str(tmp_path / "rows.txt"), TREE, Problems()), TREE)
+    assert texts == ["x", "x"] and names == [("体育", "体育##足球"), ("财经", "体育", "体育##网球")]
+
+
+def test_a_decision_goes_with_the_names_when_labels_change():
+    decision = Decision((0.1, 0.2, 0.9), min_k=1, none_below=0.3, none_label=2, temperature=2)
+    before = Labels(["a", "b", "none"])
+    carried = carry_decision(decision, before, Labels(["none", "new", "a"]))
+    assert carried == Decision((0.9, 0.2, 0.1), min_k=1, none_below=0.3, none_label=0, temperature=2)
+    assert carry_decision(decision, before, Labels(["b"])).none_label is None
+    assert carry_decision(Decision(0.4), before, Labels(["new"])) == Decision(0.4)
