@@ -1,0 +1,163 @@
+"""The encoder of the retrieval road: a pretrained model whose pooled vector, of length 1, stands for a text or a label.
+
+`open_encoder` opens what the scripts of this folder take as `--params_path`: a checkpoint of train.py or a bundle of
+export_model.py. Paddle is imported for a checkpoint alone.
+"""
+
+import inspect
+import os
+
+import numpy as np
+
+from batching import sorted_batches
+from bundle import MANIFEST
+from checkpoint import load_checkpoint
+from cli import Problems, UserError
+from compat import import_paddle
+from model import device_problem, encode, forward_batches, pretrained_faults, set_device
+
+KIND = "retrieval"
+WEIGHTS, PROJECTION = "model_state.pdparams", "projection"
+
+
+def make_encoder(backbone, output_emb_size):
+    """A Paddle layer that gives unit vectors [rows, width] for the inputs of its backbone.
+
+    It is the older suite's: the pooled vector, a linear layer to `output_emb_size` (0: none, the width stays), dropout,
+    length 1. Its weights are named as a classifier's of the same backbone, so that either can start from the other's.
+    """
+    import paddle
+
+    prefix = backbone.base_model_prefix
+
+    class Encoder(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.config = backbone.config
+            self.config.output_emb_size = output_emb_size
+            self.width = output_emb_size or self.config.hidden_size
+            setattr(self, prefix, backbone)
+            linear = paddle.nn.Linear(self.config.hidden_size, output_emb_size) if output_emb_size else None
+            setattr(self, PROJECTION, linear)
+            self.dropout = paddle.nn.Dropout(self.config.hidden_dropout_prob)
+
+        def forward(self, **inputs):
+            vectors = getattr(self, prefix)(**inputs)[1]
+            if getattr(self, PROJECTION) is not None:
+                vectors = getattr(self, PROJECTION)(vectors)
+            return paddle.nn.functional.normalize(self.dropout(vectors), axis=-1)
+
+        def save_pretrained(self, folder):
+            self.config.architectures = [type(backbone).__name__]
+            self.config.save_pretrained(folder)
+            paddle.save(self.state_dict(), os.path.join(folder, WEIGHTS))
+
+    # Whoever makes inputs looks here for those that the model takes.
+    Encoder.forward.__signature__ = inspect.signature(type(backbone).forward)
+    return Encoder()
+
+
+def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
+    """Encoder and tokenizer of a name, of a model's local folder, or of a checkpoint of train.py.
+
+    Args:
+        output_emb_size: None for that of the checkpoint; another one starts the linear layer anew.
+    Raises:
+        UserError: it is neither here nor to be downloaded; the text says how to bring it.
+    """
+    paddle = import_paddle()
+    from paddlenlp.transformers import AutoModel, AutoTokenizer
+
+    # Parameter names count up over a process; the optimiser's saved state is found by them.
+    with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        backbone = AutoModel.from_pretrained(name)
+        saved = getattr(backbone.config, "output_emb_size", 0)
+        encoder = make_encoder(backbone, saved if output_emb_size is None else output_emb_size)
+        if saved and saved == backbone.config.output_emb_size:
+            weights = paddle.load(os.path.join(name, WEIGHTS))
+            for part in ("weight", "bias"):
+                getattr(getattr(encoder, PROJECTION), part).set_value(weights[f"{PROJECTION}.{part}"])
+    return encoder, tokenizer
+
+
+def embed(encoder, encoded, batch_size, batches=None):
+    """Unit vectors of the rows in the batches (of all rows by default), without gradient or dropout.
+
+    Returns:
+        float32 array [rows, width]; rows in no batch stay 0. The encoder is in the mode it was in before.
+    """
+    vectors = np.zeros((len(encoded), encoder.width), dtype=np.float32)
+    batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
+    for rows, values in forward_batches(encoder, encoded, batches):
+        vectors[rows] = values
+    return vectors
+
+
+class TrainedEncoder:
+    """A checkpoint of train.py. Its small files are read at once, its weights with the first texts.
+
+    labels, decision, max_seq_length: the checkpoint's. corpus: names of the labels that a label corpus has entries for.
+    predictor: None; what `open_encoder` gives for a bundle has one.
+    """
+
+    predictor = None
+
+    def __init__(self, path, device, batch_size, max_seq_length):
+        problems = Problems()
+        with problems.collect():
+            self._checkpoint = load_checkpoint(path, None, problems, kind=KIND)
+        if problem := device_problem(device):
+            problems.add(problem)
+        problems.stop_if_any()
+        self.labels, self.decision, run = self._checkpoint.labels, self._checkpoint.decision, self._checkpoint.run
+        self.corpus, self.max_seq_length = run["corpus"], max_seq_length or run["arguments"]["max_seq_length"]
+        longest = self._checkpoint.longest
+        if longest and self.max_seq_length > longest:
+            raise UserError(f"--max_seq_length {self.max_seq_length}: this model takes {longest} tokens at most")
+        self._path, self._device, self._batch_size = path, device, batch_size
+
+    def checkpoint(self):
+        """The `Checkpoint`, with the encoder as its model, in evaluation mode, and tokenizer."""
+        if self._checkpoint.model is None:
+            set_device(self._device)
+            self._checkpoint.model, self._checkpoint.tokenizer = load_encoder(self._path, flag="--params_path")
+            self._checkpoint.model.eval()
+        return self._checkpoint
+
+    def embed(self, texts):
+        """Unit vectors of a list of texts: float32 array [texts, width]."""
+        checkpoint = self.checkpoint()
+        encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, self.max_seq_length)
+        return embed(checkpoint.model, encoded, self._batch_size)
+
+
+class ExportedEncoder:
+    """A retrieval bundle on ONNX Runtime, with the same attributes; `predictor` is its `RetrievalPredictor`."""
+
+    def __init__(self, path, device, batch_size, max_seq_length):
+        from retrieval_predictor import RetrievalPredictor
+
+        kind, _, number = device.partition(":")
+        self.predictor = RetrievalPredictor(
+            path, device=kind, device_id=int(number or 0), batch_size=batch_size, max_seq_length=max_seq_length
+        )
+        self.labels, self.decision = self.predictor.labels, self.predictor.decision
+        self.max_seq_length, self.embed = self.predictor.max_seq_length, self.predictor.embed
+        self.corpus = None  # its index has the entries
+
+
+def open_encoder(path, device, batch_size=32, max_seq_length=None):
+    """A `TrainedEncoder` or an `ExportedEncoder`, by what the folder holds.
+
+    Args:
+        path: the folder, or as in the older suite the model_state.pdparams in it.
+        device: cpu, gpu, or one card: gpu:0.
+        max_seq_length: tokens of a text; None as in training.
+    Raises:
+        UserError: it is neither, it is damaged, or the device is not to be had; the text says what to do.
+    """
+    if os.path.basename(path) == WEIGHTS:
+        path = os.path.dirname(path) or "."
+    opener = ExportedEncoder if os.path.exists(os.path.join(path, MANIFEST)) else TrainedEncoder
+    return opener(path, device, batch_size, max_seq_length)

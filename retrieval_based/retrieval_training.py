@@ -1,0 +1,210 @@
+"""How an encoder learns: texts near the texts of their labels, far from those of the other labels of their batch.
+
+Texts of a batch are compared with its labels, each label encoded once. The loss of a pair of a text and one of its
+labels is the cross-entropy of that label among the batch's, the cosine of the pair less a margin, all times a scale.
+Labels that the text has otherwise, by any of its rows, are left out: they are no negatives. Of several processes, each
+compares its own share of a batch: negatives do not cross cards, as in the older suite.
+"""
+
+from argparse import Namespace
+
+import numpy as np
+
+from batching import sorted_batches
+from checkpoint import Checkpoint, last_folder
+from cli import logger
+from encoder import KIND, embed, load_encoder
+from metric import classification_report, recall_at
+from model import encode
+from neighbours import Neighbours
+from retrieval import corpus_labels, deepest, default_decision, label_entries, label_scores
+from runs import start_run
+from training import Trainer, make_ready
+from utils import Rows, Texts
+from vector_index import Found
+
+CUTOFFS = (1, 5, 10, 20, 50)
+# What the loop has flags for elsewhere.
+FIXED = {
+    "gradient_accumulation_steps": 1, "amp": None, "early_stop": False, "early_stop_nums": 1, "warmup": False,
+    "length_buckets": True, "num_workers": 0, "save_minutes": 10, "visualdl_dir": None,
+}  # fmt: skip
+
+
+def train(args, labels, rows, environment):
+    """Runs train.py's arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it."""
+    names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
+    run, progress = start_run(args, {name: name for name in names}, KIND)
+    if progress.finished:
+        return 0
+    corpus = [labels.names[i] for i in corpus_labels(labels, rows["train"])]
+    sets = label_sets(rows["train"])
+    decision = default_decision(labels, rows_of(sets, args.train_set_file), args.threshold)
+    rows["train"] = rows_of({text: ids for text, ids in sets.items() if ids}, args.train_set_file)
+    several = any(len(deepest(rows["train"].labels_of(i), labels.parents)) > 1 for i in range(len(rows["train"])))
+    args.metric_for_best = args.metric_for_best or ("macro_f1" if several else "recall@1")
+    logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
+    last = last_folder(args.save_dir)
+    encoder, tokenizer = load_encoder(last if progress.step else args.model_name_or_path, args.output_emb_size)
+    tokens = make_ready(args, encoder, tokenizer, rows, environment)
+    checkpoint = Checkpoint(encoder, tokenizer, labels, decision, {**run, "corpus": corpus})
+    settings = {"warmup_steps": args.warmup_proportion, "logging_steps": args.log_steps, **FIXED}
+    trainer = RetrievalTrainer(Namespace(**vars(args), **settings), checkpoint, rows, tokens, progress, last)
+    trainer.rehearse()
+    return trainer.run_all()
+
+
+def label_sets(rows):
+    """{text: indices of the labels of all its rows}.
+
+    So a file that repeats a text once for each of its labels, as the older suite's, trains as one that names them all.
+    """
+    sets = {}
+    for i in range(len(rows)):
+        sets.setdefault(rows.texts[i], set()).update(rows.labels_of(i).tolist())
+    return sets
+
+
+def rows_of(sets, path):
+    """`Rows` of such a dict."""
+    texts = Texts()
+    for text in sets:
+        texts.append(text)
+    texts.freeze()
+    label_ids = np.array([i for ids in sets.values() for i in sorted(ids)], np.int32)
+    offsets = np.cumsum([0, *map(len, sets.values())], dtype=np.int64)
+    return Rows(path, texts, np.arange(1, len(sets) + 1, dtype=np.int32), label_ids, offsets, 0, 0)
+
+
+class RetrievalTrainer(Trainer):
+    """Trains an encoder by the loop of `training.py`."""
+
+    def prepare(self):
+        rows, parents = self.rows["train"], self.checkpoint.labels.parents
+        self.positives = [deepest(rows.labels_of(i), parents) for i in range(len(rows))]
+        texts, self.corpus = label_entries(self.checkpoint.labels, self.checkpoint.run["corpus"])
+        self.corpus_ids = np.array([self.checkpoint.labels.index[name] for (name,) in self.corpus])
+        self.column = np.full(len(self.checkpoint.labels), -1)
+        self.column[self.corpus_ids] = np.arange(len(self.corpus_ids))
+        self.label_tokens = encode(texts, self.checkpoint.tokenizer, self.model, self.args.max_seq_length)
+        return side_by_side(self.model)
+
+    # ------------------------------------------------------------------------------------------------------- a step
+
+    def size(self, batch):
+        """Pairs of a text and one of its labels."""
+        return sum(len(self.positives[i]) for i in batch)
+
+    def inputs_of(self, batch):
+        mine = batch[self.rank :: self.world]
+        weight = 1.0 if len(mine) else 0.0
+        mine = mine if len(mine) else batch[:1]
+        row = np.repeat(np.arange(len(mine)), [len(self.positives[i]) for i in mine])
+        positive = np.concatenate([self.positives[i] for i in mine])
+        ids, target = np.unique(positive, return_inverse=True)
+        gold = self.rows["train"].multi_hot(len(self.checkpoint.labels), mine)[:, ids]
+        against = ~gold[row]
+        against[np.arange(len(row)), target] = True
+        texts, labels = self.tokens["train"].batch(mine), self.label_tokens.batch(self.column[ids])
+        return {
+            **{f"text/{name}": values for name, values in texts.items()},
+            **{f"label/{name}": values for name, values in labels.items()},
+            "row": row, "target": target, "against": against, "weight": np.full(len(row), weight, np.float32),
+        }  # fmt: skip
+
+    def losses(self, inputs):
+        """A loss a pair: float32 tensor [pairs].
+
+        inputs: the tokens; "row", "target": int64 [pairs], its text and its label among the batch's; "against": bool
+        [pairs, labels], that label and those that it is compared with.
+        """
+        texts, labels = (
+            {name[len(side) :]: value for name, value in inputs.items() if name.startswith(side)}
+            for side in ("text/", "label/")
+        )
+        return in_batch_losses(
+            *self.wrapped(texts, labels), inputs["row"], inputs["target"], inputs["against"], self.args.margin,
+            self.args.scale,
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------- evaluation
+
+    def vectors(self, tokens):
+        """Unit vectors of tokenised texts, each process computing its share: float32 array [rows, width]."""
+        mine = sorted_batches(tokens.lengths, self.args.batch_size)[self.rank :: self.world]
+        return self.whole(embed(self.model, tokens, self.args.batch_size, mine))
+
+    def evaluate(self, split):
+        """Recall among the nearest labels, and the report on what is decided by them."""
+        labels, rows = self.checkpoint.labels, self.rows[split]
+        queries, corpus = self.vectors(self.tokens[split]), self.vectors(self.label_tokens)
+        cosines, entries = Neighbours(corpus, index=False).search(queries, self.args.recall_num)
+        found = Found(cosines, [[self.corpus[i] for i in row] for row in entries])
+        gold = rows.multi_hot(len(labels))
+        predicted = self.checkpoint.decision.decide(label_scores(found, labels), labels.parents)
+        report = classification_report(gold, predicted, labels.parents)
+        ends = np.zeros_like(gold)
+        for i in range(len(rows)):
+            ends[i, deepest(rows.labels_of(i), labels.parents)] = True
+        cutoffs = [n for n in CUTOFFS if n <= self.args.recall_num]
+        recalls = recall_at(ends, self.corpus_ids[entries], cutoffs)
+        return {
+            **{f"recall@{n}": value for n, value in recalls.items()},
+            "micro_f1": report["micro"]["f1"],
+            "macro_f1": report["macro"]["f1"],
+            "accuracy": report["accuracy"],
+        }
+
+    def evaluate_and_keep(self):
+        if self.args.evaluate:
+            super().evaluate_and_keep()
+        else:
+            self.save(self.args.save_dir)
+
+    def log_scores(self, scores):
+        logger.info("eval %s", ", ".join(f"{name.replace('_', ' ')}: {value:.5f}" for name, value in scores.items()))
+
+    def after_step(self):
+        super().after_step()
+        if not self.args.evaluate and self.progress.step % self.args.save_steps == 0:
+            self.save(self.args.save_dir)
+
+    def log_end(self):
+        if self.args.evaluate:
+            logger.info("Final best %s: %.5f", self.metric_name, self.progress.best_score)
+        logger.info("The encoder is saved in %s", self.args.save_dir)
+
+
+def side_by_side(encoder):
+    """A Paddle layer of two encodings in one pass, which is what a step of several processes is made of."""
+    import paddle
+
+    class SideBySide(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, texts, labels):
+            return self.encoder(**texts), self.encoder(**labels)
+
+    return SideBySide()
+
+
+def in_batch_losses(texts, labels, row, target, against, margin, scale):
+    """Cross-entropy of each pair's label among those it is compared with.
+
+    Args:
+        texts, labels: float32 tensors [texts, width] and [labels, width] of unit vectors.
+        row, target: int64 tensors [pairs], the text and the label of each pair.
+        against: bool tensor [pairs, labels], True for the pair's label and for its negatives.
+        margin: taken from the cosine of the pair. scale: of all cosines.
+    Returns:
+        float32 tensor [pairs].
+    """
+    import paddle
+    import paddle.nn.functional as F
+
+    cosines = paddle.matmul(texts, labels, transpose_y=True).index_select(row)
+    cosines = cosines - margin * F.one_hot(target, labels.shape[0])
+    logits = paddle.where(against, scale * cosines, paddle.full_like(cosines, -1e9))
+    return F.cross_entropy(logits, target, reduction="none")
