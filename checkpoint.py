@@ -22,7 +22,9 @@ from model import device_problem, load_pretrained, longest_input, set_device
 from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
-MADE_BY = {"classification": "train.py", "retrieval": "retrieval_based/train.py"}  # kinds of checkpoint
+MADE_BY = {  # kinds of checkpoint
+    "classification": "train.py", "retrieval": "retrieval_based/train.py", "prompt": "few-shot/train.py",
+}  # fmt: skip
 
 
 @dataclass
@@ -74,18 +76,18 @@ def kind_of(run):
     return run.get("kind", "classification")
 
 
-def folder_problem(path, kind="classification"):
+def folder_problem(path, kind="classification", flag="--save_dir"):
     """What speaks against writing a checkpoint to `path`: something there that is not its like, and would be lost."""
     if os.path.isfile(path):
-        return f"--save_dir {path}: this is a file; name a folder"
+        return f"{flag} {path}: this is a file; name a folder"
     run = read_run(path)
     if run and kind_of(run) != kind:
-        return f"--save_dir {path}: the folder holds a {kind_of(run)} model, which would be lost; name a new folder"
+        return f"{flag} {path}: the folder holds a {kind_of(run)} model, which would be lost; name a new folder"
     found = set(os.listdir(path)) if os.path.isdir(path) else set()
     strange = sorted(found - set(run.get("files", ())))
     if strange and not _from_older_suite(found):
         return (
-            f"--save_dir {path}: the folder holds {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}, which "
+            f"{flag} {path}: the folder holds {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}, which "
             "would be lost; name a new folder"
         )
     return None

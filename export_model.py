@@ -35,14 +35,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def example_texts():
-    """Texts to compare the graphs on where no dev file is given."""
-    from utils import read_texts
-
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
-    return [text for _, text in read_texts(os.path.join(folder, "data.txt"))]
-
-
 # ------------------------------------------------------------------------------------------------------------ variants
 
 
@@ -105,7 +97,7 @@ def main(argv=None):
     use_old_ir()
     prepare_environment()
     from checkpoint import load_checkpoint, load_model
-    from exporting import bundle_folder, check, folder_problem, tokenizer_problem
+    from exporting import bundle_folder, check, example_texts, folder_problem, tokenizer_problem
     from utils import read_rows
 
     problems, rows = Problems(), None

@@ -21,7 +21,7 @@ from compat import import_paddle, quiet_output
 from graph import optimise
 from metric import classification_report
 from model import encode, logits_of, longest_input
-from utils import atomic_folder
+from utils import atomic_folder, read_texts
 
 # What is made here is checked and measured with what serves it.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "deploy" / "predictor"))
@@ -74,18 +74,20 @@ class Draft:
 
 
 @contextlib.contextmanager
-def bundle_folder(path, checkpoint, prefix, max_seq_length):
+def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **more):
     """Yields the `Draft` of a whole float32 bundle, and puts it into the place of `path` when the block ends well.
 
     Args:
         checkpoint: `Checkpoint` with model and tokenizer, on a CPU.
         prefix: name of the static graph's files: float32, or pruned_model.
+        output: name of what the model gives, `width` numbers a row, by default one a label.
+        more: fields of the manifest.
     """
     model, tokenizer, labels = checkpoint.model, checkpoint.tokenizer, checkpoint.labels
     with atomic_folder(path) as folder:
         static_graph = os.path.join(folder, prefix)
         inputs = write_static_graph(model, tokenizer, static_graph)
-        write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id)
+        write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id, output)
         tokenizer.save_pretrained(folder)
         labels.write(os.path.join(folder, "label.txt"))
         checkpoint.decision.save(os.path.join(folder, "decision.json"))
@@ -95,13 +97,14 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length):
             "model_type": model.config.model_type,
             "static_graph": prefix,
             "inputs": [{"name": name, "dtype": "int64", "shape": [-1, -1]} for name in inputs],
-            "outputs": [{"name": "logits", "dtype": "float32", "shape": [-1, len(labels)]}],
+            "outputs": [{"name": output, "dtype": "float32", "shape": [-1, more.get("width", len(labels))]}],
             "num_labels": len(labels),
             "hierarchical": labels.hierarchical,
             "max_seq_length": max_seq_length,
             "longest_input": longest_input(model.config),
             "pad_token_id": tokenizer.pad_token_id,
             "versions": versions(packages),
+            **more,
         }
         draft = Draft(folder, fields)
         draft.seal()
@@ -156,7 +159,7 @@ def _strip_call_stacks(path):
         file.write(program.SerializeToString(deterministic=True))
 
 
-def write_onnx_graph(prefix, target, pad_token_id):
+def write_onnx_graph(prefix, target, pad_token_id, output="logits"):
     """Writes the static graph of `prefix` as an ONNX model made fast for ONNX Runtime (graph.py)."""
     import onnx
     import paddle2onnx
@@ -166,7 +169,7 @@ def write_onnx_graph(prefix, target, pad_token_id):
         with quiet_output():
             paddle2onnx.export(f"{prefix}.pdmodel", f"{prefix}.pdiparams", raw, opset_version=OPSET, verbose=False)
         model = onnx.load(raw)
-        _rename_output(model.graph, "logits")  # else it has the number of a counter, which no server could rely on
+        _rename_output(model.graph, output)  # else it has the number of a counter, which no server could rely on
         onnx.save(model, raw)
         optimise(raw, target, pad_token_id)
     finally:
@@ -194,17 +197,39 @@ def check(checkpoint, predictor, texts, max_seq_length):
     """
     from model import predict_logits
 
+    texts = texts_to_compare(texts, max_seq_length)
+    wanted = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    logits = predict_logits(checkpoint.model, wanted, 32)
+    difference = compare(wanted, logits, predictor, texts, max_seq_length)
+    return difference, int(wanted.lengths.min()), int(wanted.lengths.max())
+
+
+def example_texts():
+    """Texts to compare the graphs on where there are no others."""
+    path = Path(__file__).resolve().parent / "data" / "data.txt"
+    return [text for _, text in read_texts(path)]
+
+
+def texts_to_compare(texts, max_seq_length):
+    """The texts, and pieces of them from one character to more than the model takes, none at all, and odd ones."""
     joined = "。".join(texts)
     lengths = [1, 2, *range(8, 2 * max_seq_length, max(8, max_seq_length // 8))]
-    texts = [*texts, *(joined[start : start + n] for start, n in enumerate(lengths)), "", "😀 Ａ１ café"]
-    wanted = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    return [*texts, *(joined[start : start + n] for start, n in enumerate(lengths)), "", "😀 Ａ１ café"]
+
+
+def compare(wanted, logits, predictor, texts, max_seq_length):
+    """The largest difference between logits and a predictor's. UserError where it is above 1e-4, or tokens differ.
+
+    Args:
+        wanted: the texts' tokens by PaddleNLP, as `Encoded`. logits: the trained model's for them.
+    """
     found = predictor.encode(texts, max_seq_length)
     if not np.array_equal(wanted.columns["input_ids"], found.columns["input_ids"]):
         raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
-    difference = np.abs(predict_logits(checkpoint.model, wanted, 32) - predictor.run(found)).max()
+    difference = float(np.abs(logits - predictor.run(found)).max())
     if not difference <= TOLERANCE:
         raise UserError(f"the exported model's logits differ from the trained one's by {difference:.1e}: please report")
-    return float(difference), int(wanted.lengths.min()), int(wanted.lengths.max())
+    return difference
 
 
 def measure(predictors, rows):

@@ -75,20 +75,20 @@ def make_ready(args, model, tokenizer, rows, environment):
     return tokens
 
 
-def load_weights(model, path):
+def load_weights(model, path, flag="--init_from_ckpt"):
     """Puts the weights of a model_state.pdparams into the model. A UserError names what does not fit."""
     import paddle
 
     try:
         weights = paddle.load(path)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"--init_from_ckpt {path}: not a file of weights ({error})") from error
+        raise UserError(f"{flag} {path}: not a file of weights ({error})") from error
     problems = Problems()
     for name, parameter in model.state_dict().items():
         if name not in weights:
-            problems.add(f"--init_from_ckpt {path}: {name} is not in it")
+            problems.add(f"{flag} {path}: {name} is not in it")
         elif list(weights[name].shape) != parameter.shape:
-            problems.add(f"--init_from_ckpt {path}: {name} is {list(weights[name].shape)}, wanted {parameter.shape}")
+            problems.add(f"{flag} {path}: {name} is {list(weights[name].shape)}, wanted {parameter.shape}")
     problems.stop_if_any()
     model.set_state_dict(weights)
 

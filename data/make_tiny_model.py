@@ -36,6 +36,7 @@ def parse_args(argv=None):
     parser.add_argument("--intermediate_size", type=positive_int, default=256, help="(%(default)s)")
     parser.add_argument("--dropout", type=float, default=0.1, help="(%(default)s)")
     parser.add_argument("--seed", type=non_negative_int, default=3, help="(%(default)s)")
+    parser.add_argument("--masked_lm", action="store_true", help="with a masked-language head, for few-shot/ (off)")
     return parser.parse_args(argv)
 
 
@@ -57,7 +58,7 @@ def main(argv=None):
     from compat import import_paddle
 
     paddle = import_paddle()
-    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
+    from paddlenlp.transformers import ErnieConfig, ErnieForMaskedLM, ErnieModel, ErnieTokenizer
 
     paddle.set_device("cpu")
     paddle.seed(args.seed)
@@ -78,7 +79,7 @@ def main(argv=None):
         with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{token}\n" for token in vocabulary)
         ErnieTokenizer(os.path.join(folder, "vocab.txt")).save_pretrained(folder)
-        ErnieModel(config).save_pretrained(folder)
+        (ErnieForMaskedLM if args.masked_lm else ErnieModel)(config).save_pretrained(folder)
     print(f"{args.output_dir}: a tiny ERNIE with random weights, for trying the pipeline")
 
 

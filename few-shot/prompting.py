@@ -7,7 +7,6 @@ size on. So a row is a sequence of ids and nothing else, in training, in evaluat
 
 import ast
 import copy
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from batching import Encoded, sorted_batches
-from cli import UserError
+from cli import Problems, UserError
 from compat import import_paddle
-from decision import SEPARATOR
-from utils import read_labels, read_lines, read_rows
+from exporting import tokenizer_problem
+from model import longest_input
+from utils import write_json
 
 DEFAULT_PROMPT = "{'soft'}{'text': 'text_a'}{'mask'}"  # PaddleNLP's, where none is given
 TEXT = "text_a"
@@ -107,39 +107,6 @@ def _part(piece):
     return part
 
 
-def read_label_words(path, problems):
-    """`label.txt` with its words: lines `label` or `label==word`, several of one label for several words.
-
-    A label without a word has itself for one, in a hierarchy its last piece.
-    Returns:
-        (`Labels`, [[word, ...] of each label]).
-    """
-    words, lines = {}, []
-    for number, line in read_lines(path):
-        name, equals, word = (piece.strip() for piece in line.partition("=="))
-        if equals and (not word or "==" in word):
-            problems.add(f"{path}:{number}: {line.strip()!r}: a line is label or label==word")
-        if equals and word in words.get(name, ()):
-            problems.add(f"{path}:{number}: label {name!r} has the word {word!r} already; delete the line")
-        if not equals or name not in words:
-            lines.append((number, name))
-        words.setdefault(name, [])
-        words[name] += [word] if equals else []
-    labels = read_labels(path, problems, lines)
-    return labels, [words[name] or [name.rpartition(SEPARATOR)[2]] for name in labels.names]
-
-
-def read_labelled(path, labels, problems):
-    """`read_rows` of a file in which every row has to tell its labels: `text<TAB>` alone says that it has none."""
-    for number, line in read_lines(path):
-        if line.strip() and "\t" not in line:
-            problems.add(
-                f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if it has none of "
-                "them. Texts to label belong into data.txt"
-            )
-    return read_rows(path, labels, problems)
-
-
 # ---------------------------------------------------------------------------------------------------- ids and the model
 
 
@@ -192,8 +159,8 @@ def layout_of(template, tokenizer, vocab_size):
     ids = np.where(own, vocab_size + np.cumsum(own) - 1, words)
     columns = {"input_ids": words, "token_type_ids": types, "soft_token_ids": soft, "encoder_ids": encoders}
     return Layout(
-        ids=np.delete(ids, place), place=place, vocab_size=vocab_size,
-        own={name: values[own] for name, values in columns.items()}, text_type=int(types[place]), mask_id=int(ids[mask]),
+        ids=np.delete(ids, place), place=place, vocab_size=vocab_size, text_type=int(types[place]),
+        own={name: values[own] for name, values in columns.items()}, mask_id=int(ids[mask]),
     )  # fmt: skip
 
 
@@ -208,7 +175,10 @@ class PromptTask:
 
     def encode(self, texts, max_seq_length):
         """Tokens of a sequence of texts as `Encoded`, the text cut so that the row has `max_seq_length`."""
-        rows = self.serving.encode([texts[i] for i in range(len(texts))], max_seq_length)
+        return self.pack(self.serving.encode([texts[i] for i in range(len(texts))], max_seq_length))
+
+    def pack(self, rows):
+        """Rows of ids, a list of int arrays, as `Encoded`."""
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         padding = {"input_ids": self.tokenizer.pad_token_id}
         return Encoded({"input_ids": np.concatenate(rows)}, offsets, padding, False, with_mask=False, truncated=0)
@@ -221,7 +191,10 @@ class PromptTask:
         """float32 array [rows, labels], without gradient or dropout. The model is in the mode it was in before."""
         import paddle
 
-        logits, was_training = np.zeros((len(encoded), len(self.model.verbalizer.labels)), np.float32), self.model.training
+        logits, was_training = (
+            np.zeros((len(encoded), len(self.model.verbalizer.labels)), np.float32),
+            self.model.training,
+        )
         self.model.eval()
         for rows in sorted_batches(encoded.lengths, batch_size):
             with paddle.no_grad():
@@ -232,13 +205,14 @@ class PromptTask:
         return logits
 
 
-def make_task(plm, tokenizer, parts, labels, words, truncate_mode, freeze_plm=False, freeze_dropout=False):
+def make_task(plm, tokenizer, parts, labels, words, args):
     """A `PromptTask` on a masked-language model, which loses its head to the label words.
 
     Args:
         parts: of `parse_prompt`. labels: `Labels`. words: [[word, ...] of each label].
+        args: max_seq_length, truncate_mode, freeze_plm and freeze_dropout of train.py.
     Raises:
-        UserError: a word has no tokens, or the prompt is at odds with the model.
+        UserError: the prompt or the label words are at odds with the model; the text lists what.
     """
     import_paddle()
     from paddlenlp.prompt import AutoTemplate, PromptModelForSequenceClassification
@@ -251,37 +225,45 @@ def make_task(plm, tokenizer, parts, labels, words, truncate_mode, freeze_plm=Fa
             if self.freeze_dropout:  # PaddleNLP (2.8) puts it to sleep once, and the first step wakes it
                 self.plm.eval()
 
-    types = plm.config.type_vocab_size
-    if any(part.get("token_type", 0) >= types for part in parts):
-        raise UserError(f"--prompt: this model has {types} token types, numbered from 0")
-    limit = plm.config.max_position_embeddings
-    template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, limit, model=plm)
+    problems, limit = Problems(), longest_input(plm.config)
+    if any(part.get("token_type", 0) >= plm.config.type_vocab_size for part in parts):
+        problems.add(f"--prompt: this model has {plm.config.type_vocab_size} token types, numbered from 0")
+    if args.max_seq_length > limit:
+        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes {limit} tokens at most")
+    if problem := tokenizer_problem(tokenizer):
+        problems.add(problem)
+    tokens = word_tokens(tokenizer, labels, words, problems)
+    problems.stop_if_any()
+    template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, args.max_seq_length, model=plm)
     layout = layout_of(template, tokenizer, plm.config.vocab_size)
-    verbalizer = make_verbalizer(plm, tokenizer, labels, words)
-    model = PromptModel(plm, template, verbalizer, freeze_plm=freeze_plm, freeze_dropout=freeze_dropout)
+    if args.max_seq_length <= len(layout.ids):
+        raise UserError(f"--max_seq_length {args.max_seq_length}: the prompt alone takes {len(layout.ids)} tokens")
+    verbalizer = make_verbalizer(plm, tokenizer, labels, words, tokens)
+    model = PromptModel(plm, template, verbalizer, args.freeze_plm, args.freeze_dropout)
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        with open(os.path.join(folder, "template.json"), "w", encoding="utf-8") as file:
-            json.dump(layout.template(truncate_mode), file)
-        serving = load_tokenizer(folder)
-    return PromptTask(model, tokenizer, layout, serving)
+        write_json(os.path.join(folder, "template.json"), layout.template(args.truncate_mode))
+        return PromptTask(model, tokenizer, layout, load_tokenizer(folder))
 
 
-def make_verbalizer(plm, tokenizer, labels, words):
+def word_tokens(tokenizer, labels, words, problems):
+    """Ids of label words: [[[id, ...] of each word] of each label]. Words without any go to `problems`."""
+    ids = [[tokenizer.encode(word, add_special_tokens=False)["input_ids"] for word in of_label] for of_label in words]
+    for name, of_label, found in zip(labels.names, words, ids):
+        for word in (word for word, tokens in zip(of_label, found) if not tokens):
+            problems.add(f"label {name!r}: the word {word!r} has no tokens; give another: {name}==word")
+    return ids
+
+
+def make_verbalizer(plm, tokenizer, labels, words, tokens):
     """PaddleNLP's SoftVerbalizer, its outputs in the labels' order, each begun as the mean of its words' embeddings.
 
-    PaddleNLP (2.8) sorts the labels, takes the first word alone, and mixes up the embeddings it begins with: it reshapes
-    [words, width] to [width, words] where it would have to transpose.
+    PaddleNLP (2.8) sorts the labels, takes the first word alone, and mixes up the embeddings it begins with: it
+    reshapes [words, width] to [width, words] where it would have to transpose.
     """
     import paddle
     from paddlenlp.prompt import SoftVerbalizer
 
-    tokens = [
-        [tokenizer.encode(word, add_special_tokens=False)["input_ids"] for word in of_label] for of_label in words
-    ]
-    for name, of_label, ids in zip(labels.names, words, tokens):
-        if not all(ids):
-            raise UserError(f"label {name!r}: the word {of_label[ids.index([])]!r} has no tokens; give another, label==word")
     decoder = plm.get_output_embeddings()
     weight, bias = decoder.weight.numpy(), decoder.bias.numpy()
     first = {name: of_label[0] for name, of_label in zip(labels.names, words)}

@@ -229,4 +229,4 @@ def test_an_export_of_the_older_suite_is_replaced(trained, run, tmp_path):
 
 
 def test_without_rows_the_example_texts_serve():
-    assert len(script.example_texts()) == len(lines_of(ROOT / "data" / "data.txt"))
+    assert len(exporting.example_texts()) == len(lines_of(ROOT / "data" / "data.txt"))

@@ -1,0 +1,264 @@
+"""Prompt tuning: a masked-language model learns from a few labelled rows by filling in the label's word.
+
+    python few-shot/train.py --device gpu --data_dir data --output_dir prompted --prompt "这句话描述的事件是" \\
+        --max_seq_length 128 --ppt_learning_rate 3e-4 --do_train --do_eval --do_predict --do_export
+    python few-shot/train.py --device gpu --data_dir data --output_dir prompted --do_export    # of what is trained
+    python few-shot/infer.py --device cpu --model_path_prefix prompted/export/model --data_dir data
+
+Rows as everywhere; lines of label.txt may be label==word. What is exported is an ordinary bundle, for all servers.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+
+from cli import UserError, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from compat import prepare_environment, use_old_ir  # noqa: E402
+from prompt_data import EXPORT, read_all, texts_of  # noqa: E402
+from prompting import make_task  # noqa: E402
+
+METRICS = ("macro_f1_score", "micro_f1_score")
+PREDICTIONS = "predictions.txt"
+
+
+def boolean(text):
+    """argparse type: what PaddleNLP's trainer takes after a flag that is on or off."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text}")
+    return values[text.lower()]
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+    def switch(group, name, default, text):
+        group.add_argument(name, type=boolean, nargs="?", const=True, default=default, help=text)
+
+    group = parser.add_argument_group("what to do")
+    switch(group, "--do_train", False, "train on train.txt, choose by dev.txt (off)")
+    switch(group, "--do_eval", False, "score dev.txt (off)")
+    switch(group, "--do_predict", False, "label data.txt, else test.txt; score test.txt if it is there (off)")
+    switch(group, "--do_export", False, "write a bundle to output_dir/export (off)")
+
+    group = parser.add_argument_group("data and model")
+    group.add_argument("--data_dir", default="./data", help="folder of train.txt, dev.txt, label.txt ... (%(default)s)")
+    group.add_argument("--prompt", help="see README.md (\"{'soft'}{'text': 'text_a'}{'mask'}\")")
+    group.add_argument("--model_name_or_path", default="ernie-3.0-base-zh", help="masked-language ERNIE (%(default)s)")
+    group.add_argument("--max_seq_length", type=positive_int, help="tokens, prompt included (as in training; 512)")
+    group.add_argument("--truncate_mode", choices=("tail", "head"), help="cut a text there (as in training; tail)")
+    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+
+    group = parser.add_argument_group("prompt tuning")
+    switch(group, "--freeze_plm", False, "train prompt and label words alone (off)")
+    switch(group, "--freeze_dropout", False, "and leave the model's dropout off (off)")
+    switch(group, "--use_rdrop", False, "two passes of a row should agree: R-Drop (off)")
+    group.add_argument("--alpha_rdrop", type=non_negative_float, default=5.0, help="its weight (%(default)s)")
+    switch(group, "--use_rgl", False, "rows of equal labels should be alike: RGL (off)")
+    group.add_argument("--alpha_rgl", type=non_negative_float, default=0.5, help="its weight (%(default)s)")
+    for name, default in {
+        "learning_rate": 1e-4, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
+    }.items():  # fmt: skip
+        group.add_argument(
+            f"--ppt_{name}", type=non_negative_float, default=default, help="of prompt and label words (%(default)s)"
+        )
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help="of the model (%(default)s)")
+    group.add_argument("--num_train_epochs", type=positive_int, default=100, help="(%(default)s)")
+    group.add_argument("--max_steps", type=int, default=-1, help="so many steps in place of epochs; -1 = off (-1)")
+    group.add_argument("--per_device_train_batch_size", type=positive_int, default=8, help="(%(default)s)")
+    group.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help="(%(default)s)")
+    group.add_argument(
+        "--early_stopping_patience", type=positive_int, default=4, help="scores without a better one (4)"
+    )
+    group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="of the model (0)")
+    group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients (%(default)s)")
+    schedules = ("linear", "cosine", "constant", "constant_with_warmup")
+    group.add_argument("--lr_scheduler_type", choices=schedules, default="linear", help="(%(default)s)")
+    group.add_argument("--warmup_steps", type=non_negative_int, default=0, help="(0)")
+    group.add_argument("--warmup_ratio", type=non_negative_float, default=0.0, help="share of the steps (0)")
+    group.add_argument("--seed", type=non_negative_int, default=3, help="of dropout, order and prompt (%(default)s)")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", required=True, help="model, predictions.txt, export/ (required)")
+    group.add_argument(
+        "--export_type", choices=("paddle", "onnx"), default="paddle", help="onnx: no static graph (paddle)"
+    )
+    group.add_argument("--metric_for_best_model", choices=METRICS, default=METRICS[0], help="(%(default)s)")
+    switch(group, "--load_best_model_at_end", None, "keep the best, not the last (on if there is evaluation)")
+    when = ("no", "steps", "epoch")
+    group.add_argument("--evaluation_strategy", choices=when, help="when to score (epoch; steps with --eval_steps)")
+    group.add_argument("--eval_steps", type=positive_int, help="steps from score to score (none)")
+    group.add_argument("--save_strategy", choices=when, help="when the trainer saves (as it scores)")
+    group.add_argument("--save_steps", type=positive_int, help="steps from save to save (as eval_steps)")
+    group.add_argument("--save_total_limit", type=positive_int, default=1, help="saves kept beside the best (1)")
+    group.add_argument("--logging_steps", type=positive_int, default=5, help="steps from line to line (%(default)s)")
+    group.add_argument(
+        "--resume_from_checkpoint", help="<output_dir>_last to go on training; without --do_train, the trained model"
+    )
+    args = parser.parse_args(argv)
+    args.freeze_plm |= args.freeze_dropout
+    args.evaluation_strategy = args.evaluation_strategy or ("steps" if args.eval_steps else "epoch")
+    args.save_strategy = args.save_strategy or args.evaluation_strategy
+    args.save_steps = args.save_steps or args.eval_steps
+    if args.load_best_model_at_end is None:
+        args.load_best_model_at_end = args.evaluation_strategy != "no"
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------- the work
+
+
+def load_task(args, work):
+    """The `PromptTask`: of a pretrained model, or as trained."""
+    import paddle
+    from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, ErnieConfig, ErnieForMaskedLM
+
+    from model import pretrained_faults, set_device
+    from training import load_weights
+
+    set_device(args.device)
+    paddle.seed(args.seed)
+    name = args.resume_from_checkpoint if work.trained else args.model_name_or_path
+    with pretrained_faults(name, "--model_name_or_path", "AutoModelForMaskedLM"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if work.trained:
+            plm = ErnieForMaskedLM(ErnieConfig.from_pretrained(name))
+        else:
+            kind = AutoConfig.from_pretrained(name).model_type
+            if kind != "ernie":
+                raise UserError(
+                    f"--model_name_or_path {name}: of type {kind}; prompts work with ERNIE (ernie-3.0-base-zh)"
+                )
+            plm = AutoModelForMaskedLM.from_pretrained(name)
+    task = make_task(plm, tokenizer, work.parts, work.labels, work.words, args)
+    if work.trained:
+        load_weights(task.model, os.path.join(name, "model_state.pdparams"), "--resume_from_checkpoint")
+    return task
+
+
+def save(args, task, work, run):
+    """Writes the trained model to output_dir, whole or not at all."""
+    import paddle
+
+    from decision import Decision
+    from prompt_export import write_prompt_files
+    from utils import atomic_folder, write_json
+
+    with atomic_folder(args.output_dir) as folder:
+        config = task.model.plm.config
+        config.id2label, config.label2id = dict(enumerate(work.labels.names)), dict(work.labels.index)
+        config.save_pretrained(folder)
+        paddle.save(task.model.state_dict(), os.path.join(folder, "model_state.pdparams"))
+        task.tokenizer.save_pretrained(folder)
+        work.labels.write(os.path.join(folder, "label.txt"))
+        Decision().save(os.path.join(folder, "decision.json"))
+        write_prompt_files(folder, work)
+        files = sorted([*os.listdir(folder), "run.json", PREDICTIONS, EXPORT])
+        write_json(
+            os.path.join(folder, "run.json"), {**run, "prompt": work.parts, "label_words": work.words, "files": files}
+        )
+
+
+def train(args, task, work):
+    """Trains, and writes output_dir. What is saved underway lies in <output_dir>_last until then."""
+    from checkpoint import describe_run, last_folder, read_run
+    from prompt_training import checkpoint_to_go_on, tune
+    from utils import write_json
+
+    files = {name: os.path.join(args.data_dir, name) for name in ("label.txt", "train.txt", "dev.txt")}
+    run, last = {"kind": "prompt", **describe_run(vars(args), files)}, last_folder(args.output_dir)
+    going_on = checkpoint_to_go_on(args, run) if args.resume_from_checkpoint else None
+    if not going_on:
+        if read_run(last):
+            logger.warning("%s holds a run that was stopped; this one replaces it", last)
+        shutil.rmtree(last, ignore_errors=True)
+    write_json(os.path.join(last, "run.json"), run)
+    try:
+        result = tune(task, args, work.labels, work.rows, last, going_on)
+    except KeyboardInterrupt:
+        logger.info("Stopped; to go on with what was saved: --resume_from_checkpoint %s", last)
+        raise
+    save(args, task, work, {**run, "training": result})
+    shutil.rmtree(last)
+    if result["best"] is not None:
+        logger.info("Final best %s: %.5f", args.metric_for_best_model, result["best"])
+    logger.info("Save best %s prompt model in %s", args.metric_for_best_model, args.output_dir)
+
+
+def log_scores(args, task, work, decision):
+    """Scores of dev and test, where they are asked for."""
+    from prompt_training import score
+
+    for split in (["dev"] if args.do_eval else []) + (["test"] if "test" in work.rows else []):
+        rows = work.rows[split]
+        encoded = task.encode(rows.texts, args.max_seq_length)
+        scores = score(task, encoded, rows, work.labels, args.per_device_eval_batch_size, decision)
+        logger.info(
+            "%s dataset size: %d, accuracy: %.5f, micro f1 score: %.5f, macro f1 score: %.5f", split.capitalize(),
+            len(rows), scores["accuracy"], scores["micro_f1_score"], scores["macro_f1_score"],
+        )  # fmt: skip
+
+
+def predict(args, task, work, decision):
+    """Labels data.txt, or test.txt where it is not there."""
+    from decision import sigmoid
+    from labelling import decide, label_texts, log_flat, log_hierarchy
+
+    def labels_of(texts):
+        logits = task.logits(task.encode(texts, args.max_seq_length), args.per_device_eval_batch_size)
+        return decide(sigmoid(logits), work.labels, decision)
+
+    log_row = log_hierarchy if work.labels.hierarchical else log_flat
+    output = os.path.join(args.output_dir, PREDICTIONS)
+    label_texts(texts_of(args), work.count, output, labels_of, log_row, with_scores=False)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    environment = prepare_environment()
+    work = read_all(args)
+    from compat import import_paddle
+    from decision import Decision
+    from model import log_model
+    from utils import describe, describe_pair
+
+    logger.info("%d labels, %s", len(work.labels), "hierarchical" if work.labels.hierarchical else "flat")
+    for rows in work.rows.values():
+        for line in describe(rows, len(work.labels)):
+            logger.info(line)
+    if args.do_train:
+        for line in describe_pair(work.rows["train"], work.rows["dev"], work.labels):
+            logger.warning(line)
+    # A run that goes on finds the optimiser's state by the parameters' names, which are counted.
+    with import_paddle().utils.unique_name.guard():
+        task = load_task(args, work)
+        log_model(task.model.plm, task.tokenizer, args.device, environment)
+        if args.do_train:
+            train(args, task, work)
+    decision = work.trained.decision if work.trained else Decision()
+    log_scores(args, task, work, decision)
+    if args.do_export:
+        from prompt_export import export
+
+        path = os.path.join(args.output_dir, EXPORT)
+        difference = export(path, task, work, decision, args)
+        logger.info("The bundle is in %s; its logits are the trained model's within %.1e", path, difference)
+    if args.do_predict:
+        predict(args, task, work, decision)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
