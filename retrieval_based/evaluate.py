@@ -1,0 +1,202 @@
+"""Score classification by retrieval on labelled rows: recall among the nearest entries, and F1 of the labels.
+
+    python evaluate.py --similar_text_pair data/dev.txt --recall_result_file recall_result/recall_result_file
+    python evaluate.py --similar_text_pair data/dev.txt --params_path checkpoint --device cpu
+    python evaluate.py --similar_text_pair data/dev.txt --params_path output --device cpu --threshold 0.3
+
+The first scores what recall.py wrote, the others look up by themselves. A line of the figures is added to result.tsv.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
+
+import numpy as np  # noqa: E402
+
+from cli import Problems, UserError, command, logger  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from deciding import add_decision_flags, overridden  # noqa: E402
+from labelling import WINDOW  # noqa: E402
+from metric import classification_report, recall_at  # noqa: E402
+from retrieval import deepest, default_decision, label_scores  # noqa: E402
+from searching import Search, add_search_flags, found_ids, read_corpus  # noqa: E402
+from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
+from vector_index import MISSING, Found  # noqa: E402
+
+CUTOFFS, RESULT = (1, 5, 10, 20, 50), "result.tsv"
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--similar_text_pair", "--similar_text_pair_file", required=True, help="file of labelled rows (required)"
+    )
+    parser.add_argument("--recall_result_file", help="what recall.py wrote of their texts (none: looked up here)")
+    parser.add_argument("--label_path", help="label file (the model's; without one, label.txt beside the rows)")
+    add_search_flags(parser, required=False)
+    add_decision_flags(parser)
+    return parser.parse_args(argv)
+
+
+def read_result(path, rows, labels, problems):
+    """The file of recall.py for the texts of `rows`, as `vector_index.Found`. What is wrong goes to `problems`."""
+    entries, tuples, texts, starts = [], {}, [], []
+    for number, line in read_lines(path):
+        columns = line.split("\t")
+        try:
+            text, names, cosine = columns
+            entries.append((tuples.setdefault(names, tuple(names.split(","))), float(cosine)))
+        except ValueError:
+            problems.add(f"{path}:{number}: a line is text<TAB>label,label<TAB>cosine, as recall.py writes it")
+            continue
+        if not texts or text != texts[-1]:
+            texts.append(text)
+            starts.append((len(entries) - 1, number))
+    for name in {name for names in tuples.values() for name in names} - set(labels.index):
+        problems.add(f"{path}: label {name!r} is not in the label file; name the one of the corpus, --label_path")
+    problems.stop_if_any()
+    return _found(path, rows, entries, texts, starts)
+
+
+def _found(path, rows, entries, texts, starts):
+    """The entries by row. Rows of the same text that follow each other have each as many of that text's entries.
+
+    texts: of the file, each once where it repeats; starts: (number of its first entry, line) of each.
+    """
+    remedy = f"it is not the result of {rows.path}; look up anew: recall.py --similar_text_pair_file {rows.path}"
+    repeats = []  # [text, rows]
+    for text in rows.texts:
+        if repeats and repeats[-1][0] == text:
+            repeats[-1][1] += 1
+        else:
+            repeats.append([text, 1])
+    for (wanted, _), text, (_, line) in zip(repeats, texts, starts):
+        if wanted != text:
+            raise UserError(f"{path}:{line}: {text[:30]!r}, where {wanted[:30]!r} is next in the rows; {remedy}")
+    if len(texts) != len(repeats):
+        raise UserError(f"{path}: texts of {len(texts)} rows, while {rows.path} has {len(repeats)}; {remedy}")
+    ends = [*(start for start, _ in starts[1:]), len(entries)]
+    parts = []
+    for (text, count), (start, line), end in zip(repeats, starts, ends):
+        each, rest = divmod(end - start, count)
+        if rest:
+            raise UserError(f"{path}:{line}: {end - start} entries for {count} rows of {text[:30]!r}; {remedy}")
+        parts += [entries[start + i * each : start + (i + 1) * each] for i in range(count)]
+    k = max(map(len, parts))
+    parts = [part + [((), MISSING)] * (k - len(part)) for part in parts]
+    cosines = np.array([[cosine for _, cosine in part] for part in parts], np.float32)
+    return Found(cosines, [[names for names, _ in part] for part in parts])
+
+
+def joined(parts):
+    """One `Found` of several of the same k."""
+    return Found(np.concatenate([part.cosines for part in parts]), [row for part in parts for row in part.labels])
+
+
+def decide(found, labels, decision, vote):
+    """Bool array [rows, labels] of what was found."""
+    chosen = np.zeros((len(found.labels), len(labels)), dtype=bool)
+    for start in range(0, len(chosen), WINDOW):
+        part = slice(start, start + WINDOW)
+        scores = label_scores(Found(found.cosines[part], found.labels[part]), labels, vote)
+        chosen[part] = decision.decide(scores, labels.parents)
+    return chosen
+
+
+def deepest_gold(rows, labels):
+    """Bool array [rows, labels] of what is to be recalled."""
+    gold = np.zeros((len(rows), len(labels)), dtype=bool)
+    for i in range(len(rows)):
+        gold[i, deepest(rows.labels_of(i), labels.parents)] = True
+    return gold
+
+
+def add_line(recalls, report):
+    """Adds time, recalls, micro and macro F1 (in percent) to result.tsv."""
+    figures = [*recalls.values(), report["micro"]["f1"], report["macro"]["f1"]]
+    before = ""
+    if os.path.exists(RESULT):
+        with open(RESULT, encoding="utf-8") as file:
+            before = file.read()
+    with atomic_write(RESULT) as file:
+        file.write(before + "\t".join([time.strftime("%Y%m%d-%H%M%S"), *(f"{100 * x:.3f}" for x in figures)]) + "\n")
+
+
+def check_args(args, problems):
+    path = args.recall_result_file
+    if not path and not args.params_path:
+        problems.add("name what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")
+    if path and args.corpus_file:
+        problems.add("--corpus_file: the result file has its corpus already; leave one of the two out")
+    if not args.params_path and not args.label_path:
+        args.label_path = os.path.join(os.path.dirname(args.similar_text_pair), "label.txt")
+    inputs = [name for name in (args.similar_text_pair, path, args.corpus_file, args.label_path) if name]
+    keep_inputs(".", inputs, {"the result's name": RESULT}, problems)
+
+
+def opened(args, problems):
+    """Labels, decision, encoder and corpus; the last two are None where there is no model."""
+    if not args.params_path:
+        labels = read_labels(args.label_path, problems)
+        decision = default_decision(labels)
+        logger.info("No model: labels are decided by a threshold of %s, %s", decision.threshold, decision.hierarchy)
+        return labels, decision, None, None
+    from encoder import open_encoder
+
+    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
+    corpus = read_corpus(args, encoder, problems)
+    if args.label_path and read_labels(args.label_path, problems).names != corpus.labels.names:
+        problems.add(f"--label_path {args.label_path} is not the label file of model and corpus; leave it out")
+    return corpus.labels, corpus.decision, encoder, corpus
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_environment()
+    problems, path = Problems(), args.recall_result_file
+    check_args(args, problems)
+    problems.stop_if_any()
+    labels, decision, encoder, corpus = opened(args, problems)
+    rows = read_rows(args.similar_text_pair, labels, problems)
+    with problems.collect():
+        decision = overridden(decision, args)
+    found = read_result(path, rows, labels, problems) if path else None
+    problems.stop_if_any()
+    for line in describe(rows, len(labels)):
+        logger.info(line)
+
+    if path:
+        k, vote, whole = args.recall_num or found.cosines.shape[1], bool(args.vote), False
+        found = Found(found.cosines[:, :k], [entries[:k] for entries in found.labels])
+    else:
+        search = Search(args, encoder, corpus)
+        found = joined([found for _, found in search.windows(rows.texts, len(rows))])
+        vote, whole = search.vote, len(search.index) <= search.neighbours
+    gold, ids, k = deepest_gold(rows, labels), found_ids(found, labels), found.cosines.shape[1]
+    if without := int((~gold.any(axis=1)).sum()):
+        logger.info("%d rows have no label: there is nothing to recall, they count for F1 alone", without)
+    if path and ids.shape[2] > 1 and not vote:
+        logger.warning("The entries found have several labels, as training rows do; to have them vote: --vote")
+    if k < CUTOFFS[-1] and not whole:
+        logger.warning("%d entries of a text are known: recall beyond them is that at %d; see --recall_num", k, k)
+    predicted = decide(found, labels, decision, vote)
+    report = classification_report(rows.multi_hot(len(labels)), predicted, labels.parents)
+    recalls = recall_at(gold, ids, CUTOFFS)
+    for number, share in recalls.items():
+        print(f"recall@{number}={100 * share:.3f}")
+    print(f"Micro f1 score: {100 * report['micro']['f1']:.3f}")
+    print(f"Macro f1 score: {100 * report['macro']['f1']:.3f}")
+    add_line(recalls, report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

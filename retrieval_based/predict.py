@@ -1,0 +1,65 @@
+"""Label new texts by what is nearest to them: labels, or labelled rows that vote. A file of any size, as a stream.
+
+    python predict.py --params_path checkpoint --data_file data/data.txt --output_file predicted.txt --scores
+    python predict.py --params_path checkpoint --data_file data/data.txt --corpus_file data/train.txt --vote
+    python predict.py --params_path output --data_file data/data.txt --device cpu     # a bundle: without Paddle
+
+The output is `text<TAB>label,label`, as of the other predict.py; --scores adds a column of the labels' scores.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
+
+from cli import Problems, command  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from deciding import add_decision_flags, overridden  # noqa: E402
+from labelling import count_texts, decide, label_texts, log_flat, log_hierarchy  # noqa: E402
+from searching import Search, add_search_flags, read_corpus  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--data_file",
+        "--input_file",
+        required=True,
+        help="texts, one a line; of labelled rows the text is taken (required)",
+    )
+    parser.add_argument("--output_file", help="file to write (none: the log alone)")
+    parser.add_argument("--scores", action="store_true", help="write the labels' scores too (off)")
+    add_search_flags(parser)
+    add_decision_flags(parser)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_environment()
+    from encoder import open_encoder
+
+    problems = Problems()
+    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
+    corpus = read_corpus(args, encoder, problems)
+    count = count_texts(args.data_file, problems)
+    with problems.collect():
+        decision = overridden(corpus.decision, args)
+    problems.stop_if_any()
+    search = Search(args, encoder, corpus)
+
+    def predict(texts):
+        return decide(search.scores(search.find(texts)), search.labels, decision)
+
+    log_row = log_hierarchy if search.labels.hierarchical else log_flat
+    label_texts(args.data_file, count, args.output_file, predict, log_row, args.scores)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Look up each text of a file: which entries of the corpus are nearest to it. evaluate.py scores what is written.
+
+    python recall.py --params_path checkpoint --similar_text_pair_file data/dev.txt --recall_num 50
+    python recall.py --params_path checkpoint --similar_text_pair_file data/dev.txt --corpus_file data/train.txt
+    python recall.py --params_path output --similar_text_pair_file data/dev.txt       # a bundle and its index
+
+A line is `text<TAB>label<TAB>cosine`; of a corpus of labelled rows it holds `label,label`. Texts stand in their order,
+each as often as in the file, with the nearest entry first.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
+
+from cli import Problems, command, logger  # noqa: E402
+from compat import prepare_environment  # noqa: E402
+from labelling import count_texts  # noqa: E402
+from searching import Search, add_search_flags, read_corpus  # noqa: E402
+from utils import atomic_write, keep_inputs, read_texts  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--similar_text_pair_file",
+        "--similar_text_pair",
+        required=True,
+        help="texts to look up, one a line; of labelled rows the text is taken (required)",
+    )
+    parser.add_argument("--recall_result_dir", default="recall_result", help="folder of the result (%(default)s)")
+    parser.add_argument("--recall_result_file", default="recall_result_file", help="its name in it (%(default)s)")
+    add_search_flags(parser)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_environment()
+    from encoder import open_encoder
+
+    problems, source = Problems(), args.similar_text_pair_file
+    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
+    corpus = read_corpus(args, encoder, problems)
+    count = count_texts(source, problems)
+    result = os.path.join(args.recall_result_dir, args.recall_result_file)
+    inputs = [os.path.abspath(path) for path in (source, args.corpus_file) if path]
+    keep_inputs(args.recall_result_dir, inputs, {"--recall_result_file": args.recall_result_file}, problems)
+    problems.stop_if_any()
+
+    search = Search(args, encoder, corpus)
+    lines = 0
+    with atomic_write(result) as file:
+        texts = (text for _, text in read_texts(source))
+        for window, found in search.windows(texts, count):
+            for text, cosines, entries in zip(window, found.cosines, found.labels):
+                for cosine, names in zip(cosines, entries):
+                    if names:  # an approximate search may leave the last places empty
+                        file.write(f"{text}\t{','.join(names)}\t{cosine:.8f}\n")
+                        lines += 1
+    logger.info("Recall result saved in %s: %d entries near to %d texts", result, lines, count)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
