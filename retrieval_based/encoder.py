@@ -94,6 +94,11 @@ def embed(encoder, encoded, batch_size, batches=None):
     return vectors
 
 
+def folder_of(path):
+    """The folder of a checkpoint, which the older suite's commands name by its model_state.pdparams."""
+    return os.path.dirname(path) or "." if os.path.basename(path) == WEIGHTS else path
+
+
 class TrainedEncoder:
     """A checkpoint of train.py. Its small files are read at once, its weights with the first texts.
 
@@ -103,7 +108,7 @@ class TrainedEncoder:
 
     predictor = None
 
-    def __init__(self, path, device, batch_size, max_seq_length):
+    def __init__(self, path, device, batch_size=32, max_seq_length=None):
         problems = Problems()
         with problems.collect():
             self._checkpoint = load_checkpoint(path, None, problems, kind=KIND)
@@ -151,13 +156,12 @@ def open_encoder(path, device, batch_size=32, max_seq_length=None):
     """A `TrainedEncoder` or an `ExportedEncoder`, by what the folder holds.
 
     Args:
-        path: the folder, or as in the older suite the model_state.pdparams in it.
+        path: the folder, or the model_state.pdparams in it.
         device: cpu, gpu, or one card: gpu:0.
         max_seq_length: tokens of a text; None as in training.
     Raises:
         UserError: it is neither, it is damaged, or the device is not to be had; the text says what to do.
     """
-    if os.path.basename(path) == WEIGHTS:
-        path = os.path.dirname(path) or "."
+    path = folder_of(path)
     opener = ExportedEncoder if os.path.exists(os.path.join(path, MANIFEST)) else TrainedEncoder
     return opener(path, device, batch_size, max_seq_length)
