@@ -21,6 +21,10 @@ VERSION = 1  # of entries.json
 MISSING = -1.0  # the cosine of a place that no entry fills
 
 
+class IndexUnavailable(UserError):
+    """The index is on a server that does not answer or refuses. It may answer later."""
+
+
 @dataclass
 class Found:
     """The entries nearest to q queries, the nearest first.
@@ -208,20 +212,23 @@ class EmbeddedIndex:
         return index
 
 
-def open_index(folder, manifest):
+def open_index(folder, manifest, timeout=10.0):
     """The index that a bundle's manifest names.
 
     Args:
         folder: the bundle's; its files are taken to be those of the manifest (`bundle.open_bundle` checks them).
         manifest: dict with "width" and "index": {"kind": "embedded"} or {"kind": "milvus", "uri", "collection"}.
+        timeout: seconds that connecting to a server and a search by it may take.
     Raises:
-        UserError: the index is damaged, or its server not to be had; the text says what to do.
+        UserError: the index is damaged or not there, or its server does not answer (`IndexUnavailable`).
     """
     fields = manifest["index"]
     if fields["kind"] == "embedded":
         index = EmbeddedIndex.open(folder)
     elif fields["kind"] == "milvus":
-        raise UserError("Milvus comes next")
+        from milvus_index import MilvusIndex
+
+        index = MilvusIndex(fields["uri"], fields["collection"], timeout)
     else:
         raise UserError(f"{folder}: an index of kind {fields['kind']!r} is not known here (embedded, milvus)")
     if index.width != manifest["width"]:
