@@ -6,6 +6,7 @@ pickle. A bundle of kind "retrieval" holds an encoder in place of a classifier, 
 its labels may change while its graph stays.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ class Bundle:
     manifest: dict
     labels: Labels
     decision: Decision
+    digest: str  # SHA-256 of manifest.json, in hexadecimal
 
     @property
     def kind(self):
@@ -113,8 +115,9 @@ def open_bundle(folder, kind=None):
     recover_folder(folder)
     path, remedy = os.path.join(folder, MANIFEST), "export it again (python export_model.py) or copy it whole"
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        with open(path, "rb") as file:
+            content = file.read()
+        manifest = json.loads(content)
         version, files = manifest["version"], dict(manifest["files"])
         if version == VERSION and not NEEDED <= set(manifest):
             raise KeyError(NEEDED - set(manifest))
@@ -145,7 +148,7 @@ def open_bundle(folder, kind=None):
         raise UserError(f"{folder}/{DECISION}: {error}") from error
     if problem := decision.problem(len(labels)):
         raise UserError(f"{folder}/{DECISION}: {problem}; {remedy}")
-    return Bundle(folder, manifest, labels, decision)
+    return Bundle(folder, manifest, labels, decision, hashlib.sha256(content).hexdigest())
 
 
 def _check_retrieval(width, corpus, search, index):

@@ -56,7 +56,7 @@ class Fake:
     """
 
     LIMITS = {"max_texts": 256, "max_characters": 50, "max_body_bytes": 50_000}
-    INFO = {"task": "multi_label", "route": "/models/cls_multi_label", "limits": LIMITS}
+    INFO = {"labels": ["甲"], "route": "/models/cls_multi_label", "limits": LIMITS}
 
     def __init__(self, answer, info=None):
         fake, self.times, self.under_way, self.most, self.largest = self, [], 0, 0, 0
@@ -155,9 +155,7 @@ def test_sample_texts(run, servers, bundles, task):
     assert status == 0
     result = json.loads(log)["result"]
     predictor = Predictor(str(bundles[task]), num_threads=1)
-    probabilities = predictor.probabilities(
-        script.SAMPLES[predictor.labels.hierarchical and "hierarchical" or "multi_label"], 16
-    )
+    probabilities = predictor.probabilities(script.SAMPLES[predictor.labels.hierarchical], 16)
     wanted = list(decide(probabilities, predictor.labels, Decision(0.2)))
     assert result["label_name"] == [names for names, _ in wanted] and any(result["label_name"])
     np.testing.assert_allclose(np.concatenate(result["confidence"]), np.concatenate([s for _, s in wanted]), atol=1e-5)

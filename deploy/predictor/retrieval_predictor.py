@@ -24,17 +24,17 @@ from vector_index import ENTRIES, GRAPH, VECTORS, open_index  # noqa: E402
 CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH}  # index.py writes them anew; the rest is the encoder
 
 
-def open_predictor(folder, *args, **options):
+def open_predictor(folder, *args, timeout=10.0, **options):
     """A `Predictor` or a `RetrievalPredictor` that labels texts, by the kind of the bundle.
 
     Args:
-        folder, args, options: as of `Predictor`.
+        folder, args, timeout, options: as of those classes.
     Raises:
         UserError: as of `Predictor`; or a retrieval bundle has no index, or its index does not open.
     """
     if kind_of(folder) != RETRIEVAL:
         return Predictor(folder, *args, **options)
-    predictor = RetrievalPredictor(folder, *args, **options)
+    predictor = RetrievalPredictor(folder, *args, timeout=timeout, **options)
     predictor.index  # noqa: B018  opened now, so that what is wrong with it is told before the first long step
     return predictor
 
@@ -45,12 +45,12 @@ class RetrievalPredictor(Predictor):
     Its index is opened when it is first asked for: to `embed` needs none.
 
     Args:
-        timeout: seconds that a search may take where the index is a Milvus; None for as many as it takes.
+        timeout: seconds that connecting to a Milvus and a search by it may take.
     """
 
     kind = RETRIEVAL
 
-    def __init__(self, *args, timeout=None, **options):
+    def __init__(self, *args, timeout=10.0, **options):
         super().__init__(*args, **options)
         self._timeout = timeout
 
@@ -72,7 +72,7 @@ class RetrievalPredictor(Predictor):
                 f"{self.bundle.folder} has no index yet; python retrieval_based/index.py build --bundle "
                 f"{self.bundle.folder} --corpus labels"
             )
-        return open_index(self.bundle.folder, manifest)
+        return open_index(self.bundle.folder, manifest, self._timeout)
 
     def embed(self, texts, max_seq_length=None):
         """Unit vectors of a list of texts: float32 array [texts, width]."""

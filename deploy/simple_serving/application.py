@@ -24,20 +24,21 @@ from docs import render  # noqa: E402
 from gate import CLIENT_LEFT, OPEN, Gate  # noqa: E402
 from metrics import Metrics  # noqa: E402
 from schemas import Answer, Info, Invalid, refine  # noqa: E402
-from service import TASKS, Service  # noqa: E402
+from service import RETRIEVAL, ROUTES, Service  # noqa: E402
 from settings import parse_args  # noqa: E402
 
+STOPS = "the server stops, or its model has failed"
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 STATUSES = {  # what any route, or that of the texts, may answer but 200
     401: "the API key is missing or wrong",
-    404: "no such route, or not the one that fits the bundle's labels",
+    404: "no such route, or not the one that fits the bundle",
     405: "the route takes another method",
     408: "the request did not arrive whole in time",
     413: "the request is too large",
     415: "the body is of another type than application/json in UTF-8",
     422: "something in the request cannot be answered",
     500: "a fault of the server's",
-    503: "full or stopping: try again after Retry-After seconds",
+    503: "full, stopping, or without its index: try again after Retry-After seconds",
     504: "no answer within the deadline",
 }
 
@@ -110,14 +111,16 @@ def add_routes(app, state):
         extra = {"requestBody": {"required": True, "content": question}}
         faults = answers(408, 413, 415, 422, 500, 503, 504)
 
+        fits = "they are found by an index" if task == RETRIEVAL else f"they are {task}"
+
         @app.post(
-            f"/models/cls_{task}", summary=f"Labels of texts, where they are {task}", response_model=Answer,
-            responses=faults, openapi_extra=extra, operation_id=f"cls_{task}",
+            ROUTES[task], summary=f"Labels of texts, where {fits}", response_model=Answer,
+            responses=faults, openapi_extra=extra, operation_id=ROUTES[task].removeprefix("/models/"),
         )  # fmt: skip
         async def classify(request: Request):
             return await label(request, state.service, task)
 
-    for task in TASKS:
+    for task in ROUTES:
         add_task(task)
 
     @app.get("/health/live", summary="The process runs", responses=answers())
@@ -126,8 +129,10 @@ def add_routes(app, state):
 
     @app.get("/health/ready", summary="Texts are accepted", responses=answers(503))
     async def ready() -> dict[str, str]:
-        if not state.service.ready:
-            return fault(503, "not ready: it stops, or its model has failed", Retry_After="5")
+        try:
+            state.service.check_alive()
+        except Closed as error:
+            return fault(503, f"not ready: {str(error) or STOPS}", Retry_After="5")
         return {"status": "ready"}
 
     plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "figures for Prometheus"}}
@@ -181,7 +186,8 @@ def policy_of(page):
 async def label(request, service, task):
     """The answer to a POST of texts, whatever it holds and whenever it comes."""
     if task != service.task:
-        return fault(404, f"this bundle's labels are {service.task}; POST to {service.route}")
+        what = "labels are found by an index" if service.task == RETRIEVAL else f"labels are {service.task}"
+        return fault(404, f"this bundle's {what}; POST to {service.route}")
     if problem := type_problem(request.headers):
         return fault(415, problem)
     try:
@@ -202,8 +208,8 @@ async def label(request, service, task):
         return fault(422, str(error))
     except Full as error:
         return fault(503, f"too much to do; try again in {error.retry_after} s", Retry_After=str(error.retry_after))
-    except Closed:
-        return fault(503, "the server stops, or its model has failed; try again", Retry_After="5")
+    except Closed as error:
+        return fault(503, f"{str(error) or STOPS}; try again in 5 s", Retry_After="5")
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
 

@@ -39,11 +39,11 @@ class Closed(Exception):
 
 
 class _Job:
-    """One request: its rows, and their logits as they come."""
+    """One request: its rows, and their outputs as they come."""
 
-    def __init__(self, rows, batch_size, num_labels):
+    def __init__(self, rows, batch_size, columns):
         self.rows, self.batch_size = rows, batch_size or len(rows)
-        self.logits = np.zeros((len(rows), num_labels), dtype=np.float32)
+        self.outputs = np.zeros((len(rows), columns), dtype=np.float32)
         self.waiting = self.left = len(rows)  # rows not yet in a run; rows without an answer
         self.future = Future()
 
@@ -52,8 +52,8 @@ class Batcher:
     """Runs a model on the rows of many requests.
 
     Args:
-        run: takes a list of int arrays, the token ids of the rows, and returns a float32 array [rows, num_labels].
-        num_labels: columns of that array.
+        run: takes a list of int arrays, the token ids of the rows, and returns a float32 array [rows, columns].
+        columns: columns of that array.
         batch_tokens: tokens of one run, padding included.
         queue_tokens: tokens that may wait.
         patience: seconds that a request may be expected to wait; where the measured speed says longer, it is refused.
@@ -62,9 +62,9 @@ class Batcher:
     """
 
     def __init__(
-        self, run, num_labels, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None
+        self, run, columns, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None
     ):
-        self.run, self.num_labels, self.batch_tokens, self.queue_tokens = run, num_labels, batch_tokens, queue_tokens
+        self.run, self.columns, self.batch_tokens, self.queue_tokens = run, columns, batch_tokens, queue_tokens
         self.patience, self.batching, self.observe = patience, batching, observe or (lambda *_: None)
         self.tokens = self.texts = 0  # accepted and not yet through the model
         self._clock = 0  # tokens run so far
@@ -109,12 +109,12 @@ class Batcher:
             rows: list of int arrays, the token ids of each text.
             batch_size: rows of this request in one run at most.
         Returns:
-            concurrent.futures.Future of the logits, float32 [rows, num_labels]. It holds the model's exception where
+            concurrent.futures.Future of the outputs, float32 [rows, columns]. It holds the model's exception where
             there was one. Cancelled, its rows do not reach the model any more.
         Raises:
             Full, Closed.
         """
-        job, tokens = _Job(rows, batch_size, self.num_labels), sum(map(len, rows))
+        job, tokens = _Job(rows, batch_size, self.columns), sum(map(len, rows))
         with self._change:
             self.check(tokens)
             # A row's turn comes when the model has run as many tokens since its request arrived as stand before it in
@@ -128,7 +128,7 @@ class Batcher:
             self._change.notify()
         job.future.add_done_callback(lambda future: future.cancelled() and self._drop(job))
         if not rows:
-            job.future.set_result(job.logits)
+            job.future.set_result(job.outputs)
         return job.future
 
     def check(self, tokens=0):
@@ -211,7 +211,7 @@ class Batcher:
 
     def _run(self, entries):
         try:
-            logits = self.run([job.rows[i] for job, i in entries])
+            outputs = self.run([job.rows[i] for job, i in entries])
         except Exception as error:
             jobs = list(dict.fromkeys(job for job, _ in entries))
             if len(jobs) > 1:  # one of them is to blame: the others shall not suffer
@@ -222,8 +222,8 @@ class Batcher:
                 if jobs[0].future.set_running_or_notify_cancel():  # from here on it cannot be cancelled
                     jobs[0].future.set_exception(error)
             return
-        for (job, i), row in zip(entries, logits):
-            job.logits[i] = row
+        for (job, i), row in zip(entries, outputs):
+            job.outputs[i] = row
             job.left -= 1
             if not job.left and job.future.set_running_or_notify_cancel():
-                job.future.set_result(job.logits)
+                job.future.set_result(job.outputs)

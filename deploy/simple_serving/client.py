@@ -25,13 +25,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from cli import Problems, UserError, command, non_negative_float, positive_int  # noqa: E402
+from decision import SEPARATOR  # noqa: E402
 from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
 from settings import API_KEY, seconds  # noqa: E402
 
 LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
-SAMPLES = {
-    "hierarchical": ["“小满”牌电热毯召回六千条，原因是控温器会短路", "安康汉江边，钓鱼老汉救起三个翻船的学生"],
-    "multi_label": ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
+SAMPLES = {  # by whether the labels are a hierarchy
+    True: ["“小满”牌电热毯召回六千条，原因是控温器会短路", "安康汉江边，钓鱼老汉救起三个翻船的学生"],
+    False: ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
 }
 REMEDIES = {  # by status; None for the rest
     401: f"Set the server's key in the environment: {API_KEY}=...",
@@ -102,11 +103,12 @@ class Server:
         self._own, self._connections, self._closed = threading.local(), [], threading.Event()
 
     def info(self):
-        """Its task, route and limits."""
+        """Its route, labels and limits, and whether the labels are a hierarchy."""
         info = self.ask("GET", "/info", patient=False)
         try:
-            if info["task"] in SAMPLES and {"max_texts", "max_characters", "max_body_bytes"} <= set(info["limits"]):
-                return info
+            hierarchical = any(SEPARATOR in name for name in info["labels"])
+            if {"max_texts", "max_characters", "max_body_bytes"} <= set(info["limits"]) and "route" in info:
+                return {**info, "hierarchical": hierarchical}
         except (KeyError, TypeError):
             pass
         raise UserError(f"{self.url} says nothing of its labels at /info. {REMEDIES[None]}")
@@ -260,7 +262,7 @@ def label_file(args, labeller, info):
         problems.add(f"--batch_size {batch_size}: the server takes {limits['max_texts']} texts a request at most")
     count = count_texts(args.input_file, problems, limits["max_characters"])
     problems.stop_if_any()
-    log_row = log_hierarchy if info["task"] == "hierarchical" else log_flat
+    log_row = log_hierarchy if info["hierarchical"] else log_flat
     pool = ThreadPoolExecutor(args.concurrency)
     try:
         label_texts(
@@ -283,7 +285,7 @@ def main(argv=None):
     if args.input_file:
         label_file(args, labeller, info)
     else:
-        result = labeller.result(SAMPLES[info["task"]])
+        result = labeller.result(SAMPLES[info["hierarchical"]])
         print(json.dumps({"result": result}, ensure_ascii=False))
     return 0
 

@@ -28,6 +28,10 @@ class Metrics:
         self.batch_texts = Histogram("batch_texts", "Texts of one run of the model", buckets=TEXTS, **own)
         self.batch_tokens = Histogram("batch_tokens", "Tokens of one run, padding left out", buckets=TOKENS, **own)
         self.run_seconds = Histogram("run_seconds", "Time of one run of the model", buckets=SECONDS, **own)
+        self.search_seconds = Histogram(
+            "search_seconds", "Of a request of a retrieval bundle, search and answer", buckets=SECONDS, **own
+        )
+        self.renewals = Counter("renewals", "Changes of the index, taken up (done) or not (failed)", ["result"], **own)
 
     def watch(self, batcher):
         self.queue_texts.set_function(lambda: batcher.texts)

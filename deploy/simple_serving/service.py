@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 import threading
@@ -17,16 +16,18 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HERE)]
 
 from batcher import Batcher, Closed, Full  # noqa: E402
-from bundle import MANIFEST  # noqa: E402
+from bundle import RETRIEVAL  # noqa: E402
 from cli import logger, set_up_log  # noqa: E402
-from decision import sigmoid  # noqa: E402
+from lookup import Lookup  # noqa: E402
 from metrics import Metrics  # noqa: E402
-from predictor import Predictor  # noqa: E402
+from retrieval_predictor import open_predictor  # noqa: E402
 from schemas import LEAST_TOKENS, Invalid, parse  # noqa: E402
-from settings import describe  # noqa: E402
-from utils import sha256  # noqa: E402
+from settings import CLOSING_SECONDS, describe  # noqa: E402
 
-TASKS = ("hierarchical", "multi_label")
+HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
+ROUTES = {
+    HIERARCHICAL: "/models/cls_hierarchical", MULTI_LABEL: "/models/cls_multi_label", RETRIEVAL: "/models/retrieval"
+}  # fmt: skip
 ANY_LENGTH = 8192  # tokens of a text where the model knows no maximum
 PART = 8192  # characters tokenised at a time, so that a small request waits for a part of a big one only
 BODIES = 64  # largest bodies that may be in memory at a time
@@ -43,6 +44,7 @@ class Service:
     def __init__(self, settings):
         self.settings, self.metrics = settings, Metrics()
         self.draining, self.requests, self.held = False, 0, 0
+        self.lookup = None  # of a retrieval bundle
         self._tokeniser = ThreadPoolExecutor(1, "tokeniser")
 
     # --------------------------------------------------------------------------------------------- from start to end
@@ -53,23 +55,23 @@ class Service:
         set_up_log()
         for line in describe(settings):
             logger.info(line)
-        predictor = Predictor(
-            settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads, spin=False
-        )
+        # A search that outlasts its request would else keep the process from ending in time.
+        search_seconds = min(CLOSING_SECONDS, settings.deadline_seconds / 2)
+        predictor = open_predictor(
+            settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads, spin=False,
+            timeout=search_seconds,
+        )  # fmt: skip
         predictor.log()
-        self.labels, manifest = predictor.labels, predictor.bundle.manifest
-        self.longest = manifest["longest_input"] or ANY_LENGTH
-        self.task = TASKS[0] if self.labels.hierarchical else TASKS[1]
-        self.route = f"/models/cls_{self.task}"
+        self.longest = predictor.bundle.manifest["longest_input"] or ANY_LENGTH
+        if predictor.kind == RETRIEVAL:
+            self.task = RETRIEVAL
+        else:
+            self.task = HIERARCHICAL if predictor.labels.hierarchical else MULTI_LABEL
+        self.route = ROUTES[self.task]
         names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
         self.limits = {name: getattr(settings, name) for name in names}
-        self.info = {
-            "task": self.task, "route": self.route, "labels": self.labels.names, "model": manifest["model"],
-            "bundle": sha256(os.path.join(settings.bundle, MANIFEST)), "max_seq_len": predictor.max_seq_length,
-            "limits": self.limits,
-        }  # fmt: skip
         batcher = Batcher(
-            lambda rows: predictor.logits(predictor.pack(rows), [np.arange(len(rows))]), len(self.labels),
+            lambda rows: predictor.run(predictor.pack(rows), [np.arange(len(rows))]), predictor.columns,
             settings.batch_tokens, settings.queue_tokens, settings.deadline_seconds / 2, settings.batching,
             self.metrics.observe_run,
         )  # fmt: skip
@@ -77,7 +79,9 @@ class Service:
         costs = batcher.warm_up(row)
         logger.info("A run of so many tokens takes: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)
-        self.batcher, self.predictor = batcher, predictor
+        self.batcher, self._predictor = batcher, predictor
+        if self.task == RETRIEVAL:
+            self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
 
     def heed_signals(self):
         """From the first SIGTERM or SIGINT on nothing new is accepted; then what was to happen happens."""
@@ -97,18 +101,39 @@ class Service:
         self.draining = True
         self.batcher.close(0.5)  # what was accepted is answered, or its time is up: a run that hangs is left behind
         self._tokeniser.shutdown(wait=False, cancel_futures=True)
+        if self.lookup:
+            self.lookup.close()
 
     @property
-    def ready(self):
-        return self.batcher.alive and not self.draining
+    def predictor(self):
+        """What answers now: of a retrieval bundle, the one of the start or what index.py has made of it since."""
+        return self.lookup.predictor if self.lookup else self._predictor
+
+    @property
+    def info(self):
+        """What `/info` tells."""
+        predictor = self.predictor
+        return {
+            "task": self.task, "route": self.route, "labels": predictor.labels.names,
+            "model": predictor.bundle.manifest["model"], "bundle": predictor.bundle.digest,
+            "max_seq_len": predictor.max_seq_length, "limits": self.limits,
+        }  # fmt: skip
+
+    def check_alive(self):
+        """Raises Closed where no request could be accepted now, however little there is to do."""
+        if self.draining or not self.batcher.alive:
+            raise Closed
+        if self.lookup:
+            self.lookup.check_alive()
 
     def check(self):
         """Raises Full or Closed where a request could not be accepted now, whatever is in it."""
-        if not self.ready:
-            raise Closed
+        self.check_alive()
         if self.requests >= self.settings.max_requests:
             raise Full(1)
         self.batcher.check()
+        if self.lookup:
+            self.lookup.check()
 
     @contextmanager
     def hold(self):
@@ -149,22 +174,27 @@ class Service:
         limits = self.limits["max_texts"], self.limits["max_characters"]
         texts, parameters = await self._work(len(body), parse, body, *limits)
         record.update(texts=len(texts), characters=sum(map(len, texts)))
-        length = parameters.max_seq_len or self.predictor.max_seq_length
+        predictor = self.predictor  # this one to the end, whatever comes in its place meanwhile
+        length = parameters.max_seq_len or predictor.max_seq_length
         if length > self.longest:
             raise Invalid(f"parameters.max_seq_len {length}: this model takes {self.longest} tokens at most")
         rows = []
         for part in _parts(texts):
             # Awaited part by part: the tokeniser serves other requests in between, and a cancelled one ends here.
-            rows += await self._work(SMALL, self.predictor.tokenizer.encode, part, length)
+            rows += await self._work(SMALL, predictor.tokenizer.encode, part, length)
         record["tokens"] = tokens = sum(map(len, rows))
         if tokens > self.limits["queue_tokens"]:
             raise Invalid(
                 f"{tokens} tokens, while {self.limits['queue_tokens']} may wait at a time; send the texts in several "
                 "requests, or give a smaller parameters.max_seq_len"
             )
-        logits = await asyncio.wrap_future(self.batcher.submit(rows, parameters.batch_size))
+        outputs = await asyncio.wrap_future(self.batcher.submit(rows, parameters.batch_size))
+        if self.lookup:
+            answer = await self.lookup.run(encode_answer, predictor, outputs, parameters.prob_limit)
+        else:
+            answer = await self._work(outputs.size, encode_answer, predictor, outputs, parameters.prob_limit)
         self.metrics.texts.inc(len(texts))
-        return await self._work(logits.size, self._encode_answer, logits, parameters.prob_limit)
+        return answer
 
     async def _work(self, size, function, *args):
         """A function of some work: here where it is small, else in the tokeniser's thread."""
@@ -172,17 +202,19 @@ class Service:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._tokeniser, function, *args)
 
-    def _encode_answer(self, logits, prob_limit):
-        probabilities, decision = sigmoid(logits), self.predictor.decision
-        if prob_limit is not None:
-            decision = replace(decision, threshold=prob_limit)
-        result, shown = {"label": [], "confidence": [], "label_name": []}, decision.calibrated(probabilities)
-        for row, chosen in zip(shown, decision.decide(probabilities, self.labels.parents)):
-            numbers = chosen.nonzero()[0].tolist()
-            result["label"].append(numbers)
-            result["confidence"].append(row[numbers].tolist())
-            result["label_name"].append([self.labels.names[i] for i in numbers])
-        return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+def encode_answer(predictor, outputs, prob_limit):
+    """An answer as bytes of JSON: the labels of rows, by what the model gave for them, an array [rows, columns]."""
+    probabilities, labels, decision = predictor.probabilities_of(outputs), predictor.labels, predictor.decision
+    if prob_limit is not None:
+        decision = replace(decision, threshold=prob_limit)
+    result, shown = {"label": [], "confidence": [], "label_name": []}, decision.calibrated(probabilities)
+    for row, chosen in zip(shown, decision.decide(probabilities, labels.parents)):
+        numbers = chosen.nonzero()[0].tolist()
+        result["label"].append(numbers)
+        result["confidence"].append(row[numbers].tolist())
+        result["label_name"].append([labels.names[i] for i in numbers])
+    return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def _parts(texts):

@@ -1,0 +1,165 @@
+"""The index of a served retrieval bundle: searched in threads of its own, renewed when index.py has changed it.
+
+Neither a search nor a reading of files holds up the event loop or the model. Where the index is a Milvus that does not
+answer, requests are refused at once until it does again.
+"""
+
+import asyncio
+import json
+import math
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from batcher import Closed, Full  # noqa: E402
+from bundle import MANIFEST  # noqa: E402
+from cli import UserError, logger  # noqa: E402
+from vector_index import IndexUnavailable  # noqa: E402
+
+THREADS = 8  # that wait for a Milvus; an index in memory keeps one core busy
+LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at a Milvus
+DOWN = "the index of labels does not answer"
+
+
+class Unavailable(Closed):
+    """The index does not answer. The text is for the client."""
+
+
+class Lookup:
+    """Searches for requests, and follows the bundle's folder.
+
+    `predictor`: the `RetrievalPredictor` that answers now. `answers`: whether its index did when it was last asked.
+
+    Args:
+        predictor: its index is open.
+        patience: seconds that a request may be expected to wait for its search; beyond, it is refused.
+        metrics: `Metrics`, told of searches and of changes taken up.
+    """
+
+    def __init__(self, predictor, patience, metrics):
+        self.predictor, self.answers = predictor, True
+        self._patience, self._metrics = patience, metrics
+        self._remote = predictor.bundle.manifest["index"]["kind"] == "milvus"
+        self._threads = THREADS if self._remote else 1
+        self._pool = ThreadPoolExecutor(self._threads, "index")
+        self._waiting, self._seconds = 0, 0.0  # requests here; of a search, the older ones counting less
+        # Of the manifest: its path, as it was when it was last read, and when what is wrong with it was last told.
+        self._manifest, self._seen, self._told = os.path.join(predictor.bundle.folder, MANIFEST), None, None
+        self._end = threading.Event()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def check_alive(self):
+        """Raises Unavailable where the index did not answer when it was last asked."""
+        if not self.answers:
+            raise Unavailable(DOWN)
+
+    def check(self):
+        """Raises Full where a request would wait too long for its search."""
+        late = self._waiting * self._seconds / self._threads - self._patience
+        if late > 0:
+            raise Full(math.ceil(late))
+
+    async def run(self, function, *args):
+        """What a function gives that searches the index. Raises Unavailable where the index did not answer it."""
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, function, *args)
+        finally:
+            self._waiting -= 1
+
+    def close(self):
+        self._end.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _timed(self, function, *args):
+        self.check_alive()  # it may have failed others while this one waited
+        start = time.perf_counter()
+        try:
+            return function(*args)
+        except UserError as error:
+            self._set_answers(False, error)
+            raise Unavailable(DOWN) from error
+        finally:
+            seconds = time.perf_counter() - start
+            self._seconds += (seconds - self._seconds) / 8
+            self._metrics.search_seconds.observe(seconds)
+
+    # --------------------------------------------------------------------------------------------- the watching thread
+
+    def _watch(self):
+        while not self._end.wait(LOOK_SECONDS):
+            self._renew()
+            if self._remote:
+                self._ask()
+
+    def _ask(self):
+        try:
+            _try(self.predictor)
+        except UserError as error:
+            self._set_answers(False, error)
+        else:
+            self._set_answers(True)
+
+    def _set_answers(self, answers, error=None):
+        if answers != self.answers:
+            logger.warning("The index answers again" if answers else f"The index does not answer: {error}")
+        self.answers = answers
+
+    def _renew(self):
+        """Takes up what index.py has written. What cannot be read is told once, and what was there before goes on."""
+        stamp = _stamp(self._manifest)
+        if stamp in (None, self._seen):  # None: the folder is just being replaced
+            return
+        fresh = fault = None
+        try:
+            with open(self._manifest, encoding="utf-8") as file:
+                changed = json.load(file) != self.predictor.bundle.manifest
+            if changed:
+                fresh = self.predictor.reopened()
+                _try(fresh)
+        except Exception as error:  # whatever it is, the server goes on with what it has
+            fault = error
+        if _stamp(self._manifest) != stamp:  # replaced while it was read, perhaps a file of each: next time
+            return
+        if not isinstance(fault, IndexUnavailable):  # which may come back without another change
+            self._seen = stamp
+        if fault:
+            self._tell(stamp, fault)
+        elif fresh:
+            self._take(fresh)
+
+    def _tell(self, stamp, fault):
+        if stamp != self._told:
+            self._told = stamp
+            self._metrics.renewals.labels("failed").inc()
+            what = fault if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
+            logger.error("The changed bundle is not taken up, that of before serves on: %s", what)
+
+    def _take(self, fresh):
+        before, after = set(self.predictor.labels.names), set(fresh.labels.names)
+        self.predictor = fresh
+        self._metrics.renewals.labels("done").inc()
+        logger.info("The changed bundle is taken up: %d labels, %d new and %d gone", len(after), len(after - before),
+                    len(before - after))  # fmt: skip
+
+
+def _try(predictor):
+    """Raises what keeps the index of a predictor from being searched."""
+    predictor.probabilities_of(np.eye(1, predictor.columns, dtype=np.float32))
+
+
+def _stamp(path):
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
