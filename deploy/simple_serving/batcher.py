@@ -53,7 +53,7 @@ class Batcher:
 
     Args:
         run: takes a list of int arrays, the token ids of the rows, and returns a float32 array [rows, columns].
-        columns: columns of that array.
+        columns: of that array.
         batch_tokens: tokens of one run, padding included.
         queue_tokens: tokens that may wait.
         patience: seconds that a request may be expected to wait; where the measured speed says longer, it is refused.
@@ -61,9 +61,7 @@ class Batcher:
         observe: called after each run with its number of rows, tokens (padding left out) and seconds.
     """
 
-    def __init__(
-        self, run, columns, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None
-    ):
+    def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None):
         self.run, self.columns, self.batch_tokens, self.queue_tokens = run, columns, batch_tokens, queue_tokens
         self.patience, self.batching, self.observe = patience, batching, observe or (lambda *_: None)
         self.tokens = self.texts = 0  # accepted and not yet through the model
