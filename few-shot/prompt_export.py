@@ -12,6 +12,7 @@ import numpy as np
 
 from checkpoint import Checkpoint
 from exporting import bundle_folder, compare, example_texts, texts_to_compare
+from graph import to_fp16
 from utils import write_json
 
 GRAPH = "model"  # as the older suite names it
@@ -86,6 +87,8 @@ def export(path, task, work, decision, args):
                 if name.startswith((f"{GRAPH}.pdmodel", f"{GRAPH}.pdiparams")):
                     os.remove(os.path.join(draft.folder, name))
             draft.fields["static_graph"] = None
+        to_fp16(draft.file("float32"), draft.file("fp16"))
+        draft.fields["unmeasured"] = ["fp16"]  # as there may be no GPU here
         draft.seal()
         return check(task, Predictor(draft.folder), example_texts(), args.max_seq_length, args.truncate_mode)
 

@@ -193,7 +193,8 @@ def tune(task, args, labels, rows, work, checkpoint):
             history = [entry for entry in state.log_history if metric in entry]
             best = int(np.argmax([entry["eval_choice"] for entry in history]))
             logger.info("Current best %s: %.5f", args.metric_for_best_model, history[best][metric])
-            if args.load_best_model_at_end and len(history) - 1 - best >= args.early_stopping_patience:
+            patience = len(history) - 1 - best < args.early_stopping_patience or history[best][metric] == 0
+            if args.load_best_model_at_end and not patience:  # with a score of 0 nothing has been learnt yet
                 logger.info("Early stop!")
                 control.should_training_stop = True
 

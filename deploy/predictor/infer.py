@@ -55,11 +55,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def bundle_of(prefix):
-    """The bundle's folder, of itself or of the path of the static graph in it without its ending."""
-    return prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or "."
-
-
 def measure(predictor, path):
     """Logs F1 on labelled rows and the time of a text: tokenising, model, and all from text to labels."""
     from metric import classification_report
@@ -94,6 +89,7 @@ def main(argv=None):
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; give one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
         raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+    from predictor import bundle_of
     from retrieval_predictor import open_predictor
 
     path = args.input_file or os.path.join(args.dataset_dir, "data.txt")

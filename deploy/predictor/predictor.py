@@ -7,6 +7,7 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
     print(names, scores)
 """
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,11 @@ def device_problem(device):
     )
 
 
+def bundle_of(prefix):
+    """The bundle's folder, of itself or of the path of the static graph in it without its ending."""
+    return prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or "."
+
+
 class Predictor:
     """Serves one bundle.
 
@@ -93,6 +99,10 @@ class Predictor:
             self.tokenizer = load_tokenizer(folder)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: the tokenizer does not load: {error}") from error
+        if self.max_seq_length <= self.tokenizer.fixed:
+            raise UserError(
+                f"max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} tokens are not the text's; give more"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0  # 0: as many as there are cores
         options.log_severity_level = 3

@@ -178,6 +178,10 @@ class Service:
         length = parameters.max_seq_len or predictor.max_seq_length
         if length > self.longest:
             raise Invalid(f"parameters.max_seq_len {length}: this model takes {self.longest} tokens at most")
+        if length <= predictor.tokenizer.fixed:
+            raise Invalid(
+                f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} tokens are not the text's; give more"
+            )
         rows = []
         for part in _parts(texts):
             # Awaited part by part: the tokeniser serves other requests in between, and a cancelled one ends here.

@@ -1,0 +1,67 @@
+"""Label texts with the bundle of a prompt model on ONNX Runtime; neither Paddle nor PaddleNLP is needed.
+
+    python few-shot/infer.py --device cpu --model_path_prefix prompted/export/model --data_dir data
+    python few-shot/infer.py --device gpu --model_path_prefix prompted/export/model --data_dir data --use_fp16
+
+It reads data.txt and writes the labels to the log. The bundle is an ordinary one: deploy/predictor/infer.py writes them
+to a file, with scores, and the servers of deploy/ serve it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+
+from cli import Problems, command, logger, non_negative_int, positive_int  # noqa: E402
+from labelling import count_texts, label_texts  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model_path_prefix", required=True, help="bundle, or the static graph in it (required)")
+    parser.add_argument("--model_name", help="not needed: the bundle holds tokenizer and prompt")
+    parser.add_argument("--data_dir", required=True, help="folder of data.txt (required)")
+    parser.add_argument("--max_length", type=positive_int, help="tokens of a row, prompt included (as in training)")
+    parser.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU (off)")
+    parser.add_argument("--batch_size", type=positive_int, default=200, help="full-length rows a batch (%(default)s)")
+    parser.add_argument("--num_threads", type=positive_int, help="threads on a CPU (its cores)")
+    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="(%(default)s)")
+    parser.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def log_row(text, names):
+    """The older suite's block."""
+    logger.info("input data: %s", text)
+    logger.info("labels: %s", ", ".join(names))
+    logger.info("-----------------------------")
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    from predictor import Predictor, bundle_of
+
+    problems, path = Problems(), os.path.join(args.data_dir, "data.txt")
+    if not os.path.exists(path):
+        problems.add(f"--data_dir {args.data_dir}: there is no data.txt; write the texts into it, one a line")
+    count = 0 if problems.count else count_texts(path, problems)
+    with problems.collect():
+        predictor = Predictor(
+            bundle_of(args.model_path_prefix), "fp16" if args.use_fp16 else "float32", args.device, args.device_id,
+            args.num_threads, args.batch_size, args.max_length,
+        )  # fmt: skip
+    problems.stop_if_any()
+    predictor.log()
+    label_texts(path, count, None, predictor.predict, log_row, with_scores=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
