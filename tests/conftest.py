@@ -139,7 +139,9 @@ def load_script(path):
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, ROOT / path)
         sys.modules[name] = importlib.util.module_from_spec(spec)
+        before = list(sys.path)
         spec.loader.exec_module(sys.modules[name])
+        sys.path[:] = before  # the script's own folder would hide other scripts of the same name
     return sys.modules[name]
 
 
@@ -180,4 +182,32 @@ def bundles(trained, tmp_path_factory):
     for name, (_, checkpoint) in trained.items():
         folders[name] = tmp_path_factory.mktemp("bundles") / name
         assert export_model.main(["--params_path", str(checkpoint), "--output_path", str(folders[name])]) == 0
+    return folders
+
+
+@pytest.fixture(scope="session")
+def encoders(learner, tmp_path_factory):
+    """{"news" and "reviews": (data set, checkpoint)} of an encoder for retrieval that has learnt a little."""
+    script, result = load_script("retrieval_based/train.py"), {}
+    for name, source in (("news", ROOT / "data"), ("reviews", ROOT / "data" / "multi_label")):
+        folder = tmp_path_factory.mktemp(f"encoder_{name}")
+        dataset = copy_dataset(source, folder / "data", 600, 60, 40)
+        files = {"train_set_file": "train.txt", "corpus_file": "label.txt", "similar_text_pair_file": "dev.txt"}
+        where = [word for flag, file in files.items() for word in (f"--{flag}", str(dataset / file))]
+        where += ["--model_name_or_path", str(learner), "--save_dir", str(folder / "model")]
+        flags = "--device cpu --max_seq_length 48 --epochs 4 --learning_rate 2e-3 --batch_size 16 --output_emb_size 0"
+        assert script.main([*where, *flags.split()]) == 0
+        result[name] = dataset, folder / "model"
+    before = _files(result)
+    yield result
+    assert _files(result) == before, "a test wrote into what all tests share"
+
+
+@pytest.fixture(scope="session")
+def encoder_bundles(encoders, tmp_path_factory):
+    """{"news" and "reviews": bundle of that encoder, its index made of the labels}."""
+    script, folders = load_script("retrieval_based/export_model.py"), {}
+    for name, (_, checkpoint) in encoders.items():
+        folders[name] = tmp_path_factory.mktemp("encoder_bundles") / name
+        assert script.main(["--params_path", str(checkpoint), "--output_path", str(folders[name])]) == 0
     return folders
