@@ -211,3 +211,21 @@ def encoder_bundles(encoders, tmp_path_factory):
         folders[name] = tmp_path_factory.mktemp("encoder_bundles") / name
         assert script.main(["--params_path", str(checkpoint), "--output_path", str(folders[name])]) == 0
     return folders
+
+
+@pytest.fixture(scope="session")
+def retrieval(trained, bundles, tmp_path_factory):
+    """{("news" or "reviews", "labels" or "rows"): retrieval bundle of that corpus}, made of the trained classifiers."""
+    from retrieval_bundles import make_retrieval_bundle
+
+    from bundle import open_bundle
+    from cli import Problems
+    from utils import read_rows
+
+    made = {}
+    for task, (dataset, _) in trained.items():
+        rows = read_rows(str(dataset / "train.txt"), open_bundle(str(bundles[task])).labels, Problems())
+        folder = tmp_path_factory.mktemp("retrieval")
+        made[task, "labels"] = make_retrieval_bundle(bundles[task], folder / "labels")
+        made[task, "rows"] = make_retrieval_bundle(bundles[task], folder / "rows", rows)
+    return made

@@ -1,0 +1,267 @@
+"""Retrieval bundles on ONNX Runtime, against the encoder and the cosines worked out by hand."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import ROOT, command_line, lines_of, write_lines
+from retrieval_bundles import make_encoder, make_retrieval_bundle, put_index
+
+import infer
+from bundle import open_bundle
+from cli import Problems, UserError
+from decision import Decision
+from predictor import Predictor
+from retrieval_predictor import RetrievalPredictor, open_predictor
+from utils import read_rows
+from vector_index import EmbeddedIndex
+
+TEXTS = ["台风登陆，学校停课一天", "", "足球", "公司裁员三成，股价当日大跌", "😀 Café <b>\"'&</b>", "好" * 2000, "足球"]
+
+
+@pytest.fixture
+def bundle(retrieval, tmp_path):
+    """A copy to change, of the hierarchy with label texts."""
+    return shutil.copytree(retrieval["news", "labels"], tmp_path / "bundle")
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_vectors_are_the_encoders_in_any_company(retrieval, bundles, task):
+    """Here the encoder is the classifier's logits at unit length, so that its own predictor tells them, too."""
+    ours = RetrievalPredictor(str(retrieval[task, "labels"]), batch_size=2, num_threads=1)
+    theirs = Predictor(str(bundles[task]), num_threads=1)
+    together = ours.embed(TEXTS)
+    assert together.shape == (7, ours.columns) and together.dtype == np.float32
+    assert np.abs(together - unit(theirs.run(theirs.encode(TEXTS)))).max() < 1e-5
+    assert np.abs(together - np.concatenate([ours.embed([text]) for text in TEXTS])).max() < 1e-5
+    assert np.abs(ours.embed(TEXTS, 5) - together).max() > 0.01 and ours.embed([]).shape == (0, ours.columns)
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_scores_of_label_texts_are_their_cosines_and_a_parents_the_best_below_it(retrieval, task):
+    ours = open_predictor(str(retrieval[task, "labels"]), num_threads=1)
+    names = ours.labels.names
+    leaves = [name for name in names if not any(other.startswith(f"{name}##") for other in names)]
+    cosines = ours.embed(TEXTS) @ ours.embed([leaf.replace("##", ",") for leaf in leaves]).T
+    assert ours.bundle.manifest["search"] == {"vote": False, "neighbours": 20}
+    for row, found in zip(cosines, ours.probabilities(TEXTS)):
+        near = set(np.argsort(-row)[:20])
+        for name, score in zip(names, found):
+            below = [k for k, leaf in enumerate(leaves) if k in near and (leaf + "##").startswith(f"{name}##")]
+            assert score == pytest.approx(max([0, *row[below]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_rows_vote(retrieval, trained, task):
+    """A label scores its share of the cosines of the 10 rows nearest; that of rows without a label counts for none."""
+    ours = open_predictor(str(retrieval[task, "rows"]), num_threads=1)
+    rows = read_rows(str(trained[task][0] / "train.txt"), ours.labels, Problems())
+    labelled = [i for i in range(len(rows)) if len(rows.labels_of(i))]
+    cosines = ours.embed(TEXTS) @ ours.embed([rows.texts[i] for i in labelled]).T
+    hot = rows.multi_hot(len(ours.labels))[labelled]
+    for row, found in zip(cosines, ours.probabilities(TEXTS)):
+        near = np.argsort(-row, kind="stable")[:10]
+        assert np.sort(found) == pytest.approx(np.sort(row[near] @ hot[near] / row[near].sum()), abs=0.02)
+        best = found.argmax()  # rows that are as near as others may be taken in their place
+        assert row[near] @ hot[near][:, best] / row[near].sum() == pytest.approx(found[best], abs=0.02)
+
+
+@pytest.mark.parametrize("corpus", ["labels", "rows"])
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_every_kind_of_text_is_labelled_with_all_above_each_label(retrieval, task, corpus):
+    ours = open_predictor(str(retrieval[task, corpus]), num_threads=1)
+    answers = list(ours.predict(TEXTS))
+    assert len(answers) == len(TEXTS) and any(names for names, _ in answers)
+    assert list(map(repr, answers[2])) == list(map(repr, answers[6]))  # the same text
+    for names, scores in answers:
+        assert len(names) == len(scores) and all(0.5 < score <= 1 for score in scores)
+        assert all(name.rpartition("##")[0] in names for name in names if "##" in name)
+    assert ours.probabilities([]).shape == (0, len(ours.labels)) and list(ours.predict([])) == []
+
+
+def test_hostile_labels_and_one_of_one_and_entries_of_twenty(bundle):
+    """What users name labels: quotes, HTML, emoji; an entry of 20 labels; and then a single label alone."""
+    encoder = RetrievalPredictor(str(bundle), num_threads=1)
+    names = ["<img src=x onerror=alert(1)>", "\"a' or 1=1", "😀", "好" * 500, *(f"l{i}" for i in range(20))]
+    for kept in (names, names[:1]):
+        index = EmbeddedIndex(encoder.columns)
+        index.add(encoder.embed(kept[:4]), [(name,) for name in kept[:4]])
+        if len(kept) > 4:
+            index.add(encoder.embed(["足球"]), [tuple(kept[4:])])
+        put_index(bundle, index, kept)
+        ours = open_predictor(str(bundle), num_threads=1)
+        answers = dict(zip(kept, ours.predict(kept[:4])))
+        for name, (found, scores) in answers.items():
+            assert name in found and scores[found.index(name)] == pytest.approx(1, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- one way to open any bundle
+
+
+def test_a_bundle_is_opened_by_its_kind(retrieval, bundles, tmp_path):
+    assert type(open_predictor(str(bundles["news"]))) is Predictor
+    assert type(open_predictor(str(retrieval["news", "rows"]))) is RetrievalPredictor
+    with pytest.raises(UserError, match="is a bundle of kind retrieval, and classification is wanted here; name a fol"):
+        Predictor(str(retrieval["news", "rows"]))
+    with pytest.raises(UserError, match="is a bundle of kind classification, and retrieval is wanted here.*export_mod"):
+        RetrievalPredictor(str(bundles["news"]))
+    with pytest.raises(UserError, match="name a folder that export_model.py or prune.py wrote"):
+        open_predictor(str(tmp_path))
+
+
+def test_triton_takes_classifiers_alone(retrieval, run, tmp_path):
+    import build_repository
+
+    where = ("--bundle", retrieval["news", "labels"], "--output", tmp_path / "models")
+    status, log = run(build_repository.main, *where)
+    assert status == 2 and "is a bundle of kind retrieval, and classification is wanted here" in log
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "other"}, "is of kind 'other', which is not known here .classification, retrieval are."),
+        ({"kind": ["retrieval"]}, "is of kind .'retrieval'., which is not known here"),
+        ({"width": "55"}, "manifest.json is damaged"),
+        ({"width": 0}, "manifest.json is damaged"),
+        ({"search": {"vote": 1, "neighbours": 5}}, "manifest.json is damaged"),
+        ({"search": {"vote": True, "neighbours": 0}}, "manifest.json is damaged"),
+        ({"search": None}, "manifest.json is damaged"),
+        ({"corpus": "texts"}, "manifest.json is damaged"),
+        ({"index": {}}, "manifest.json is damaged"),
+        ({"index": {"kind": "faiss"}}, "manifest.json is damaged"),
+        ({"num_labels": 54}, "label.txt has 55 labels, the model 54"),
+        ({"index": None}, "has no index yet; python retrieval_based/index.py build --bundle "),
+        ({"width": 54}, "the index has vectors of 55 numbers, the encoder 54"),
+    ],
+)
+def test_what_a_manifest_cannot_say(bundle, fields, message):
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, **fields}), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        open_predictor(str(bundle))
+
+
+@pytest.mark.parametrize("name", ["width", "corpus", "search", "index"])
+def test_what_a_manifest_must_say(bundle, name):
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    del manifest[name]
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match="manifest.json is damaged; export it again"):
+        open_predictor(str(bundle))
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "entries.json", "model.onnx"])
+def test_a_changed_file_is_refused_by_name(bundle, name):
+    content = (bundle / name).read_bytes()
+    (bundle / name).unlink()
+    (bundle / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(UserError, match=f"{name} is not the file of this bundle .its SHA-256 differs."):
+        open_predictor(str(bundle))
+
+
+def test_to_embed_needs_no_index(bundles, tmp_path):
+    encoder = RetrievalPredictor(str(make_encoder(bundles["news"], tmp_path / "encoder")), num_threads=1)
+    assert encoder.embed(["足球"]).shape == (1, 55)
+    with pytest.raises(UserError, match="index.py build"):
+        encoder.probabilities(["足球"])
+
+
+# ------------------------------------------------------------------------------------------ an index that changed since
+
+
+def test_reopened_it_answers_by_the_new_index_and_keeps_its_encoder(bundle):
+    before = open_predictor(str(bundle), num_threads=1)
+    names = before.labels.names
+    gone = next(name for name in names if name.count("##") == 2)
+    index = EmbeddedIndex.open(str(bundle))
+    index.remove(gone)
+    index.add(before.embed(["足球"]), [("新的",)])
+    put_index(bundle, index, [*(name for name in names if name != gone), "新的"], Decision(0.3, max_k=1))
+    after = before.reopened()
+    assert after.session is before.session and after.tokenizer is before.tokenizer
+    assert after.labels.names[-1] == "新的" and gone not in after.labels.index and before.labels.names == names
+    assert [found for found, _ in after.predict(["足球"])] == [["新的"]]
+    assert "新的" not in next(before.predict(["足球"]))[0]  # what is under way ends by what it began with
+    scores = before.probabilities([gone.replace("##", ",")])[0]
+    assert scores[before.labels.index[gone]] == pytest.approx(1, abs=1e-5)
+
+
+def test_another_encoder_is_not_taken_for_the_old_one(bundle, retrieval):
+    before = open_predictor(str(bundle), num_threads=1)
+    put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=7)
+    with pytest.raises(UserError, match="holds another encoder now; start again to serve it"):
+        before.reopened()
+    put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=before.max_seq_length)
+    assert before.reopened().labels.names == before.labels.names
+    shutil.rmtree(bundle)
+    shutil.copytree(retrieval["reviews", "labels"], bundle)
+    with pytest.raises(UserError, match="holds another encoder now"):
+        before.reopened()
+
+
+# ------------------------------------------------------------------------------------------------- scripts that use it
+
+
+@pytest.mark.parametrize("corpus", ["labels", "rows"])
+@pytest.mark.parametrize("task", ["news", "reviews"])
+def test_infer(retrieval, trained, run, task, corpus, tmp_path):
+    bundle, dataset = retrieval[task, corpus], trained[task][0]
+    flags = ("--device", "cpu", "--model_path_prefix", bundle, "--num_threads", 1)
+    out = ("--output_file", tmp_path / "out.txt", "--scores", "--threshold", 0.6)
+    status, log = run(infer.main, *flags, "--dataset_dir", dataset, *out)
+    assert status == 0 and {"rows": "by vote", "labels": "by the nearest of each"}[corpus] in log
+    ours = open_predictor(str(bundle), num_threads=1)
+    ours.decision = Decision(0.6)
+    texts = lines_of(dataset / "data.txt")
+    for line, text, (names, scores) in zip(lines_of(tmp_path / "out.txt"), texts, ours.predict(texts), strict=True):
+        assert line == "\t".join([text, ",".join(names), ",".join(f"{score:.5f}" for score in scores)])
+    status, log = run(infer.main, *flags, "--dataset_dir", dataset, "--perf")
+    assert status == 0 and "micro f1: " in log and "sample nums: 60, time: " in log
+    status, log = run(infer.main, *flags, "--dataset_dir", dataset, "--perf", "--use_quantize")
+    assert status == 2 and "holds no int8 model" in log
+
+
+def test_without_paddle_and_without_milvus(retrieval, tmp_path):
+    write_lines(tmp_path / "texts.txt", ["台风登陆", "足球赛"] * 700)
+    absent = ("paddle", "paddlenlp", "paddle2onnx", "onnx", "sklearn", "visualdl", "pymilvus", "milvus_lite", "hnswlib")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"sys.path.insert(0, {str(ROOT / 'deploy' / 'predictor')!r})\n"
+        "import infer\n"
+        "sys.exit(infer.main(sys.argv[1:]))\n"
+    )
+    words = ("--device", "cpu", "--model_path_prefix", retrieval["news", "rows"], "--input_file", "texts.txt",
+             "--output_file", "out.txt")  # fmt: skip
+    answer = subprocess.run(
+        command_line("-c", code, *words), cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert answer.returncode == 0, answer.stderr
+    lines = lines_of(tmp_path / "out.txt")
+    assert len(lines) == 1400 and set(lines) == set(lines[:2])
+
+
+def test_thresholds_are_fitted_to_scores(trained, bundles, run, tmp_path):
+    """threshold.py writes into the bundle what raises F1 on dev, and the index stays as it is."""
+    import threshold
+
+    dataset = trained["news"][0]
+    rows = read_rows(str(dataset / "train.txt"), open_bundle(str(bundles["news"])).labels, Problems())
+    bundle = make_retrieval_bundle(bundles["news"], tmp_path / "bundle", rows)
+    before = open_predictor(str(bundle), num_threads=1).probabilities(TEXTS)
+    where = ("--dataset_dir", dataset, "--device", "cpu", "--bundle", bundle)
+    status, log = run(threshold.main, *where, "--mode", "single", "--force")
+    assert status == 0 and "Decision saved in" in log, log
+    after = open_predictor(str(bundle), num_threads=1)
+    assert after.decision.threshold != 0.5 and (after.probabilities(TEXTS) == before).all()
+    assert json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["kind"] == "retrieval"
