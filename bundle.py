@@ -6,6 +6,7 @@ pickle. A bundle of kind "retrieval" holds an encoder in place of a classifier, 
 its labels may change while its graph stays.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -81,27 +82,39 @@ def strange_files_problem(bundle):
     )
 
 
-def replace_decision(bundle, decision):
-    """Puts another decision into a bundle's folder, whole or not at all: a server that opens it finds one or the other.
+@contextlib.contextmanager
+def changed_bundle(bundle, changing):
+    """Yields a folder with a bundle's files but those named in `changing`, and the fields of its manifest, to complete;
+    it takes the bundle's place when the block ends well. A server that opens it finds one or the other, whole.
 
     All other files stay the same ones, by hard links where the file system has them.
 
     Raises:
-        UserError: the folder holds a file that is not the bundle's and would be lost.
+        UserError: the folder holds a file that is not the bundle's and would be lost, or was changed by somebody else.
     """
     if problem := strange_files_problem(bundle):
         raise UserError(problem)
+    kept = {name: digest for name, digest in bundle.manifest["files"].items() if name not in changing}
     with atomic_folder(bundle.folder) as folder:
-        for name in bundle.manifest["files"]:
+        for name in kept:
             source, target = os.path.join(bundle.folder, name), os.path.join(folder, name)
             try:
                 os.link(source, target)
             except OSError:
                 shutil.copyfile(source, target)
-        os.remove(os.path.join(folder, DECISION))  # the link, not the file
+        fields = dict(bundle.manifest)
+        yield folder, fields
+        new = {name: sha256(os.path.join(folder, name)) for name in os.listdir(folder) if name not in kept}
+        files = dict(sorted({**kept, **new}.items()))
+        write_json(os.path.join(folder, MANIFEST), {**fields, "files": files})
+        if sha256(os.path.join(bundle.folder, MANIFEST)) != bundle.digest:
+            raise UserError(f"{bundle.folder} was changed by another process meanwhile; nothing was done, run it again")
+
+
+def replace_decision(bundle, decision):
+    """Puts another decision into a bundle's folder; raises as `changed_bundle`."""
+    with changed_bundle(bundle, {DECISION}) as (folder, _):
         decision.save(os.path.join(folder, DECISION))
-        files = {**bundle.manifest["files"], DECISION: sha256(os.path.join(folder, DECISION))}
-        write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "files": files})
 
 
 def open_bundle(folder, kind=None):

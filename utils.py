@@ -155,6 +155,15 @@ class Labels:
             file.writelines(f"{name}\n" for name in self.names)
 
 
+def label_problem(name):
+    """What speaks against a label's name, as the end of a sentence about it, or None."""
+    if "," in name or "\t" in name:
+        return f"holds a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
+    if not all(name.split(SEPARATOR)):
+        return f"has an empty piece beside {SEPARATOR!r}"
+    return None
+
+
 def read_labels(path, problems, lines=None):
     """`label.txt` as `Labels`. What is wrong with it goes to `problems`.
 
@@ -167,17 +176,14 @@ def read_labels(path, problems, lines=None):
             problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")
         elif name in first_line:
             problems.add(f"{path}:{number}: label {name!r} stands on line {first_line[name]} already; delete one")
-        elif "," in name or "\t" in name:
-            what = "comma" if "," in name else "tab"
-            problems.add(f"{path}:{number}: label {name!r} holds a {what}, which separates columns; rename the label")
+        elif problem := label_problem(name):
+            problems.add(f"{path}:{number}: label {name!r} {problem}")
         else:
             names.append(name)
         first_line.setdefault(name, number)
     for name in names:
-        parent, separator, leaf = name.rpartition(SEPARATOR)
-        if separator and not (parent and leaf):
-            problems.add(f"{path}:{first_line[name]}: label {name!r} has an empty piece beside {SEPARATOR!r}")
-        elif separator and parent not in first_line:
+        parent, separator, _ = name.rpartition(SEPARATOR)
+        if separator and parent not in first_line:
             problems.add(f"{path}:{first_line[name]}: label {name!r} has no parent here; add a line {parent!r}")
     if not first_line:
         problems.add(f"{path}: no labels; write one a line")
