@@ -22,6 +22,8 @@ PACKAGES = {  # what the requirements bring, and the remedy where it is not ther
     **dict.fromkeys(("trustai", "IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba"), _ALL),
     **dict.fromkeys(("joblib", "scipy", "iterstrat", "matplotlib"), _ALL),
     **dict.fromkeys(("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"), _SERVING),
+    "hnswlib": "pip install -r requirements-index.txt (it needs a C++ compiler: apt-get install g++)",
+    **dict.fromkeys(("pymilvus", "milvus_lite", "grpc"), "pip install -r requirements-milvus.txt"),
     "tritonclient": "pip install -r deploy/triton_serving/requirements-client.txt",
     **dict.fromkeys(("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"), _HTTP),
 }

@@ -48,7 +48,7 @@ class VectorIndex(Protocol):
         """One entry a vector, found from now on.
 
         Args:
-            vectors: float array [n, width].
+            vectors: float array [n, width]; not to be changed afterwards.
             labels: n tuples of label names, none of them empty.
         Raises:
             ValueError: shapes that do not fit, numbers that are not finite, an entry without a label.
@@ -124,12 +124,11 @@ class EmbeddedIndex:
         new = np.array([self._ids[name] for names in labels for name in names], np.int64)
         self._label_ids = np.concatenate([self._label_ids, new])
         self._counts = np.concatenate([self._counts, np.array([len(names) for names in labels], np.int64)])
-        empty = not len(self._vectors)
-        self._vectors = np.concatenate([self._vectors, vectors])
-        if empty:
-            self._fill(self._vectors, self._names, self._label_ids, self._counts)
-        else:
+        if len(self._vectors):
+            self._vectors = np.concatenate([self._vectors, vectors])
             self._neighbours.extend(self._vectors)
+        else:
+            self._fill(vectors, self._names, self._label_ids, self._counts)
 
     def remove(self, label):
         if label not in self._ids:

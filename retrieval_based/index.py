@@ -1,0 +1,321 @@
+"""Make the index of a retrieval bundle, add labels to it and remove them: without training, and without Paddle.
+
+    python index.py build --bundle output --corpus labels                  # an entry a label: as export_model.py does
+    python index.py build --bundle output --corpus rows --corpus_file data/train.txt   # an entry a row, labels by vote
+    python index.py build --bundle output --corpus labels --milvus_uri http://host:19530       # in Milvus
+    python index.py add --bundle output --label "体育##马拉松" --text "马拉松开跑" "半程马拉松报名"
+    python index.py remove --bundle output --label "体育##马拉松"
+    python index.py list --bundle output
+
+A running server takes up what changed. A user and password of Milvus go into the environment variable MILVUS_TOKEN.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+
+import numpy as np  # noqa: E402
+
+from bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
+from cli import Problems, UserError, closest, command, logger, positive_int, progress_bar  # noqa: E402
+from decision import SEPARATOR  # noqa: E402
+from label_changes import read_new  # noqa: E402
+from milvus_index import INDEX_TYPES, MilvusIndex, uri_problem  # noqa: E402
+from retrieval import carry_decision, corpus_labels, label_entries, row_entries  # noqa: E402
+from utils import Labels, read_labels, read_rows  # noqa: E402
+from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index  # noqa: E402
+
+LABELS = "label.txt"
+EMBEDDED = {VECTORS, ENTRIES, GRAPH}
+WINDOW = 4096  # texts encoded at a time
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build|add|remove|list")
+
+    def subcommand(name, text):
+        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.add_argument("--bundle", required=True, help="folder that export_model.py wrote (required)")
+        if name != "list":
+            one.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="for the encoder (%(default)s)")
+            one.add_argument("--batch_size", type=positive_int, default=32, help="texts at a time (%(default)s)")
+        return one
+
+    build = subcommand("build", "make the index anew, in place of the one there is")
+    build.add_argument("--corpus", default="labels", choices=("labels", "rows"), help="what it holds (%(default)s)")
+    build.add_argument(
+        "--corpus_file", help="rows: labelled rows (required); labels: a label file in place of the bundle's (none)"
+    )
+    build.add_argument(
+        "--vote",
+        action=argparse.BooleanOptionalAction,
+        help="labels by vote, not by the nearest (rows: on; labels: off)",
+    )
+    build.add_argument("--neighbours", type=positive_int, help="entries a text is compared with (as it is: 50)")
+    build.add_argument("--milvus_uri", help="FILE.db for Milvus Lite, or http://host:19530 (none: in the bundle)")
+    build.add_argument("--index_type", choices=INDEX_TYPES, help="Milvus' kind of index (HNSW)")
+
+    add = subcommand("add", "add labels, or texts of labels")
+    add.add_argument("--label", help="the label; its parents are added, too, where they are not there (none)")
+    add.add_argument("--text", nargs="+", default=[], help="texts that have the label, an entry each (none)")
+    add.add_argument("--corpus_file", help="labels, one a line; or labelled rows where the index is of rows (none)")
+
+    remove = subcommand("remove", "remove labels")
+    remove.add_argument("--label", nargs="+", required=True, help="the labels (required)")
+    remove.add_argument("--with_children", action="store_true", help="and all that is below them (off)")
+
+    subcommand("list", "print each label and the number of its entries")
+    return parser.parse_args(argv)
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Keeps a second index.py away from the bundle: each reads it, changes it, and writes it whole."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; or no such folder, of which open_bundle tells
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another index.py is changing {folder}; wait until it is through") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_for_change(args, problems):
+    """The `RetrievalPredictor` of --bundle."""
+    from retrieval_predictor import RetrievalPredictor
+
+    predictor = RetrievalPredictor(args.bundle, device=args.device, batch_size=args.batch_size)
+    if problem := strange_files_problem(predictor.bundle):
+        problems.add(problem)
+    return predictor
+
+
+def add_entries(index, predictor, texts, names):
+    """Encodes texts and adds them to an index with a tuple of label names each."""
+    embedded = isinstance(index, EmbeddedIndex)
+    vectors = np.empty((len(texts) if embedded else 0, index.width), np.float32)
+    with progress_bar(len(texts), "entry") as bar:
+        for start in range(0, len(texts), WINDOW):
+            part = slice(start, start + WINDOW)
+            found = predictor.embed(texts[part])
+            if embedded:
+                vectors[part] = found
+            else:
+                index.add(found, names[part])
+            bar.update(len(found))
+    if embedded:
+        index.add(vectors, names)
+
+
+def put(bundle, index, labels, fields=None):
+    """Puts labels and an embedded index into the bundle's folder, and fields into its manifest: all at once."""
+    changing = {LABELS, DECISION, *EMBEDDED}
+    with changed_bundle(bundle, changing) as (folder, manifest):
+        labels.write(os.path.join(folder, LABELS))
+        carry_decision(bundle.decision, bundle.labels, labels).save(os.path.join(folder, DECISION))
+        if isinstance(index, EmbeddedIndex):
+            index.save(folder)
+        manifest |= {"num_labels": len(labels), "hierarchical": labels.hierarchical, **(fields or {})}
+
+
+def shown(names):
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def log_index(index, labels):
+    logger.info("The index has %d entries, the bundle %d labels", len(index), len(labels))
+
+
+# --------------------------------------------------------------------------------------------------------------- build
+
+
+def memory_problem(rows, width):
+    """What speaks against holding so many vectors twice, as they are and in hnswlib's graph, or None."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
+    needed, there = 2 * 4 * rows * width, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed < there:
+        return None
+    return (
+        f"{rows} entries of {width} numbers need {needed / 2**30:.0f} GiB of memory, and this machine has "
+        f"{there / 2**30:.0f} GiB; give them to a Milvus server: --milvus_uri http://host:19530"
+    )
+
+
+def corpus_of(args, predictor, problems):
+    """Labels, texts and tuples of label names that an index is built of."""
+    labels, manifest = predictor.labels, predictor.bundle.manifest
+    if args.corpus == "rows":
+        if args.corpus_file is None:
+            problems.add("--corpus rows: give the labelled rows, --corpus_file data/train.txt")
+            return labels, [], []
+        rows = read_rows(args.corpus_file, labels, problems)
+        texts, names = row_entries(rows, labels)
+        if not texts:
+            problems.add(f"--corpus_file {args.corpus_file}: no row has a label; nothing can be found among them")
+        return labels, texts, names
+    if args.corpus_file:
+        labels = read_labels(args.corpus_file, problems)
+    corpus = {labels.names[i] for i in corpus_labels(labels)}
+    if manifest["corpus"] == "labels" and manifest["index"]:
+        # Inner labels that rows of the training stop at have an entry: they are known from the index alone.
+        with problems.collect():
+            counts = predictor.index.labels()
+            corpus |= set(counts)
+            if more := sum(count > 1 for count in counts.values()):
+                logger.warning(
+                    "%d labels had texts of their own (add --text), which are not kept; add them again", more
+                )
+    return labels, *label_entries(labels, [name for name in labels.names if name in corpus])
+
+
+def build(args):
+    problems = Problems()
+    predictor = open_for_change(args, problems)
+    bundle, uri = predictor.bundle, args.milvus_uri
+    labels, texts, names = predictor.labels, [], []
+    with problems.collect():
+        labels, texts, names = corpus_of(args, predictor, problems)
+    width = bundle.manifest["width"]
+    if uri is None:
+        problem = memory_problem(len(texts), width)
+        if args.index_type:
+            problems.add("--index_type is Milvus' (--milvus_uri); an index in the bundle has one kind")
+    else:
+        problem = uri_problem(uri)
+    if problem:
+        problems.add(problem)
+    problems.stop_if_any()
+    old = bundle.manifest["index"]
+    vote = args.corpus == "rows" if args.vote is None else args.vote
+    search = {"vote": vote, "neighbours": args.neighbours or bundle.manifest["search"]["neighbours"]}
+    fields = {"corpus": args.corpus, "search": search}
+    if uri is None:
+        index = EmbeddedIndex(width)
+        add_entries(index, predictor, texts, names)
+        put(bundle, index, labels, {**fields, "index": {"kind": "embedded"}})
+    else:
+        uri = os.path.abspath(uri) if uri.endswith(".db") else uri
+        name = f"text_classification_{args.corpus}_{secrets.token_hex(6)}"
+        index = MilvusIndex.create(uri, name, width, args.index_type or "HNSW")
+        try:
+            add_entries(index, predictor, texts, names)
+            index.save()
+            put(bundle, index, labels, {**fields, "index": {"kind": "milvus", "uri": uri, "collection": name}})
+        except BaseException:
+            with contextlib.suppress(UserError):
+                index.drop()
+            raise
+        logger.info("The index is in %s, collection %s", uri, name)
+    if old and old["kind"] == "milvus":
+        drop_collection(old)
+    log_index(index, labels)
+
+
+def drop_collection(fields):
+    """Deletes the collection that a bundle had before. What then fails leaves it behind, and is told."""
+    try:
+        MilvusIndex(fields["uri"], fields["collection"]).drop()
+    except UserError as error:
+        logger.warning("The index that was there before is left in %s: %s", fields["uri"], error)
+
+
+# ----------------------------------------------------------------------------------------------------------------- add
+
+
+def add(args):
+    problems = Problems()
+    predictor = open_for_change(args, problems)
+    labels, texts, names = predictor.labels, [], []
+    with problems.collect():
+        predictor.index  # noqa: B018  opened now, so that what is wrong with it is told in time
+        labels, texts, names = read_new(args, predictor, problems)
+    problems.stop_if_any()
+    index, bundle = predictor.index, predictor.bundle
+    add_entries(index, predictor, texts, names)
+    new = labels.names[len(bundle.labels) :]
+    if new or isinstance(index, EmbeddedIndex):
+        put(bundle, index, labels)
+    logger.info("Added %d entries and %d labels%s", len(texts), len(new), f": {shown(new)}" if new else "")
+    if parents := [name for name in new if any(other.startswith(f"{name}{SEPARATOR}") for other in new)]:
+        logger.info("Parents that were not there, and are now: %s", shown(parents))
+    log_index(index, labels)
+
+
+# -------------------------------------------------------------------------------------------------------------- remove
+
+
+def remove(args):
+    problems = Problems()
+    predictor = open_for_change(args, problems)
+    bundle, labels, index, gone = predictor.bundle, predictor.labels, predictor.index, {}
+    for name in args.label:
+        below = [other for other in labels.names if other.startswith(f"{name}{SEPARATOR}")]
+        # What a run that was cut off left in a Milvus is known there alone.
+        if name not in labels.index and name not in index.labels():
+            problems.add(f"--label {name}: there is no such label{closest(name, labels.index)}")
+        elif not args.with_children and set(below) - set(args.label):
+            problems.add(f"--label {name}: below it is {shown(below)}; --with_children removes that, too")
+        gone |= dict.fromkeys([name, *below])
+    left = Labels([name for name in labels.names if name not in gone])
+    if not len(left):
+        problems.add("no label would be left; a model without labels cannot be served")
+    problems.stop_if_any()
+    if bundle.manifest["corpus"] == "labels":
+        # A parent whose last child goes is found by an entry of its own from now on.
+        childless = {left.names[i] for i in corpus_labels(left)}
+        parents = {name.rpartition(SEPARATOR)[0] for name in gone} & childless - set(index.labels())
+        add_entries(index, predictor, *label_entries(left, sorted(parents)))
+    if not isinstance(index, EmbeddedIndex):  # first what a server reads: what is not in label.txt is not found
+        put(bundle, index, left)
+    changed = sum(index.remove(name) for name in gone)
+    if isinstance(index, EmbeddedIndex):
+        put(bundle, index, left)
+    logger.info("Removed %d labels, which %d entries had", len(gone), changed)
+    log_index(index, left)
+
+
+def show(args):
+    bundle = open_bundle(args.bundle, RETRIEVAL)
+    if bundle.manifest["index"] is None:
+        raise UserError(f"{args.bundle} has no index yet; python retrieval_based/index.py build --bundle {args.bundle}")
+    index = open_index(args.bundle, bundle.manifest)
+    counts = index.labels()
+    try:
+        print("\n".join(f"{name}\t{counts.get(name, 0)}" for name in bundle.labels.names), flush=True)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    log_index(index, bundle.labels)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    if args.command == "list":
+        show(args)
+        return 0
+    with alone(args.bundle):
+        {"build": build, "add": add, "remove": remove}[args.command](args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
