@@ -10,6 +10,8 @@ import numpy as np
 
 from decision import SEPARATOR, Decision, depths
 
+NEIGHBOURS = 50  # entries that a text is compared with, unless the user or the bundle says otherwise
+
 
 def label_text(name):
     """A label as the text that the encoder reads, in training, in the index and on a server.
@@ -58,13 +60,13 @@ def label_entries(labels, corpus=None):
 
 def default_decision(labels, rows=None, threshold=0.5):
     """How a new model's scores become labels, as the older suite did it: flat labels are those above the threshold, of
-    a hierarchy the nearest path is taken. Training rows (`Rows`) say it better: with one path each, the nearest path or
-    label is taken, with several, all above the threshold; and never fewer labels than the row with the fewest has.
+    a hierarchy the nearest path is taken. Training rows (`Rows`) say it better: where nine of ten have one path, the
+    nearest path or label is taken, else all above the threshold; and never fewer labels than the row with the fewest.
     """
     single, least = labels.hierarchical, 0
     if rows is not None:
-        single = max(len(deepest(rows.labels_of(i), labels.parents)) for i in range(len(rows))) <= 1
-        least = int(np.diff(rows.offsets).min())
+        several = sum(len(deepest(rows.labels_of(i), labels.parents)) > 1 for i in range(len(rows)))
+        single, least = several <= len(rows) / 10, int(np.diff(rows.offsets).min())
     elif single:
         least = int(depths(labels.parents)[corpus_labels(labels)].min())
     return Decision(threshold, min_k=least, hierarchy="one_per_level" if single else "closure")

@@ -23,7 +23,7 @@ from compat import prepare_environment  # noqa: E402
 from deciding import add_decision_flags, overridden  # noqa: E402
 from labelling import WINDOW  # noqa: E402
 from metric import classification_report, recall_at  # noqa: E402
-from retrieval import deepest, default_decision, label_scores  # noqa: E402
+from retrieval import carry_decision, deepest, default_decision, label_scores  # noqa: E402
 from searching import Search, add_search_flags, found_ids, read_corpus  # noqa: E402
 from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
 from vector_index import MISSING, Found  # noqa: E402
@@ -36,7 +36,10 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--similar_text_pair", "--similar_text_pair_file", required=True, help="file of labelled rows (required)"
+        "--similar_text_pair",
+        "--similar_text_pair_file",
+        default="data/dev.txt",
+        help="labelled rows (%(default)s)",
     )
     parser.add_argument("--recall_result_file", help="what recall.py wrote of their texts (none: looked up here)")
     parser.add_argument("--label_path", help="label file (the model's; without one, label.txt beside the rows)")
@@ -142,19 +145,24 @@ def check_args(args, problems):
 
 
 def opened(args, problems):
-    """Labels, decision, encoder and corpus; the last two are None where there is no model."""
-    if not args.params_path:
-        labels = read_labels(args.label_path, problems)
-        decision = default_decision(labels)
-        logger.info("No model: labels are decided by a threshold of %s, %s", decision.threshold, decision.hierarchy)
-        return labels, decision, None, None
-    from encoder import open_encoder
+    """Labels, decision, encoder and corpus; the last two are None where there is a result file to score."""
+    encoder = None
+    if args.params_path:
+        from encoder import open_encoder
 
-    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
-    corpus = read_corpus(args, encoder, problems)
-    if args.label_path and read_labels(args.label_path, problems).names != corpus.labels.names:
-        problems.add(f"--label_path {args.label_path} is not the label file of model and corpus; leave it out")
-    return corpus.labels, corpus.decision, encoder, corpus
+        device = "cpu" if args.recall_result_file else args.device  # nothing is computed then
+        encoder = open_encoder(args.params_path, device, args.batch_size, args.max_seq_length)
+    if not args.recall_result_file:
+        corpus = read_corpus(args, encoder, problems)
+        if args.label_path and read_labels(args.label_path, problems).names != corpus.labels.names:
+            problems.add(f"--label_path {args.label_path} is not the label file of model and corpus; leave it out")
+        return corpus.labels, corpus.decision, encoder, corpus
+    labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels
+    if encoder:
+        return labels, carry_decision(encoder.decision, encoder.labels, labels), None, None
+    decision = default_decision(labels)
+    logger.info("No model: labels are decided by a threshold of %s, %s", decision.threshold, decision.hierarchy)
+    return labels, decision, None, None
 
 
 @command

@@ -36,6 +36,11 @@ def parse_args(argv=None):
     parser.add_argument("--recall_result_dir", default="recall_result", help="folder of the result (%(default)s)")
     parser.add_argument("--recall_result_file", default="recall_result_file", help="its name in it (%(default)s)")
     add_search_flags(parser)
+    older = parser.add_argument_group("of older commands, not needed: nothing is read from them")
+    older.add_argument("--model_name_or_path", help="the model's folder tells (none)")
+    older.add_argument("--output_emb_size", type=int, help="the model's folder tells (none)")
+    for name in ("hnsw_m", "hnsw_ef", "hnsw_max_elements"):
+        older.add_argument(f"--{name}", type=int, help="of an index that is made for many rows alone (none)")
     return parser.parse_args(argv)
 
 

@@ -9,11 +9,9 @@ import numpy as np
 from cli import logger, positive_int, progress_bar
 from decision import Decision
 from labelling import WINDOW
-from retrieval import carry_decision, corpus_labels, deepest, label_entries, label_scores, row_entries
+from retrieval import NEIGHBOURS, carry_decision, corpus_labels, deepest, label_entries, label_scores, row_entries
 from utils import Labels, read_labels, read_lines, read_rows
 from vector_index import EmbeddedIndex
-
-NEIGHBOURS = 50  # entries that a text is compared with, where no bundle says otherwise
 
 
 def add_search_flags(parser, required=True):
