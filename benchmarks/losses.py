@@ -27,6 +27,7 @@ from utils import read_labels, read_rows  # noqa: E402
 
 FOLDS = 5
 RARE = 1 / 4  # of the labels
+CHOOSING = 300  # dev rows that choose the best epoch; all of them are scored in the end
 WAYS = {
     "bce": "--loss bce",
     "bce, smoothing 0.1": "--loss bce --label_smoothing 0.1",
@@ -40,8 +41,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="(both)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
-    parser.add_argument("--train_rows", type=int, default=3000, help="rows to train on (%(default)s)")
+    parser.add_argument("--train_rows", type=int, default=2000, help="rows to train on (%(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over them (%(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=64, help="tokens of a text (%(default)s)")
     return parser.parse_args(argv)
 
 
@@ -59,8 +61,8 @@ def main(argv=None):
         train, dev = (read_rows(str(DATA / name / f"{split}.txt"), labels, Problems()) for split in ("train", "dev"))
         gold, texts = dev.multi_hot(len(labels)), list(dev.texts)
         rare = train.support(len(labels)).argsort(kind="stable")[: round(RARE * len(labels))]
-        shared = f"--max_seq_length 128 --batch_size 32 --learning_rate 1e-3 --epochs {args.epochs}"
-        shared += f" --max_train_samples {args.train_rows}"
+        shared = f"--batch_size 32 --learning_rate 1e-3 --max_train_samples {args.train_rows} --epochs {args.epochs}"
+        shared += f" --max_seq_length {args.max_seq_length} --max_dev_samples {CHOOSING}"
         results = {way: [] for way in WAYS}
         for seed in args.seeds:
             parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
@@ -73,7 +75,8 @@ def main(argv=None):
                 results[way].append([value for three in both for value in three])
                 print(f"{name} seed {seed} {way}: " + " ".join(f"{v:.2f}" for v in results[way][-1]), flush=True)
         print(
-            f"\n{name}: {min(args.train_rows, len(train))} rows to train, {args.epochs} epochs, {len(dev)} dev rows, "
+            f"\n{name}: {min(args.train_rows, len(train))} rows to train, {args.epochs} epochs, {args.max_seq_length} tokens, "
+            f"{len(dev)} dev rows, "
             f"{len(rare)} of {len(labels)} labels rare (at most {train.support(len(labels))[rare[-1]]} rows in all of "
             f"train); seeds {args.seeds}; percent, "
             "mean (lowest-highest)"

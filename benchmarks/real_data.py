@@ -78,7 +78,8 @@ def dev_probabilities(dataset, seed, dev, model=MODEL, training=TRAINING):
         call("train.py", *where, "--seed", seed, *training.split())
         checkpoint = load_checkpoint(path, None, Problems())
         load_model(checkpoint, path, "cpu")
-        encoded = encode(dev.texts, checkpoint.tokenizer, checkpoint.model, 128)
+        length = checkpoint.run["arguments"]["max_seq_length"]
+        encoded = encode(dev.texts, checkpoint.tokenizer, checkpoint.model, length)
         return predict_probabilities(checkpoint.model, encoded, 32)
 
 
