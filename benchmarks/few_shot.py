@@ -6,19 +6,19 @@
 A seed draws 2 rows of each label of duee (148), 4 of each label of cail-divorce (80), as many again for dev, and a
 sample of all other rows of train and dev for test; and the weights of a small masked-language ERNIE on the set's
 characters. Both roads get the same rows, weights, batches of 8 and epochs, and keep what is best on dev; `linear` is
-TF-IDF with a linear SVM a label. Seconds hold starting and scoring the test rows, too. The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
+TF-IDF with a linear SVM a label. Seconds hold starting and scoring the test rows, too. The sets are read from
+../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
 import argparse
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from real_data import DATA, MODEL, ROOT
+from real_data import DATA, MODEL, ROOT, call, call_and_read
 
 sys.path.insert(0, str(ROOT))
 
@@ -71,17 +71,6 @@ def make_cut(name, seed, test_rows, folder):
     return {split: len(rows) for split, rows in splits.items()}
 
 
-def call(script, *flags):
-    """Runs a script of the project. Returns (seconds, what it logged)."""
-    started = time.perf_counter()
-    answer = subprocess.run(
-        [sys.executable, ROOT / script, *map(str, flags)], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
-    )
-    if answer.returncode:
-        raise SystemExit(f"{script} ended with {answer.returncode}:\n{answer.stderr}")
-    return time.perf_counter() - started, answer.stderr
-
-
 def figures(seconds, log):
     """Test micro and macro F1 in percent, seconds, first and last logged loss, of a training."""
     scores = re.findall(r"Test dataset size.* micro f1 score: ([\d.]+), macro f1 score: ([\d.]+)", log)[-1]
@@ -111,11 +100,11 @@ def one_seed(name, seed, args, folder):
     call("data/make_tiny_model.py", "--masked_lm", "--output_dir", model, "--texts", DATA / name / "train.txt",
          "--seed", seed, *args.model.split())  # fmt: skip
     common, results = ["--seed", seed, *COMMON.split()], {}
-    results["prompt"] = figures(*call(
+    results["prompt"] = figures(*call_and_read(
         "few-shot/train.py", "--data_dir", data, "--output_dir", folder / "prompt", "--prompt", SETS[name][1],
         "--do_train", "--do_predict", "--model_name_or_path", model, *PROMPT.split(), *common,
     ))  # fmt: skip
-    results["fine-tuning"] = figures(*call(
+    results["fine-tuning"] = figures(*call_and_read(
         "train.py", "--dataset_dir", data, "--save_dir", folder / "plain", "--test_file", "test.txt", "--batch_size", 8,
         "--epochs", EPOCHS, "--model_name", model, *common,
     ))  # fmt: skip

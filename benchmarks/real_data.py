@@ -35,14 +35,19 @@ def parse_args(argv=None):
 
 
 def call(script, *flags):
-    """Runs a script of the project. Returns the seconds it took; shows what it said where it fails."""
+    """Runs a script of the project. Returns the seconds it took."""
+    return call_and_read(script, *flags)[0]
+
+
+def call_and_read(script, *flags):
+    """The same: (seconds, its log). Shows what it said where it fails."""
     started = time.perf_counter()
     answer = subprocess.run(
         [sys.executable, ROOT / script, *map(str, flags)], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
     )
     if answer.returncode:
         raise SystemExit(f"{script} ended with {answer.returncode}:\n{answer.stderr}")
-    return time.perf_counter() - started
+    return time.perf_counter() - started, answer.stderr
 
 
 def one_run(dataset, seed, args, folder):
