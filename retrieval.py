@@ -58,7 +58,7 @@ def label_entries(labels, corpus=None):
     return [label_text(name) for name in names], [(name,) for name in names]
 
 
-def default_decision(labels, rows=None, threshold=0.5):
+def default_decision(labels, rows=None):
     """How a new model's scores become labels, as the older suite did it: flat labels are those above the threshold, of
     a hierarchy the nearest path is taken. Training rows (`Rows`) say it better: where nine of ten have one path, the
     nearest path or label is taken, else all above the threshold; and never fewer labels than the row with the fewest.
@@ -69,7 +69,7 @@ def default_decision(labels, rows=None, threshold=0.5):
         single, least = several <= len(rows) / 10, int(np.diff(rows.offsets).min())
     elif single:
         least = int(depths(labels.parents)[corpus_labels(labels)].min())
-    return Decision(threshold, min_k=least, hierarchy="one_per_level" if single else "closure")
+    return Decision(min_k=least, hierarchy="one_per_level" if single else "closure")
 
 
 def row_entries(rows, labels):

@@ -18,7 +18,6 @@ from cli import Problems, UserError, command, logger, non_negative_int  # noqa: 
 from compat import prepare_environment, use_old_ir  # noqa: E402
 
 GRAPH = "inference.get_pooled_embedding"  # the older suite's name
-NEIGHBOURS = 50  # entries that a text is compared with
 
 
 def parse_args(argv=None):
@@ -66,6 +65,7 @@ def main(argv=None):
     from encoder import KIND, TrainedEncoder, embed, folder_of
     from exporting import bundle_folder, compare, folder_problem, texts_to_compare, tokenizer_problem
     from model import encode
+    from retrieval import NEIGHBOURS
 
     problems = Problems()
     if problem := folder_problem(args.output_path, "--output_path"):

@@ -7,6 +7,7 @@ compares its own share of a batch: negatives do not cross cards, as in the older
 """
 
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,10 +21,12 @@ from neighbours import Neighbours
 from retrieval import corpus_labels, deepest, default_decision, label_entries, label_scores
 from runs import start_run
 from training import Trainer, make_ready
+from tuning import GRID, value_of
 from utils import Rows, Texts
 from vector_index import Found
 
 CUTOFFS = (1, 5, 10, 20, 50)
+OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}  # of the threshold
 # What the loop has flags for elsewhere.
 FIXED = {
     "gradient_accumulation_steps": 1, "amp": None, "early_stop": False, "early_stop_nums": 1, "warmup": False,
@@ -39,10 +42,12 @@ def train(args, labels, rows, environment):
         return 0
     corpus = [labels.names[i] for i in corpus_labels(labels, rows["train"])]
     sets = label_sets(rows["train"])
-    decision = default_decision(labels, rows_of(sets, args.train_set_file), args.threshold)
+    decision = default_decision(labels, rows_of(sets, args.train_set_file))
+    if args.threshold is not None:
+        decision = replace(decision, threshold=args.threshold)
     rows["train"] = rows_of({text: ids for text, ids in sets.items() if ids}, args.train_set_file)
-    several = any(len(deepest(rows["train"].labels_of(i), labels.parents)) > 1 for i in range(len(rows["train"])))
-    args.metric_for_best = args.metric_for_best or ("macro_f1" if several else "recall@1")
+    if args.metric_for_best is None:
+        args.metric_for_best = "recall@1" if decision.hierarchy == "one_per_level" else "macro_f1"
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
     last = last_folder(args.save_dir)
     encoder, tokenizer = load_encoder(last if progress.step else args.model_name_or_path, args.output_emb_size)
@@ -141,7 +146,11 @@ class RetrievalTrainer(Trainer):
         cosines, entries = Neighbours(corpus, index=False).search(queries, self.args.recall_num)
         found = Found(cosines, [[self.corpus[i] for i in row] for row in entries])
         gold = rows.multi_hot(len(labels))
-        predicted = self.checkpoint.decision.decide(label_scores(found, labels), labels.parents)
+        scores = label_scores(found, labels)
+        if self.args.threshold is None:
+            threshold = fit_within(self.checkpoint.decision, scores, gold, labels.parents, self.args.metric_for_best)
+            self.checkpoint.decision = replace(self.checkpoint.decision, threshold=threshold)
+        predicted = self.checkpoint.decision.decide(scores, labels.parents)
         report = classification_report(gold, predicted, labels.parents)
         ends = np.zeros_like(gold)
         for i in range(len(rows)):
@@ -153,6 +162,7 @@ class RetrievalTrainer(Trainer):
             "micro_f1": report["micro"]["f1"],
             "macro_f1": report["macro"]["f1"],
             "accuracy": report["accuracy"],
+            "threshold": self.checkpoint.decision.threshold,
         }
 
     def evaluate_and_keep(self):
@@ -173,6 +183,18 @@ class RetrievalTrainer(Trainer):
         if self.args.evaluate:
             logger.info("Final best %s: %.5f", self.metric_name, self.progress.best_score)
         logger.info("The encoder is saved in %s", self.args.save_dir)
+
+
+def fit_within(decision, scores, gold, parents, metric):
+    """The threshold that serves a metric best, all else of the decision as it is; of equals, that nearest to 0.5.
+
+    A cosine is no probability: with other data, margin or length of training, other ones mean the same.
+    """
+    grid = GRID[1::2]
+    decided = (replace(decision, threshold=float(threshold)).decide(scores, parents) for threshold in grid)
+    values = np.array([value_of(gold, predicted, OBJECTIVE[metric]) for predicted in decided])
+    best = np.flatnonzero(values >= values.max() - 1e-12)
+    return float(grid[best[np.argmin(np.abs(grid[best] - 0.5))]])
 
 
 def side_by_side(encoder):

@@ -75,7 +75,7 @@ def parse_args(argv=None):
     group.add_argument("--evaluate", action=FLAG, default=True, help="score dev and keep the best checkpoint (on)")
     group.add_argument("--recall_num", type=positive_int, default=50, help="nearest labels of a text (%(default)s)")
     group.add_argument(
-        "--threshold", type=share, default=0.5, help="of a label's cosine; saved in decision.json (%(default)s)"
+        "--threshold", type=share, help="of a label's cosine, saved in decision.json (fitted on the dev rows; else 0.5)"
     )
     group.add_argument(
         "--metric_for_best", choices=METRICS, help="what is best (recall@1; macro_f1 where rows have several labels)"
