@@ -75,7 +75,8 @@ def main(argv=None):
                 results[way].append([value for three in both for value in three])
                 print(f"{name} seed {seed} {way}: " + " ".join(f"{v:.2f}" for v in results[way][-1]), flush=True)
         print(
-            f"\n{name}: {min(args.train_rows, len(train))} rows to train, {args.epochs} epochs, {args.max_seq_length} tokens, "
+            f"\n{name}: {min(args.train_rows, len(train))} rows to train, {args.epochs} epochs, "
+            f"{args.max_seq_length} tokens, "
             f"{len(dev)} dev rows, "
             f"{len(rare)} of {len(labels)} labels rare (at most {train.support(len(labels))[rare[-1]]} rows in all of "
             f"train); seeds {args.seeds}; percent, "
