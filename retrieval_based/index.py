@@ -21,20 +21,18 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
 
-import numpy as np  # noqa: E402
-
 from bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
-from cli import Problems, UserError, closest, command, logger, positive_int, progress_bar  # noqa: E402
+from cli import Problems, UserError, closest, command, logger, positive_int  # noqa: E402
 from decision import SEPARATOR  # noqa: E402
 from label_changes import read_new  # noqa: E402
 from milvus_index import INDEX_TYPES, MilvusIndex, uri_problem  # noqa: E402
 from retrieval import carry_decision, corpus_labels, label_entries, row_entries  # noqa: E402
+from searching import add_entries  # noqa: E402
 from utils import Labels, read_labels, read_rows  # noqa: E402
 from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index  # noqa: E402
 
 LABELS = "label.txt"
 EMBEDDED = {VECTORS, ENTRIES, GRAPH}
-WINDOW = 4096  # texts encoded at a time
 
 
 def parse_args(argv=None):
@@ -106,23 +104,6 @@ def open_for_change(args, problems):
     if problem := strange_files_problem(predictor.bundle):
         problems.add(problem)
     return predictor
-
-
-def add_entries(index, predictor, texts, names):
-    """Encodes texts and adds them to an index with a tuple of label names each."""
-    embedded = isinstance(index, EmbeddedIndex)
-    vectors = np.empty((len(texts) if embedded else 0, index.width), np.float32)
-    with progress_bar(len(texts), "entry") as bar:
-        for start in range(0, len(texts), WINDOW):
-            part = slice(start, start + WINDOW)
-            found = predictor.embed(texts[part])
-            if embedded:
-                vectors[part] = found
-            else:
-                index.add(found, names[part])
-            bar.update(len(found))
-    if embedded:
-        index.add(vectors, names)
 
 
 def put(bundle, index, labels, fields=None):

@@ -83,7 +83,11 @@ class Search:
         own = encoder.predictor.bundle.manifest["search"] if ready else {}
         self.neighbours = args.recall_num or own.get("neighbours", NEIGHBOURS)
         self.vote = own.get("vote", corpus.of_rows) if args.vote is None else args.vote
-        self.index = encoder.predictor.index if ready else _encoded(encoder, corpus)
+        if ready:
+            self.index = encoder.predictor.index
+        else:
+            self.index = EmbeddedIndex(encoder.embed(corpus.texts[:1]).shape[1])
+            add_entries(self.index, encoder, corpus.texts, corpus.names)
         how = "their votes" if self.vote else "the nearest of each"
         logger.info(
             "Labels by %s among the %d nearest of %d entries (%s)", how, min(self.neighbours, len(self.index)),
@@ -119,16 +123,18 @@ def found_ids(found, labels):
     return table[np.array(places, np.int64).reshape(found.cosines.shape)]
 
 
-def _encoded(encoder, corpus):
-    """An index, in memory, of a corpus."""
-    vectors = None
-    with progress_bar(len(corpus.texts), "entry") as bar:
-        for start in range(0, len(corpus.texts), WINDOW):
-            part = encoder.embed(corpus.texts[start : start + WINDOW])
-            if vectors is None:
-                vectors = np.empty((len(corpus.texts), part.shape[1]), np.float32)
-            vectors[start : start + len(part)] = part
-            bar.update(len(part))
-    index = EmbeddedIndex(vectors.shape[1])
-    index.add(vectors, corpus.names)
-    return index
+def add_entries(index, encoder, texts, names):
+    """Encodes texts and adds them to an index, with a tuple of label names each."""
+    embedded = isinstance(index, EmbeddedIndex)  # each `add` copies its vectors: it gets all at once
+    vectors = np.empty((len(texts) if embedded else 0, index.width), np.float32)
+    with progress_bar(len(texts), "entry") as bar:
+        for start in range(0, len(texts), WINDOW):
+            part = slice(start, start + WINDOW)
+            found = encoder.embed(texts[part])
+            if embedded:
+                vectors[part] = found
+            else:
+                index.add(found, names[part])
+            bar.update(len(found))
+    if embedded:
+        index.add(vectors, names)
