@@ -136,9 +136,7 @@ def load_task(args, work):
         else:
             kind = AutoConfig.from_pretrained(name).model_type
             if kind != "ernie":
-                raise UserError(
-                    f"--model_name_or_path {name}: of type {kind}; prompts work with ERNIE (ernie-3.0-base-zh)"
-                )
+                raise UserError(f"--model_name_or_path {name}: of type {kind}; it has to be an ERNIE, without -m")
             plm = AutoModelForMaskedLM.from_pretrained(name)
     task = make_task(plm, tokenizer, work.parts, work.labels, work.words, args)
     if work.trained:

@@ -229,3 +229,31 @@ def retrieval(trained, bundles, tmp_path_factory):
         made[task, "labels"] = make_retrieval_bundle(bundles[task], folder / "labels")
         made[task, "rows"] = make_retrieval_bundle(bundles[task], folder / "rows", rows)
     return made
+
+
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory):
+    """Folder of a masked-language ERNIE of random weights. Dropout is on."""
+    import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("masked") / "model"
+    size = "--hidden_size 32 --num_attention_heads 2 --intermediate_size 64 --dropout 0.1 --masked_lm".split()
+    assert make_tiny_model.main(["--output_dir", str(folder), *size]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompted(masked, tmp_path_factory):
+    """{"news" and "reviews": (data set, output_dir)} of few-shot/train.py with everything it does."""
+    from prompts import PROMPTS, few_rows, train
+
+    result = {}
+    for name, source, prompt in (("news", "data", "soft"), ("reviews", "data/multi_label", "words")):
+        folder = tmp_path_factory.mktemp(f"prompted_{name}")
+        dataset = few_rows(ROOT / source, folder / "data")
+        where = ["--data_dir", str(dataset), "--output_dir", str(folder / "out"), "--model_name_or_path", str(masked)]
+        what = ["--do_train", "--do_eval", "--do_predict", "--do_export", "--prompt", PROMPTS[prompt]]
+        flags = "--device cpu --max_seq_length 48 --learning_rate 3e-3 --ppt_learning_rate 5e-2 --num_train_epochs 30"
+        assert train.main([*where, *what, *flags.split()]) == 0
+        result[name] = dataset, folder / "out"
+    return result

@@ -113,6 +113,7 @@ SCRIPTS = (
 SCRIPTS += ("export_model.py", "prune.py", "deploy/predictor/infer.py")
 SCRIPTS += ("deploy/triton_serving/build_repository.py", "deploy/triton_serving/seqcls_grpc_client.py")
 SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py", "deploy/simple_serving/client.py")
+SCRIPTS += ("few-shot/train.py", "few-shot/infer.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
