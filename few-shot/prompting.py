@@ -234,7 +234,7 @@ def make_task(plm, tokenizer, parts, labels, words, args):
         problems.add(problem)
     tokens = word_tokens(tokenizer, labels, words, problems)
     problems.stop_if_any()
-    template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, args.max_seq_length, model=plm)
+    template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, limit, model=plm)
     layout = layout_of(template, tokenizer, plm.config.vocab_size)
     if args.max_seq_length <= len(layout.ids):
         raise UserError(f"--max_seq_length {args.max_seq_length}: the prompt alone takes {len(layout.ids)} tokens")
