@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 SEPARATOR = "##"
+BLOCK = 1 << 18  # cells that are decided at once: what is made of them on the way stays in the processor's cache
 VERSION = 2  # 1 held one threshold alone, and is read as well
 HIERARCHY = {
     "closure": "what passed, and all above it",
@@ -43,13 +44,28 @@ def depths(parents):
 
 def with_ancestors(chosen, parents):
     """The chosen labels and all above them. Bool arrays [rows, labels]; the input stays as it is."""
-    closed = chosen.copy()
-    rows, columns = np.nonzero(chosen)
+    closed = np.array(chosen, order="C")
+    _close(closed, parents)
+    return closed
+
+
+def _entries(chosen):
+    """Rows and columns of what is chosen, sorted. np.nonzero is many times slower in two dimensions than in one."""
+    flat = np.flatnonzero(chosen)
+    rows = flat // max(1, chosen.shape[1])
+    return rows, flat - rows * chosen.shape[1]
+
+
+def _close(chosen, parents):
+    """Adds all above the chosen labels, in place."""
+    rows, columns = _entries(chosen)
     while len(rows):
         columns = parents[columns]
-        rows, columns = rows[columns >= 0], columns[columns >= 0]
-        closed[rows, columns] = True
-    return closed
+        inside = np.flatnonzero(columns >= 0)
+        rows, columns = rows[inside], columns[inside]
+        new = np.flatnonzero(~chosen[rows, columns])
+        rows, columns = rows[new], columns[new]
+        chosen[rows, columns] = True
 
 
 def sigmoid(logits):
@@ -59,10 +75,13 @@ def sigmoid(logits):
     return np.where(logits >= 0, 1 / (1 + scale), scale / (1 + scale)).astype(np.float32)
 
 
+LEAST = 1e-12  # a probability is taken to be so far from 0 and 1, at least
+
+
 def _logit(probabilities):
     """Log-odds, float64, finite at 0 and 1."""
-    probabilities = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-12, 1 - 1e-12)
-    return np.log(probabilities) - np.log1p(-probabilities)
+    probabilities = np.clip(np.asarray(probabilities, dtype=np.float64), LEAST, 1 - LEAST)
+    return np.log(probabilities / (1 - probabilities))
 
 
 def _check(name, value, least, most=float("inf"), whole=False):
@@ -70,48 +89,6 @@ def _check(name, value, least, most=float("inf"), whole=False):
     if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
         bounds = f"from {least} to {most}" if most < float("inf") else f"of {least} or more"
         raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}")
-
-
-def _levels(columns, parents):
-    """Positions of the entries by level of their label, from the roots down: a list of int arrays, none left out."""
-    depth = depths(parents)[columns]
-    return [np.flatnonzero(depth == level) for level in range(1, depth.max(initial=0) + 1)]
-
-
-def _parent_entries(rows, columns, parents):
-    """Position of each entry's parent among the entries, which are sorted by row and column and hold every parent."""
-    size = len(parents)
-    return np.searchsorted(rows * size + columns, rows * size + parents[columns])
-
-
-def _best(rows, columns, margins, parents, single_path):
-    """Which entries the best consistent set, or the best path, of their row holds, given that their parent does.
-
-    The value of a label is its margin and that of what hangs below it, where that is above 0: all of it for a set, the
-    best of it for a path. By dynamic programming from the leaves up, exact.
-
-    Args:
-        rows, columns, margins: entries [n], sorted by row and column; every parent of an entry is one.
-    Returns:
-        bool array [n].
-    """
-    up, value = _parent_entries(rows, columns, parents), margins.copy()
-    gain = np.zeros(len(rows))
-    levels = _levels(columns, parents)
-    for number in range(len(levels) - 1, -1, -1):
-        level = levels[number]
-        value[level] += gain[level]
-        good = level[value[level] > 0]
-        if number:
-            (np.maximum if single_path else np.add).at(gain, up[good], value[good])
-    kept = value > 0
-    if single_path:  # one of the roots, and one of each label's children
-        family = rows * (len(parents) + 1) + parents[columns] + 1
-        order = np.lexsort((columns, -value, family))
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = family[order][1:] != family[order][:-1]
-        kept[order[~first]] = False
-    return kept
 
 
 @dataclass(frozen=True)
@@ -182,91 +159,23 @@ class Decision:
         probabilities = np.asarray(probabilities)
         if problem := self.problem(probabilities.shape[1]):
             raise ValueError(problem)
-        passed = probabilities > self._raw(self.threshold, probabilities.dtype)
-        chosen = self._consistent(passed, probabilities, parents)
-        none = np.zeros(len(chosen), dtype=bool)
-        if self.none_below is not None:
-            none = probabilities.max(axis=1, initial=0) < self._raw(self.none_below, probabilities.dtype)
-        if self.min_k:
-            self._fill(chosen, probabilities, parents, ~none)
-        if self.max_k is not None:
-            self._trim(chosen, probabilities, parents)
-        chosen[none] = False
-        if self.none_label is not None:
-            alone = np.zeros((1, chosen.shape[1]), dtype=bool)
-            alone[0, self.none_label] = True
-            chosen[none] = with_ancestors(alone, parents)
+        chosen = np.empty(probabilities.shape, dtype=bool)
+        step = max(1, BLOCK // max(1, len(parents)))
+        decider = _Decider(self, parents, probabilities.dtype, min(step, len(chosen)))
+        for start in range(0, len(chosen), step):
+            decider.fill_in(chosen[start : start + step], probabilities[start : start + step])
         return chosen
+
+    def passed(self, probabilities):
+        """Which labels exceed their threshold, before hierarchy and counts: bool array of the same shape."""
+        probabilities = np.asarray(probabilities)
+        return probabilities > self._raw(self.threshold, probabilities.dtype)
 
     def _raw(self, thresholds, dtype):
         """The same thresholds for probabilities before the temperature, in the probabilities' type."""
         if self.temperature != 1:
             thresholds = sigmoid(_logit(thresholds) * self.temperature)
         return np.asarray(thresholds, dtype=dtype)
-
-    def _margins(self, probabilities, columns=slice(None)):
-        """Log-odds over those of the labels' thresholds: above 0 where the threshold is exceeded."""
-        limits = _logit(self.threshold)
-        return _logit(probabilities) / self.temperature - (limits if limits.ndim == 0 else limits[columns])
-
-    def _consistent(self, passed, probabilities, parents):
-        """Sets with every parent, by `hierarchy`, of the labels that passed (bool [rows, labels])."""
-        if self.hierarchy == "closure":
-            return with_ancestors(passed, parents)
-        if self.hierarchy == "top_down":
-            rows, columns = np.nonzero(passed)
-            kept = np.ones(len(rows), dtype=bool)
-        else:
-            # A set or path of the highest sum ends in labels that passed: what is not above one of them adds nothing.
-            rows, columns = np.nonzero(with_ancestors(passed, parents))
-            kept = _best(rows, columns, self._margins(probabilities[rows, columns], columns), parents,
-                         single_path=self.hierarchy == "one_per_level")  # fmt: skip
-        rows, columns = rows[kept], columns[kept]
-        chosen = np.zeros_like(passed)
-        for level in _levels(columns, parents):
-            r, c = rows[level], columns[level]
-            chosen[r, c] = (parents[c] < 0) | chosen[r, parents[c]]
-        return chosen
-
-    def _fill(self, chosen, probabilities, parents, wanted):
-        """Adds the best labels, one a round, to the rows wanted until each has `min_k`, or as many as there can be."""
-        depth, step = depths(parents), max(1, (1 << 22) // max(1, len(parents)))
-        short = np.flatnonzero(wanted & (chosen.sum(axis=1) < self.min_k))
-        for start in range(0, len(short), step):
-            rows = short[start : start + step]
-            # Of one common threshold the log-odds rank labels as the probabilities do.
-            rank = probabilities[rows] if np.ndim(self.threshold) == 0 else self._margins(probabilities[rows])
-            while len(rows):
-                ranked = np.where(self._addable(chosen[rows], parents, depth), rank, -np.inf)
-                best = ranked.argmax(axis=1)
-                found = np.take_along_axis(ranked, best[:, None], axis=1)[:, 0] > -np.inf
-                rows, rank, best = rows[found], rank[found], best[found]
-                chosen[rows, best] = True
-                chosen[rows] = with_ancestors(chosen[rows], parents)
-                still = chosen[rows].sum(axis=1) < self.min_k
-                rows, rank = rows[still], rank[still]
-
-    def _addable(self, chosen, parents, depth):
-        """Labels that may be added to each row's set: bool [rows, labels]."""
-        if self.hierarchy == "closure":
-            return ~chosen
-        if self.hierarchy == "one_per_level":  # a path's end lies as deep as the path is long
-            length = chosen.sum(axis=1, keepdims=True)
-            return np.where(parents < 0, length == 0, chosen[:, parents] & (depth[parents] == length))
-        return ~chosen & ((parents < 0) | chosen[:, parents])
-
-    def _trim(self, chosen, probabilities, parents):
-        """Takes the worst leaves from each row until it has `max_k` labels."""
-        over = np.flatnonzero(chosen.sum(axis=1) > self.max_k)
-        rows, columns = np.nonzero(chosen[over])
-        priority = self._margins(probabilities[over[rows], columns], columns)
-        up = _parent_entries(rows, columns, parents)
-        for level in reversed(_levels(columns, parents)[1:]):  # a parent stays as long as what it bears
-            np.maximum.at(priority, up[level], priority[level])
-        order = np.lexsort((columns, depths(parents)[columns], -priority, rows))
-        place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # from 0 within each row
-        dropped = order[place >= self.max_k]
-        chosen[over[rows[dropped]], columns[dropped]] = False
 
     def text(self):
         """What `decision.json` holds."""
@@ -288,3 +197,202 @@ class Decision:
             return cls(**fields)
         except TypeError:
             raise ValueError(f"fields {sorted(fields)} are not those of version {version}") from None
+
+
+class _Decider:
+    """A `Decision` made ready for one tree of labels, which decides a block of rows at a time.
+
+    Arrays are worked on in place, and beyond a first look at every probability only where something is: of 10,000
+    labels a row has a handful.
+    """
+
+    def __init__(self, decision, parents, dtype, rows):
+        self.decision, self.parents, self.depth = decision, np.asarray(parents), depths(parents)
+        self.nested = bool((self.parents >= 0).any())
+        self.thresholds = decision._raw(decision.threshold, dtype)
+        self.limits = _logit(decision.threshold)  # a number, or float64 [labels]
+        # Of a block, and used for all of them: memory that is new to the process costs more than what is done in it.
+        self.place = np.empty(rows * len(parents), dtype=np.int32)  # of a cell among the entries; written where read
+        self.buffers = np.empty((2, rows, len(parents)), dtype=dtype)
+        if decision.none_below is not None:
+            self.floor = decision._raw(decision.none_below, dtype)
+            self.none_set = np.zeros((1, len(parents)), dtype=bool)
+            if decision.none_label is not None:
+                self.none_set[0, decision.none_label] = True
+                _close(self.none_set, parents)
+        if decision.min_k:
+            by_parent = np.argsort(self.parents, kind="stable")
+            first = np.searchsorted(self.parents[by_parent], np.arange(-1, len(parents) + 1))
+            self.roots, self.children = by_parent[: first[1]], by_parent
+            self.first_child, self.num_children = first[1:-1], np.diff(first[1:])
+            # Log-odds times the temperature, in the probabilities' type: it is the order of labels that counts.
+            self.shift = (self.limits * decision.temperature).astype(dtype)
+        if decision.max_k is not None:
+            self.by_depth = np.argsort(self.depth, kind="stable")
+
+    def fill_in(self, chosen, probabilities):
+        """Writes the label sets of some rows: chosen bool, probabilities float [rows, labels]."""
+        decision = self.decision
+        np.greater(probabilities, self.thresholds, out=chosen)
+        self.make_consistent(chosen, probabilities)
+        none = np.zeros(len(chosen), dtype=bool)
+        if decision.none_below is not None:
+            none = probabilities.max(axis=1, initial=0) < self.floor
+        if decision.min_k:
+            self.add_to_short_rows(chosen, probabilities, ~none)
+        if decision.max_k is not None:
+            self.trim(chosen, probabilities)
+        if none.any():
+            chosen[none] = self.none_set
+
+    def margins(self, probabilities, columns):
+        """Log-odds over those of the labels' thresholds, of entries [n]: above 0 where the threshold is exceeded."""
+        limits = self.limits if self.limits.ndim == 0 else self.limits[columns]
+        return _logit(probabilities) / self.decision.temperature - limits
+
+    def make_consistent(self, chosen, probabilities):
+        """By `hierarchy`, of the labels that passed."""
+        single_path = self.decision.hierarchy == "one_per_level"
+        if not self.nested and not single_path:
+            return
+        if self.decision.hierarchy != "top_down":
+            # A set or path of the highest sum ends in labels that passed: what is not above one of them adds nothing.
+            _close(chosen, self.parents)
+        if self.decision.hierarchy == "closure":
+            return
+        rows, columns = _entries(chosen)
+        if self.decision.hierarchy != "top_down":
+            kept = self.best(rows, columns, self.margins(probabilities[rows, columns], columns), single_path)
+            chosen[rows[~kept], columns[~kept]] = False
+            rows, columns = rows[kept], columns[kept]
+        for level in self.levels(columns)[1:]:
+            r, c = rows[level], columns[level]
+            orphans = ~chosen[r, self.parents[c]]
+            chosen[r[orphans], c[orphans]] = False
+
+    def levels(self, columns):
+        """Positions of the entries by level of their label, from the roots down: int arrays, none left out."""
+        depth = self.depth[columns]
+        return [np.flatnonzero(depth == level) for level in range(1, depth.max(initial=0) + 1)]
+
+    def parent_entries(self, rows, columns):
+        """Position of each entry's parent among the entries, which hold every parent. Of a root: any number."""
+        size = len(self.parents)
+        self.place[rows * size + columns] = np.arange(len(rows))
+        return self.place[rows * size + self.parents[columns]]
+
+    def best(self, rows, columns, margins, single_path):
+        """Which entries the best consistent set, or the best path, of their row holds, given that their parent does.
+
+        The value of a label is its margin and that of what hangs below it, where that is above 0: all of it for a set,
+        the best of it for a path. By dynamic programming from the leaves up, exact.
+
+        Args:
+            rows, columns, margins: entries [n], sorted by row and column; every parent of an entry is one.
+        Returns:
+            bool array [n].
+        """
+        up, value, gain = self.parent_entries(rows, columns), margins, np.zeros(len(rows))
+        levels = self.levels(columns)
+        for number in range(len(levels) - 1, -1, -1):
+            level = levels[number]
+            value[level] += gain[level]
+            good = level[value[level] > 0]
+            if number:
+                (np.maximum if single_path else np.add).at(gain, up[good], value[good])
+        kept = value > 0
+        if not single_path:
+            return kept
+        # One of each label's children, and one of the roots, which are the children of one more entry for each row.
+        size = int(rows[-1]) + 1 if len(rows) else 0
+        of = np.where(self.parents[columns] >= 0, up, len(rows) + rows)
+        gain = np.zeros(len(rows) + size)
+        np.maximum.at(gain, of, value)
+        backward = np.flatnonzero(kept & (value == gain[of]))[::-1]
+        winner = np.full(len(gain), -1)
+        winner[of[backward]] = backward  # of equals the first, which is written last
+        kept[:] = False
+        kept[winner[winner >= 0]] = True
+        return kept
+
+    def rank(self, probabilities, columns, out=None):
+        """What orders the labels of a row: their margins, or for one common threshold the probabilities themselves."""
+        if self.limits.ndim == 0:
+            return np.positive(probabilities, out=out)
+        rank = np.subtract(1, probabilities, out=out)
+        np.divide(probabilities, rank, out=rank)
+        np.log(rank, out=rank)
+        np.clip(rank, _logit(0), _logit(1), out=rank)
+        rank -= self.shift[columns]
+        return rank
+
+    def add_to_short_rows(self, chosen, probabilities, wanted):
+        """Adds the best labels, one a round, to the rows wanted until each has `min_k`, or as many as there can be."""
+        least, hierarchy = self.decision.min_k, self.decision.hierarchy
+        count = chosen.sum(axis=1)
+        short = np.flatnonzero(wanted & (count < least))
+        if not len(short):
+            return
+        values, rank = self.buffers[:, : len(short)]
+        np.take(probabilities, short, axis=0, out=values, mode="clip")  # another mode would copy them twice
+        count = count[short]
+        rows, columns = _entries(chosen[short])
+        with np.errstate(divide="ignore"):
+            if hierarchy == "closure":
+                self.rank(values, slice(None), out=rank)
+            else:
+                # A path goes on below its end alone; a set below any of its labels, and with further roots.
+                rank.fill(-np.inf)
+                path = hierarchy == "one_per_level"
+                start = np.ix_(np.flatnonzero(count == 0) if path else np.arange(len(short)), self.roots)
+                rank[start] = self.rank(values[start], self.roots)
+                ends = self.depth[columns] == count[rows] if path else slice(None)
+                self.open_children(rank, values, rows[ends], columns[ends])
+            rank[rows, columns] = -np.inf
+            todo = np.ones(len(short), dtype=bool)
+            while todo.any():
+                best = rank.argmax(axis=1)
+                todo &= rank[np.arange(len(best)), best] > -np.inf
+                rows = np.flatnonzero(todo)
+                columns = best[rows]
+                if hierarchy == "one_per_level":
+                    rank[rows] = -np.inf
+                if hierarchy != "closure":
+                    self.open_children(rank, values, rows, columns)
+                while len(rows):  # the label, and what it lacks above it
+                    new = ~chosen[short[rows], columns]
+                    rows, columns = rows[new], columns[new]
+                    chosen[short[rows], columns] = True
+                    rank[rows, columns] = -np.inf
+                    count[rows] += 1
+                    columns = self.parents[columns]
+                    rows, columns = rows[columns >= 0], columns[columns >= 0]
+                todo &= count < least
+
+    def open_children(self, rank, values, rows, columns):
+        """Ranks the children of the entries, which may be added from now on."""
+        size = self.num_children[columns]
+        start = np.repeat(self.first_child[columns] - (np.cumsum(size) - size), size)
+        rows, columns = np.repeat(rows, size), self.children[start + np.arange(len(start))]
+        rank[rows, columns] = self.rank(values[rows, columns], columns)
+
+    def trim(self, chosen, probabilities):
+        """Takes the worst leaves from each row until it has `max_k` labels."""
+        most = self.decision.max_k
+        over = np.flatnonzero(chosen.sum(axis=1) > most)
+        if not len(over):
+            return
+        rows, columns = _entries(chosen[over][:, self.by_depth])  # of equals, the upper label stays
+        columns = self.by_depth[columns]
+        priority = self.margins(probabilities[over[rows], columns], columns)
+        up = self.parent_entries(rows, columns)
+        for level in reversed(self.levels(columns)[1:]):  # a parent stays as long as what it bears
+            np.maximum.at(priority, up[level], priority[level])
+        first = np.searchsorted(rows, np.arange(len(over)))
+        table = np.full((len(over), np.bincount(rows).max()), -np.inf)
+        table[rows, np.arange(len(rows)) - first[rows]] = priority
+        chosen[over] = False
+        for _ in range(most):
+            best = table.argmax(axis=1)
+            chosen[over, columns[first + best]] = True
+            table[np.arange(len(over)), best] = -np.inf

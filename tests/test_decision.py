@@ -125,6 +125,53 @@ def test_counts(case):
         assert (counts >= 1).all()
 
 
+def with_counts_by_hand(decision, chosen, row, parents):
+    """min_k and max_k in plain Python, of one row's set before them."""
+    depth, chosen = depths(parents), {int(label) for label in np.flatnonzero(chosen)}
+    limits, warmth = np.broadcast_to(log_odds(decision, 0.5), len(row)), decision.temperature
+    odds = np.log(np.clip(row, 1e-12, 1 - 1e-12) / (1 - np.clip(row, 1e-12, 1 - 1e-12)))
+    rank = row if np.ndim(decision.threshold) == 0 else odds + limits * warmth  # the sign of log-odds at one half
+
+    def may_be_added(label):
+        above = parents[label] < 0 or int(parents[label]) in chosen
+        if decision.hierarchy == "one_per_level":
+            above &= depth[label] == len(chosen) + 1
+        return label not in chosen and (above or decision.hierarchy == "closure")
+
+    while len(chosen) < decision.min_k and (able := [i for i in range(len(row)) if may_be_added(i)]):
+        label = max(able, key=lambda i: (rank[i], -i))
+        while label >= 0:
+            chosen.add(label)
+            label = int(parents[label])
+    if decision.max_k is None:
+        return chosen
+
+    def worth(label):  # of the best label at or below it
+        below = [i for i in chosen if with_ancestors(np.eye(len(row), dtype=bool)[[i]], parents)[0, label]]
+        return max(odds[i] / warmth + limits[i] for i in below)
+
+    return set(sorted(chosen, key=lambda i: (-worth(i), depth[i], i))[: decision.max_k])
+
+
+@given(cases())
+def test_counts_by_hand(case):
+    decision, probabilities, parents = case
+    decision = fields(decision, none_below=None)
+    chosen = decision.decide(probabilities, parents)
+    before = fields(decision, min_k=0, max_k=None).decide(probabilities, parents)
+    for row, start, p in zip(chosen, before, probabilities):
+        assert set(np.flatnonzero(row)) == with_counts_by_hand(decision, start, p, parents)
+
+
+@given(cases(), st.integers(1, 30))
+def test_blocks_do_not_matter(case, cells):
+    decision, probabilities, parents = case
+    whole = decision.decide(probabilities, parents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("decision.BLOCK", cells)
+        assert (decision.decide(probabilities, parents) == whole).all()
+
+
 @given(cases())
 def test_closure_holds_what_passed_and_top_down_is_within_it(case):
     decision, probabilities, parents = case

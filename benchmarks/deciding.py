@@ -1,0 +1,109 @@
+"""How long deciding takes: every mode of decision.py on a large array of probabilities, on one thread.
+
+    python benchmarks/deciding.py                                  # 10,000 rows x 10,000 labels, three kinds of rows
+    python benchmarks/deciding.py --rows 1000 --labels 100000 --rounds 9
+
+The labels are a tree of three levels. Rows of `sparse` have two paths of it above the threshold, a parent missing now and
+then, and low probabilities elsewhere; in one of ten nothing passes. In rows of `none` nothing passes, so that min_k fills
+all of them. In rows of `dense` half of the labels pass. The ratio is to reading the array once, `probabilities > 0.5`.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import numpy as np  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from decision import HIERARCHY, Decision  # noqa: E402
+
+KINDS = ("sparse", "none", "dense")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000, help="(%(default)s)")
+    parser.add_argument("--labels", type=int, default=10_000, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="the median of so many is told (%(default)s)")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="(all)")
+    parser.add_argument("--seed", type=int, default=3, help="(%(default)s)")
+    return parser.parse_args(argv)
+
+
+def tree(labels, random):
+    """Parents of one hundredth of the labels as roots, a fifth below them, and the rest below those."""
+    roots, inner = max(1, labels // 100), max(2, labels // 5)
+    parents = np.full(labels, -1)
+    parents[roots:inner] = random.integers(0, roots, inner - roots)
+    parents[inner:] = random.integers(roots, inner, labels - inner)
+    return parents
+
+
+def probabilities_of(kind, rows, parents, random):
+    """float32 array [rows, labels]."""
+    probabilities = random.random((rows, len(parents)), dtype=np.float32)
+    if kind == "dense":
+        return probabilities
+    for start in range(0, rows, 256):  # by blocks, to spare memory
+        probabilities[start : start + 256] **= 8
+        probabilities[start : start + 256] *= 0.4
+    everyone = np.arange(rows) if kind == "sparse" else np.arange(0)
+    for _ in range(2):
+        places = random.integers(len(parents) // 5, len(parents), rows)
+        while len(everyone):
+            high = 0.3 + 0.69 * random.random(len(everyone)) ** 0.3
+            probabilities[everyone, places[everyone]] = np.where(everyone % 10, high, 0.45)
+            places = parents[places]
+            everyone = everyone[places[everyone] >= 0]
+        everyone = np.arange(rows) if kind == "sparse" else np.arange(0)
+    return probabilities
+
+
+def ways(labels, random):
+    """(name, Decision) of each way that is timed."""
+    thresholds = tuple(random.uniform(0.45, 0.55, labels).tolist())
+    for hierarchy in HIERARCHY:
+        yield f"{hierarchy}, 0.5", Decision(hierarchy=hierarchy)
+    for hierarchy in HIERARCHY:
+        yield f"{hierarchy}, 0.5, min_k 1", Decision(min_k=1, hierarchy=hierarchy)
+    for hierarchy in HIERARCHY:
+        every = {"min_k": 2, "max_k": 5, "none_below": 0.05, "temperature": 1.5}
+        yield f"{hierarchy}, all", Decision(thresholds, hierarchy=hierarchy, **every)
+
+
+def seconds_of(function, rounds):
+    """Median of wall-clock and of CPU seconds, after one call that does not count."""
+    function()
+    walls, cpus = [], []
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        function()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return statistics.median(walls), statistics.median(cpus)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    random = np.random.default_rng(args.seed)
+    parents = tree(args.labels, random)
+    print(f"numpy {np.__version__}, {args.rows} rows x {args.labels} labels, float32, medians of {args.rounds}")
+    print("all: a threshold a label, min_k 2, max_k 5, none_below 0.05, temperature 1.5")
+    for kind in args.kinds:
+        probabilities = probabilities_of(kind, args.rows, parents, random)
+        once, cpu = seconds_of(lambda p=probabilities: p > np.float32(0.5), args.rounds)
+        print(f"\n{kind}: {'':30}seconds  CPU seconds   ratio to reading once")
+        print(f"{'reading once':38}{once:7.3f}{cpu:13.3f}")
+        for name, decision in ways(args.labels, random):
+            wall, cpu = seconds_of(lambda d=decision, p=probabilities: d.decide(p, parents), args.rounds)
+            print(f"{name:38}{wall:7.3f}{cpu:13.3f}{wall / once:10.1f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
