@@ -36,10 +36,6 @@ FIXED = {
 
 def train(args, labels, rows, environment):
     """Runs train.py's arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it."""
-    names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
-    run, progress = start_run(args, {name: name for name in names}, KIND)
-    if progress.finished:
-        return 0
     corpus = [labels.names[i] for i in corpus_labels(labels, rows["train"])]
     sets = label_sets(rows["train"])
     decision = default_decision(labels, rows_of(sets, args.train_set_file))
@@ -48,6 +44,10 @@ def train(args, labels, rows, environment):
     rows["train"] = rows_of({text: ids for text, ids in sets.items() if ids}, args.train_set_file)
     if args.metric_for_best is None:
         args.metric_for_best = "recall@1" if decision.hierarchy == "one_per_level" else "macro_f1"
+    names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
+    run, progress = start_run(args, {name: name for name in names}, KIND)
+    if progress.finished:
+        return 0
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
     last = last_folder(args.save_dir)
     encoder, tokenizer = load_encoder(last if progress.step else args.model_name_or_path, args.output_emb_size)
