@@ -63,6 +63,9 @@ class VectorIndex(Protocol):
             The number of entries that had it.
         """
 
+    def count(self, label):
+        """The number of entries that have a label."""
+
     def labels(self):
         """{name: number of entries} of all labels that an entry has, sorted by name."""
 
@@ -84,7 +87,8 @@ def check_entries(vectors, labels, width):
 def check_queries(vectors, width):
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(f"vectors of shape {list(vectors.shape)}, while the index has the width {width}")
-    if not np.isfinite(vectors).all():
+    # Of the extremes, and of no array of bools as long as the vectors.
+    if vectors.size and not np.isfinite([vectors.min(), vectors.max()]).all():
         raise ValueError("a vector holds a number that is not finite")
 
 
@@ -146,6 +150,9 @@ class EmbeddedIndex:
         else:
             self._fill(self._vectors[counts > 0], names, label_ids, counts[counts > 0])
         return int((~kept).sum())
+
+    def count(self, label):
+        return int((self._label_ids == self._ids.get(label, -1)).sum())
 
     def labels(self):
         counts = np.bincount(self._label_ids, minlength=len(self._names)).tolist()

@@ -251,7 +251,7 @@ def remove(args):
     for name in args.label:
         below = [other for other in labels.names if other.startswith(f"{name}{SEPARATOR}")]
         # What a run that was cut off left in a Milvus is known there alone.
-        if name not in labels.index and name not in index.labels():
+        if name not in labels.index and not index.count(name):
             problems.add(f"--label {name}: there is no such label{closest(name, labels.index)}")
         elif not args.with_children and set(below) - set(args.label):
             problems.add(f"--label {name}: below it is {shown(below)}; --with_children removes that, too")
@@ -262,9 +262,9 @@ def remove(args):
     problems.stop_if_any()
     if bundle.manifest["corpus"] == "labels":
         # A parent whose last child goes is found by an entry of its own from now on.
-        childless = {left.names[i] for i in corpus_labels(left)}
-        parents = {name.rpartition(SEPARATOR)[0] for name in gone} & childless - set(index.labels())
-        add_entries(index, predictor, *label_entries(left, sorted(parents)))
+        childless = {left.names[i] for i in corpus_labels(left)} & {name.rpartition(SEPARATOR)[0] for name in gone}
+        parents = [name for name in sorted(childless) if not index.count(name)]
+        add_entries(index, predictor, *label_entries(left, parents))
     if not isinstance(index, EmbeddedIndex):  # first what a server reads: what is not in label.txt is not found
         put(bundle, index, left)
     changed = sum(index.remove(name) for name in gone)

@@ -60,7 +60,7 @@ def _of_label(args, predictor, of_rows, problems):
     if of_rows:  # an entry has a row's labels, and a row has all above them
         names = tuple(path for path in labels.names if f"{name}{SEPARATOR}".startswith(f"{path}{SEPARATOR}"))
         return labels, texts, [names] * len(texts)
-    if name not in predictor.index.labels():
+    if not predictor.index.count(name):
         texts.insert(0, label_text(name))
     elif not texts:
         problems.add(f"--label {name}: it is there already; to add texts that have it, give --text")

@@ -111,7 +111,9 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def same_labels(self):
         if hasattr(self, "model"):
-            assert self.index.labels() == self.model.labels() and len(self.index) == len(self.model.entries)
+            assert self.index.labels() == self.model.labels()
+            assert [self.index.count(name) for name in NAMES] == [self.model.labels().get(name, 0) for name in NAMES]
+            assert len(self.index) == len(self.model.entries)
 
 
 class AnyOrderOfAGraph(AnyOrder):
