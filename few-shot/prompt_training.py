@@ -119,6 +119,9 @@ def tune(task, args, labels, rows, work, checkpoint):
     from paddlenlp.trainer import Trainer, TrainerCallback
 
     tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
+    for split, encoded in tokens.items():
+        mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
+        logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
     batches = Batches(tokens["train"].lengths, args.per_device_train_batch_size, args.seed)
     steps = args.max_steps if args.max_steps > 0 else len(batches) * args.num_train_epochs
     metric = f"eval_{args.metric_for_best_model}"

@@ -175,13 +175,25 @@ class PromptTask:
 
     def encode(self, texts, max_seq_length):
         """Tokens of a sequence of texts as `Encoded`, the text cut so that the row has `max_seq_length`."""
-        return self.pack(self.serving.encode([texts[i] for i in range(len(texts))], max_seq_length))
+        texts = [texts[i] for i in range(len(texts))]
+        rows = self.serving.encode(texts, max_seq_length)
+        full = [text for text, row in zip(texts, rows) if len(row) == max_seq_length]
+        more = self.serving.encode(full, max_seq_length + 1)
+        return self.pack(rows, sum(len(row) > max_seq_length for row in more))
 
-    def pack(self, rows):
+    def pack(self, rows, truncated=0):
         """Rows of ids, a list of int arrays, as `Encoded`."""
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         padding = {"input_ids": self.tokenizer.pad_token_id}
-        return Encoded({"input_ids": np.concatenate(rows)}, offsets, padding, False, with_mask=False, truncated=0)
+        return Encoded({"input_ids": np.concatenate(rows)}, offsets, padding, False, False, truncated)
+
+    def describe(self):
+        """A row as people read it: `[CLS] <text> 这 是 [MASK] [SEP]`."""
+        inputs = self.layout.prompt_inputs(self.layout.ids[None])
+        words = self.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        words = ["<soft>" if soft else word for word, soft in zip(words, inputs["soft_token_ids"][0])]
+        words.insert(self.layout.place, "<text>")
+        return " ".join(words)
 
     def inputs(self, encoded, rows):
         """Arrays for the model, of the rows given."""

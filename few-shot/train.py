@@ -182,7 +182,8 @@ def train(args, task, work):
         shutil.rmtree(last, ignore_errors=True)
     write_json(os.path.join(last, "run.json"), run)
     try:
-        result = tune(task, args, work.labels, work.rows, last, going_on)
+        rows = {split: work.rows[split] for split in ("train", "dev")}
+        result = tune(task, args, work.labels, rows, last, going_on)
     except KeyboardInterrupt:
         logger.info("Stopped; to go on with what was saved: --resume_from_checkpoint %s", last)
         raise
@@ -243,6 +244,7 @@ def main(argv=None):
     with import_paddle().utils.unique_name.guard():
         task = load_task(args, work)
         log_model(task.model.plm, task.tokenizer, args.device, environment)
+        logger.info("A row: %s", task.describe())
         if args.do_train:
             train(args, task, work)
     decision = work.trained.decision if work.trained else Decision()

@@ -155,7 +155,9 @@ def test_a_long_text_is_cut_at_the_end_that_is_named(masked):
         make_task(masked, "一", LABELS, WORDS, truncate_mode=mode).serving.encode([text, "短"], 20)
         for mode in ("tail", "head")
     )
-    whole = make_task(masked, "一", LABELS, WORDS).serving.encode([text], 1000)[0]
+    task = make_task(masked, "一", LABELS, WORDS)
+    whole = task.serving.encode([text], 1000)[0]
+    assert task.encode([text, "短", text[:16], text[:17]], 20).truncated == 2
     assert len(tail[0]) == len(head[0]) == 20 and tail[1].tolist() == head[1].tolist()
     room = 20 - 4  # [CLS], the word, the mask, [SEP]
     assert tail[0].tolist() == [*whole[: room + 1], *whole[-3:]]
@@ -281,7 +283,10 @@ def test_the_trained_model_is_taken_up_again(prompted, run, tmp_path):
 
 def test_without_data_txt_the_test_rows_are_labelled(tune, few, tmp_path):
     (few / "data.txt").unlink()
-    status, log = tune("--do_train", "--do_predict")
+    status, log = tune("--do_train", "--do_predict", "--prompt", "{'soft': '这'}是")
+    assert "A row: [CLS] <text> <soft> 是 [MASK] [SEP]" in log and re.search(
+        r"train: .* of the rows cut at 40", log
+    )
     assert status == 0 and len(lines_of(tmp_path / "out" / "predictions.txt")) == len(lines_of(few / "test.txt")), log
     (few / "test.txt").unlink()
     status, log = tune("--do_train", "--do_predict")

@@ -13,7 +13,7 @@ from conftest import ROOT, lines_of, load_script
 
 FOLDERS = (
     "", "data/", "analysis/", "deploy/predictor/", "deploy/simple_serving/", "deploy/triton_serving/",
-    "deploy/paddle_serving/",
+    "deploy/paddle_serving/", "few-shot/",
 )  # fmt: skip
 TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS] + [("doccano.md", "doccano_zh.md")]
 READMES = [name for pair in TWINS for name in pair]
@@ -32,6 +32,7 @@ SECTIONS = [
             ("deploy/predictor", ("infer",)),
             ("deploy/simple_serving", ("server", "client")),
             ("deploy/triton_serving", ("build_repository", "seqcls_grpc_client", "seqcls_http_client")),
+            ("few-shot", ("train", "infer")),
         )
         for name in names
     ),
