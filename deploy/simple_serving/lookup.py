@@ -53,7 +53,7 @@ class Lookup:
         self._waiting, self._seconds = 0, 0.0  # requests here; of a search, the older ones counting less
         # Of the manifest: its path, as it was when it was last read, and when what is wrong with it was last told.
         self._manifest, self._seen, self._told = os.path.join(predictor.bundle.folder, MANIFEST), None, None
-        self._end = threading.Event()
+        self._end, self._change = threading.Event(), threading.Lock()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def check_alive(self):
@@ -109,9 +109,10 @@ class Lookup:
             self._set_answers(True)
 
     def _set_answers(self, answers, error=None):
-        if answers != self.answers:
+        with self._change:  # several searches may fail at a time
+            turned, self.answers = answers != self.answers, answers
+        if turned:
             logger.warning("The index answers again" if answers else f"The index does not answer: {error}")
-        self.answers = answers
 
     def _renew(self):
         """Takes up what index.py has written. What cannot be read is told once, and what was there before goes on."""
