@@ -61,6 +61,26 @@ def log_report(report, names):
             "Evaluation examples in dev dataset: %d(%.1f%%) | %s", scores["support"], share, percent(scores, form)
         )
         logger.info("-" * 28)
+    if "paths" in report:
+        log_hierarchy(report, form)
+
+
+def log_hierarchy(report, form):
+    """What a hierarchy has beyond the guide's lines."""
+    paths, rows = report["paths"], report["inconsistent_rows"]
+    logger.info("Hierarchical avg in dev dataset: %s", percent(report["hierarchical"], form))
+    logger.info("Whole paths in dev dataset: %s", percent(paths, form))
+    for kind, other in (("missed", "predicted"), ("wrong", "gold")):
+        of = paths[kind]
+        counts = ", ".join(f"{count} at {edges}" for edges, count in of["distances"].items())
+        logger.info(
+            "%d %s paths, on average %.2f edges from the nearest %s one%s", of["count"], kind, of["mean"], other,
+            f": {counts}" if counts else "",
+        )  # fmt: skip
+    logger.info(
+        "Rows with a label whose parent is missing: %d by the thresholds alone, %d as decided",
+        rows["by_thresholds"], rows["as_decided"],
+    )  # fmt: skip
 
 
 def write_bad_cases(path, rows, gold, predicted, labels):
@@ -75,7 +95,7 @@ def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
     from checkpoint import load_model, open_checkpoint
-    from metric import classification_report
+    from metric import classification_report, inconsistent_rows, path_report
     from model import encode, log_model, predict_probabilities
 
     problems = Problems()
@@ -101,6 +121,10 @@ def main(argv=None):
     gold = rows.multi_hot(len(labels))
     predicted = checkpoint.decision.decide(probabilities, labels.parents)
     report = classification_report(gold, predicted, labels.parents)
+    if labels.hierarchical:
+        sets = {"by_thresholds": checkpoint.decision.passed(probabilities), "as_decided": predicted}
+        report["paths"] = path_report(gold, predicted, labels.parents)
+        report["inconsistent_rows"] = {name: inconsistent_rows(chosen, labels.parents) for name, chosen in sets.items()}
     log_report(report, labels.names)
 
     bad_case_path = os.path.join(args.dataset_dir, args.bad_case_file)

@@ -68,6 +68,7 @@ BODY = """
 <p class="note">{source}</p>
 {tiles}
 {levels}
+{paths}
 <h2 id="labels">Labels</h2>
 <div class="controls">
 <label>Sort <select id="label-sort"><option value="f1">lowest F1 first</option>
@@ -151,6 +152,7 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
     missed = int((gold & ~predicted).sum())
     body = BODY.format(
         source=escape(source), tiles=tiles(_headline(report, len(cases), calibration)), levels=_levels(report),
+        paths=_paths(report),
         level_choice=_level_choice(depth), bins=BINS, mean_ece=percent(mean_error),
         level=", both of one level" if labels.hierarchical else "", bad=len(cases), rows=len(rows),
         alone=f"Of {missed} missed labels, {alone} have no wrong one in their place.",
@@ -192,6 +194,37 @@ def _levels(report):
         '<th class="number">labels</th><th colspan="2">micro F1</th><th colspan="2">macro F1</th>'
         f'<th class="number">rows right, %</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         '<p class="note">A label is known by its full path. Rows right: all labels of that level are.</p>'
+    )
+
+
+def _paths(report):
+    if "paths" not in report:
+        return ""
+    paths, rows = report["paths"], report["inconsistent_rows"]
+    distances = sorted(paths["missed"]["distances"].keys() | paths["wrong"]["distances"].keys())
+    most = max([1, *paths["missed"]["distances"].values(), *paths["wrong"]["distances"].values()])
+    lines = []
+    for edges in distances:
+        cells = []
+        for kind in ("missed", "wrong"):
+            count = paths[kind]["distances"].get(edges, 0)
+            drawn = f'<span class="bar rows"><i style="width:{100 * count / most:.2f}%"></i></span>'
+            cells.append(f'<td class="drawn">{drawn}</td><td class="number">{count}</td>')
+        lines.append(f"<tr><td>{edges}</td>{''.join(cells)}</tr>")
+    table = (
+        '<div class="wide"><table class="bars"><thead><tr><th>edges away</th><th colspan="2">missed paths</th>'
+        f'<th colspan="2">wrong paths</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+    means = " and ".join(f"{paths[kind]['mean']:.2f} for {kind} ones" for kind in ("missed", "wrong"))
+    return (
+        f'<h2 id="paths">Whole paths</h2><p class="note">Of {paths["gold"]} gold paths and {paths["predicted"]} '
+        f"predicted ones, {paths['right']} are the same from the root to the deepest label: precision "
+        f"{percent(paths['precision'])}, recall {percent(paths['recall'])}, F1 {percent(paths['f1'])}.</p>"
+        f"{table if lines else ''}"
+        '<p class="note">How far from the end of a missed path the nearest predicted path ends, and from that of a '
+        "wrong path the nearest gold one, in edges of the tree: 1 is a level early or late, 2 a sibling; what is far "
+        f"off is another branch. On average {means}. Rows with a label whose parent is missing: "
+        f"{rows['by_thresholds']} by the thresholds alone, {rows['as_decided']} as decided.</p>"
     )
 
 

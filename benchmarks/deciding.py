@@ -3,9 +3,10 @@
     python benchmarks/deciding.py                                  # 10,000 rows x 10,000 labels, three kinds of rows
     python benchmarks/deciding.py --rows 1000 --labels 100000 --rounds 9
 
-The labels are a tree of three levels. Rows of `sparse` have two paths of it above the threshold, a parent missing now and
-then, and low probabilities elsewhere; in one of ten nothing passes. In rows of `none` nothing passes, so that min_k fills
-all of them. In rows of `dense` half of the labels pass. The ratio is to reading the array once, `probabilities > 0.5`.
+The labels are a tree of three levels. Rows of `sparse` have two paths of it above the threshold, a parent missing now
+and then, and low probabilities elsewhere; in one of ten nothing passes. In rows of `none` nothing passes, so that min_k
+fills all of them. In rows of `dense` half of the labels pass. The ratio is to reading the array once,
+`probabilities > 0.5`.
 """
 
 import argparse
@@ -52,15 +53,13 @@ def probabilities_of(kind, rows, parents, random):
     for start in range(0, rows, 256):  # by blocks, to spare memory
         probabilities[start : start + 256] **= 8
         probabilities[start : start + 256] *= 0.4
-    everyone = np.arange(rows) if kind == "sparse" else np.arange(0)
-    for _ in range(2):
-        places = random.integers(len(parents) // 5, len(parents), rows)
-        while len(everyone):
-            high = 0.3 + 0.69 * random.random(len(everyone)) ** 0.3
-            probabilities[everyone, places[everyone]] = np.where(everyone % 10, high, 0.45)
-            places = parents[places]
-            everyone = everyone[places[everyone] >= 0]
-        everyone = np.arange(rows) if kind == "sparse" else np.arange(0)
+    for _ in range(2 if kind == "sparse" else 0):
+        row, label = np.arange(rows), random.integers(len(parents) // 5, len(parents), rows)
+        while len(row):
+            high = 0.3 + 0.69 * random.random(len(row)) ** 0.3
+            probabilities[row, label] = np.where(row % 10, high, 0.45)
+            label = parents[label]
+            row, label = row[label >= 0], label[label >= 0]
     return probabilities
 
 

@@ -8,6 +8,7 @@ from conftest import ROOT, command_line, lines_of, write_lines
 from test_predict import plain
 
 import evaluate as script
+from decision import Decision
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ HEAD = [
 ]
 LEVEL = rf"Level {{}} Label Performance: Macro F1 score: {NUMBER} \| Micro F1 score: {NUMBER} \| Accuracy: {NUMBER}"
 
+HIERARCHY = [
+    rf"Hierarchical avg in dev dataset: precision: {NUMBER} \| recall: {NUMBER} \| F1 score {NUMBER}",
+    rf"Whole paths in dev dataset: precision: {NUMBER} \| recall: {NUMBER} \| F1 score {NUMBER}",
+    rf"\d+ missed paths, on average {NUMBER} edges from the nearest predicted one: \d+ at \d(, \d+ at \d)*",
+    rf"\d+ wrong paths, on average {NUMBER} edges from the nearest gold one: \d+ at \d(, \d+ at \d)*",
+    r"Rows with a label whose parent is missing: \d+ by the thresholds alone, 0 as decided",
+]
+
 
 @pytest.mark.parametrize(("task", "levels"), [("news", 3), ("reviews", 0)])
 def test_the_guides_lines_in_the_guides_order(evaluate, task, levels):
@@ -53,6 +62,8 @@ def test_the_guides_lines_in_the_guides_order(evaluate, task, levels):
             rf"F1 score {NUMBER}"
         )
         expected.append("-{28}")
+    if levels:
+        expected += HIERARCHY
     expected.append(re.escape(f"Bad case in dev dataset saved in {dataset / 'bad_case.txt'}"))
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected):
@@ -82,7 +93,16 @@ def test_report_and_bad_cases_agree_with_what_predict_writes(evaluate, run, trai
     assert [entry["label"] for entry in report["per_class"]] == names
     assert [entry["support"] for entry in report["per_class"]] == [sum(n in row for row in gold) for n in names]
     assert report["macro"]["f1"] == pytest.approx(sum(e["f1"] for e in report["per_class"]) / len(names))
-    assert ("levels" in report) == (task == "news")
+    assert ("levels" in report) == ("paths" in report) == ("inconsistent_rows" in report) == (task == "news")
+    if task == "news":
+        ends = [
+            [{n for n in row if not any(m.startswith(f"{n}##") for m in row)} for row in s] for s in (gold, predicted)
+        ]
+        paths, right = report["paths"], sum(len(g & p) for g, p in zip(*ends))
+        sizes = [sum(map(len, side)) for side in ends]
+        assert [paths["gold"], paths["predicted"], paths["right"]] == [*sizes, right] and right > 0
+        assert [paths["missed"]["count"], paths["wrong"]["count"]] == [size - right for size in sizes]
+        assert report["inconsistent_rows"]["as_decided"] == 0
 
     header, *rows = [line.split("\t") for line in lines_of(dataset / "bad_case.txt")]
     assert header == ["Text", "Label", "Prediction"]
@@ -91,6 +111,19 @@ def test_report_and_bad_cases_agree_with_what_predict_writes(evaluate, run, trai
     assert [row[0] for row in rows] == [texts[i] for i in wrong]
     for row, i in zip(rows, wrong):
         assert {n for n in row[1].split(",") if n} == gold[i] and {n for n in row[2].split(",") if n} == predicted[i]
+
+
+def test_sets_that_the_thresholds_alone_leave_without_a_parent(evaluate, trained, tmp_path):
+    """Parents that hardly pass and children that nearly always do; what is decided has them all."""
+    dataset, model = trained["news"]
+    shutil.copytree(model, tmp_path / "model")
+    names = lines_of(dataset / "label.txt")
+    Decision(threshold=tuple(0.01 if "##" in name else 0.99 for name in names)).save(tmp_path / "model/decision.json")
+    report_file = tmp_path / "report.json"
+    status, log, _ = evaluate("news", "--params_path", tmp_path / "model", "--report_file", report_file)
+    rows = json.loads(report_file.read_text(encoding="utf-8"))["inconsistent_rows"]
+    assert status == 0 and rows["by_thresholds"] > 30 and rows["as_decided"] == 0
+    assert f"parent is missing: {rows['by_thresholds']} by the thresholds alone, 0 as decided" in log
 
 
 def test_any_labelled_file(evaluate, tmp_path):

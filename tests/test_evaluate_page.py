@@ -192,6 +192,11 @@ def test_of_a_real_run(evaluate, tmp_path, task):  # noqa: F811
             assert_sound(driver)
             assert f"{100 * report['macro']['f1']:.2f}\nmacro F1" in texts(driver, ".tile")
             assert len(texts(driver, "#levels + .wide tbody tr")) == len(report.get("levels", ()))
+            shown = [[int(cell) for cell in line.split()] for line in texts(driver, "#paths + .note + .wide tbody tr")]
+            of = [report["paths"][kind]["distances"] for kind in ("missed", "wrong")] if task == "news" else [{}, {}]
+            assert shown == [
+                [edges, *(side.get(str(edges), 0) for side in of)] for edges in sorted({int(e) for d in of for e in d})
+            ]
             assert len(texts(driver, "#label-rows tr")) == min(25, len(names))
 
 
