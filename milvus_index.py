@@ -36,6 +36,8 @@ QUERIES, BATCH_BYTES, BATCH_ROWS = 256, 16 << 20, 4096  # of one request; a serv
 LONGEST_LABEL, MOST_LABELS = 65535, 1024  # bytes, and labels of an entry; Milvus' limit is 65,535 bytes of any text
 TIMEOUT, BUILD_TIMEOUT = 10.0, 3600.0  # seconds
 NOT_LOADED = 101  # Milvus' code
+# gRPC waits longer after every failure, up to two minutes: too long for a server that is back.
+RECONNECT = {"grpc.max_reconnect_backoff_ms": 2000}
 
 
 def uri_problem(uri):
@@ -250,13 +252,15 @@ def _connect(uri, timeout):
     """A MilvusClient, silent: pymilvus and Milvus Lite log each fault with its traceback, beside what they raise."""
     if problem := uri_problem(uri):
         raise UserError(problem)
-    import pymilvus
+    pymilvus = _import_pymilvus()
     from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        return pymilvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=timeout)
+        return pymilvus.MilvusClient(
+            uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=timeout, grpc_options=RECONNECT
+        )
     except ConnectionConfigException as error:
         raise IndexUnavailable(f"--milvus_uri {uri}: {_why_not_open(uri) or error.message}") from error
     except MilvusException as error:
@@ -264,6 +268,19 @@ def _connect(uri, timeout):
             f"Milvus at {uri} does not answer ({timeout:g} seconds). See that it runs (curl http://HOST:9091/healthz "
             "on its machine), that the port is reachable, and that MILVUS_TOKEN is set if it asks for one"
         ) from error
+
+
+def _import_pymilvus():
+    """pymilvus. A MILVUS_URI of the environment, or of a .env file, that is no web address ends its import."""
+    before = os.environ.get("MILVUS_URI")
+    os.environ["MILVUS_URI"] = ""
+    try:
+        import pymilvus
+    finally:
+        os.environ.pop("MILVUS_URI")
+        if before is not None:
+            os.environ["MILVUS_URI"] = before
+    return pymilvus
 
 
 def _why_not_open(path):

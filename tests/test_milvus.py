@@ -277,6 +277,14 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
     assert "Traceback" not in logged.err and "s3cret" not in logged.err + logged.out
 
 
+def test_an_address_in_the_environment_that_is_none_is_no_matter(tmp_path):
+    code = "from milvus_index import MilvusIndex; import os, sys; MilvusIndex.create(sys.argv[1], 'c', 3); "
+    code += "print(os.environ['MILVUS_URI'])"
+    words = [sys.executable, "-c", code, str(tmp_path / "i.db")]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "MILVUS_URI": "x.db"}, capture_output=True, text=True)
+    assert done.stdout.strip() == "x.db", done.stderr
+
+
 def test_nothing_of_milvus_is_imported_before_it_is_needed():
     code = (
         "import sys, vector_index, milvus_index; print([m for m in sys.modules if m.startswith(('pymilvus', 'grpc'))])"
