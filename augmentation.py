@@ -245,27 +245,13 @@ def _seeded(seed):
 
 def _language_model(name, device):
     """A masked language model and its tokenizer, by PaddleNLP's name or from a folder, on the device."""
-    from compat import import_paddle
-    from model import device_problem, model_name_problem, pretrained_faults, set_device
+    from model import device_problem, load_masked_lm, model_name_problem, set_device
 
     found = [problem for problem in (device_problem(device), model_name_problem(name)) if problem]
     if found:
         raise UserError("\n  ".join(found))
-    import_paddle()
-    from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
-
     set_device(device)
-    with pretrained_faults(name, loader="AutoModelForMaskedLM"):
-        architectures = AutoConfig.from_pretrained(name).architectures or ["none"]
-        if os.path.isdir(name) and not architectures[0].endswith(("ForMaskedLM", "ForPretraining")):
-            raise UserError(
-                f"--model_name {name}: it holds {architectures[0]}, which predicts no words; save it with "
-                "AutoModelForMaskedLM in place of AutoModel, and from a pretrained model, not a trained classifier"
-            )
-        try:
-            model, tokenizer = AutoModelForMaskedLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-        except AttributeError as error:
-            raise UserError(f"--model_name {name}: PaddleNLP has no masked language model of this family") from error
+    model, tokenizer = load_masked_lm(name)
     model.eval()
     return model, tokenizer
 

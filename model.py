@@ -109,6 +109,28 @@ def load_pretrained(name, num_labels, flag="--model_name"):
     return model, tokenizer
 
 
+def load_masked_lm(name, flag="--model_name"):
+    """Masked-language model and tokenizer of a name or a local folder.
+
+    Raises:
+        UserError: it is neither here nor to be downloaded, or predicts no words.
+    """
+    import_paddle()
+    from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+    with pretrained_faults(name, flag, "AutoModelForMaskedLM"):
+        architectures = AutoConfig.from_pretrained(name).architectures or ["none"]
+        if os.path.isdir(name) and not architectures[0].endswith(("ForMaskedLM", "ForPretraining")):
+            raise UserError(
+                f"{flag} {name}: it holds {architectures[0]}, which predicts no words; save it with "
+                "AutoModelForMaskedLM in place of AutoModel, and from a pretrained model, not a trained classifier"
+            )
+        try:
+            return AutoModelForMaskedLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        except AttributeError as error:
+            raise UserError(f"{flag} {name}: PaddleNLP has no masked language model of this family") from error
+
+
 @contextlib.contextmanager
 def pretrained_faults(name, flag="--model_name", loader="AutoModel"):
     """Turns what PaddleNLP raises for a model that is not here, or damaged, into a UserError that says how to bring it.

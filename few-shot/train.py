@@ -121,26 +121,25 @@ def parse_args(argv=None):
 def load_task(args, work):
     """The `PromptTask`: of a pretrained model, or as trained."""
     import paddle
-    from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, ErnieConfig, ErnieForMaskedLM
+    from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
 
-    from model import pretrained_faults, set_device
+    from model import load_masked_lm, pretrained_faults, set_device
     from training import load_weights
 
     set_device(args.device)
     paddle.seed(args.seed)
-    name = args.resume_from_checkpoint if work.trained else args.model_name_or_path
-    with pretrained_faults(name, "--model_name_or_path", "AutoModelForMaskedLM"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if work.trained:
-            plm = ErnieForMaskedLM(ErnieConfig.from_pretrained(name))
-        else:
-            kind = AutoConfig.from_pretrained(name).model_type
-            if kind != "ernie":
-                raise UserError(f"--model_name_or_path {name}: of type {kind}; it has to be an ERNIE, without -m")
-            plm = AutoModelForMaskedLM.from_pretrained(name)
+    if work.trained:
+        name, flag = args.resume_from_checkpoint, "--resume_from_checkpoint"
+        with pretrained_faults(name, flag):
+            plm, tokenizer = ErnieForMaskedLM(ErnieConfig.from_pretrained(name)), AutoTokenizer.from_pretrained(name)
+    else:
+        plm, tokenizer = load_masked_lm(args.model_name_or_path, "--model_name_or_path")
+        kind = plm.config.model_type
+        if kind != "ernie":
+            raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is taken here")
     task = make_task(plm, tokenizer, work.parts, work.labels, work.words, args)
     if work.trained:
-        load_weights(task.model, os.path.join(name, "model_state.pdparams"), "--resume_from_checkpoint")
+        load_weights(task.model, os.path.join(name, "model_state.pdparams"), flag)
     return task
 
 

@@ -284,9 +284,7 @@ def test_the_trained_model_is_taken_up_again(prompted, run, tmp_path):
 def test_without_data_txt_the_test_rows_are_labelled(tune, few, tmp_path):
     (few / "data.txt").unlink()
     status, log = tune("--do_train", "--do_predict", "--prompt", "{'soft': '这'}是")
-    assert "A row: [CLS] <text> <soft> 是 [MASK] [SEP]" in log and re.search(
-        r"train: .* of the rows cut at 40", log
-    )
+    assert "A row: [CLS] <text> <soft> 是 [MASK] [SEP]" in log and re.search(r"train: .* of the rows cut at 40", log)
     assert status == 0 and len(lines_of(tmp_path / "out" / "predictions.txt")) == len(lines_of(few / "test.txt")), log
     (few / "test.txt").unlink()
     status, log = tune("--do_train", "--do_predict")
@@ -491,10 +489,40 @@ def test_what_is_refused(tune, tmp_path, flags, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_other_families_are_refused(tune, family_folders):
-    for family in ("bert", "ernie_m"):
-        status, log = tune("--do_train", "--model_name_or_path", family_folders[family])
-        assert status == 2 and f"of type {family}; it has to be an ERNIE" in log
+def test_other_models_are_refused(tune, masked, family_folders, tmp_path):
+    import paddle
+    from paddlenlp.transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    config = BertConfig(
+        vocab_size=3000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    paddle.seed(1)
+    BertForMaskedLM(config).save_pretrained(str(tmp_path / "bert"))
+    BertTokenizer(str(masked / "vocab.txt")).save_pretrained(str(tmp_path / "bert"))
+    for folder, message in (
+        (tmp_path / "bert", "of type bert; only ERNIE is taken here"),
+        (family_folders["ernie"], "it holds ErnieModel, which predicts no words"),
+        (family_folders["ernie_m"], "it holds ErnieMModel, which predicts no words"),
+    ):
+        status, log = tune("--do_train", "--model_name_or_path", folder)
+        assert status == 2 and f"--model_name_or_path {folder}: {message}" in log
+
+
+def test_labels_and_words_may_be_anything(tune, tmp_path):
+    names = ["<b>&\"'", "😀", "长" * 300, "a##b", "a", "{'mask'}", "[MASK]"]
+    words = ["<i>", "😀😀", "词" * 300, "\"'", "[UNK]", "[MASK]", "{}"]
+    data = tmp_path / "odd"
+    data.mkdir()
+    write_lines(data / "label.txt", [f"{name}=={word}" for name, word in zip(names, words)])
+    rows = [f"第{i}行 <script> {name}\t{name}" for i, name in enumerate(names)]
+    rows += ["全部\t" + ",".join(names), "😀" * 700 + "\t", "长" * 2000 + "\ta"]
+    for split in ("train", "dev"):
+        write_lines(data / f"{split}.txt", rows)
+    write_lines(data / "data.txt", rows)
+    status, log = tune("--do_train", "--do_eval", "--do_predict", data=data)
+    assert status == 0, log
+    assert len(lines_of(tmp_path / "out" / "predictions.txt")) == len(rows)
+    assert lines_of(tmp_path / "out" / "label.txt") == names
 
 
 def test_a_word_without_tokens_is_told(tune, few):
