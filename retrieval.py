@@ -10,7 +10,9 @@ import numpy as np
 
 from decision import SEPARATOR, Decision, depths
 
-NEIGHBOURS = 50  # entries that a text is compared with, unless the user or the bundle says otherwise
+# Entries that a text is compared with, unless the user or the bundle says otherwise: of labels, and of rows that vote.
+# More rows outvote the labels that have few of them.
+NEIGHBOURS, VOTERS = 50, 20
 
 
 def label_text(name):
@@ -94,6 +96,13 @@ def carry_decision(decision, before, after):
     if decision.none_label is not None:
         changes["none_label"] = after.index.get(before.names[decision.none_label])
     return replace(decision, **changes)
+
+
+def vote_decision(decision):
+    """The decision where labels are voted for: those with more than half of the votes. What was fitted to cosines, as
+    thresholds are, says nothing of votes; how many labels a row has, and in what order of a hierarchy, stays.
+    """
+    return replace(decision, threshold=0.5, none_below=None, temperature=1.0)
 
 
 def label_scores(found, labels, vote=False):

@@ -24,7 +24,7 @@ from deciding import add_decision_flags, overridden  # noqa: E402
 from labelling import WINDOW  # noqa: E402
 from metric import classification_report, recall_at  # noqa: E402
 from retrieval import carry_decision, deepest, default_decision, label_scores  # noqa: E402
-from searching import Search, add_search_flags, found_ids, read_corpus  # noqa: E402
+from searching import Search, add_search_flags, for_votes, found_ids, read_corpus  # noqa: E402
 from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
 from vector_index import MISSING, Found  # noqa: E402
 
@@ -159,7 +159,8 @@ def opened(args, problems):
         return corpus.labels, corpus.decision, encoder, corpus
     labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels
     if encoder:
-        return labels, carry_decision(encoder.decision, encoder.labels, labels), None, None
+        decision = carry_decision(encoder.decision, encoder.labels, labels)
+        return labels, for_votes(decision) if args.vote else decision, None, None
     decision = default_decision(labels)
     logger.info("No model: labels are decided by a threshold of %s, %s", decision.threshold, decision.hierarchy)
     return labels, decision, None, None

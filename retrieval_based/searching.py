@@ -9,7 +9,17 @@ import numpy as np
 from cli import logger, positive_int, progress_bar
 from decision import Decision
 from labelling import WINDOW
-from retrieval import NEIGHBOURS, carry_decision, corpus_labels, deepest, label_entries, label_scores, row_entries
+from retrieval import (
+    NEIGHBOURS,
+    VOTERS,
+    carry_decision,
+    corpus_labels,
+    deepest,
+    label_entries,
+    label_scores,
+    row_entries,
+    vote_decision,
+)
 from utils import Labels, read_labels, read_lines, read_rows
 from vector_index import EmbeddedIndex
 
@@ -28,7 +38,11 @@ def add_search_flags(parser, required=True):
         action=argparse.BooleanOptionalAction,
         help="labels by the votes of labelled rows, weighted by cosine, not by the nearest one (on for such a corpus)",
     )
-    group.add_argument("--recall_num", type=positive_int, help=f"nearest entries of a text ({NEIGHBOURS}; a bundle's)")
+    group.add_argument(
+        "--recall_num",
+        type=positive_int,
+        help=f"nearest entries of a text ({NEIGHBOURS}, voting {VOTERS}; a bundle's own)",
+    )
     group.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows at a time (%(default)s)")
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
@@ -57,6 +71,7 @@ def read_corpus(args, encoder, problems):
         corpus = Corpus("the model's labels", labels, decision, False, *label_entries(labels, encoder.corpus))
     elif any("\t" in line for _, line in read_lines(path)):
         rows = read_rows(path, labels, problems)
+        decision = decision if args.vote is False else for_votes(decision)
         corpus = Corpus(path, labels, decision, True, *row_entries(rows, labels))
         if not corpus.texts:
             problems.add(f"--corpus_file {path}: no row has a label; nothing can be found among them")
@@ -71,6 +86,12 @@ def read_corpus(args, encoder, problems):
     return corpus
 
 
+def for_votes(decision):
+    """`vote_decision`, and a line that tells of it."""
+    logger.info("Labels are voted for: those with more than half of the votes are given; see --threshold")
+    return vote_decision(decision)
+
+
 class Search:
     """Finds what is near to texts.
 
@@ -81,8 +102,8 @@ class Search:
         self._encoder, self.labels = encoder, corpus.labels
         ready = corpus.texts is None
         own = encoder.predictor.bundle.manifest["search"] if ready else {}
-        self.neighbours = args.recall_num or own.get("neighbours", NEIGHBOURS)
         self.vote = own.get("vote", corpus.of_rows) if args.vote is None else args.vote
+        self.neighbours = args.recall_num or own.get("neighbours", VOTERS if self.vote else NEIGHBOURS)
         if ready:
             self.index = encoder.predictor.index
         else:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cli import Problems
 from decision import Decision
-from retrieval import carry_decision, corpus_labels, deepest, label_scores, label_text, row_entries
+from retrieval import carry_decision, corpus_labels, deepest, label_scores, label_text, row_entries, vote_decision
 from utils import Labels, read_labels, read_rows
 from vector_index import MISSING, Found
 
@@ -127,3 +127,8 @@ def test_a_decision_goes_with_the_names_when_labels_change():
     assert carried == Decision((0.9, 0.2, 0.1), min_k=1, none_below=0.3, none_label=0, temperature=2)
     assert carry_decision(decision, before, Labels(["b"])).none_label is None
     assert carry_decision(Decision(0.4), before, Labels(["new"])) == Decision(0.4)
+
+
+def test_votes_are_decided_by_most_of_them_whatever_was_fitted_to_cosines():
+    fitted = Decision((0.61, 0.72), min_k=1, max_k=3, none_below=0.4, temperature=0.5, hierarchy="one_per_level")
+    assert vote_decision(fitted) == Decision(0.5, min_k=1, max_k=3, hierarchy="one_per_level")
