@@ -17,8 +17,8 @@ MASKED = -1e4  # what PaddleNLP adds to the scores of padding
 def optimise(source, target, pad_token_id):
     """Writes `target`, the model of `source` with constants folded and attention and GELU fused.
 
-    The last layer is computed for the first token alone where nothing else is used of it, as in a classifier: all
-    after its keys and values is then a small fraction of the work.
+    The last layer is computed for the first token alone where nothing else is used of it, as in a classifier, or for a
+    token that is picked by its id: all after its keys and values is then a small fraction of the work.
 
     Returns:
         int: layers whose attention was fused.
@@ -36,6 +36,7 @@ def optimise(source, target, pad_token_id):
     graph = OnnxModel(model)
     layers = _fuse_attention(graph, pad_token_id)
     _first_token_alone(graph, layers)
+    _picked_token_alone(graph, layers)
     graph.prune_graph()
     # SkipLayerNormalization takes about twice the time, on a CPU (ONNX Runtime 1.31), of the Add and LayerNormalization
     # that it replaces. For GPUs, to_fp16 fuses it.
@@ -147,27 +148,66 @@ def _consumer(graph, name, kind):
     return nodes[0] if len(nodes) == 1 and nodes[0].op_type == kind else None
 
 
+def _last_layer(graph, layers):
+    """(what enters the last layer, the nodes that may take one token of it: the queries' product, the residual's sum),
+    or None where it is used otherwise."""
+    if not layers:
+        return None
+    last = layers[-1]
+    projections = [_producer(graph, name, "MatMul") for name in last.input[:3]]
+    source = projections[0].input[0]
+    users = graph.input_name_to_nodes()[source]
+    residual = [node for node in users if node.op_type == "Add" and node not in projections]
+    return (source, (projections[0], residual[0])) if len(users) == 4 and len(residual) == 1 else None
+
+
 def _first_token_alone(graph, layers):
     """Has the last layer answer for the first token alone, if that is all that is taken from it."""
     from onnx import helper, numpy_helper
 
-    if not layers:
-        return
-    consumers, last = graph.input_name_to_nodes(), layers[-1]
-    projections = [_producer(graph, name, "MatMul") for name in last.input[:3]]
-    source = projections[0].input[0]
-    users = consumers[source]
-    residual = [node for node in users if node.op_type == "Add" and node not in projections]
-    final = [node for node in graph.nodes() if node.op_type == "LayerNormalization"][-1]
-    taken = consumers.get(final.output[0], [])
-    if len(users) != 4 or len(residual) != 1 or not taken or not all(_takes_first(graph, node) for node in taken):
+    found = _last_layer(graph, layers)
+    final = [node for node in graph.nodes() if node.op_type == "LayerNormalization"][-1:]
+    taken = graph.input_name_to_nodes().get(final[0].output[0], []) if final else []
+    if not found or not taken or not all(_takes_first(graph, node) for node in taken):
         return
     for name, value in (("first", 0), ("second", 1)):
         graph.add_initializer(numpy_helper.from_array(np.array([value], dtype=np.int64), f"{name}_token"))
+    source, nodes = found
     inputs = [source, "first_token", "second_token", "second_token"]  # data, starts, ends, axes
     graph.add_node(helper.make_node("Slice", inputs, ["first_token_state"], name="first_token_state"))
-    for node in (projections[0], residual[0]):
+    for node in nodes:
         node.input[list(node.input).index(source)] = "first_token_state"
+
+
+def _picked_token_alone(graph, layers):
+    """The same of a token that is picked by its id: by a product with `ids == x`, as few-shot/ picks the mask."""
+    from onnx import helper
+
+    found, consumers = _last_layer(graph, layers), graph.input_name_to_nodes()
+    picks = [node for node in graph.get_nodes_by_op_type("MatMul") if _picks_by_id(graph, node)]
+    if not found or len(picks) != 1 or len(consumers[picks[0].input[1]]) != 1:
+        return
+    (pick,), (source, nodes) = picks, found
+    graph.add_node(
+        helper.make_node("MatMul", [pick.input[0], source], ["picked_token_state"], name="picked_token_state")
+    )
+    for node in nodes:
+        node.input[list(node.input).index(source)] = "picked_token_state"
+    graph.remove_node(pick)
+    graph.replace_input_of_all_nodes(pick.output[0], pick.input[1])
+
+
+def _picks_by_id(graph, node):
+    """True of a product of [rows, 1, tokens], 1 where an id has a value and else 0, and a layer's output."""
+    row = _producer(graph, node.input[0], "Unsqueeze")
+    number = row and _producer(graph, row.input[0], "Cast")
+    axis = graph.get_constant_value(row.input[1]) if row else None
+    return bool(
+        number
+        and np.asarray(axis).reshape(-1).tolist() == [1]
+        and _producer(graph, number.input[0], "Equal")
+        and _producer(graph, node.input[1], "LayerNormalization")
+    )
 
 
 def _takes_first(graph, node):

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT, lines_of, write_lines
 from hypothesis import given
@@ -220,6 +221,15 @@ def test_the_bundle_answers_as_the_prompt_model(masked, tmp_path, prompt, flags)
     predictor = Predictor(str(folder))
     assert np.abs(predictor.run(predictor.encode(HARD)) - task.logits(task.encode(HARD, 48), 4)).max() < 1e-4
     assert not list(folder.glob("*.pdmodel")) and predictor.bundle.manifest["static_graph"] is None
+
+
+def test_the_last_layer_answers_for_the_mask_alone(prompted):
+    model = onnx.load(prompted["news"][1] / "export" / "model.onnx")
+    attention = [node for node in model.graph.node if node.op_type == "MultiHeadAttention"]
+    producers = {name: node for node in model.graph.node for name in node.output}
+    queries, keys = (producers[attention[-1].input[i]].input[0] for i in (0, 1))
+    assert queries == "picked_token_state" and producers[queries].input[1] == keys
+    assert [node.name for node in model.graph.node].count("picked_token_state") == 1
 
 
 def test_a_bundle_that_answers_otherwise_is_refused(masked, tmp_path, monkeypatch):
