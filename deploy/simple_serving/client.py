@@ -41,7 +41,7 @@ REMEDIES = {  # by status; None for the rest
     413: "Send fewer texts in a request: a smaller --batch_size",
     422: "Mend what it names; its limits are at /info",
     500: "The server's log says what happened",
-    503: "It is starting, stopping or has too much to do: ask again later, with a smaller --concurrency",
+    503: "It is starting, stopping, has too much to do or lacks its index: ask again later, --concurrency smaller",
     504: "It has too much to do: ask again later, with a smaller --concurrency or --batch_size",
     None: "Check --url: is server.py what answers there?",
 }

@@ -31,7 +31,7 @@ def seconds(text):
 def parser_of(description):
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--bundle", default=str(ROOT / "export"), help="what export_model.py or prune.py wrote (%(default)s)")
+    add("--bundle", default=str(ROOT / "export"), help="what an export script wrote (%(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (%(default)s)")
     add("--port", type=non_negative_int, default=8189, help="(%(default)s)")
 
