@@ -336,7 +336,11 @@ def check_vocabulary(splits, tokenizer, name):
             characters.update(char for text in chunk for char in text if not char.isspace())
         lengths[split], unknown_rows[split] = np.array(sizes, dtype=np.int64), np.array(unknown, dtype=bool)
     known = list(characters)
-    unknown = {c: characters[c] for c, ids in zip(known, tokenizer.encode(known, 8)) if tokenizer.unk_id in ids}
+    unknown = {
+        c: characters[c]
+        for c, ids in zip(known, tokenizer.encode(known, 6 + tokenizer.fixed))
+        if tokenizer.unk_id in ids
+    }
     share = sum(unknown.values()) / max(1, characters.total())
     top = Counter(unknown).most_common(20)
     figures = {
