@@ -49,9 +49,32 @@ def log_loss_of(probabilities, gold):
 
 def fit_one(probabilities, gold, objective):
     """The threshold of `GRID` that serves the objective best on all labels together; of equals, that nearest to 0.5."""
-    values = [value_of(gold, probabilities > threshold, objective) for threshold in GRID]
+    values = _values_on_grid(probabilities, gold, objective)
     best = np.flatnonzero(np.isclose(values, max(values), rtol=0, atol=1e-12))
     return float(GRID[best[np.argmin(np.abs(GRID[best] - 0.5))]])
+
+
+def _values_on_grid(probabilities, gold, objective):
+    """The objective at each threshold of `GRID`, from one look at the probabilities: float64 [thresholds]."""
+    (rows, labels), size = gold.shape, len(GRID)
+    grid = GRID.astype(probabilities.dtype)
+    flat = np.flatnonzero((probabilities > grid[0]) | gold)
+    row, label, held = flat // labels, flat % labels, gold.ravel()[flat]
+    passed = np.searchsorted(grid, probabilities.ravel()[flat])  # so many thresholds, the lowest ones, are exceeded
+    if objective == "exact":
+        wrong, right = np.zeros(rows, dtype=np.int64), np.full(rows, size)
+        np.maximum.at(wrong, row[~held], passed[~held])  # from there on no wrong label passes
+        np.minimum.at(right, row[held], passed[held])  # and up to there all gold ones do
+        exact = (wrong[:, None] <= np.arange(size)) & (np.arange(size) < right[:, None])
+        return exact.mean(axis=0) if rows else np.zeros(size)
+    hits, given = (
+        np.bincount(label[of] * (size + 1) + passed[of], minlength=labels * (size + 1))
+        .reshape(labels, size + 1)[:, :0:-1].cumsum(axis=1)[:, ::-1].astype(np.float64)
+        for of in (held, slice(None))
+    )  # fmt: skip
+    both = given + gold.sum(axis=0)[:, None]
+    micro, macro = _ratio(2 * hits.sum(axis=0), both.sum(axis=0)), _ratio(2 * hits, both).mean(axis=0)
+    return {"micro": micro, "macro": macro, "both": micro + macro}[objective]
 
 
 def fit_each(probabilities, gold, objective):
@@ -61,28 +84,50 @@ def fit_each(probabilities, gold, objective):
     rare labels is drawn toward that of all labels (see `thresholds.fit_thresholds`), where the objective counts labels.
     """
     start = fit_one(probabilities, gold, objective)
-    thresholds, predicted = np.full(gold.shape[1], start), probabilities > start
+    thresholds, predicted = np.full(gold.shape[1], start), probabilities > probabilities.dtype.type(start)
     right = (gold & predicted).sum(axis=0).astype(np.float64)
     given = predicted.sum(axis=0).astype(np.float64)
     wrong_labels = (gold != predicted).sum(axis=1)
     pooled = LabelCounts(probabilities.ravel(), gold.ravel())
+    # In the candidates' type: else each search would convert all of it.
+    pooled.all, pooled.held = pooled.all.astype(np.float64), pooled.held.astype(np.float64)
     share = PSEUDO_ROWS / pooled.positive if pooled.positive else 0.0
-    for label in np.argsort(-gold.sum(axis=0), kind="stable"):
-        scores, held = probabilities[:, label].astype(np.float64), gold[:, label]
-        own, candidates = LabelCounts(scores, held), np.append(gaps(scores), start)
-        hits, above = own.above(candidates)
-        value = np.zeros(len(candidates))
+    columns = np.ascontiguousarray(probabilities.T, dtype=np.float64)
+    support = gold.sum(axis=0)
+
+    def value_of_label(label, hits, above, pooled_hits, pooled_above):
+        """The objective, were the label given to `above` rows, `hits` of them rightly, and the others as now."""
+        value = np.zeros(len(above))
         if objective in ("micro", "both"):
-            bottom = given.sum() - given[label] + above + pooled.positive
-            value += _ratio(2 * (right.sum() - right[label] + hits), bottom)
+            top = 2 * (right.sum() - right[label] + hits)
+            value += _ratio(top, given.sum() - given[label] + above + pooled.positive)
         if objective in ("macro", "both"):
-            pooled_hits, pooled_above = pooled.above(candidates)
-            bottom = above + own.positive + share * (pooled_above + pooled.positive)
+            bottom = above + support[label] + share * (pooled_above + pooled.positive)
             value += _ratio(2 * (hits + share * pooled_hits), bottom) / gold.shape[1]
+        return value
+
+    for label in np.argsort(-support, kind="stable"):
+        scores, held = columns[label], gold[:, label]
+        likely = np.arange(len(scores))
+        if objective != "exact":
+            # What is reached now cannot be reached where more rows have the label than so many, were all else perfect.
+            passed = scores > start
+            now = value_of_label(label, (passed & held).sum(), np.array([passed.sum()]), *pooled.above([start]))
+            most = value_of_label(label, support[label], np.arange(len(scores) + 1.0), pooled.positive, pooled.positive)
+            fewer = len(scores) - int(np.flatnonzero(most >= now - 1e-9)[-1]) - 1
+            if fewer > 0:
+                likely = np.argpartition(scores, fewer)[fewer:]
+        own = LabelCounts(scores[likely], held[likely])
+        candidates = gaps(own.all)
+        if len(likely) < len(scores):
+            candidates = candidates[:-1]  # below all of them: there, others count, too
+        candidates = np.append(candidates, start)
         if objective == "exact":
             others = wrong_labels == (held != predicted[:, label])  # rows whose other labels are right
             hits, above = LabelCounts(scores[others], held[others]).above(candidates)
-            value += hits + (~held[others]).sum() - (above - hits)
+            value = hits + (~held[others]).sum() - (above - hits)
+        else:
+            value = value_of_label(label, *own.above(candidates), *pooled.above(candidates))
         best = np.flatnonzero(value >= value.max() - 1e-12)
         chosen = candidates[best[np.argmin(np.abs(candidates[best] - start))]]
         wrong_labels += (held != (scores > chosen)).astype(int) - (held != predicted[:, label])
