@@ -26,7 +26,15 @@ from cli import Problems, UserError, closest, command, logger, positive_int  # n
 from decision import SEPARATOR  # noqa: E402
 from label_changes import read_new  # noqa: E402
 from milvus_index import INDEX_TYPES, MilvusIndex, uri_problem  # noqa: E402
-from retrieval import carry_decision, corpus_labels, label_entries, row_entries  # noqa: E402
+from retrieval import (  # noqa: E402
+    NEIGHBOURS,
+    VOTERS,
+    carry_decision,
+    corpus_labels,
+    label_entries,
+    row_entries,
+    vote_decision,
+)
 from searching import add_entries  # noqa: E402
 from utils import Labels, read_labels, read_rows  # noqa: E402
 from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index  # noqa: E402
@@ -59,7 +67,11 @@ def parse_args(argv=None):
         action=argparse.BooleanOptionalAction,
         help="labels by vote, not by the nearest (rows: on; labels: off)",
     )
-    build.add_argument("--neighbours", type=positive_int, help="entries a text is compared with (as it is: 50)")
+    build.add_argument(
+        "--neighbours",
+        type=positive_int,
+        help=f"entries a text is compared with (as it is; {NEIGHBOURS}, voting {VOTERS}, where that changes)",
+    )
     build.add_argument("--milvus_uri", help="FILE.db for Milvus Lite, or http://host:19530 (none: in the bundle)")
     build.add_argument("--index_type", choices=INDEX_TYPES, help="Milvus' kind of index (HNSW)")
 
@@ -106,12 +118,12 @@ def open_for_change(args, problems):
     return predictor
 
 
-def put(bundle, index, labels, fields=None):
-    """Puts labels and an embedded index into the bundle's folder, and fields into its manifest: all at once."""
+def put(bundle, index, labels, fields=None, decision=None):
+    """Puts labels, an embedded index and a decision into the bundle's folder, fields into its manifest: all at once."""
     changing = {LABELS, DECISION, *EMBEDDED}
     with changed_bundle(bundle, changing) as (folder, manifest):
         labels.write(os.path.join(folder, LABELS))
-        carry_decision(bundle.decision, bundle.labels, labels).save(os.path.join(folder, DECISION))
+        carry_decision(decision or bundle.decision, bundle.labels, labels).save(os.path.join(folder, DECISION))
         if isinstance(index, EmbeddedIndex):
             index.save(folder)
         manifest |= {"num_labels": len(labels), "hierarchical": labels.hierarchical, **(fields or {})}
@@ -187,12 +199,19 @@ def build(args):
     problems.stop_if_any()
     old = bundle.manifest["index"]
     vote = args.corpus == "rows" if args.vote is None else args.vote
-    search = {"vote": vote, "neighbours": args.neighbours or bundle.manifest["search"]["neighbours"]}
+    search, decision = bundle.manifest["search"], bundle.decision
+    if vote != search["vote"]:
+        search, decision = {"neighbours": VOTERS if vote else NEIGHBOURS}, vote_decision(decision)
+        logger.info(
+            "Scores are %s now: labels are given above 0.5. To fit that: analysis/threshold.py --bundle %s",
+            "shares of votes" if vote else "cosines", args.bundle,
+        )  # fmt: skip
+    search = {"vote": vote, "neighbours": args.neighbours or search["neighbours"]}
     fields = {"corpus": args.corpus, "search": search}
     if uri is None:
         index = EmbeddedIndex(width)
         add_entries(index, predictor, texts, names)
-        put(bundle, index, labels, {**fields, "index": {"kind": "embedded"}})
+        put(bundle, index, labels, {**fields, "index": {"kind": "embedded"}}, decision)
     else:
         uri = os.path.abspath(uri) if uri.endswith(".db") else uri
         name = f"text_classification_{args.corpus}_{secrets.token_hex(6)}"
@@ -200,7 +219,8 @@ def build(args):
         try:
             add_entries(index, predictor, texts, names)
             index.save()
-            put(bundle, index, labels, {**fields, "index": {"kind": "milvus", "uri": uri, "collection": name}})
+            where = {"kind": "milvus", "uri": uri, "collection": name}
+            put(bundle, index, labels, {**fields, "index": where}, decision)
         except BaseException:
             with contextlib.suppress(UserError):
                 index.drop()

@@ -35,7 +35,7 @@ def parse_args(argv=None):
     )
     parser.add_argument("--recall_result_dir", default="recall_result", help="folder of the result (%(default)s)")
     parser.add_argument("--recall_result_file", default="recall_result_file", help="its name in it (%(default)s)")
-    add_search_flags(parser)
+    add_search_flags(parser, vote=False)
     older = parser.add_argument_group("of older commands, not needed: nothing is read from them")
     older.add_argument("--model_name_or_path", help="the model's folder tells (none)")
     older.add_argument("--output_emb_size", type=int, help="the model's folder tells (none)")

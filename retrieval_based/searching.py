@@ -24,8 +24,11 @@ from utils import Labels, read_labels, read_lines, read_rows
 from vector_index import EmbeddedIndex
 
 
-def add_search_flags(parser, required=True):
-    """--params_path, --corpus_file, --vote, --recall_num, --max_seq_length, --batch_size, --device."""
+def add_search_flags(parser, required=True, vote=True):
+    """--params_path, --corpus_file, --vote, --recall_num, --max_seq_length, --batch_size, --device.
+
+    required: whether there must be a model. vote: whether labels are decided, perhaps by votes.
+    """
     group = parser.add_argument_group("model and corpus")
     group.add_argument(
         "--params_path",
@@ -33,15 +36,18 @@ def add_search_flags(parser, required=True):
         help=f"checkpoint of train.py, or bundle of export_model.py ({'required' if required else 'none'})",
     )
     group.add_argument("--corpus_file", help="label file or labelled rows (the model's labels; a bundle's own index)")
-    group.add_argument(
-        "--vote",
-        action=argparse.BooleanOptionalAction,
-        help="labels by the votes of labelled rows, weighted by cosine, not by the nearest one (on for such a corpus)",
-    )
+    if vote:
+        group.add_argument(
+            "--vote",
+            action=argparse.BooleanOptionalAction,
+            help="labels by the votes of labelled rows, weighted by cosine, not by the nearest (on for such a corpus)",
+        )
+    else:
+        parser.set_defaults(vote=False)
     group.add_argument(
         "--recall_num",
         type=positive_int,
-        help=f"nearest entries of a text ({NEIGHBOURS}, voting {VOTERS}; a bundle's own)",
+        help=f"nearest entries of a text ({NEIGHBOURS}{f', voting {VOTERS}' if vote else ''}; a bundle's own)",
     )
     group.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows at a time (%(default)s)")
@@ -109,10 +115,9 @@ class Search:
         else:
             self.index = EmbeddedIndex(encoder.embed(corpus.texts[:1]).shape[1])
             add_entries(self.index, encoder, corpus.texts, corpus.names)
-        how = "their votes" if self.vote else "the nearest of each"
         logger.info(
-            "Labels by %s among the %d nearest of %d entries (%s)", how, min(self.neighbours, len(self.index)),
-            len(self.index), corpus.source,
+            "The %d nearest of %d entries (%s) %s", min(self.neighbours, len(self.index)), len(self.index),
+            corpus.source, "vote" if self.vote else "are looked at",
         )  # fmt: skip
 
     def find(self, texts):

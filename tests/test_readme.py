@@ -13,7 +13,7 @@ from conftest import ROOT, lines_of, load_script
 
 FOLDERS = (
     "", "data/", "analysis/", "deploy/predictor/", "deploy/simple_serving/", "deploy/triton_serving/",
-    "deploy/paddle_serving/", "few-shot/",
+    "deploy/paddle_serving/", "few-shot/", "retrieval_based/",
 )  # fmt: skip
 TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS] + [("doccano.md", "doccano_zh.md")]
 READMES = [name for pair in TWINS for name in pair]
@@ -32,6 +32,7 @@ SECTIONS = [
             ("deploy/predictor", ("infer",)),
             ("deploy/simple_serving", ("server", "client")),
             ("deploy/triton_serving", ("build_repository", "seqcls_grpc_client", "seqcls_http_client")),
+            ("retrieval_based", ("train", "recall", "evaluate", "predict", "export_model", "index")),
             ("few-shot", ("train", "infer")),
         )
         for name in names
@@ -54,8 +55,8 @@ def script_at(path):
 def flags_of(run, path, *command):
     _, help_text = run(script_at(path).parse_args, *command, "--help")
     options = help_text.partition("options:")[2]
-    inner = re.search(r"^ +\{([a-z,]+)\}", help_text, re.M) if not command else None  # add, remove, ...: own flags
-    inner = inner[1].split(",") if inner else ()
+    inner = None if command else re.search(r"^ +(\w+(\|\w+)+)$", help_text, re.M)  # add|remove: each has its own
+    inner = inner[1].split("|") if inner else ()
     return set(re.findall(r"--[a-z_0-9]+", options)).union(*(flags_of(run, path, name) for name in inner))
 
 

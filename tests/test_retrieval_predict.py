@@ -79,7 +79,7 @@ def test_the_votes_of_training_rows(predict, encoders, task):
     near = cosines(model, texts, [text for text, _ in rows])
     flags = ("--corpus_file", dataset / "train.txt", "--recall_num", "7", "--threshold", "0.3", "--min_k", "0")
     status, log, written = predict(task, *flags, "--hierarchy", "closure", "--scores")
-    assert status == 0 and f"by their votes among the 7 nearest of {len(rows)} entries" in log
+    assert status == 0 and f"The 7 nearest of {len(rows)} entries ({dataset / 'train.txt'}) vote" in log
     for line, similar in zip(written, near):
         best = np.argsort(-similar, kind="stable")[:7]
         votes = {name: sum(similar[i] for i in best if name in rows[i][1]) / similar[best].sum() for name in names}
@@ -88,8 +88,11 @@ def test_the_votes_of_training_rows(predict, encoders, task):
             [votes[name] for name in line[1].split(",") if name], abs=2e-5
         )
     assert predict(task, *flags, "--hierarchy", "closure", "--scores", "--vote")[2] == written
+    status, log, rows = predict(task, *flags[:4], "--scores")  # without --threshold: by most of the votes
+    assert "those with more than half of the votes are given" in log
+    assert rows == predict(task, *flags[:4], "--scores", "--threshold", "0.5")[2]
     _, log, nearest = predict(task, *flags, "--hierarchy", "closure", "--scores", "--no-vote")
-    assert "by the nearest of each" in log and nearest != written
+    assert "are looked at" in log and nearest != written
 
 
 def test_checkpoint_and_bundle_give_the_same_labels(predict, encoders, encoder_bundles):
@@ -110,7 +113,7 @@ def test_the_index_of_a_bundle_is_searched_as_it_stands(predict, run, encoders, 
     assert run(index.main, "build", "--bundle", bundle, *flags)[0] == 0
     status, log, rows = predict("reviews", "--scores", model=bundle)
     wanted = predict("reviews", "--scores", "--corpus_file", train, "--recall_num", "9", model=bundle)
-    assert status == 0 and "by their votes among the 9 nearest" in log and rows == wanted[2]
+    assert status == 0 and "(the bundle's index) vote" in log and rows == wanted[2]
 
     text = "全新的一句话，谁也没见过"
     assert run(index.main, "add", "--bundle", bundle, "--label", "新标签", "--text", text)[0] == 0
