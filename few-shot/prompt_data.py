@@ -32,7 +32,8 @@ def argument_problems(args):
     elif args.do_export:
         yield bundle_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
     strategies = {args.evaluation_strategy, args.save_strategy}
-    if args.load_best_model_at_end and (len(strategies) > 1 or args.save_steps != args.eval_steps):
+    otherwise = len(strategies) > 1 or "steps" in strategies and args.save_steps != args.eval_steps
+    if args.load_best_model_at_end and otherwise:
         yield "--load_best_model_at_end: what is scored has to be saved; give --save_strategy as --evaluation_strategy"
     if args.load_best_model_at_end and args.evaluation_strategy == "no":
         yield "--load_best_model_at_end: without --evaluation_strategy nothing tells which is best"
@@ -59,7 +60,7 @@ class Work:
 
 def read_all(args):
     """The `Work`, all of it checked at once. Completes `args`."""
-    problems, trained, parts, words = Problems(), None, None, None
+    problems, trained, parts = Problems(), None, None
     for message in filter(None, argument_problems(args)):
         problems.add(message)
     with problems.collect():
@@ -77,11 +78,10 @@ def read_all(args):
     if missing:
         problems.add(f"--data_dir {args.data_dir}: there is no {', no '.join(missing)}")
     problems.stop_if_any()
-    labels, words = (
-        read_label_words(os.path.join(args.data_dir, "label.txt"), problems)
-        if args.do_train
-        else (trained.labels, trained.run["label_words"])
-    )
+    if trained:
+        labels, words = trained.labels, trained.run["label_words"]
+    else:
+        labels, words = read_label_words(os.path.join(args.data_dir, "label.txt"), problems)
     problems.stop_if_any()  # else every row would be called wrong
     wanted["test"] = args.do_predict and os.path.exists(os.path.join(args.data_dir, "test.txt"))
     rows = {}

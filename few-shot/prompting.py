@@ -76,7 +76,7 @@ def _part(piece):
         part = ast.literal_eval(piece)
         part = dict.fromkeys(part) if isinstance(part, set) else part
         keys = set(part)
-    except (ValueError, SyntaxError, TypeError, MemoryError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"--prompt: {piece} is not understood; a part is written like {{'mask'}}") from error
     for name in sorted(REFUSED.keys() & keys):
         raise UserError(f"--prompt: {piece}: {REFUSED[name]}")
@@ -203,10 +203,8 @@ class PromptTask:
         """float32 array [rows, labels], without gradient or dropout. The model is in the mode it was in before."""
         import paddle
 
-        logits, was_training = (
-            np.zeros((len(encoded), len(self.model.verbalizer.labels)), np.float32),
-            self.model.training,
-        )
+        was_training = self.model.training
+        logits = np.zeros((len(encoded), len(self.model.verbalizer.labels)), dtype=np.float32)
         self.model.eval()
         for rows in sorted_batches(encoded.lengths, batch_size):
             with paddle.no_grad():
@@ -246,7 +244,11 @@ def make_task(plm, tokenizer, parts, labels, words, args):
         problems.add(problem)
     tokens = word_tokens(tokenizer, labels, words, problems)
     problems.stop_if_any()
-    template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, limit, model=plm)
+    try:
+        template = AutoTemplate.create_from(copy.deepcopy(parts), tokenizer, limit, model=plm)
+    except (ValueError, AssertionError) as error:  # which says nothing
+        why = str(error) or "words of one soft_id stand once; further parts name the soft_id alone"
+        raise UserError(f"--prompt: {why}") from error
     layout = layout_of(template, tokenizer, plm.config.vocab_size)
     if args.max_seq_length <= len(layout.ids):
         raise UserError(f"--max_seq_length {args.max_seq_length}: the prompt alone takes {len(layout.ids)} tokens")

@@ -118,28 +118,28 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------------------------------------------------- the work
 
 
-def load_task(args, work):
-    """The `PromptTask`: of a pretrained model, or as trained."""
+def load_task(args, work, trained, device):
+    """The `PromptTask` on a device: of the folder `trained`, as it was trained, or without one a pretrained model's."""
     import paddle
     from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
 
     from model import load_masked_lm, pretrained_faults, set_device
     from training import load_weights
 
-    set_device(args.device)
+    set_device(device)
     paddle.seed(args.seed)
-    if work.trained:
-        name, flag = args.resume_from_checkpoint, "--resume_from_checkpoint"
-        with pretrained_faults(name, flag):
-            plm, tokenizer = ErnieForMaskedLM(ErnieConfig.from_pretrained(name)), AutoTokenizer.from_pretrained(name)
+    if trained:
+        with pretrained_faults(trained, "--resume_from_checkpoint"):
+            plm = ErnieForMaskedLM(ErnieConfig.from_pretrained(trained))
+            tokenizer = AutoTokenizer.from_pretrained(trained)
     else:
         plm, tokenizer = load_masked_lm(args.model_name_or_path, "--model_name_or_path")
         kind = plm.config.model_type
         if kind != "ernie":
             raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is taken here")
     task = make_task(plm, tokenizer, work.parts, work.labels, work.words, args)
-    if work.trained:
-        load_weights(task.model, os.path.join(name, "model_state.pdparams"), flag)
+    if trained:
+        load_weights(task.model, os.path.join(trained, "model_state.pdparams"), "--resume_from_checkpoint")
     return task
 
 
@@ -161,9 +161,8 @@ def save(args, task, work, run):
         Decision().save(os.path.join(folder, "decision.json"))
         write_prompt_files(folder, work)
         files = sorted([*os.listdir(folder), "run.json", PREDICTIONS, EXPORT])
-        write_json(
-            os.path.join(folder, "run.json"), {**run, "prompt": work.parts, "label_words": work.words, "files": files}
-        )
+        run = {**run, "prompt": work.parts, "label_words": work.words, "files": files}
+        write_json(os.path.join(folder, "run.json"), run)
 
 
 def train(args, task, work):
@@ -241,21 +240,23 @@ def main(argv=None):
             logger.warning(line)
     # A run that goes on finds the optimiser's state by the parameters' names, which are counted.
     with import_paddle().utils.unique_name.guard():
-        task = load_task(args, work)
+        task = load_task(args, work, args.resume_from_checkpoint if work.trained else None, args.device)
         log_model(task.model.plm, task.tokenizer, args.device, environment)
         logger.info("A row: %s", task.describe())
         if args.do_train:
             train(args, task, work)
     decision = work.trained.decision if work.trained else Decision()
     log_scores(args, task, work, decision)
+    if args.do_predict:
+        predict(args, task, work, decision)
     if args.do_export:
         from prompt_export import export
 
+        folder = args.output_dir if args.do_train else args.resume_from_checkpoint
         path = os.path.join(args.output_dir, EXPORT)
-        difference = export(path, task, work, decision, args)
+        # On a CPU, as a GPU's products are rounded too much to be compared.
+        difference = export(path, load_task(args, work, folder, "cpu"), work, decision, args)
         logger.info("The bundle is in %s; its logits are the trained model's within %.1e", path, difference)
-    if args.do_predict:
-        predict(args, task, work, decision)
     return 0
 
 

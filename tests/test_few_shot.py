@@ -83,6 +83,7 @@ def test_a_prompt_is_read_as_paddlenlp_reads_it(prompt):
         ("{'colour'}", "is none of text, mask, soft"),
         ("{}", "is none of text, mask, soft"),
         ("{1: 2}", "is none of text, mask, soft"),
+        ("{" + "(" * 5000 + ")" * 5000 + "}", "is not understood"),
     ],
 )
 def test_what_a_prompt_cannot_say(prompt, message):
@@ -459,7 +460,7 @@ def test_all_faults_are_told_at_once(tune, few, masked, tmp_path):
     write_lines(tmp_path / "out" / "thesis.txt", ["mine"])
     (few / "dev.txt").unlink()
     flags = ("--device", "tpu", "--prompt", "{'prefix'}", "--load_best_model_at_end", "--evaluation_strategy", "no")
-    status, log = tune("--do_train", *flags, "--max_steps", "0", "--learning_rate", "0", "--save_steps", "3")
+    status, log = tune("--do_train", *flags, "--max_steps", "0", "--learning_rate", "0", "--save_strategy", "epoch")
     assert status == 2 and "Traceback" not in log and "nothing was done" in log
     for text in (
         "--device tpu: expected cpu", "the folder holds thesis.txt, which would be lost", "prefix tuning puts vectors",
@@ -486,6 +487,11 @@ def test_faults_of_rows_and_labels(tune, few):
         (("--do_train", "--max_seq_length", "5000"), "--max_seq_length 5000: this model takes 2048 tokens at most"),
         (("--do_train", "--prompt", "是[PAD]"), "--prompt: [PAD] and [MASK] cannot be words of it"),
         (("--do_train", "--prompt", "是[MASK]"), "--prompt: [PAD] and [MASK] cannot be words of it"),
+        (("--do_train", "--prompt", "{'soft': '\ufffd'}"), "--prompt: Soft prompt expected"),
+        (
+            ("--do_train", "--prompt", "{'soft': '一', 'soft_id': 1}{'soft': '一', 'soft_id': 1}"),
+            "--prompt: words of one soft_id stand once",
+        ),
         (("--do_train", "--evaluation_strategy", "steps"), "--evaluation_strategy steps: say how many, --eval_steps"),
         (
             ("--do_train", "--model_name_or_path", "./nowhere"),
