@@ -28,7 +28,8 @@ from losses import LOSSES
 from utils import describe, describe_pair, read_labels, read_rows
 
 FLAG = argparse.BooleanOptionalAction
-METRICS = ("macro_f1", "micro_f1", "accuracy")
+TUNED = ("tuned_macro_f1", "tuned_micro_f1")
+METRICS = ("macro_f1", "micro_f1", "accuracy", *TUNED)
 
 
 def parse_args(argv=None):
@@ -71,7 +72,8 @@ def parse_args(argv=None):
 
     group = parser.add_argument_group("output")
     group.add_argument("--save_dir", default="./checkpoint", help="the best checkpoint (%(default)s)")
-    group.add_argument("--metric_for_best", choices=METRICS, default="macro_f1", help="what is best (%(default)s)")
+    best = "what is best on dev; tuned: with fitted thresholds, which decision.json then has (%(default)s)"
+    group.add_argument("--metric_for_best", choices=METRICS, default="macro_f1", help=best)
     group.add_argument("--resume", action=FLAG, default=False, help="go on from <save_dir>_last, exactly (off)")
     group.add_argument("--save_minutes", type=non_negative_float, default=10, help="so often to <save_dir>_last (10)")
     group.add_argument("--logging_steps", type=positive_int, default=5, help="steps from line to line (%(default)s)")
@@ -113,6 +115,15 @@ def read_data(args):
         if file and labels_are_sound:
             with problems.collect():
                 rows[split] = read_rows(os.path.join(args.dataset_dir, file), labels, problems)
+    if args.metric_for_best in TUNED and "dev" in rows:
+        from tuning import FEWEST
+
+        count = min(len(rows["dev"]), args.max_dev_samples or len(rows["dev"]))
+        if count < FEWEST:
+            problems.add(
+                f"--metric_for_best {args.metric_for_best}: {count} dev rows are too few to fit thresholds to; give "
+                f"{FEWEST} or more, or --metric_for_best {args.metric_for_best.removeprefix('tuned_')}"
+            )
     problems.stop_if_any()
     logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
     for part in rows.values():

@@ -11,6 +11,7 @@ import numpy as np
 from metric import classification_report
 from thresholds import PSEUDO_ROWS, LabelCounts, gaps
 
+FEWEST = 50  # rows; below, folds say little
 OBJECTIVES = {
     "micro": "micro F1",
     "macro": "macro F1",
@@ -200,6 +201,20 @@ def _values(right, both, exact, weights, objective):
     micro = _ratio(2 * right.sum(axis=1), both.sum(axis=1))
     macro = _ratio(2 * right, both).mean(axis=1)
     return {"micro": micro, "macro": macro, "both": micro + macro}[objective]
+
+
+def draw_folds(gold, texts, seed, folds=5):
+    """Rows in as many parts, or one a distinct text where there are fewer, as `cross_fitted` wants them.
+
+    Each label is spread evenly over the parts, and rows of one text are in one of them (see `splitting`).
+    """
+    from splitting import stratified_split
+
+    texts = [texts[i] for i in range(len(texts))]
+    folds = min(folds, len(set(texts)))
+    if folds < 2:
+        return [np.arange(len(texts))]
+    return stratified_split(gold, texts, [1 / folds] * folds, seed)
 
 
 def cross_fitted(probabilities, gold, folds, fit, parents):

@@ -21,7 +21,6 @@ from decision import HIERARCHY  # noqa: E402
 from utils import describe, read_labels, read_rows  # noqa: E402
 
 OBJECTIVES = ("micro", "macro", "both", "exact")
-FEWEST = 50  # rows; below, folds say little
 
 
 def parse_args(argv=None):
@@ -141,6 +140,8 @@ def check_args(args, problems):
 def main(argv=None):
     args = parse_args(argv)
     prepare_environment()
+    from tuning import FEWEST
+
     problems = Problems()
     check_args(args, problems)
     rows = None
@@ -181,10 +182,8 @@ def choose(args, start, probabilities, gold, texts, labels):
     from dataclasses import replace
 
     import tuning
-    from splitting import stratified_split
 
-    folds = min(args.folds, len({texts[i] for i in range(len(texts))}))
-    parts = stratified_split(gold, [texts[i] for i in range(len(texts))], [1 / folds] * folds, args.seed)
+    parts = tuning.draw_folds(gold, texts, args.seed, args.folds)
     parents = labels.parents
     # Not the file's thresholds: they may have been fitted to these very rows, and would look better than they are.
     plain = replace(start, threshold=0.5, temperature=1.0)
@@ -206,7 +205,9 @@ def choose(args, start, probabilities, gold, texts, labels):
         if best is None or (gain[1] > 0, gain[0]) > (best[1][1] > 0, best[1][0]):
             best = decision, gain
     decision, (gain, low, high) = best
-    logger.info("The figures of fitted thresholds are those on rows of %d folds that they were not fitted to", folds)
+    logger.info(
+        "The figures of fitted thresholds are those on rows of %d folds that they were not fitted to", len(parts)
+    )
     if args.temperature:
         logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
                     *(tuning.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip

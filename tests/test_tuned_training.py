@@ -1,0 +1,133 @@
+"""`train.py --metric_for_best tuned_...`: the best checkpoint by dev F1 with fitted thresholds, which it then has."""
+
+import re
+import signal
+
+import numpy as np
+import pytest
+from conftest import lines_of, write_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train import compare, history, read_until, start
+
+import threshold
+import tuning
+from checkpoint import read_run
+from decision import Decision, sigmoid
+from thresholds import PSEUDO_ROWS, gaps
+
+NUMBER = r"0\.\d{5}"
+
+
+@pytest.fixture
+def enough(news):
+    """The data set with 60 dev rows."""
+    rows = lines_of(news / "train.txt")
+    write_lines(news / "dev.txt", rows[:60])
+    write_lines(news / "train.txt", rows[30:])  # some rows are in both, so that something is found
+    return news
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_the_best_checkpoint_and_its_decision(enough, train, run, learner, average):
+    flags = "--epochs 4 --learning_rate 1e-2 --batch_size 16 --test_file dev.txt --metric_for_best".split()
+    status, log, folder = train(enough, *flags, f"tuned_{average}_f1", "--model_name", learner)
+    assert status == 0
+    scores = history(folder)
+    tuned = re.findall(
+        rf"a threshold a label, fitted to other dev rows: micro f1 score: ({NUMBER}), macro f1 score: ({NUMBER})", log
+    )
+    assert tuned == [(f"{s['tuned_micro_f1']:.5f}", f"{s['tuned_macro_f1']:.5f}") for s in scores] and len(tuned) == 4
+    assert f"Final best tuned {average} f1 score" in log and "decision.json has a threshold a label" in log
+    best = max(scores, key=lambda s: s[f"tuned_{average}_f1"])
+    saved = read_run(str(folder))["progress"]
+    assert saved["best_score"] == best[f"tuned_{average}_f1"] > 0
+    decision = Decision.load(folder / "decision.json")
+    assert len(decision.threshold) == len(lines_of(enough / "label.txt")) and len(set(decision.threshold)) > 1
+
+    # Another way to the same figures: thresholds fitted anew to the same folds, and the test file as it is decided.
+    fit = ("--dataset_dir", enough, "--params_path", folder, "--device", "cpu", "--dry_run", "--mode", "per_label")
+    status, words = run(threshold.main, *fit, "--objective", average)
+    micro, macro = re.search(r"a threshold a label +micro P \S+ R \S+ F1 (\S+) \| macro F1 (\S+)", words).groups()
+    assert status == 0
+    assert [float(micro), float(macro)] == pytest.approx(
+        [100 * best["tuned_micro_f1"], 100 * best["tuned_macro_f1"]], abs=0.006
+    )
+    plain, _ = re.search(r"0\.5 +micro P \S+ R \S+ F1 (\S+) \| macro F1 (\S+)", words).groups()
+    assert float(plain) == pytest.approx(100 * best["micro_f1"], abs=0.006)  # the plain score is that of 0.5
+    test_score = float(re.search(rf"Test dataset size: 60, accuracy: {NUMBER}, micro f1 score: ({NUMBER})", log)[1])
+    assert test_score != pytest.approx(best["micro_f1"], abs=1e-4)  # decided by the thresholds, not by 0.5
+
+
+def test_killed_and_resumed(enough, train, tiny_model, tmp_path):
+    same = ("--epochs", 3, "--batch_size", 16, "--metric_for_best", "tuned_macro_f1")
+    expected = train(enough, *same, save_dir=tmp_path / "whole")
+    folder = tmp_path / "killed"
+    process = start(enough, tiny_model, folder, *same, "--save_minutes", 1e-9)
+    first = read_until(process, "global step 6,")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    status, log, _ = train(enough, *same, "--resume", save_dir=folder)
+    assert status == 0 and "going on at step" in log
+    compare(first + log, folder, expected)
+    decisions = [Decision.load(path / "decision.json").threshold for path in (folder, tmp_path / "whole")]
+    assert decisions[0] == pytest.approx(decisions[1], abs=1e-5)
+
+
+def test_too_few_rows_are_told_before_training(news, enough, train):
+    wanted = ("--metric_for_best", "tuned_micro_f1")
+    status, log, _ = train(enough, *wanted, "--max_dev_samples", 49)
+    assert status == 2 and "49 dev rows are too few to fit thresholds to; give 50 or more" in log
+    assert "--metric_for_best micro_f1" in log and "global step" not in log
+    write_lines(news / "dev.txt", ["没有标签的一行"] * 60)  # one text, no label: nothing to fit to, and no crash
+    status, log, folder = train(news, *wanted)
+    assert status == 0 and set(Decision.load(folder / "decision.json").threshold) == {0.5}
+
+
+# --------------------------------------------------------------------------------------------------- fitting is exact
+
+
+def every_gap(probabilities, gold, objective):
+    """`tuning.fit_each` without its shortcut: all gaps of all labels tried."""
+    start, size = tuning.fit_one(probabilities, gold, objective), gold.shape[1]
+    thresholds, total = np.full(size, start), gold.sum()
+    share = PSEUDO_ROWS / total if total else 0
+    for label in np.argsort(-gold.sum(axis=0), kind="stable"):
+        candidates, values = [*gaps(np.sort(probabilities[:, label])), start], []
+        for candidate in candidates:
+            tried = np.where(np.arange(size) == label, candidate, thresholds)
+            given, value = probabilities > tried, 0
+            if objective in ("micro", "both") and given.sum() + total:
+                value += 2 * (given & gold).sum() / (given.sum() + total)
+            if objective in ("macro", "both"):
+                pooled, held = probabilities > candidate, gold[:, label]
+                top = 2 * ((given[:, label] & held).sum() + share * (pooled & gold).sum())
+                bottom = given[:, label].sum() + held.sum() + share * (pooled.sum() + total)
+                value += top / bottom / size if bottom else 0
+            values.append(value)
+        best = np.flatnonzero(np.array(values) >= max(values) - 1e-12)
+        thresholds[label] = min((candidates[i] for i in best), key=lambda t: abs(t - start))
+    return np.clip(thresholds, 0, 1)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(["micro", "macro", "both"]), st.sampled_from([0.03, 0.1, 0.4]))
+def test_no_gap_that_is_left_out_is_better(seed, objective, share):
+    random = np.random.default_rng(seed)
+    gold = random.random((random.integers(1, 60), random.integers(1, 6))) < share
+    probabilities = sigmoid(np.where(gold, 1, -3) + random.normal(0, 1.5, gold.shape)).astype(np.float64)
+    if seed % 2:
+        probabilities = probabilities.round(1)  # ties
+    found = tuning.fit_each(probabilities, gold, objective)
+    assert found == pytest.approx(every_gap(probabilities, gold, objective), abs=1e-12)
+
+
+def test_folds_keep_a_text_together_and_every_row_once():
+    texts = [f"第{i // 2}行" for i in range(40)]
+    gold = np.eye(4, dtype=bool)[np.arange(40) // 2 % 4]
+    folds = tuning.draw_folds(gold, texts, 3)
+    assert sorted(np.concatenate(folds)) == list(range(40)) and len(folds) == 5
+    assert all({texts[i] for i in one}.isdisjoint({texts[i] for i in other}) for one in folds for other in folds
+               if one is not other)  # fmt: skip
+    assert [fold.tolist() for fold in tuning.draw_folds(gold[:2], ["一", "一"], 3)] == [[0, 1]]
