@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -116,7 +117,7 @@ class MilvusIndex:
         schema.add_field("labels", DataType.ARRAY, **names)
         schema.add_field("digests", DataType.VARCHAR, max_length=MOST_LABELS * len(_digests([""])))
         index = client.prepare_index_params()
-        index.add_index("vector", index_type=index_type, metric_type="COSINE", params=INDEX_TYPES[index_type][0])
+        index.add_index("vector", index_type, "vector", metric_type="COSINE", params=INDEX_TYPES[index_type][0])
         with _asked(uri, "make a collection"):
             # Strong: a search sees what was added and removed before it.
             client.create_collection(
@@ -154,9 +155,14 @@ class MilvusIndex:
             self._do("insert", rows, timeout=BUILD_TIMEOUT)
 
     def save(self):
-        """Has the server index what was added; without, it does so in its own time, and searches by comparing."""
+        """Has what was added indexed, and waits for it; without, Milvus does so later, and compares until then."""
+        end = time.monotonic() + BUILD_TIMEOUT
         with self._asked("index the entries"):
             self._do("flush", timeout=BUILD_TIMEOUT)
+            while self._do("describe_index", "vector", timeout=self._timeout)["pending_index_rows"]:
+                if time.monotonic() > end:
+                    raise IndexUnavailable(f"Milvus at {self.uri} has not indexed all after {BUILD_TIMEOUT:g} seconds")
+                time.sleep(0.2)
 
     def remove(self, label):
         with self._asked("remove a label"):

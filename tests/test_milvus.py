@@ -106,6 +106,18 @@ def test_every_type_of_index_finds_what_exact_search_finds(index, kind):
     assert milvus.search(queries[:1], 1).labels == [[("new",)]]
 
 
+def test_save_waits_until_all_is_indexed(index, monkeypatch):
+    one = index(48, "HNSW")
+    one.add(clusters(2000), [("a",)] * 2000)
+    one.save()
+    state = one._client.describe_index(one.collection, "vector")
+    assert state["indexed_rows"] == 2000 and state["pending_index_rows"] == 0
+    monkeypatch.setattr(one._client, "describe_index", lambda *args, **more: {"pending_index_rows": 3})
+    monkeypatch.setattr(milvus_index, "BUILD_TIMEOUT", 0.5)
+    with pytest.raises(IndexUnavailable, match="not indexed all after 0.5 seconds"):
+        one.save()
+
+
 def test_label_names_cannot_break_out_of_a_filter(index):
     names = [*HOSTILE, '") or id > 0 or array_contains(labels, "', "{name}", "\\", '\\"', "'", "\x00", "\n"]
     one = index(len(names), "FLAT")
