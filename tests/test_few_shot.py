@@ -320,7 +320,10 @@ def weights_of(folder):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, tmp_path, monkeypatch):
     steps = ("--do_train", "--eval_steps", "2", "--prompt", PROMPTS["soft"], "--logging_steps", "1")
+    shuffle, drawn = prompt_training.shuffled_batches, []
+    monkeypatch.setattr(prompt_training, "shuffled_batches", lambda *args: drawn.append(args[2]) or shuffle(*args))
     assert tune(*steps)[0] == 0
+    assert drawn == [[3, 0], [3, 1]]  # seed and epoch
     whole = weights_of(tmp_path / "out")
     (tmp_path / "out" / "run.json").rename(tmp_path / "run.json")
     shutil.rmtree(tmp_path / "out")
@@ -340,7 +343,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, tmp_path, monkeypa
     monkeypatch.setattr(prompt_training, "score", real)
     status, log = tune(*steps, "--resume_from_checkpoint", last, "--learning_rate", "1e-2")
     assert status == 2 and "--learning_rate was 3e-05, is 0.01" in log
+    drawn.clear()
     status, log = tune(*steps, "--resume_from_checkpoint", last)
+    assert drawn == [[3, 1]]
     assert status == 0 and "global step 4," not in log and "global step 5," in log, log
     again = weights_of(tmp_path / "out")
     assert whole.keys() == again.keys() and not last.exists()
