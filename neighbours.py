@@ -23,14 +23,15 @@ class Neighbours:
     corpus: float array [rows, width], kept as it is.
     index: whether to search by an index; by default, above `EXACT_ROWS` rows where hnswlib is installed.
     seed: of the index' layers.
+    threads: of making an index; several are faster, and make one that the seed does not fix. -1: as many as cores.
     deleted: row numbers that are not found, an int array.
     file: an index of this corpus that `save` wrote with these deleted, in place of a new one.
     Raises:
         UserError: the file is no index of so many vectors of this width.
     """
 
-    def __init__(self, corpus, index=None, seed=3, deleted=(), file=None):
-        self._corpus, self._wanted, self._seed = corpus, index, seed
+    def __init__(self, corpus, index=None, seed=3, threads=1, deleted=(), file=None):
+        self._corpus, self._wanted, self._seed, self._threads = corpus, index, seed, threads
         self._inverse = np.zeros(0)
         self._deleted = np.zeros(len(corpus), bool)
         self._deleted[np.asarray(deleted, np.int64)] = True
@@ -45,7 +46,7 @@ class Neighbours:
     def _index_if_wanted(self):
         count = len(self._corpus)
         if self._index is None and (_wants_index(count) if self._wanted is None else self._wanted):
-            self._index = _build(self._corpus, self._seed)
+            self._index = _build(self._corpus, self._seed, self._threads)
             self._mark(np.flatnonzero(self._deleted))
 
     def extend(self, corpus):
@@ -55,7 +56,7 @@ class Neighbours:
         self._deleted = np.concatenate([self._deleted, np.zeros(len(corpus) - new, bool)])
         if self._index is not None:
             self._index.resize_index(len(corpus))
-            self._index.add_items(corpus[new:], num_threads=1)
+            self._index.add_items(corpus[new:], num_threads=self._threads)
         self._index_if_wanted()
 
     def delete(self, rows):
@@ -142,13 +143,13 @@ def _has_hnswlib(count):
     return True
 
 
-def _build(corpus, seed):
+def _build(corpus, seed, threads):
     import hnswlib
 
     logger.info("Making an index of %d rows", len(corpus))
     index = hnswlib.Index(space="cosine", dim=corpus.shape[1])
     index.init_index(len(corpus), M=LINKS, ef_construction=EF_CONSTRUCTION, random_seed=seed)
-    index.add_items(corpus, num_threads=1)  # several would make a graph that the seed does not fix
+    index.add_items(corpus, num_threads=threads)
     return index
 
 

@@ -114,7 +114,7 @@ class EmbeddedIndex:
         self._ids = {name: i for i, name in enumerate(names)}
         # An empty array makes no graph.
         graph = self._graph if len(vectors) else False
-        self._neighbours = Neighbours(vectors, graph, deleted=np.flatnonzero(counts == 0), file=file)
+        self._neighbours = Neighbours(vectors, graph, threads=-1, deleted=np.flatnonzero(counts == 0), file=file)
 
     def __len__(self):
         return int((self._counts > 0).sum())

@@ -1,6 +1,6 @@
 """The index of the retrieval road: hnswlib in the bundle and Milvus Lite, beside comparing with every vector.
 
-    python benchmarks/index.py                                   # 200,000 vectors of 768 numbers, random and clustered
+    python benchmarks/index.py                                   # 100,000 vectors of 768 numbers, random and clustered
     python benchmarks/index.py --count 1000000 --sets clustered
     python benchmarks/index.py --count 20000 --sides exact hnswlib "milvus HNSW" "milvus IVF_FLAT" "milvus FLAT"
 
@@ -35,7 +35,7 @@ K, ONE_BY_ONE = 10, 20  # neighbours; seconds that queries are asked one by one
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200_000, help="vectors (%(default)s)")
+    parser.add_argument("--count", type=int, default=100_000, help="vectors (%(default)s)")
     parser.add_argument("--width", type=int, default=768, help="numbers of a vector (%(default)s)")
     parser.add_argument("--queries", type=int, default=512, help="(%(default)s)")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="(both)")

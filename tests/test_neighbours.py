@@ -101,7 +101,7 @@ def test_the_index_finds_what_exact_search_finds():
 
 def test_an_index_above_100_000_rows(monkeypatch):
     built = []
-    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed: built.append(len(corpus)))
+    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed, threads: built.append(len(corpus)))
     monkeypatch.setattr(neighbours.importlib.util, "find_spec", lambda name: name)
     corpus = np.ones((100_001, 1), np.float32)
     Neighbours(corpus[:-1])
@@ -134,7 +134,7 @@ def test_what_the_graph_does_not_reach_is_found_by_comparing(monkeypatch):
         def knn_query(self, queries, k):
             raise RuntimeError("Cannot return the results in a contiguous 2D array. Probably ef or M is too small")
 
-    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed: Torn())
+    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed, threads: Torn())
     corpus = clusters(100)
     torn, exact = (Neighbours(corpus, index).search(corpus, 90) for index in (True, False))
     assert (torn[1] == exact[1]).all() and (torn[0] == exact[0]).all()

@@ -162,7 +162,7 @@ def test_recall_stays_after_a_third_is_removed_and_as_much_added(tmp_path):
 def test_a_graph_is_kept_while_few_are_removed_and_made_anew_when_many_are(monkeypatch):
     built = []
     build = neighbours._build
-    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed: built.append(len(corpus)) or build(corpus, seed))
+    monkeypatch.setattr(neighbours, "_build", lambda corpus, *how: built.append(len(corpus)) or build(corpus, *how))
     index = EmbeddedIndex(48, True)
     index.add(clusters(100), [(f"{i % 10}",) for i in range(100)])
     assert index.remove("0") == 10 and index.remove("1") == 10 and built == [100]
