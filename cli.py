@@ -146,6 +146,14 @@ def share(text):
     return _number(text, float, 0, below=1)
 
 
+def boolean(text):
+    """argparse type: what older commands have after a flag that is on or off."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text}")
+    return values[text.lower()]
+
+
 def _number(text, kind, least, below=float("inf")):
     value = kind(text)  # argparse words the ValueError
     if not least <= value < below:

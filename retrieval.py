@@ -64,6 +64,9 @@ def default_decision(labels, rows=None):
     """How a new model's scores become labels, as the older suite did it: flat labels are those above the threshold, of
     a hierarchy the nearest path is taken. Training rows (`Rows`) say it better: where nine of ten have one path, the
     nearest path or label is taken, else all above the threshold; and never fewer labels than the row with the fewest.
+
+    Of paths that all pass, that with the highest sum of log-odds over its labels is taken (`one_per_level`). It is the
+    nearest where paths are equally deep; a deeper one may win that is a little farther.
     """
     single, least = labels.hierarchical, 0
     if rows is not None:

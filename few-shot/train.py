@@ -18,21 +18,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
 
-from cli import UserError, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from cli import UserError, boolean, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
 from compat import prepare_environment, use_old_ir  # noqa: E402
 from prompt_data import EXPORT, read_all, texts_of  # noqa: E402
 from prompting import make_task  # noqa: E402
 
 METRICS = ("macro_f1_score", "micro_f1_score")
 PREDICTIONS = "predictions.txt"
-
-
-def boolean(text):
-    """argparse type: what PaddleNLP's trainer takes after a flag that is on or off."""
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"expected true or false, not {text}")
-    return values[text.lower()]
 
 
 def parse_args(argv=None):

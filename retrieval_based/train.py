@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 from cli import (  # noqa: E402
     Problems,
     UserError,
+    boolean,
     command,
     logger,
     non_negative_float,
@@ -45,7 +46,10 @@ def parse_args(argv=None):
     group.add_argument("--train_set_file", default="./data/train.txt", help="training rows (%(default)s)")
     group.add_argument("--corpus_file", default="./data/label.txt", help="all labels, one a line (%(default)s)")
     group.add_argument(
-        "--similar_text_pair_file", default="./data/dev.txt", help="rows that choose the best checkpoint (%(default)s)"
+        "--similar_text_pair_file",
+        "--similar_text_pair",
+        default="./data/dev.txt",
+        help="rows that choose the best checkpoint (%(default)s)",
     )
     group.add_argument("--max_seq_length", type=positive_int, default=512, help="tokens of a text (%(default)s)")
 
@@ -72,7 +76,10 @@ def parse_args(argv=None):
     group.add_argument("--seed", type=non_negative_int, default=1000, help="of head, dropout, order (%(default)s)")
 
     group = parser.add_argument_group("evaluation, after each epoch")
-    group.add_argument("--evaluate", action=FLAG, default=True, help="score dev and keep the best checkpoint (on)")
+    group.add_argument(
+        "--evaluate", type=boolean, nargs="?", const=True, default=True, help="score dev, keep the best checkpoint (on)"
+    )
+    group.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="keep the latest checkpoint (off)")
     group.add_argument("--recall_num", type=positive_int, default=50, help="nearest labels of a text (%(default)s)")
     group.add_argument(
         "--threshold", type=share, help="of a label's cosine, saved in decision.json (fitted on the dev rows; else 0.5)"
@@ -88,6 +95,11 @@ def parse_args(argv=None):
         "--save_steps", type=positive_int, default=10000, help="with --no-evaluate, steps to the next (%(default)s)"
     )
     group.add_argument("--log_steps", type=positive_int, default=10, help="steps from line to line (%(default)s)")
+    older = parser.add_argument_group("of older commands, not needed: nothing is read from them")
+    for name in ("recall_result_dir", "recall_result_file", "evaluate_result"):
+        older.add_argument(f"--{name}", help="what is found is scored at once; recall.py writes it (none)")
+    for name in ("hnsw_m", "hnsw_ef", "hnsw_max_elements"):
+        older.add_argument(f"--{name}", type=int, help="labels are compared one by one (none)")
     return parser.parse_args(argv)
 
 

@@ -37,6 +37,15 @@ CONTRACT = {  # flag: default, as the older suite has them; threshold is fitted 
 }  # fmt: skip
 
 
+def test_commands_of_the_older_suite_are_understood():
+    older = "--similar_text_pair dev.txt --evaluate False --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 1000000"
+    older += " --recall_result_dir results --recall_result_file recall_result.txt --evaluate_result evaluate_result.txt"
+    args = script.parse_args(older.split())
+    assert args.similar_text_pair_file == "dev.txt" and args.evaluate is False
+    assert script.parse_args(["--evaluate", "True"]).evaluate and script.parse_args(["--evaluate"]).evaluate
+    assert not script.parse_args(["--no-evaluate"]).evaluate
+
+
 def files_of(dataset):
     files = {"train_set_file": "train.txt", "corpus_file": "label.txt", "similar_text_pair_file": "dev.txt"}
     return [f"--{flag}={dataset / name}" for flag, name in files.items()]
