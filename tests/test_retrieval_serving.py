@@ -13,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from browser import assert_sound, chromium
 from conftest import ROOT, command_line, lines_of, write_lines
 from retrieval_bundles import put_index
+from selenium.webdriver.common.by import By
 from serving import serving
 from starlette.testclient import TestClient
+from test_serving_page import Page
 
 import client
 import lookup
@@ -172,6 +175,26 @@ def test_the_schema_is_the_truth(retrieval, tmp_path):
     assert "failed:" not in log and f"POST {ROUTE} 200" in log and f"POST {ROUTE} 422" in log
 
 
+@pytest.mark.parametrize(("task", "width"), [("news", 400), ("reviews", 1280)])
+def test_the_page(retrieval, tmp_path, task, width):
+    ours = open_predictor(str(retrieval[task, "rows"]), num_threads=1)
+    with serving(retrieval[task, "rows"], tmp_path / "log") as one, chromium(width) as driver:
+        page = Page(driver, f"http://127.0.0.1:{one.port}/")
+        assert page["about"].text.endswith(f"· {ROUTE}")
+        shown = page.ask("\n".join(TEXTS[:4]))
+        for rows, (names, scores) in zip(shown, ours.predict(TEXTS[:4]), strict=True):
+            percents = {name: f"{100 * score:.1f}%" for name, score in zip(names, scores)}
+            assert {path: percent for path, percent, _ in rows} == percents
+            assert all(level == (f"level {path.count('##') + 1}" if task == "news" else "") for path, _, level in rows)
+        assert_sound(driver)
+        page.ask("足球")
+        page.threshold(0)
+        assert_sound(driver)
+        titles = {one.get_attribute("title") for one in driver.find_elements(By.CSS_SELECTOR, ".percent")}
+        assert titles == {"score"}
+        assert page.threshold(1) == [[]]
+
+
 # ------------------------------------------------------------------------------------------------ an index that changes
 
 
@@ -320,6 +343,8 @@ def test_after_a_failure_nobody_waits_until_the_index_answers_again(looking, cap
     with pytest.raises(Unavailable):  # it does not reach the index
         asyncio.run(one.run(lambda: setattr(never, "called", True)))
     assert not never.called
+    asked = index.asked
+    wait_until(lambda: index.asked > asked + 3)
     index.fault = None
     wait_until(lambda: one.answers)
     assert asyncio.run(one.run(index.probabilities_of, 7)) == 7
@@ -340,6 +365,26 @@ def test_an_index_in_memory_is_not_asked_for_nothing(looking):
     index, one = looking(look=0.01, kind="embedded")
     time.sleep(0.3)
     assert index.asked == 0 and one.answers
+
+
+def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
+    """Else labels of one change could stand beside the index of the next."""
+    manifest, read = tmp_path / "manifest.json", []
+    manifest.write_text("{}", encoding="utf-8")
+    index, one = looking(look=0.05, kind="embedded")
+    half, whole = Index(tmp_path), Index(tmp_path)
+    half.labels = whole.labels = index.labels = SimpleNamespace(names=["a"])
+
+    def reopened():
+        read.append(len(read))
+        if len(read) == 1:
+            manifest.write_text('{"changed": "again"}', encoding="utf-8")
+            return half
+        return whole
+
+    index.reopened = half.reopened = reopened
+    wait_until(lambda: one.predictor is not index)
+    assert one.predictor is whole and len(read) == 2 and half.asked == whole.asked == 1
 
 
 def test_who_would_wait_too_long_for_a_search_is_refused(looking):
@@ -396,6 +441,18 @@ def test_a_slow_search_holds_nobody_else_up(serve, monkeypatch):
         assert late.result().status_code == 504
         go.set()
     assert ask(one, "足球").status_code == 200
+
+
+def test_while_the_index_is_down_no_request_reaches_the_model(serve):
+    one = serve(("news", "labels"))
+    service_of(one).lookup.answers = False
+    answer = ask(one, "足球")
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+    assert answer.json() == {"detail": "the index of labels does not answer; try again in 5 s"}
+    assert one.get("/health/ready").status_code == 503 and one.get("/health/live").status_code == 200
+    service_of(one).lookup.answers = True
+    assert ask(one, "足球").status_code == 200 and one.get("/health/ready").status_code == 200
+    assert "text_cls_batch_texts_count 1.0" in one.get("/metrics").text
 
 
 # ------------------------------------------------------------------------------------------------------ a real Milvus
