@@ -33,7 +33,6 @@ SETS = {  # folder, the file that is scored, epochs
 MODEL = "--hidden_size 128 --num_hidden_layers 1 --num_attention_heads 4 --intermediate_size 256 --dropout 0.1"
 TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --output_emb_size 0"
 CUTOFFS = (1, 5, 10, 20)
-NEIGHBOURS = {"labels": 50, "rows": 20}  # entries that a text is compared with
 
 
 def parse_args(argv=None):
@@ -77,7 +76,7 @@ def scores(dataset, file, checkpoint):
     from cli import Problems
     from encoder import open_encoder
     from metric import classification_report, recall_at
-    from retrieval import deepest, default_decision, label_entries, label_scores
+    from retrieval import NEIGHBOURS, VOTERS, deepest, label_entries, label_scores, row_entries, vote_decision
     from utils import read_rows
     from vector_index import EmbeddedIndex
 
@@ -88,18 +87,16 @@ def scores(dataset, file, checkpoint):
     gold, ends = rows.multi_hot(len(labels)), np.zeros((len(rows), len(labels)), dtype=bool)
     for i in range(len(rows)):
         ends[i, deepest(rows.labels_of(i), labels.parents)] = True
-    labelled = [i for i in range(len(train)) if len(train.labels_of(i))]
-    sets = [tuple(labels.names[k] for k in train.labels_of(i)) for i in labelled]
     corpora = {
-        "labels": (*label_entries(labels, encoder.corpus), encoder.decision),
-        "rows": ([train.texts[i] for i in labelled], sets, default_decision(labels, train)),
+        "labels": (*label_entries(labels, encoder.corpus), encoder.decision, NEIGHBOURS),
+        "rows": (*row_entries(train, labels), vote_decision(encoder.decision), VOTERS),
     }
     queries, figures = encoder.embed(rows.texts), {}
-    for corpus, (texts, names, decision) in corpora.items():
+    for corpus, (texts, names, decision, k) in corpora.items():
         vectors = encoder.embed(texts)
         index = EmbeddedIndex(vectors.shape[1])
         index.add(vectors, names)
-        found = index.search(queries, NEIGHBOURS[corpus])
+        found = index.search(queries, k)
         if corpus == "labels":
             ids = np.array([[labels.index[name] for (name,) in row] for row in found.labels])
             figures |= {f"recall@{n}": 100 * value for n, value in recall_at(ends, ids, CUTOFFS).items()}
