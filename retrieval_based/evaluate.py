@@ -8,9 +8,11 @@ The first scores what recall.py wrote, the others look up by themselves. A line 
 """
 
 import argparse
+import math
 import os
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -50,52 +52,44 @@ def parse_args(argv=None):
 
 def read_result(path, rows, labels, problems):
     """The file of recall.py for the texts of `rows`, as `vector_index.Found`. What is wrong goes to `problems`."""
-    entries, tuples, texts, starts = [], {}, [], []
+    stretches, tuples = [], {}  # (text, first line, entries) of the lines with one text behind each other
     for number, line in read_lines(path):
-        columns = line.split("\t")
         try:
-            text, names, cosine = columns
-            entries.append((tuples.setdefault(names, tuple(names.split(","))), float(cosine)))
+            text, names, cosine = line.split("\t")
+            cosine = float(cosine)
         except ValueError:
+            cosine = math.nan
+        if not math.isfinite(cosine):
             problems.add(f"{path}:{number}: a line is text<TAB>label,label<TAB>cosine, as recall.py writes it")
             continue
-        if not texts or text != texts[-1]:
-            texts.append(text)
-            starts.append((len(entries) - 1, number))
-    for name in {name for names in tuples.values() for name in names} - set(labels.index):
+        if not stretches or stretches[-1][0] != text:
+            stretches.append((text, number, []))
+        stretches[-1][2].append((tuples.setdefault(names, tuple(names.split(","))), cosine))
+    for name in sorted({name for names in tuples.values() for name in names} - set(labels.index)):
         problems.add(f"{path}: label {name!r} is not in the label file; name the one of the corpus, --label_path")
     problems.stop_if_any()
-    return _found(path, rows, entries, texts, starts)
-
-
-def _found(path, rows, entries, texts, starts):
-    """The entries by row. Rows of the same text that follow each other have each as many of that text's entries.
-
-    texts: of the file, each once where it repeats; starts: (number of its first entry, line) of each.
-    """
-    remedy = f"it is not the result of {rows.path}; look up anew: recall.py --similar_text_pair_file {rows.path}"
-    repeats = []  # [text, rows]
-    for text in rows.texts:
-        if repeats and repeats[-1][0] == text:
-            repeats[-1][1] += 1
-        else:
-            repeats.append([text, 1])
-    for (wanted, _), text, (_, line) in zip(repeats, texts, starts):
-        if wanted != text:
-            raise UserError(f"{path}:{line}: {text[:30]!r}, where {wanted[:30]!r} is next in the rows; {remedy}")
-    if len(texts) != len(repeats):
-        raise UserError(f"{path}: texts of {len(texts)} rows, while {rows.path} has {len(repeats)}; {remedy}")
-    ends = [*(start for start, _ in starts[1:]), len(entries)]
-    parts = []
-    for (text, count), (start, line), end in zip(repeats, starts, ends):
-        each, rest = divmod(end - start, count)
-        if rest:
-            raise UserError(f"{path}:{line}: {end - start} entries for {count} rows of {text[:30]!r}; {remedy}")
-        parts += [entries[start + i * each : start + (i + 1) * each] for i in range(count)]
+    parts = _by_row(path, rows, stretches)
     k = max(map(len, parts))
     parts = [part + [((), MISSING)] * (k - len(part)) for part in parts]
     cosines = np.array([[cosine for _, cosine in part] for part in parts], np.float32)
     return Found(cosines, [[names for names, _ in part] for part in parts])
+
+
+def _by_row(path, rows, stretches):
+    """The entries of each row. Rows of one text behind each other have as many of its entries each."""
+    remedy = f"it is not the result of {rows.path}; look up anew: recall.py --similar_text_pair_file {rows.path}"
+    parts, repeats = [], [(text, len(list(same))) for text, same in groupby(rows.texts)]
+    for (wanted, count), (text, line, entries) in zip(repeats, stretches):
+        if wanted != text:
+            raise UserError(f"{path}:{line}: {text[:30]!r}, where {wanted[:30]!r} is next in the rows; {remedy}")
+        each, rest = divmod(len(entries), count)
+        if rest:
+            raise UserError(f"{path}:{line}: {len(entries)} entries for {count} rows of {text[:30]!r}; {remedy}")
+        parts += [entries[i * each : (i + 1) * each] for i in range(count)]
+    if len(repeats) != len(stretches):
+        what = "more texts than" if len(stretches) > len(repeats) else "not all texts of"
+        raise UserError(f"{path}: {what} {rows.path}; {remedy}")
+    return parts
 
 
 def joined(parts):

@@ -70,7 +70,8 @@ def read_corpus(args, encoder, problems):
     """The `Corpus` of --corpus_file, or of the model. What is wrong with it, or with --vote, goes to `problems`."""
     path, labels, decision = args.corpus_file, encoder.labels, encoder.decision
     if path is None and encoder.predictor:
-        encoder.predictor.index  # noqa: B018  opened now, so that what is wrong with it is told in time
+        with problems.collect():
+            encoder.predictor.index  # noqa: B018  opened now, so that what is wrong with it is told in time
         of_rows = encoder.predictor.bundle.manifest["corpus"] == "rows"
         corpus = Corpus("the bundle's index", labels, decision, of_rows)
     elif path is None:

@@ -114,6 +114,9 @@ SCRIPTS += ("export_model.py", "prune.py", "deploy/predictor/infer.py")
 SCRIPTS += ("deploy/triton_serving/build_repository.py", "deploy/triton_serving/seqcls_grpc_client.py")
 SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py", "deploy/simple_serving/client.py")
 SCRIPTS += ("few-shot/train.py", "few-shot/infer.py")
+SCRIPTS += tuple(
+    f"retrieval_based/{name}.py" for name in ("train", "recall", "evaluate", "predict", "export_model", "index")
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

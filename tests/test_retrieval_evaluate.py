@@ -267,16 +267,30 @@ def test_faults_of_the_result_file(run, work):
     good = lines_of(work / "result.txt")
     assert "result.txt:2: a line is text<TAB>label,label<TAB>cosine" in answer([good[0], "体育\t0.5", *good[2:]])
     assert "result.txt:1: a line is" in answer(["梅西\t体育\tnear", *good[1:]])
+    assert "result.txt:1: a line is" in answer(["梅西\t体育\tnan", *good[1:]])
+    assert "label '' is not in the label file" in answer(["梅西\t\t0.5", *good[1:]])
     log = answer([line.replace("体育##足球", "体育##足毬") for line in good])
     assert "label '体育##足毬' is not in the label file" in log and "--label_path" in log
     log = answer(good[2:])
     assert "'大盘', where '梅西' is next in the rows" in log and "look up anew: recall.py" in log
-    assert "texts of 4 rows, while" in answer(good[:-2])
-    assert "texts of 0 rows" in answer([])
+    assert "not all texts of" in answer(good[:-2]) and "not all texts of" in answer([])
+    assert "more texts than" in answer([*good, "西甲\t体育\t0.5"])
     twice = write_case(work, ["a\tx", "a\tx"], [[("x", 1), ("y", 1)], [("x", 1)]], ["x", "y"])
     status, log = run(script.main, *twice)
     assert status == 2 and "3 entries for 2 rows of 'a'" in log
     assert not (work / "result.tsv").exists()
+
+
+def test_recall_keeps_what_it_reads(run, encoders, work):
+    dataset, model = encoders["news"]
+    shutil.copy(dataset / "dev.txt", work)
+    where = ["--similar_text_pair", work / "dev.txt", "--params_path", model, "--device", "cpu"]
+    status, log = run(recall.main, *where, "--recall_result_dir", work, "--recall_result_file", "dev.txt")
+    assert status == 2 and "this file is read, too, and would be lost" in log
+    assert lines_of(work / "dev.txt") == lines_of(dataset / "dev.txt")
+    older = "--model_name_or_path x --output_emb_size 0 --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 9".split()
+    status, log = run(recall.main, *where, *older, "--recall_num", "2")
+    assert status == 0 and "120 entries near to 60 texts" in log
 
 
 def test_faults_of_arguments_and_data_are_told_together(run, encoders, work):

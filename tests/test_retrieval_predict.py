@@ -91,6 +91,7 @@ def test_the_votes_of_training_rows(predict, encoders, task):
     status, log, rows = predict(task, *flags[:4], "--scores")  # without --threshold: by most of the votes
     assert "those with more than half of the votes are given" in log
     assert rows == predict(task, *flags[:4], "--scores", "--threshold", "0.5")[2]
+    assert "The 20 nearest of" in predict(task, *flags[:2])[1]
     _, log, nearest = predict(task, *flags, "--hierarchy", "closure", "--scores", "--no-vote")
     assert "are looked at" in log and nearest != written
 
@@ -137,6 +138,23 @@ def test_a_new_label_needs_no_training(predict, encoders, tmp_path):
     status, log, rows = predict("news", "--corpus_file", tmp_path / "label.txt", "--scores", model=copy)
     same = predict("news", "--scores", model=copy)[2]
     assert status == 0 and [sorted(row[1].split(",")) for row in rows] == [sorted(row[1].split(",")) for row in same]
+
+
+def test_inner_labels_that_training_rows_stop_at_have_entries(predict, encoders, tmp_path):
+    """They are known from the checkpoint alone, with its own labels as corpus and with a label file."""
+    dataset, model = encoders["news"]
+    names = lines_of(dataset / "label.txt")
+    leaves = [name for name in names if not any(other.startswith(f"{name}##") for other in names)]
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    run = json.loads((copy / "run.json").read_text(encoding="utf-8"))
+    run["corpus"] = [*run["corpus"], "体育赛事"]
+    (copy / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    for flags in ((), ("--corpus_file", dataset / "label.txt")):
+        flags = (*flags, "--recall_num", "1", "--hierarchy", "closure", "--threshold", "0.99", "--min_k", "0")
+        status, log, rows = predict("news", *flags, texts=["体育赛事"], model=copy)
+        assert status == 0 and f"of {len(leaves) + 1} entries" in log and rows == [["体育赛事", "体育赛事"]]
+        assert f"of {len(leaves)} entries" in predict("news", *flags, texts=["体育赛事"])[1]
 
 
 def test_windows_do_not_show(predict, monkeypatch):
