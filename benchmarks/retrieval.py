@@ -26,9 +26,9 @@ DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / 
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(ROOT / "retrieval_based")]
 
 SETS = {  # folder, the file that is scored, epochs
-    "duee": (DATA / "duee", "dev.txt", 6),
-    "data": (ROOT / "data", "test.txt", 16),
-    "multi_label": (ROOT / "data" / "multi_label", "test.txt", 16),
+    "duee": (DATA / "duee", "dev.txt", 5),
+    "data": (ROOT / "data", "test.txt", 10),
+    "multi_label": (ROOT / "data" / "multi_label", "test.txt", 10),
 }
 MODEL = "--hidden_size 128 --num_hidden_layers 1 --num_attention_heads 4 --intermediate_size 256 --dropout 0.1"
 TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --output_emb_size 0"
@@ -39,7 +39,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="(all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
-    parser.add_argument("--epochs", type=int, help="(6 for duee, 16 for the examples)")
+    parser.add_argument("--epochs", type=int, help="(5 for duee, 10 for the examples)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     parser.add_argument("--training", default=TRAINING, help="flags of retrieval_based/train.py (%(default)s)")
     return parser.parse_args(argv)
