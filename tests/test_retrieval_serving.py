@@ -298,7 +298,7 @@ class Index:
     """A predictor's stand-in, whose index does what a test says."""
 
     def __init__(self, folder, kind="milvus"):
-        self.fault, self.asked = None, 0
+        self.fault, self.asked, self.labels = None, 0, SimpleNamespace(names=["a"])
         self.columns, self.bundle = 2, SimpleNamespace(folder=str(folder), manifest={"index": {"kind": kind}})
 
     def probabilities_of(self, outputs):
@@ -373,7 +373,6 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
     manifest.write_text("{}", encoding="utf-8")
     index, one = looking(look=0.05, kind="embedded")
     half, whole = Index(tmp_path), Index(tmp_path)
-    half.labels = whole.labels = index.labels = SimpleNamespace(names=["a"])
 
     def reopened():
         read.append(len(read))
@@ -385,6 +384,23 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
     index.reopened = half.reopened = reopened
     wait_until(lambda: one.predictor is not index)
     assert one.predictor is whole and len(read) == 2 and half.asked == whole.asked == 1
+
+
+def test_a_change_that_a_lost_index_kept_from_being_read_is_read_later(looking, tmp_path, capfd):
+    set_up_log()
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    index, one = looking(look=0.05)
+    whole, tries = Index(tmp_path), []
+
+    def reopened():
+        tries.append(1)
+        if len(tries) < 4:
+            raise IndexUnavailable("Milvus at http://host:19530 does not answer")
+        return whole
+
+    index.reopened = reopened
+    wait_until(lambda: one.predictor is whole)
+    assert len(tries) == 4 and capfd.readouterr().err.count("is not taken up") == 1  # told once
 
 
 def test_who_would_wait_too_long_for_a_search_is_refused(looking):
