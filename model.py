@@ -164,8 +164,9 @@ def _download_message(name, cache, error, loader, flag):
                 url = urls[name]
                 files.append((url, "model_state.pdparams" if kind == "model_state" else os.path.basename(url)))
     reason = str(error.__context__ or error).strip().splitlines()[0]
+    meant = "" if name in MODEL_NAMES else closest(name, MODEL_NAMES)
     lines = [
-        f"{flag} {name}: it is not on this machine and could not be downloaded{closest(name, MODEL_NAMES)}",
+        f"{flag} {name}: it is not on this machine and could not be downloaded{meant}",
         f"  reason: {reason}",
         "  remedy: on a machine that reaches the internet and has PaddleNLP, run",
         f'    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
@@ -177,10 +178,8 @@ def _download_message(name, cache, error, loader, flag):
         lines += [f"    {url} as {file}" for url, file in files]
     if not name.startswith("ernie"):
         lines.append(f"  names of the guide: {', '.join(MODEL_NAMES)}")
-    if loader == "AutoModel":
-        lines.append(
-            "  to try the pipeline without any: python data/make_tiny_model.py, then --model_name data/tiny-ernie"
-        )
+    tiny = {"AutoModel": "make_tiny_model.py", "AutoModelForMaskedLM": "make_tiny_model.py --masked_lm"}[loader]
+    lines.append(f"  to try the pipeline without any: python data/{tiny}, then {flag} data/tiny-ernie")
     return "\n".join(lines)
 
 
