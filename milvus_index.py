@@ -76,12 +76,13 @@ class MilvusIndex:
             environment variable MILVUS_TOKEN.
         collection: its name.
         timeout: seconds that connecting and searching may take.
+        load: whether to wait until the server has it in memory; if not, the first search does.
     Raises:
         IndexUnavailable: the server does not answer, or refuses; the text says what to do. Every method may raise it.
         UserError: there is no such collection, or it is none of ours.
     """
 
-    def __init__(self, uri, collection, timeout=TIMEOUT):
+    def __init__(self, uri, collection, timeout=TIMEOUT, load=True):
         self.uri, self.collection, self._timeout = uri, collection, timeout
         if uri.endswith(".db") and not os.path.exists(uri):  # Milvus Lite would make an empty one
             raise UserError(f"{uri}: there is no such file; build the index: python retrieval_based/index.py build")
@@ -98,11 +99,12 @@ class MilvusIndex:
             self.width = int(fields["vector"]["dim"])
             kind = self._client.describe_index(collection, "vector", timeout=timeout)["index_type"]
             self._search_params = INDEX_TYPES.get(kind, INDEX_TYPES["AUTOINDEX"])[1]
-            self._client.load_collection(collection, timeout=BUILD_TIMEOUT)
+            if load:
+                self._client.load_collection(collection, timeout=BUILD_TIMEOUT)
 
     @classmethod
     def create(cls, uri, collection, width, index_type="HNSW", timeout=TIMEOUT):
-        """A new, empty collection of vectors of a width.
+        """A new, empty collection of vectors of a width. Fill it by `add`, then `save` it.
 
         Args:
             index_type: a key of `INDEX_TYPES`.
@@ -123,7 +125,10 @@ class MilvusIndex:
             client.create_collection(
                 collection, schema=schema, index_params=index, consistency_level="Strong", timeout=timeout
             )
-        return cls(uri, collection, timeout)
+            # Milvus Lite indexes what a loaded collection is given in a thread of its own, and does not tell when it is
+            # through; of one that is not loaded it is when that is loaded.
+            client.release_collection(collection, timeout=timeout)
+        return cls(uri, collection, timeout, load=False)
 
     def __len__(self):
         with self._asked("count the entries"):
@@ -163,6 +168,7 @@ class MilvusIndex:
                 if time.monotonic() > end:
                     raise IndexUnavailable(f"Milvus at {self.uri} has not indexed all after {BUILD_TIMEOUT:g} seconds")
                 time.sleep(0.2)
+            self._client.load_collection(self.collection, timeout=BUILD_TIMEOUT)
 
     def remove(self, label):
         with self._asked("remove a label"):

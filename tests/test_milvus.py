@@ -106,12 +106,16 @@ def test_every_type_of_index_finds_what_exact_search_finds(index, kind):
     assert milvus.search(queries[:1], 1).labels == [[("new",)]]
 
 
-def test_save_waits_until_all_is_indexed(index, monkeypatch):
+def test_save_waits_until_all_is_indexed(index, file, monkeypatch):
+    from milvus_lite import server_manager_instance
+
     one = index(48, "HNSW")
     one.add(clusters(2000), [("a",)] * 2000)
     one.save()
-    state = one._client.describe_index(one.collection, "vector")
-    assert state["indexed_rows"] == 2000 and state["pending_index_rows"] == 0
+    _, engine, _ = server_manager_instance._servers[file]
+    segments = engine.get_collection(one.collection)._segment_cache.values()
+    assert sum(segment.num_rows for segment in segments) == 2000
+    assert {type(segment.indexes["vector"]).__name__ for segment in segments} == {"FaissHnswIndex"}
     monkeypatch.setattr(one._client, "describe_index", lambda *args, **more: {"pending_index_rows": 3})
     monkeypatch.setattr(milvus_index, "BUILD_TIMEOUT", 0.5)
     with pytest.raises(IndexUnavailable, match="not indexed all after 0.5 seconds"):
