@@ -459,6 +459,27 @@ def test_a_slow_search_holds_nobody_else_up(serve, monkeypatch):
     assert ask(one, "足球").status_code == 200
 
 
+def test_a_small_request_does_not_wait_for_all_the_searches_of_a_large_one(serve, monkeypatch):
+    one = serve(("news", "rows"))
+    predictor, searched, begun = service_of(one).predictor, [], threading.Event()
+    real = predictor.search
+
+    def search(vectors):
+        searched.append(len(vectors))
+        begun.set()
+        time.sleep(0.1)
+        return real(vectors)
+
+    monkeypatch.setattr(predictor, "search", search)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(ask, one, ["足球"] * 200)
+        assert begun.wait(10)
+        small = ask(one, "足球")
+        assert small.status_code == 200 and not large.done()
+        assert large.result().json()["result"]["label"] == small.json()["result"]["label"] * 200
+    assert searched.index(1) < 4 and sorted(searched) == [1, 8, *[32] * 6]
+
+
 def test_while_the_index_is_down_no_request_reaches_the_model(serve):
     one = serve(("news", "labels"))
     service_of(one).lookup.answers = False

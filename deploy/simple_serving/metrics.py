@@ -29,7 +29,7 @@ class Metrics:
         self.batch_tokens = Histogram("batch_tokens", "Tokens of one run, padding left out", buckets=TOKENS, **own)
         self.run_seconds = Histogram("run_seconds", "Time of one run of the model", buckets=SECONDS, **own)
         self.search_seconds = Histogram(
-            "search_seconds", "Of a request of a retrieval bundle, search and answer", buckets=SECONDS, **own
+            "search_seconds", "Time to find the labels of up to 32 texts by an index", buckets=SECONDS, **own
         )
         self.renewals = Counter("renewals", "Changes of the index, taken up (done) or not (failed)", ["result"], **own)
 

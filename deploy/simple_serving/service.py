@@ -29,6 +29,7 @@ ROUTES = {
     HIERARCHICAL: "/models/cls_hierarchical", MULTI_LABEL: "/models/cls_multi_label", RETRIEVAL: "/models/retrieval"
 }  # fmt: skip
 ANY_LENGTH = 8192  # tokens of a text where the model knows no maximum
+SEARCHED = 32  # rows searched for at a time, for the same reason as the next
 PART = 8192  # characters tokenised at a time, so that a small request waits for a part of a big one only
 BODIES = 64  # largest bodies that may be in memory at a time
 SMALL = 4096  # bytes of a request or entries of an answer that are no work worth another thread
@@ -194,11 +195,14 @@ class Service:
             )
         outputs = await asyncio.wrap_future(self.batcher.submit(rows, parameters.batch_size))
         if self.lookup:
-            answer = await self.lookup.run(encode_answer, predictor, outputs, parameters.prob_limit)
+            found = []
+            for start in range(0, len(outputs), SEARCHED):  # part by part, as tokens are made
+                part = outputs[start : start + SEARCHED]
+                found += await self.lookup.run(labels_of, predictor, part, parameters.prob_limit)
         else:
-            answer = await self._work(outputs.size, encode_answer, predictor, outputs, parameters.prob_limit)
+            found = await self._work(outputs.size, labels_of, predictor, outputs, parameters.prob_limit)
         self.metrics.texts.inc(len(texts))
-        return answer
+        return await self._work(outputs.size, encode_answer, found, predictor.labels.names)
 
     async def _work(self, size, function, *args):
         """A function of some work: here where it is small, else in the tokeniser's thread."""
@@ -207,17 +211,23 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._tokeniser, function, *args)
 
 
-def encode_answer(predictor, outputs, prob_limit):
-    """An answer as bytes of JSON: the labels of rows, by what the model gave for them, an array [rows, columns]."""
-    probabilities, labels, decision = predictor.probabilities_of(outputs), predictor.labels, predictor.decision
+def labels_of(predictor, outputs, prob_limit):
+    """[(label numbers, their probabilities)] of rows, by what the model gave for them, an array [rows, columns]."""
+    probabilities, decision = predictor.probabilities_of(outputs), predictor.decision
     if prob_limit is not None:
         decision = replace(decision, threshold=prob_limit)
-    result, shown = {"label": [], "confidence": [], "label_name": []}, decision.calibrated(probabilities)
-    for row, chosen in zip(shown, decision.decide(probabilities, labels.parents)):
-        numbers = chosen.nonzero()[0].tolist()
-        result["label"].append(numbers)
-        result["confidence"].append(row[numbers].tolist())
-        result["label_name"].append([labels.names[i] for i in numbers])
+    shown, found = decision.calibrated(probabilities), decision.decide(probabilities, predictor.labels.parents)
+    numbers = [chosen.nonzero()[0] for chosen in found]
+    return [(some.tolist(), row[some].tolist()) for row, some in zip(shown, numbers)]
+
+
+def encode_answer(found, names):
+    """An answer as bytes of JSON, of what `labels_of` gave, with names."""
+    result = {
+        "label": [numbers for numbers, _ in found],
+        "confidence": [scores for _, scores in found],
+        "label_name": [[names[i] for i in numbers] for numbers, _ in found],
+    }
     return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
