@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from cli import Problems
 from retrieval import deepest
 from utils import Labels, read_labels, read_rows
+from vector_index import MISSING, Found
 
 script = load_script("retrieval_based/evaluate.py")
 recall = load_script("retrieval_based/recall.py")
@@ -245,8 +246,6 @@ def test_any_result_is_read_back_row_by_row(tmp_path_factory, data):
 
 
 def test_ids_of_what_is_found():
-    from vector_index import Found
-
     labels = Labels(["a", "a##b", "c"])
     found = Found(np.zeros((2, 2), np.float32), [[("a", "a##b"), ("c",)], [("a", "a##b", "c"), ()]])
     ids = script.found_ids(found, labels)
@@ -291,6 +290,23 @@ def test_recall_keeps_what_it_reads(run, encoders, work):
     older = "--model_name_or_path x --output_emb_size 0 --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 9".split()
     status, log = run(recall.main, *where, *older, "--recall_num", "2")
     assert status == 0 and "120 entries near to 60 texts" in log
+
+
+def test_places_that_an_approximate_search_leaves_empty(run, encoders, work, monkeypatch):
+    """They have no line, and no part in the figures."""
+    dataset, model = encoders["news"]
+    write_lines(work / "dev.txt", ["a\t体育赛事##夺冠", "b\t体育赛事##伤病"])
+    shutil.copy(dataset / "label.txt", work)
+    found = Found(np.array([[0.9, 0.8], [0.7, MISSING]], np.float32), [[("体育赛事##伤病",), ("体育赛事##夺冠",)]])
+    found.labels.append([("体育赛事##伤病",), ()])
+    monkeypatch.setattr(recall.Search, "find", lambda *_: found)
+    where = ["--similar_text_pair", work / "dev.txt", "--params_path", model, "--device", "cpu"]
+    assert run(recall.main, *where)[0] == 0
+    file = work / "recall_result" / "recall_result_file"
+    assert [line.split("\t")[0] for line in lines_of(file)] == ["a", "a", "b"]
+    answers = [run(script.main, *where), run(script.main, *where, "--recall_result_file", file)]
+    assert [figures(log)["recall@1"] for _, log in answers] == [50, 50]
+    assert [figures(log)["recall@5"] for _, log in answers] == [100, 100]
 
 
 def test_faults_of_arguments_and_data_are_told_together(run, encoders, work):

@@ -116,6 +116,10 @@ def test_the_index_of_a_bundle_is_searched_as_it_stands(predict, run, encoders, 
     wanted = predict("reviews", "--scores", "--corpus_file", train, "--recall_num", "9", model=bundle)
     assert status == 0 and "(the bundle's index) vote" in log and rows == wanted[2]
 
+    assert run(index.main, "build", "--bundle", bundle, *flags, "--no-vote")[0] == 0
+    assert "(the bundle's index) are looked at" in predict("reviews", model=bundle)[1]
+    assert run(index.main, "build", "--bundle", bundle, *flags)[0] == 0
+
     text = "全新的一句话，谁也没见过"
     assert run(index.main, "add", "--bundle", bundle, "--label", "新标签", "--text", text)[0] == 0
     assert predict("reviews", "--recall_num", "1", texts=[text], model=bundle)[2] == [[text, "新标签"]]
