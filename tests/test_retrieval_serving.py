@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from browser import assert_sound, chromium
-from conftest import ROOT, command_line, lines_of, write_lines
+from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from retrieval_bundles import put_index
 from selenium.webdriver.common.by import By
 from serving import serving
@@ -198,18 +198,19 @@ def test_the_page(retrieval, tmp_path, task, width):
 # ------------------------------------------------------------------------------------------------ an index that changes
 
 
-def change(folder, remove=(), add=()):
-    """What index.py does: labels taken out, and labels put in with a text each."""
-    encoder = open_predictor(str(folder), num_threads=1)
-    index, names = EmbeddedIndex.open(str(folder)), [n for n in encoder.labels.names if n not in remove]
-    for name in remove:
-        index.remove(name)
-    if add:
-        index.add(encoder.embed([text for _, text in add]), [(name,) for name, _ in add])
-    put_index(folder, index, [*names, *(name for name, _ in add)])
+@pytest.fixture
+def index_py(run):
+    """index_py(what to do, bundle, *flags) of retrieval_based/index.py."""
+    script = load_script("retrieval_based/index.py")
+
+    def call(command, bundle, *flags):
+        status, log = run(script.main, command, "--bundle", bundle, *flags)
+        assert status == 0, log
+
+    return call
 
 
-def test_a_running_server_takes_up_what_index_py_changed(bundle, tmp_path):
+def test_a_running_server_takes_up_what_index_py_changed(bundle, index_py, tmp_path):
     """Labels come and go while 4 clients ask: each is answered, and never with a label that is gone."""
     with serving(bundle, tmp_path / "log") as one:
         before = one.ask(path="/info")[2]
@@ -220,17 +221,19 @@ def test_a_running_server_takes_up_what_index_py_changed(bundle, tmp_path):
         with asking(one) as answers:
             gone = "教育考试##停课"
             assert nearest(gone.replace("##", ",")) == ["教育考试", gone]
-            change(bundle, remove=[gone], add=[("全新", "板球 <b>\"'</b> 😀"), ("全新##板球", "足球")])
-            one.wait_for("taken up: 56 labels, 2 new and 1 gone")
+            index_py("remove", bundle, "--label", gone)
+            one.wait_for("taken up: 54 labels, 0 new and 1 gone")
+            index_py("add", bundle, "--label", "<b>\"'😀</b>##板球", "--text", "足球")
+            one.wait_for("taken up: 56 labels, 2 new and 0 gone")
             for _ in range(5):
-                assert nearest("足球") == ["全新", "全新##板球"]
+                assert nearest("足球") == ["<b>\"'😀</b>", "<b>\"'😀</b>##板球"]
             assert gone not in nearest(gone.replace("##", ","))
             after = one.ask(path="/info")[2]
-            assert gone not in after["labels"] and "全新##板球" in after["labels"]
+            assert gone not in after["labels"] and after["labels"][-1] == "<b>\"'😀</b>##板球"
             assert after["bundle"] == open_bundle(str(bundle)).digest != before["bundle"]
-            change(bundle, remove=["全新##板球"])
-            one.wait_for("taken up: 55 labels, 0 new and 1 gone")
-            assert "全新##板球" not in nearest("足球")
+            index_py("remove", bundle, "--label", "<b>\"'😀</b>", "--with_children")
+            one.wait_for("taken up: 54 labels, 0 new and 2 gone")
+            assert not any("板球" in name for name in nearest("足球"))
         assert len(answers) > 20 and all(status == 200 for status, _ in answers)
         assert all(names for _, value in answers for names in value["result"]["label_name"])
         assert one.stop() == 0 and "Traceback" not in one.text()
@@ -256,7 +259,7 @@ def asking(one):
         task.result()
 
 
-def test_a_broken_change_is_told_and_the_old_index_serves_on(bundle, tmp_path, retrieval):
+def test_a_broken_change_is_told_and_the_old_index_serves_on(bundle, index_py, tmp_path, retrieval):
     asked = ("POST", ROUTE, {"data": {"text": TEXTS}})
     with serving(bundle, tmp_path / "log") as one:
         wanted, good = one.ask(*asked)[2], shutil.copytree(bundle, tmp_path / "good")
@@ -275,7 +278,7 @@ def test_a_broken_change_is_told_and_the_old_index_serves_on(bundle, tmp_path, r
         assert one.ask(*asked)[2] == wanted
         with atomic_folder(str(bundle)) as new:
             shutil.copytree(good, new, dirs_exist_ok=True)
-        change(bundle, add=[("板球", "足球")])
+        index_py("add", bundle, "--label", "板球", "--text", "足球")
         one.wait_for("taken up: 56 labels, 1 new and 0 gone")
         assert one.ask("POST", ROUTE, {"data": {"text": "足球"}})[2]["result"]["label_name"] == [["板球"]]
         figures = figures_of(one)
@@ -372,7 +375,7 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
     manifest, read = tmp_path / "manifest.json", []
     manifest.write_text("{}", encoding="utf-8")
     index, one = looking(look=0.05, kind="embedded")
-    half, whole = Index(tmp_path), Index(tmp_path)
+    half, whole = Index(tmp_path, "embedded"), Index(tmp_path, "embedded")
 
     def reopened():
         read.append(len(read))
@@ -384,6 +387,21 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
     index.reopened = half.reopened = reopened
     wait_until(lambda: one.predictor is not index)
     assert one.predictor is whole and len(read) == 2 and half.asked == whole.asked == 1
+
+
+def test_an_index_may_become_one_of_the_other_kind(looking, tmp_path):
+    """Into a Milvus: it is then watched. Out of one that is down: then it answers."""
+    manifest = tmp_path / "manifest.json"
+    index, one = looking(look=0.05, kind="embedded")
+    remote, local = Index(tmp_path, "milvus"), Index(tmp_path, "embedded")
+    index.reopened, remote.reopened = lambda: remote, lambda: local
+    manifest.write_text("{}", encoding="utf-8")
+    wait_until(lambda: one.predictor is remote and remote.asked > 3)
+    remote.fault = IndexUnavailable("down")
+    wait_until(lambda: not one.answers)
+    manifest.write_text('{"another": "change"}', encoding="utf-8")
+    wait_until(lambda: one.predictor is local)
+    assert one.answers and asyncio.run(one.run(local.probabilities_of, 7)) == 7
 
 
 def test_a_change_that_a_lost_index_kept_from_being_read_is_read_later(looking, tmp_path, capfd):

@@ -24,7 +24,7 @@ from bundle import MANIFEST  # noqa: E402
 from cli import UserError, logger  # noqa: E402
 from vector_index import IndexUnavailable  # noqa: E402
 
-THREADS = 8  # that wait for a Milvus; an index in memory keeps one core busy
+THREADS = {"embedded": 1, "milvus": 8}  # one keeps a core busy with an index in memory; others wait for a server
 LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at a Milvus
 DOWN = "the index of labels does not answer"
 
@@ -47,9 +47,7 @@ class Lookup:
     def __init__(self, predictor, patience, metrics):
         self.predictor, self.answers = predictor, True
         self._patience, self._metrics = patience, metrics
-        self._remote = predictor.bundle.manifest["index"]["kind"] == "milvus"
-        self._threads = THREADS if self._remote else 1
-        self._pool = ThreadPoolExecutor(self._threads, "index")
+        self._pools = {kind: ThreadPoolExecutor(count, kind) for kind, count in THREADS.items()}
         self._waiting, self._seconds = 0, 0.0  # requests here; of a search, the older ones counting less
         # Of the manifest: its path, as it was when it was last read, and when what is wrong with it was last told.
         self._manifest, self._seen, self._told = os.path.join(predictor.bundle.folder, MANIFEST), None, None
@@ -63,7 +61,7 @@ class Lookup:
 
     def check(self):
         """Raises Full where a request would wait too long for its search."""
-        late = self._waiting * self._seconds / self._threads - self._patience
+        late = self._waiting * self._seconds / THREADS[self._kind] - self._patience
         if late > 0:
             raise Full(math.ceil(late))
 
@@ -71,13 +69,20 @@ class Lookup:
         """What a function gives that searches the index. Raises Unavailable where the index did not answer it."""
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, function, *args)
+            pool = self._pools[self._kind]
+            return await asyncio.get_running_loop().run_in_executor(pool, self._timed, function, *args)
         finally:
             self._waiting -= 1
 
     def close(self):
         self._end.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _kind(self):
+        """Of the index that answers now: index.py may have built another."""
+        return self.predictor.bundle.manifest["index"]["kind"]
 
     def _timed(self, function, *args):
         self.check_alive()  # it may have failed others while this one waited
@@ -97,7 +102,7 @@ class Lookup:
     def _watch(self):
         while not self._end.wait(LOOK_SECONDS):
             self._renew()
-            if self._remote:
+            if self._kind == "milvus":
                 self._ask()
 
     def _ask(self):
@@ -147,6 +152,7 @@ class Lookup:
     def _take(self, fresh):
         before, after = set(self.predictor.labels.names), set(fresh.labels.names)
         self.predictor = fresh
+        self._set_answers(True)
         self._metrics.renewals.labels("done").inc()
         logger.info("The changed bundle is taken up: %d labels, %d new and %d gone", len(after), len(after - before),
                     len(before - after))  # fmt: skip
