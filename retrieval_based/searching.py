@@ -139,10 +139,15 @@ class Search:
 
 
 def found_ids(found, labels):
-    """The deepest labels of each entry found, as `metric.recall_at` takes them: int array [q, k, n], -1 for none."""
+    """The deepest labels of each entry found, as `metric.recall_at` takes them: int array [q, k, n], -1 for none.
+
+    Names that are not among the labels count for nothing, as in `label_scores`.
+    """
     numbers = {}
     places = [[numbers.setdefault(names, len(numbers)) for names in row] for row in found.labels]
-    known = [np.array(sorted(labels.index[name] for name in names), np.int64) for names in numbers]
+    known = [
+        np.array(sorted(labels.index[name] for name in names if name in labels.index), np.int64) for names in numbers
+    ]
     entries = [deepest(ids, labels.parents) for ids in known]
     table = np.full((len(entries), max(map(len, entries), default=0)), -1)
     for row, ids in zip(table, entries):

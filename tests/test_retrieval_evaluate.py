@@ -247,7 +247,7 @@ def test_any_result_is_read_back_row_by_row(tmp_path_factory, data):
 
 def test_ids_of_what_is_found():
     labels = Labels(["a", "a##b", "c"])
-    found = Found(np.zeros((2, 2), np.float32), [[("a", "a##b"), ("c",)], [("a", "a##b", "c"), ()]])
+    found = Found(np.zeros((2, 2), np.float32), [[("a", "a##b"), ("c", "gone")], [("a", "a##b", "c"), ()]])
     ids = script.found_ids(found, labels)
     assert ids.tolist() == [[[1, -1], [2, -1]], [[1, 2], [-1, -1]]]
     assert deepest(np.array([0, 1]), labels.parents).tolist() == [1]

@@ -103,6 +103,16 @@ def test_checkpoint_and_bundle_give_the_same_labels(predict, encoders, encoder_b
             assert status == 0 and predict(task, *flags, model=encoder_bundles[task])[2] == trained
 
 
+def test_infer_gives_the_same_labels(predict, run, encoders, encoder_bundles, tmp_path):
+    import infer
+
+    for task, (dataset, _) in encoders.items():
+        where = ["--model_path_prefix", encoder_bundles[task], "--input_file", dataset / "data.txt", "--device", "cpu"]
+        assert run(infer.main, *where, "--output_file", tmp_path / "inferred.txt", "--scores")[0] == 0
+        inferred = [line.split("\t") for line in lines_of(tmp_path / "inferred.txt")]
+        assert inferred == predict(task, "--scores", model=encoder_bundles[task])[2]
+
+
 def test_the_index_of_a_bundle_is_searched_as_it_stands(predict, run, encoders, encoder_bundles, tmp_path):
     """One of training rows votes; a label that index.py added is given."""
     index = load_script("retrieval_based/index.py")
