@@ -59,6 +59,17 @@ def test_the_best_checkpoint_and_its_decision(enough, train, run, learner, avera
     assert test_score != pytest.approx(best["micro_f1"], abs=1e-4)  # decided by the thresholds, not by 0.5
 
 
+def test_test_rows_are_decided_by_the_best_epochs_thresholds(enough, train, learner, tmp_path):
+    """Of an epoch that ruins the model, neither weights nor thresholds are used."""
+    tuned = ("--metric_for_best", "tuned_macro_f1", "--test_file", "dev.txt", "--model_name", learner, "--epochs")
+    _, good, folder = train(enough, *tuned, 4, "--learning_rate", "1e-2", "--batch_size", 16)
+    best = ("--init_from_ckpt", folder / "model_state.pdparams")
+    status, log, other = train(enough, *tuned, 1, *best, "--learning_rate", 1, save_dir=tmp_path / "ruined")
+    assert status == 0 and history(other)[1]["tuned_macro_f1"] < history(other)[0]["tuned_macro_f1"]
+    line = r"Test dataset size: .*"
+    assert re.search(line, log)[0] == re.search(line, good)[0]
+
+
 def test_killed_and_resumed(enough, train, tiny_model, tmp_path):
     same = ("--epochs", 3, "--batch_size", 16, "--metric_for_best", "tuned_macro_f1")
     expected = train(enough, *same, save_dir=tmp_path / "whole")
