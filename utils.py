@@ -269,7 +269,7 @@ def read_lines(path):
     try:
         file = open(path, "rb")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Check the folder (--dataset_dir) and the name") from error
+        raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
     chinese_before = False  # a line of UTF-8 beyond ASCII has been read: a fault is then this line's, not the file's
     with file:
         for number, line in enumerate(file, 1):
