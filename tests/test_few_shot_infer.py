@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 from prompts import HARD, infer
 from starlette.testclient import TestClient
+from test_triton import client, triton  # noqa: F401
+from triton_server import triton_server
 
 import build_repository
 import infer as offline
@@ -80,14 +82,16 @@ def test_thresholds_are_fitted_to_it(run, prompted, tmp_path):
     assert Predictor(str(tmp_path / "export")).decision.threshold != 0.5
 
 
-def test_triton_gets_the_prompt(run, prompted, tmp_path):
-    _, out = prompted["news"]
+def test_triton_serves_it(run, triton, prompted, tmp_path):  # noqa: F811
+    dataset, out = prompted["reviews"]
     flags = ("--bundle", out / "export", "--output", tmp_path / "models", "--device", "cpu")
     status, log = run(build_repository.main, *flags)
     assert status == 0, log
-    folder = tmp_path / "models" / "tokenizer" / "1" / "bundle"
-    rows = [load_tokenizer(str(place)).encode(HARD, 40) for place in (folder, out / "export")]
-    assert all((one == other).all() for one, other in zip(*rows)) and not list(folder.glob("model.*"))
+    with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:
+        files = ("--input_file", dataset / "data.txt", "--output_file", tmp_path / "labels.txt")
+        status, _, log = client(triton, "grpc", "--url", server.grpc_url, *files)
+    assert status == 0, log
+    assert (tmp_path / "labels.txt").read_bytes() == (out / "predictions.txt").read_bytes()
 
 
 def test_without_paddle(prompted):
