@@ -100,8 +100,8 @@ class EmbeddedIndex:
         graph: whether to search by hnswlib's graph; by default, above `neighbours.EXACT_ROWS` entries.
     """
 
-    # Entries that were removed stay where they are, without labels, as long as a graph has their numbers: making one
-    # anew takes minutes. It is made anew once they are more than this share of all.
+    # Entries that were removed stay where they are, without labels: a graph has their numbers, and takes minutes to make
+    # anew. They go once they are more than this share of all, and where there is no graph before they are saved.
     MOST_DEAD = 0.3
 
     def __init__(self, width, graph=None):
@@ -143,13 +143,16 @@ class EmbeddedIndex:
         gone = np.flatnonzero((counts == 0) & (self._counts > 0))
         used, label_ids = np.unique(self._label_ids[kept], return_inverse=True)
         names = [self._names[i] for i in used]
-        if self._neighbours.indexed and (counts == 0).mean() <= self.MOST_DEAD:
-            self._names, self._label_ids, self._counts = names, label_ids, counts
-            self._ids = {name: i for i, name in enumerate(names)}
-            self._neighbours.delete(gone)
-        else:
-            self._fill(self._vectors[counts > 0], names, label_ids, counts[counts > 0])
+        self._names, self._label_ids, self._counts = names, label_ids, counts
+        self._ids = {name: i for i, name in enumerate(names)}
+        self._neighbours.delete(gone)
+        if (counts == 0).mean() > self.MOST_DEAD:
+            self._drop_dead()
         return int((~kept).sum())
+
+    def _drop_dead(self):
+        live = self._counts > 0
+        self._fill(self._vectors[live], self._names, self._label_ids, self._counts[live])
 
     def count(self, label):
         return int((self._label_ids == self._ids.get(label, -1)).sum())
@@ -171,6 +174,8 @@ class EmbeddedIndex:
 
     def save(self, folder):
         """Writes vectors.npy, entries.json and, where there is a graph, index.hnsw into a folder that is there."""
+        if not self._neighbours.indexed and not self._counts.all():
+            self._drop_dead()
         np.save(os.path.join(folder, VECTORS), self._vectors)
         fields = {"version": VERSION, "width": self.width, "names": self._names}
         fields |= {"counts": self._counts.tolist(), "label_ids": self._label_ids.tolist()}

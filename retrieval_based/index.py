@@ -170,13 +170,14 @@ def corpus_of(args, predictor, problems):
     corpus = {labels.names[i] for i in corpus_labels(labels)}
     if manifest["corpus"] == "labels" and manifest["index"]:
         # Inner labels that rows of the training stop at have an entry: they are known from the index alone.
-        with problems.collect():
+        try:
             counts = predictor.index.labels()
-            corpus |= set(counts)
-            if more := sum(count > 1 for count in counts.values()):
-                logger.warning(
-                    "%d labels had texts of their own (add --text), which are not kept; add them again", more
-                )
+        except UserError as error:  # of a Milvus that is gone for good the index must be made anew, too
+            counts = {}
+            logger.warning("The index that was there cannot be read; labels above others get no entry: %s", error)
+        corpus |= set(counts)
+        if more := sum(count > 1 for count in counts.values()):
+            logger.warning("%d labels had texts of their own (add --text), which are not kept; add them again", more)
     return labels, *label_entries(labels, [name for name in labels.names if name in corpus])
 
 
@@ -187,7 +188,9 @@ def build(args):
     labels, texts, names = predictor.labels, [], []
     with problems.collect():
         labels, texts, names = corpus_of(args, predictor, problems)
-    width = bundle.manifest["width"]
+    width, vote = bundle.manifest["width"], args.corpus == "rows" if args.vote is None else args.vote
+    if vote and args.corpus == "labels":
+        problems.add("--vote counts labelled rows; of label texts the nearest decides: leave it out")
     if uri is None:
         problem = memory_problem(len(texts), width)
         if args.index_type:
@@ -198,7 +201,6 @@ def build(args):
         problems.add(problem)
     problems.stop_if_any()
     old = bundle.manifest["index"]
-    vote = args.corpus == "rows" if args.vote is None else args.vote
     search, decision = bundle.manifest["search"], bundle.decision
     if vote != search["vote"]:
         search, decision = {"neighbours": VOTERS if vote else NEIGHBOURS}, vote_decision(decision)

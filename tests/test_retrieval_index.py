@@ -278,6 +278,7 @@ def test_faults_say_what_to_do(bundle, refused, tmp_path):
     assert "give the labelled rows, --corpus_file" in refused("build", labels, "--corpus", "rows")
     log = refused("build", labels, "--corpus_file", tmp_path / "no.txt", "--index_type", "FLAT")
     assert "2 problems" in log and "no.txt" in log and "--index_type is Milvus'" in log
+    assert "--vote counts labelled rows" in refused("build", labels, "--vote")
     log = refused("build", labels, "--milvus_uri", "http://root:secret@h:1")
     assert "MILVUS_TOKEN" in log and "secret" not in log
     write_lines(tmp_path / "rows.txt", ["文\t没有这个标签"])
@@ -402,6 +403,20 @@ def test_into_milvus_and_out_of_it(bundle, index, milvus_file, kind, monkeypatch
     index("build", folder)
     assert not client.has_collection(collection)
     assert manifest_of(folder)["index"] == {"kind": "embedded"} and entries_of(folder) == counts
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_out_of_a_milvus_that_is_gone(bundle, index, run, kind, tmp_path, monkeypatch):
+    folder = bundle()
+    manifest = manifest_of(folder)
+    manifest["index"] = {"kind": "milvus", "uri": "http://127.0.0.1:9", "collection": "c"}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for command, flags in (("add", ("--label", "新")), ("remove", ("--label", "灾害事故")), ("list", ())):
+        status, log = run(script.main, command, "--bundle", folder, *flags)
+        assert status == 2 and "Milvus at http://127.0.0.1:9 does not answer" in log and "Traceback" not in log
+    log = index("build", folder)
+    assert "labels above others get no entry" in log and "is left in http://127.0.0.1:9" in log
+    assert manifest_of(folder)["index"] == {"kind": "embedded"} and len(entries_of(folder)) > 10
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

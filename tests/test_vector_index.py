@@ -189,6 +189,17 @@ def test_a_graph_comes_by_itself_above_the_limit_and_goes_below(monkeypatch, tmp
     assert not (tmp_path / "less" / GRAPH).exists()
 
 
+def test_what_is_removed_is_not_saved_where_no_graph_needs_it(tmp_path):
+    index = EmbeddedIndex(4)
+    index.add(np.eye(4), [("a",), ("b",), ("c",), ("a", "c")])
+    assert index.remove("b") == 1 and index.search(np.eye(4), 4).labels[1] == [("a",), ("c",), ("a", "c")]
+    index.save(tmp_path)
+    assert np.load(tmp_path / VECTORS).tolist() == np.eye(4)[[0, 2, 3]].tolist()
+    assert "b" not in (tmp_path / ENTRIES).read_text(encoding="utf-8").partition("names")[2].partition("]")[0]
+    for one in (index, EmbeddedIndex.open(tmp_path)):
+        assert one.labels() == {"a": 2, "c": 2} and one.search(np.eye(4)[3:], 1).labels == [[("a", "c")]]
+
+
 def test_an_empty_index_finds_nothing():
     index = EmbeddedIndex(3)
     found = index.search(np.ones((2, 3)), 5)
