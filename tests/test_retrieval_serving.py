@@ -402,6 +402,9 @@ def test_an_index_may_become_one_of_the_other_kind(looking, tmp_path):
     manifest.write_text('{"another": "change"}', encoding="utf-8")
     wait_until(lambda: one.predictor is local)
     assert one.answers and asyncio.run(one.run(local.probabilities_of, 7)) == 7
+    with pytest.raises(Unavailable):  # a request that began before, in the index that is gone
+        asyncio.run(one.run(remote.probabilities_of, 7))
+    wait_until(lambda: one.answers)
 
 
 def test_a_change_that_a_lost_index_kept_from_being_read_is_read_later(looking, tmp_path, capfd):

@@ -102,13 +102,13 @@ class Lookup:
     def _watch(self):
         while not self._end.wait(LOOK_SECONDS):
             self._renew()
-            if self._kind == "milvus":
+            if self._kind == "milvus" or not self.answers:
                 self._ask()
 
     def _ask(self):
         try:
             _try(self.predictor)
-        except UserError as error:
+        except Exception as error:  # whatever it is, this thread goes on watching
             self._set_answers(False, error)
         else:
             self._set_answers(True)
