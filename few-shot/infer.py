@@ -17,6 +17,7 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
 
 from cli import Problems, command, logger, non_negative_int, positive_int  # noqa: E402
+from deciding import add_decision_flags, overridden  # noqa: E402
 from labelling import count_texts, label_texts  # noqa: E402
 
 
@@ -33,6 +34,7 @@ def parse_args(argv=None):
     parser.add_argument("--num_threads", type=positive_int, help="threads on a CPU (its cores)")
     parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="(%(default)s)")
     parser.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
+    add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -59,6 +61,7 @@ def main(argv=None):
         )  # fmt: skip
     problems.stop_if_any()
     predictor.log()
+    predictor.decision = overridden(predictor.decision, args)
     label_texts(path, count, None, predictor.predict, log_row, with_scores=False)
     return 0
 

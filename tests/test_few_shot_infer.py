@@ -42,6 +42,14 @@ def test_it_logs_each_row_with_the_trained_models_labels(run, case):
     assert log.count(" - ----") == len(texts) and any(wanted)
 
 
+def test_the_command_line_decides_otherwise(run, case):
+    dataset, bundle, _ = case
+    flags = ("--model_path_prefix", bundle, "--data_dir", dataset, "--device", "cpu", "--top_k", 1)
+    status, log = run(infer.main, *flags, "--hierarchy", "closure")
+    assert status == 0 and "by the command line" in log
+    assert all(names and "," not in names for names in re.findall(r"labels: (.*)", log))
+
+
 def test_the_batch_does_not_matter(run, case):
     dataset, bundle, wanted = case
     flags = ("--model_path_prefix", bundle, "--data_dir", dataset, "--device", "cpu", "--batch_size", 1)
