@@ -308,7 +308,7 @@ def test_a_graph_of_other_vectors_or_a_torn_one_is_refused(saved, tmp_path_facto
     for damaged in (whole[:1000], whole[:-30], b"", b"\0" * len(whole), b"\xff" * len(whole)):
         (saved / GRAPH).write_bytes(damaged)
         assert GRAPH in refused(saved) and "build it anew" in refused(saved)
-    for rows, width in ((60, 32), (59, 48)):
+    for rows, width in ((60, 32), (60, 64), (59, 48)):
         other = tmp_path_factory.mktemp("other")
         index = EmbeddedIndex(width, graph=True)
         index.add(clusters(rows, width), [("a",)] * rows)
