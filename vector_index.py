@@ -100,8 +100,8 @@ class EmbeddedIndex:
         graph: whether to search by hnswlib's graph; by default, above `neighbours.EXACT_ROWS` entries.
     """
 
-    # Entries that were removed stay where they are, without labels: a graph has their numbers, and takes minutes to make
-    # anew. They go once they are more than this share of all, and where there is no graph before they are saved.
+    # Entries that were removed stay, without labels: a graph has their numbers, and takes minutes to make anew. They go
+    # once they are more than this share of all, and where there is no graph before they are saved.
     MOST_DEAD = 0.3
 
     def __init__(self, width, graph=None):
