@@ -16,6 +16,12 @@ QUERIES, BLOCK = 512, 1024  # of one product: 4 MB
 # Of a graph over 20,000 vectors of 768 dimensions in 80 clusters, 500 queries: recall at 10 is 0.997 with an ef of 32,
 # 0.9996 with 64 and 1.0 from 100 on. The rest are hnswlib's usual settings.
 LINKS, EF_CONSTRUCTION, EF = 16, 200, 200
+# Of hnswlib's file, as hierarchicalnsw.h's saveIndex (0.8) writes it.
+HEADER = np.dtype(
+    [(name, "<u8") for name in ("level_0_at", "room", "rows", "row_bytes", "number_at", "vector_at")]
+    + [("highest", "<i4"), ("entry", "<u4")]
+    + [("links_above", "<u8"), ("links_level_0", "<u8"), ("links", "<u8"), ("spread", "<f8"), ("ef", "<u8")]
+)
 
 
 class Neighbours:
@@ -154,23 +160,74 @@ def _build(corpus, seed, threads):
 
 
 def _load(path, corpus):
-    """The index in a file. hnswlib trusts a file's header and may end the process on a strange one, so it is read here.
-
-    The header, as hierarchicalnsw.h's saveIndex writes it: the offset of level 0, the room, the rows, the bytes of one.
-    """
+    """The index in a file. hnswlib takes a file's numbers on trust, and reads and writes wherever they point."""
     import hnswlib
 
     count, width = corpus.shape
-    header = np.fromfile(path, np.uint64, 4)
-    row_bytes = 4 * (2 * LINKS + 1) + 4 * width + 8
-    if len(header) < 4 or header[2] != count or header[3] != row_bytes or os.path.getsize(path) < count * row_bytes:
+    if not _is_sound(path, count, width):
         raise UserError(f"{path} is not an index of {count} vectors of width {width}; build it anew")
     index = hnswlib.Index(space="cosine", dim=width)
     try:
-        index.load_index(str(path))
+        index.load_index(str(path), max_elements=count)
     except RuntimeError as error:
         raise UserError(f"{path} does not load ({error}); build it anew") from error
     return index
+
+
+def _is_sound(path, count, width):
+    """Whether a file is a graph of so many vectors, and each number by which hnswlib finds its way stays within it.
+
+    Behind the header stand of each row its links on level 0 (a count and 2 LINKS of them), its vector and its number;
+    then of each row how many bytes its links on the levels above take, and these (of each level a count and LINKS).
+    """
+    row_bytes, size = 4 * (2 * LINKS + 1) + 4 * width + 8, os.path.getsize(path)
+    if not count or size % 4 or size < HEADER.itemsize + count * (row_bytes + 4):
+        return False
+    header = np.fromfile(path, HEADER, 1)[0]
+    fixed = {
+        "level_0_at": 0, "rows": count, "row_bytes": row_bytes, "number_at": row_bytes - 8,
+        "vector_at": 4 * (2 * LINKS + 1), "links_above": LINKS, "links_level_0": 2 * LINKS, "links": LINKS,
+        "ef": EF_CONSTRUCTION,
+    }  # fmt: skip
+    if any(header[name] != value for name, value in fixed.items()) or header["entry"] >= count:
+        return False
+    if not np.isclose(header["spread"], 1 / np.log(LINKS)):
+        return False
+    numbers = np.asarray(np.memmap(path, "<u4", "r", HEADER.itemsize))
+    rows, above = np.split(numbers, [count * row_bytes // 4])
+    rows = rows.reshape(count, -1)
+    for start in range(0, count, BLOCK):
+        part = rows[start : start + BLOCK]
+        # The count has 16 bits; the mark of a deleted row stands beside it.
+        if (part[:, 0] & 0xFFFF).max() > 2 * LINKS or part[:, 1 : 2 * LINKS + 1].max() >= count:
+            return False
+        if part[:, -2].max() >= count or part[:, -1].any():
+            return False
+    return _is_sound_above(above, count, header["entry"], header["highest"])
+
+
+def _is_sound_above(numbers, count, entry, highest):
+    """The same of the levels above 0: a link leads to a row that is on the link's level, too."""
+    heights, ids, levels, at = np.zeros(count, np.int64), [], [], 0
+    for row in range(count):
+        size = int(numbers[at]) // 4 if at < len(numbers) else -1
+        height, rest = divmod(size, LINKS + 1)
+        if size < 0 or rest or int(numbers[at]) % 4 or at + 1 + size > len(numbers):
+            return False
+        if height:
+            lists = numbers[at + 1 : at + 1 + size].reshape(height, LINKS + 1)
+            lengths = lists[:, 0] & 0xFFFF
+            if lengths.max() > LINKS:
+                return False
+            used = np.arange(LINKS) < lengths[:, None]
+            ids.append(lists[:, 1:][used])
+            levels.append(np.nonzero(used)[0] + 1)
+            heights[row] = height
+        at += 1 + size
+    if at != len(numbers) or heights[entry] != highest or heights.max() != highest:
+        return False
+    ids, levels = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (ids, levels))
+    return not len(ids) or bool(ids.max() < count and (heights[ids.astype(np.int64)] >= levels).all())
 
 
 def _unit(vectors):

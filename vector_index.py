@@ -110,11 +110,15 @@ class EmbeddedIndex:
 
     def _fill(self, vectors, names, label_ids, counts, file=None):
         """label_ids: int64, the labels of all entries one after the other; counts: of each entry; names: of the ids."""
-        self._vectors, self._names, self._label_ids, self._counts = vectors, names, label_ids, counts
-        self._ids = {name: i for i, name in enumerate(names)}
+        self._vectors = vectors
+        self._take(names, label_ids, counts)
         # An empty array makes no graph.
         graph = self._graph if len(vectors) else False
         self._neighbours = Neighbours(vectors, graph, threads=-1, deleted=np.flatnonzero(counts == 0), file=file)
+
+    def _take(self, names, label_ids, counts):
+        self._names, self._label_ids, self._counts = names, label_ids, counts
+        self._ids, self._ends = {name: i for i, name in enumerate(names)}, np.cumsum(counts)
 
     def __len__(self):
         return int((self._counts > 0).sum())
@@ -124,10 +128,9 @@ class EmbeddedIndex:
         for names in labels:
             for name in names:
                 self._ids.setdefault(name, len(self._ids))
-        self._names = list(self._ids)
         new = np.array([self._ids[name] for names in labels for name in names], np.int64)
-        self._label_ids = np.concatenate([self._label_ids, new])
-        self._counts = np.concatenate([self._counts, np.array([len(names) for names in labels], np.int64)])
+        counts = np.concatenate([self._counts, np.array([len(names) for names in labels], np.int64)])
+        self._take(list(self._ids), np.concatenate([self._label_ids, new]), counts)
         if len(self._vectors):
             self._vectors = np.concatenate([self._vectors, vectors])
             self._neighbours.extend(self._vectors)
@@ -143,8 +146,7 @@ class EmbeddedIndex:
         gone = np.flatnonzero((counts == 0) & (self._counts > 0))
         used, label_ids = np.unique(self._label_ids[kept], return_inverse=True)
         names = [self._names[i] for i in used]
-        self._names, self._label_ids, self._counts = names, label_ids, counts
-        self._ids = {name: i for i, name in enumerate(names)}
+        self._take(names, label_ids, counts)
         self._neighbours.delete(gone)
         if (counts == 0).mean() > self.MOST_DEAD:
             self._drop_dead()
@@ -165,12 +167,12 @@ class EmbeddedIndex:
         queries = np.asarray(queries, np.float32)
         check_queries(queries, self.width)
         cosines, entries = self._neighbours.search(queries, k)
-        ends = np.cumsum(self._counts)
-        starts = ends - self._counts
-        names = {
-            i: tuple(self._names[label] for label in self._label_ids[starts[i] : ends[i]]) for i in np.unique(entries)
-        }
+        names = {i: self._names_of(i) for i in np.unique(entries)}
         return Found(np.clip(cosines, -1, 1), [[names[i] for i in row] for row in entries])
+
+    def _names_of(self, entry):
+        end = self._ends[entry]
+        return tuple(self._names[label] for label in self._label_ids[end - self._counts[entry] : end])
 
     def save(self, folder):
         """Writes vectors.npy, entries.json and, where there is a graph, index.hnsw into a folder that is there."""

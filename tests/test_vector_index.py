@@ -1,9 +1,12 @@
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -315,6 +318,51 @@ def test_a_graph_of_other_vectors_or_a_torn_one_is_refused(saved, tmp_path_facto
         index.save(other)
         (saved / GRAPH).write_bytes((other / GRAPH).read_bytes())
         assert "is not an index of 60 vectors of width 48" in refused(saved)
+
+
+HOSTILE_GRAPHS = """
+import random, struct, sys
+import numpy as np
+from cli import UserError
+from vector_index import GRAPH, EmbeddedIndex
+
+folder, vectors, refused = sys.argv[1], np.random.default_rng(0), 0
+random.seed(0)
+index = EmbeddedIndex(4, graph=True)
+index.add(vectors.normal(size=(300, 4)), [("a", "b" if i % 9 else "c") for i in range(300)])
+index.save(folder)
+with open(f"{folder}/{GRAPH}", "rb") as file:
+    whole = file.read()
+rows_end = 96 + 300 * (4 * 33 + 4 * 4 + 8)
+parts = [(0, 96), (96, rows_end), (rows_end, len(whole)), (0, len(whole))]
+for turn in range(400):
+    damaged = bytearray(whole)
+    for _ in range(random.randint(1, 3)):
+        at = random.randrange(*parts[turn % 4], 4)
+        odd = random.choice([0, 1, 17, 33, 68, 136, 299, 300, 65535, 2**31, 2**32 - 1])
+        struct.pack_into("<I", damaged, at, odd)
+    with open(f"{folder}/{GRAPH}", "wb") as file:
+        file.write(damaged)
+    try:
+        index = EmbeddedIndex.open(folder)
+    except UserError:
+        refused += 1
+        continue
+    index.search(vectors.normal(size=(20, 4)), 10)
+    index.add(vectors.normal(size=(3, 4)), [("new",)] * 3)
+    index.remove("c")
+    index.search(vectors.normal(size=(20, 4)), 10)
+print(refused)
+"""
+
+
+@needs_hnswlib
+def test_a_graph_that_points_anywhere_does_not_end_the_process(tmp_path):
+    """hnswlib follows every number of its file; a stranger's bundle may hold any, and a manifest that fits it."""
+    words = [sys.executable, "-c", HOSTILE_GRAPHS, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 200 < int(done.stdout.split()[-1]) < 400  # a number of a vector may be any
 
 
 def test_without_hnswlib_a_graph_is_left_aside(saved, monkeypatch, capfd):
