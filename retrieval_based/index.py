@@ -12,16 +12,18 @@ A running server takes up what changed. A user and password of Milvus go into th
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
 
-from bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
+from bundle import DECISION, MANIFEST, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
 from cli import Problems, UserError, closest, command, logger, positive_int  # noqa: E402
 from decision import SEPARATOR  # noqa: E402
 from label_changes import read_new  # noqa: E402
@@ -41,6 +43,7 @@ from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index  # n
 
 LABELS = "label.txt"
 EMBEDDED = {VECTORS, ENTRIES, GRAPH}
+GRACE = 10.0  # seconds in which a running server sees that a bundle has another index
 
 
 def parse_args(argv=None):
@@ -224,8 +227,9 @@ def build(args):
             where = {"kind": "milvus", "uri": uri, "collection": name}
             put(bundle, index, labels, {**fields, "index": where}, decision)
         except BaseException:
-            with contextlib.suppress(UserError):
-                index.drop()
+            if not names_collection(args.bundle, name):  # else what was cut off is the tidying behind `put`
+                with contextlib.suppress(UserError):
+                    index.drop()
             raise
         logger.info("The index is in %s, collection %s", uri, name)
     if old and old["kind"] == "milvus":
@@ -233,10 +237,20 @@ def build(args):
     log_index(index, labels)
 
 
+def names_collection(folder, name):
+    """Whether a bundle's index is a collection of this name."""
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+        return (json.load(file)["index"] or {}).get("collection") == name
+
+
 def drop_collection(fields):
     """Deletes the collection that a bundle had before. What then fails leaves it behind, and is told."""
     try:
-        MilvusIndex(fields["uri"], fields["collection"]).drop()
+        index = MilvusIndex(fields["uri"], fields["collection"], load=False)
+        if not fields["uri"].endswith(".db"):  # a file is open in this process alone
+            logger.info("In %g seconds, when servers have taken up the new index, the old one is deleted", GRACE)
+            time.sleep(GRACE)
+        index.drop()
     except UserError as error:
         logger.warning("The index that was there before is left in %s: %s", fields["uri"], error)
 

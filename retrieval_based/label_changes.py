@@ -62,7 +62,7 @@ def _of_label(args, predictor, of_rows, problems):
         return labels, texts, [names] * len(texts)
     if not predictor.index.count(name):
         texts.insert(0, label_text(name))
-    elif not texts:
+    elif not texts and name in predictor.labels.index:  # else a run that was cut off has left its entry in a Milvus
         problems.add(f"--label {name}: it is there already; to add texts that have it, give --text")
     return labels, texts, [(name,)] * len(texts)
 

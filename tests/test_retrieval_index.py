@@ -458,6 +458,34 @@ def test_what_a_run_that_was_cut_off_left_in_milvus_can_be_removed(bundle, index
     assert name not in entries_of(folder)
 
 
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_an_add_that_was_cut_off_after_milvus_had_it_can_be_done_again(bundle, index, kind, monkeypatch, run):
+    folder = bundle("reviews", "labels", "milvus")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "put", interrupted)
+        assert run(script.main, "add", "--bundle", folder, "--label", "新")[0] == 130
+    assert entries_of(folder)["新"] == 1 and "新" not in lines_of(folder / "label.txt")
+    index("add", folder, "--label", "新")
+    assert entries_of(folder)["新"] == 1 and lines_of(folder / "label.txt")[-1] == "新"
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_build_that_is_interrupted_behind_the_exchange_keeps_the_index(bundle, kind, milvus_file, monkeypatch, run):
+    folder, put = bundle(), script.put
+
+    def late(*args):
+        put(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "put", late)
+    assert run(script.main, "build", "--bundle", folder, "--milvus_uri", milvus_file)[0] == 130
+    assert manifest_of(folder)["index"]["kind"] == "milvus" and len(entries_of(folder)) > 10
+
+
 def test_more_vectors_than_the_memory_holds_are_refused_before_they_are_made():
     assert script.memory_problem(100_000, 768) is None
     problem = script.memory_problem(10**9, 768)

@@ -603,6 +603,27 @@ def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
         assert "Traceback" not in one.text() and one.text().count("The index answers again") == 2
 
 
+def test_an_index_that_is_built_anew_in_milvus_is_followed_without_a_refusal(in_milvus, run, tmp_path, monkeypatch):
+    """The collection of before is deleted when the server has turned to the new one, for which index.py waits."""
+    bundle, _, _, index = in_milvus
+    script = load_script("retrieval_based/index.py")
+    with serving(bundle, tmp_path / "log") as one:
+        waits = []
+
+        def wait(seconds):
+            waits.append(seconds)
+            one.wait_for("taken up: 55 labels, 0 new and 0 gone")
+            time.sleep(0.5)
+
+        monkeypatch.setattr(script, "time", SimpleNamespace(sleep=wait))
+        with asking(one) as answers:
+            status, log = run(script.main, "build", "--bundle", bundle, "--milvus_uri", index.uri)
+            assert status == 0 and waits == [script.GRACE], log
+            time.sleep(0.5)
+        assert len(answers) > 5 and {status for status, _ in answers} == {200}
+    assert not index._client.has_collection("labels")
+
+
 def wait_until_ready(one):
     wait_until(lambda: one.ask(path="/health/ready")[0] == 200)
 
