@@ -33,6 +33,14 @@ def deepest(label_ids, parents):
     return label_ids[~np.isin(label_ids, parents[label_ids])]
 
 
+def deepest_gold(rows, labels):
+    """What is to be recalled of labelled `Rows`: bool array [rows, labels], True for the deepest labels of each."""
+    gold = np.zeros((len(rows), len(labels)), dtype=bool)
+    for i in range(len(rows)):
+        gold[i, deepest(rows.labels_of(i), labels.parents)] = True
+    return gold
+
+
 def corpus_labels(labels, rows=None):
     """Indices of the labels that a label corpus has an entry for, rising: int array.
 

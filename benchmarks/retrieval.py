@@ -76,7 +76,7 @@ def scores(dataset, file, checkpoint):
     from cli import Problems
     from encoder import open_encoder
     from metric import classification_report, recall_at
-    from retrieval import NEIGHBOURS, VOTERS, deepest, label_entries, label_scores, row_entries, vote_decision
+    from retrieval import NEIGHBOURS, VOTERS, deepest_gold, label_entries, label_scores, row_entries, vote_decision
     from utils import read_rows
     from vector_index import EmbeddedIndex
 
@@ -84,9 +84,7 @@ def scores(dataset, file, checkpoint):
     labels, problems = encoder.labels, Problems()
     train, rows = (read_rows(str(dataset / name), labels, problems) for name in ("train.txt", file))
     problems.stop_if_any()
-    gold, ends = rows.multi_hot(len(labels)), np.zeros((len(rows), len(labels)), dtype=bool)
-    for i in range(len(rows)):
-        ends[i, deepest(rows.labels_of(i), labels.parents)] = True
+    gold, ends = rows.multi_hot(len(labels)), deepest_gold(rows, labels)
     corpora = {
         "labels": (*label_entries(labels, encoder.corpus), encoder.decision, NEIGHBOURS),
         "rows": (*row_entries(train, labels), vote_decision(encoder.decision), VOTERS),

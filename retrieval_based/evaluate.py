@@ -25,7 +25,7 @@ from compat import prepare_environment  # noqa: E402
 from deciding import add_decision_flags, overridden  # noqa: E402
 from labelling import WINDOW  # noqa: E402
 from metric import classification_report, recall_at  # noqa: E402
-from retrieval import carry_decision, deepest, default_decision, label_scores  # noqa: E402
+from retrieval import carry_decision, deepest_gold, default_decision, label_scores  # noqa: E402
 from searching import Search, add_search_flags, for_votes, found_ids, read_corpus  # noqa: E402
 from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
 from vector_index import MISSING, Found  # noqa: E402
@@ -93,8 +93,11 @@ def _by_row(path, rows, stretches):
 
 
 def joined(parts):
-    """One `Found` of several of the same k."""
-    return Found(np.concatenate([part.cosines for part in parts]), [row for part in parts for row in part.labels])
+    """One `Found` of several. Where a part has fewer entries a text, the rest are `MISSING` and ()."""
+    k = max(part.cosines.shape[1] for part in parts)
+    rest = [k - part.cosines.shape[1] for part in parts]
+    cosines = [np.pad(part.cosines, [(0, 0), (0, n)], constant_values=MISSING) for part, n in zip(parts, rest)]
+    return Found(np.concatenate(cosines), [row + [()] * n for part, n in zip(parts, rest) for row in part.labels])
 
 
 def decide(found, labels, decision, vote):
@@ -105,14 +108,6 @@ def decide(found, labels, decision, vote):
         scores = label_scores(Found(found.cosines[part], found.labels[part]), labels, vote)
         chosen[part] = decision.decide(scores, labels.parents)
     return chosen
-
-
-def deepest_gold(rows, labels):
-    """Bool array [rows, labels] of what is to be recalled."""
-    gold = np.zeros((len(rows), len(labels)), dtype=bool)
-    for i in range(len(rows)):
-        gold[i, deepest(rows.labels_of(i), labels.parents)] = True
-    return gold
 
 
 def add_line(recalls, report):

@@ -18,7 +18,7 @@ from encoder import KIND, embed, load_encoder
 from metric import classification_report, recall_at
 from model import encode
 from neighbours import Neighbours
-from retrieval import corpus_labels, deepest, default_decision, label_entries, label_scores
+from retrieval import corpus_labels, deepest, deepest_gold, default_decision, label_entries, label_scores
 from runs import start_run
 from training import Trainer, make_ready
 from tuning import GRID, value_of
@@ -153,11 +153,8 @@ class RetrievalTrainer(Trainer):
             self.checkpoint.decision = replace(self.checkpoint.decision, threshold=threshold)
         predicted = self.checkpoint.decision.decide(scores, labels.parents)
         report = classification_report(gold, predicted, labels.parents)
-        ends = np.zeros_like(gold)
-        for i in range(len(rows)):
-            ends[i, deepest(rows.labels_of(i), labels.parents)] = True
         cutoffs = [n for n in CUTOFFS if n <= self.args.recall_num]
-        recalls = recall_at(ends, self.corpus_ids[entries], cutoffs)
+        recalls = recall_at(deepest_gold(rows, labels), self.corpus_ids[entries], cutoffs)
         return {
             **{f"recall@{n}": value for n, value in recalls.items()},
             "micro_f1": report["micro"]["f1"],

@@ -254,6 +254,12 @@ def test_ids_of_what_is_found():
     assert script.found_ids(Found(np.zeros((0, 2), np.float32), []), labels).shape[:2] == (0, 2)
 
 
+def test_windows_in_which_fewer_are_found_are_joined():
+    parts = [Found(np.array([[0.5]], np.float32), [[("a",)]]), Found(np.zeros((1, 2), np.float32), [[("b",), ("c",)]])]
+    found = script.joined(parts)
+    assert found.cosines.tolist() == [[0.5, MISSING], [0, 0]] and found.labels == [[("a",), ()], [("b",), ("c",)]]
+
+
 def test_faults_of_the_result_file(run, work):
     case = write_case(work, ROWS, NEAR)
 
