@@ -1,6 +1,7 @@
 """Dynamic batching without HTTP: a model that adds up tokens, and one that waits to be told to go on."""
 
 import itertools
+import math
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -266,8 +267,12 @@ def test_the_queue_is_bounded_in_tokens(batcher):
 
 
 def test_who_would_wait_too_long_is_refused_and_told_how_long(batcher):
+    took = []
+
     def slow(rows):
-        time.sleep(0.05)
+        start = time.monotonic()
+        time.sleep(0.05)  # or more, where other processes want the cores
+        took.append(time.monotonic() - start)
         return model(rows)
 
     ours = batcher(slow, batch_tokens=100, patience=1.0)
@@ -275,11 +280,12 @@ def test_who_would_wait_too_long_is_refused_and_told_how_long(batcher):
     first = ours.submit([row(100)] * 60)  # alone, however big: it shall be tried
     with pytest.raises(Full) as error:
         ours.check(1)
-    assert error.value.retry_after in (2, 3)  # 6,000 tokens wait 3 seconds, of which one is bearable
+    # 6,000 tokens wait 3 seconds, of which one is bearable
+    assert 2 <= error.value.retry_after <= math.ceil(60 * (max(took) + 0.01) - 1)
     start = time.monotonic()
     time.sleep(error.value.retry_after)
     ours.check(1)  # what was told is true
-    assert first.result(10).shape == (60, 2) and time.monotonic() - start < 5
+    assert first.result(10).shape == (60, 2) and time.monotonic() - start < 60 * max(took) + 2
 
 
 def test_a_stall_is_forgotten(batcher):
