@@ -25,7 +25,7 @@ from splitting import stratified_split  # noqa: E402
 from utils import read_labels, read_rows  # noqa: E402
 
 FOLDS = 5
-TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --epochs 8"  # of the small model
+TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --epochs 6"  # of the small model
 MODELS = ("svm", "linear", "small")
 
 
