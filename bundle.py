@@ -171,6 +171,9 @@ def _check_retrieval(width, corpus, search, index):
         raise ValueError(numbers)
     if corpus not in ("labels", "rows") or index is not None and index["kind"] not in ("embedded", "milvus"):
         raise ValueError(corpus, index)
+    if index is not None and index["kind"] == "milvus":
+        if not all(isinstance(index[name], str) for name in ("uri", "collection")):
+            raise ValueError(index)
 
 
 def _kind_problem(kind, wanted):

@@ -45,9 +45,13 @@ def uri_problem(uri):
     """What is wrong with a `--milvus_uri`, or None."""
     if uri.endswith(".db"):
         return None
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return f"--milvus_uri {parts.scheme}: give a file's name that ends in .db, or http://host:19530"
+    try:
+        parts = urlsplit(uri)
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half an IPv6 address, or a port that is none
+        is_address = False
+    if not is_address:
+        return "--milvus_uri: give a file's name that ends in .db, or http://host:19530"
     if parts.username or parts.password:
         return (
             "--milvus_uri holds a user or a password, and would stand in manifest.json; "

@@ -200,7 +200,7 @@ def test_a_collection_of_something_else_is_left_alone(index, file):
 
 def test_what_is_not_a_uri():
     assert uri_problem("a.db") is None and uri_problem("http://h:1") is None and uri_problem("https://h/db") is None
-    for uri in ("index", "tcp://h:1", "http://", "localhost:19530", ""):
+    for uri in ("index", "tcp://h:1", "http://", "localhost:19530", "", "http://[::1", "http://h:abc", "http://h:0"):
         assert "ends in .db, or http://host:19530" in uri_problem(uri)
     for uri in ("http://root:secret@h:19530", "https://key@h"):
         problem = uri_problem(uri)

@@ -140,9 +140,12 @@ def test_triton_takes_classifiers_alone(retrieval, run, tmp_path):
         ({"corpus": "texts"}, "manifest.json is damaged"),
         ({"index": {}}, "manifest.json is damaged"),
         ({"index": {"kind": "faiss"}}, "manifest.json is damaged"),
+        ({"index": {"kind": "milvus", "uri": "a.db"}}, "manifest.json is damaged"),
+        ({"index": {"kind": "milvus", "uri": 5, "collection": "c"}}, "manifest.json is damaged"),
         ({"num_labels": 54}, "label.txt has 55 labels, the model 54"),
         ({"index": None}, "has no index yet; python retrieval_based/index.py build --bundle "),
-        ({"width": 54}, "the index has vectors of 55 numbers, the encoder 54"),
+        ({"width": 54}, "the model gives 55 numbers for a text, 54 are wanted of it"),
+        ({"width": 10**12}, "the model gives 55 numbers for a text"),
     ],
 )
 def test_what_a_manifest_cannot_say(bundle, fields, message):

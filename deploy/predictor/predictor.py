@@ -114,6 +114,9 @@ class Predictor:
         if device == "gpu" and self.session.get_providers()[0] != "CUDAExecutionProvider":
             raise UserError(f"--device gpu: CUDA does not start with device {device_id}; use --device cpu")
         self.inputs = [node.name for node in self.session.get_inputs()]
+        width = self.session.get_outputs()[0].shape[-1]
+        if isinstance(width, int) and width != self.columns:  # it may be a name, of a number that is known in a run
+            raise UserError(f"{folder}: the model gives {width} numbers for a text, {self.columns} are wanted of it")
 
     def take(self, bundle):
         """Answers with the bundle's labels and decision from here on."""
