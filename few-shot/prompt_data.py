@@ -37,8 +37,10 @@ def argument_problems(args):
         yield "--load_best_model_at_end: what is scored has to be saved; give --save_strategy as --evaluation_strategy"
     if args.load_best_model_at_end and args.evaluation_strategy == "no":
         yield "--load_best_model_at_end: without --evaluation_strategy nothing tells which is best"
-    if "steps" in strategies and not args.eval_steps:
+    if args.evaluation_strategy == "steps" and not args.eval_steps:
         yield "--evaluation_strategy steps: say how many, --eval_steps 100"
+    elif args.save_strategy == "steps" and not args.save_steps:
+        yield "--save_strategy steps: say how many, --save_steps 100"
     if args.max_steps == 0 or args.max_steps < -1:
         yield "--max_steps: 1 or more, or -1 for whole epochs"
     if not args.learning_rate:

@@ -10,13 +10,13 @@ import time
 import numpy as np
 
 from batching import shuffled_batches
-from checkpoint import read_run
+from checkpoint import last_folder, read_run
 from cli import Problems, UserError, logger, progress_bar
 from decision import Decision, sigmoid
 from metric import classification_report
 
 STATE = ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "trainer_state.json", "rng_state.pth")
-
+NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would cut all gradients to 0 by a limit of 0
 
 # Flags that may differ when a run goes on: they do not change what is learnt.
 FREE_ON_RESUME = {
@@ -42,8 +42,13 @@ def checkpoint_to_go_on(args, run):
             f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint of a stopped training is there; "
             "name the folder <output_dir>_last, or leave out --do_train to use a trained model"
         )
-    inside = os.path.basename(os.path.normpath(folder)).startswith("checkpoint-")
-    saved, problems = read_run(os.path.dirname(os.path.abspath(folder)) if inside else folder), Problems()
+    home, last = os.path.dirname(os.path.realpath(folder)), last_folder(args.output_dir)
+    if home != os.path.realpath(last):
+        raise UserError(
+            f"--resume_from_checkpoint {args.resume_from_checkpoint}: a run goes on in its own folder, which is {last} "
+            f"for --output_dir {args.output_dir}; give that run's --output_dir, or rename the folder"
+        )
+    saved, problems = read_run(home), Problems()
     for name, now in run["arguments"].items():
         then = saved.get("arguments", {}).get(name)
         if name not in FREE_ON_RESUME and then != now:
@@ -171,6 +176,10 @@ def tune(task, args, labels, rows, work, checkpoint):
     class Follower(TrainerCallback):
         """Draws by epoch and step, logs, and stops early."""
 
+        def on_train_begin(self, _, state, control, **__):
+            if state.best_model_checkpoint:  # the path as it was when that run started, perhaps from elsewhere
+                state.best_model_checkpoint = os.path.join(work, os.path.basename(state.best_model_checkpoint))
+
         def on_epoch_begin(self, _, state, control, **__):
             batches.epoch = state.global_step // len(batches)
 
@@ -201,11 +210,14 @@ def tune(task, args, labels, rows, work, checkpoint):
                 logger.info("Early stop!")
                 control.should_training_stop = True
 
+    adam = {"weight_decay": args.weight_decay}
+    if args.freeze_plm:  # PaddleNLP (2.8) then gives prompt and label words the model's
+        adam = {name: getattr(args, f"ppt_{name}") for name in (*adam, "adam_beta1", "adam_beta2", "adam_epsilon")}
     options = PromptTuningArguments(
         output_dir=work, device=args.device, seed=args.seed, do_train=True, do_eval=True, disable_tqdm=True,
-        report_to=[], max_steps=steps, logging_steps=args.logging_steps, max_grad_norm=args.max_grad_norm,
-        learning_rate=args.learning_rate, weight_decay=args.weight_decay, lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=args.warmup_steps, warmup_ratio=args.warmup_ratio,
+        report_to=[], max_steps=steps, logging_steps=args.logging_steps,
+        max_grad_norm=args.max_grad_norm or NO_CLIPPING, learning_rate=args.learning_rate, **adam,
+        lr_scheduler_type=args.lr_scheduler_type, warmup_steps=args.warmup_steps, warmup_ratio=args.warmup_ratio,
         per_device_train_batch_size=args.per_device_train_batch_size,
         evaluation_strategy=args.evaluation_strategy, eval_steps=min(args.eval_steps or steps, steps),
         save_strategy=args.save_strategy, save_steps=min(args.save_steps or steps, steps),

@@ -18,7 +18,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
 
-from cli import UserError, boolean, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from cli import (  # noqa: E402
+    UserError,
+    boolean,
+    command,
+    logger,
+    non_negative_float,
+    non_negative_int,
+    positive_int,
+    share,
+)
 from compat import prepare_environment, use_old_ir  # noqa: E402
 from prompt_data import EXPORT, read_all, texts_of  # noqa: E402
 from prompting import make_task  # noqa: E402
@@ -59,9 +68,8 @@ def parse_args(argv=None):
     for name, default in {
         "learning_rate": 1e-4, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
     }.items():  # fmt: skip
-        group.add_argument(
-            f"--ppt_{name}", type=non_negative_float, default=default, help="of prompt and label words (%(default)s)"
-        )
+        kind = share if "beta" in name else non_negative_float
+        group.add_argument(f"--ppt_{name}", type=kind, default=default, help="of prompt and label words (%(default)s)")
 
     group = parser.add_argument_group("training")
     group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help="of the model (%(default)s)")
@@ -73,11 +81,11 @@ def parse_args(argv=None):
         "--early_stopping_patience", type=positive_int, default=4, help="scores without a better one (4)"
     )
     group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="of the model (0)")
-    group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients (%(default)s)")
+    group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients; 0 = off (1)")
     schedules = ("linear", "cosine", "constant", "constant_with_warmup")
     group.add_argument("--lr_scheduler_type", choices=schedules, default="linear", help="(%(default)s)")
     group.add_argument("--warmup_steps", type=non_negative_int, default=0, help="(0)")
-    group.add_argument("--warmup_ratio", type=non_negative_float, default=0.0, help="share of the steps (0)")
+    group.add_argument("--warmup_ratio", type=share, default=0.0, help="share of the steps (0)")
     group.add_argument("--seed", type=non_negative_int, default=3, help="of dropout, order and prompt (%(default)s)")
 
     group = parser.add_argument_group("output")
@@ -160,7 +168,7 @@ def save(args, task, work, run):
 def train(args, task, work):
     """Trains, and writes output_dir. What is saved underway lies in <output_dir>_last until then."""
     from checkpoint import describe_run, last_folder, read_run
-    from prompt_training import checkpoint_to_go_on, tune
+    from prompt_training import checkpoint_to_go_on, latest_checkpoint, tune
     from utils import write_json
 
     files = {name: os.path.join(args.data_dir, name) for name in ("label.txt", "train.txt", "dev.txt")}
@@ -175,7 +183,10 @@ def train(args, task, work):
         rows = {split: work.rows[split] for split in ("train", "dev")}
         result = tune(task, args, work.labels, rows, last, going_on)
     except KeyboardInterrupt:
-        logger.info("Stopped; to go on with what was saved: --resume_from_checkpoint %s", last)
+        if latest_checkpoint(last):
+            logger.info("Stopped; to go on with what was saved: --resume_from_checkpoint %s", last)
+        else:
+            logger.info("Stopped before anything was saved")
         raise
     save(args, task, work, {**run, "training": result})
     shutil.rmtree(last)

@@ -344,7 +344,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, tmp_path, monkeypa
     status, log = tune(*steps, "--resume_from_checkpoint", last, "--learning_rate", "1e-2")
     assert status == 2 and "--learning_rate was 3e-05, is 0.01" in log
     drawn.clear()
-    status, log = tune(*steps, "--resume_from_checkpoint", last)
+    status, log = tune(*steps, "--resume_from_checkpoint", last / "checkpoint-4")
     assert drawn == [[3, 1]]
     assert status == 0 and "global step 4," not in log and "global step 5," in log, log
     again = weights_of(tmp_path / "out")
@@ -355,16 +355,45 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, tmp_path, monkeypa
     assert runs[0]["training"]["history"] == runs[1]["training"]["history"]
 
 
+def test_what_was_best_before_the_stop_is_kept(tune, tmp_path, monkeypatch):
+    scores, seen = [0.5, 0.2, KeyboardInterrupt, 0.1], []
+
+    def score(task, *_):
+        seen.append(task.model.verbalizer.head.decoder.weight.numpy().copy())
+        if scores[len(seen) - 1] is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return {"macro_f1_score": scores[len(seen) - 1], "micro_f1_score": 0.3, "loss": 0.2, "accuracy": 0.0}
+
+    monkeypatch.setattr(prompt_training, "score", score)
+    assert tune("--do_train", "--eval_steps", 2)[0] == 130
+    last = tmp_path / "out_last"
+    state = last / "checkpoint-4" / "trainer_state.json"
+    moved = state.read_text(encoding="utf-8").replace(str(last), "elsewhere_last")  # as if all had been moved since
+    assert "elsewhere_last/checkpoint-2" in moved
+    state.write_text(moved, encoding="utf-8")
+    status, log = tune("--do_train", "--eval_steps", 2, "--resume_from_checkpoint", last)
+    assert status == 0 and "Final best macro_f1_score: 0.50000" in log and len(seen) == 4, log
+    assert np.array_equal(weights_of(tmp_path / "out")["verbalizer.head.decoder.weight"], seen[0])
+
+
 def test_what_cannot_be_gone_on_with(tune, prompted, tmp_path):
     status, log = tune("--do_train", "--resume_from_checkpoint", prompted["reviews"][1])
     assert status == 2 and "no checkpoint of a stopped training is there" in log and "leave out --do_train" in log
+    other = tmp_path / "other_last" / "checkpoint-2"
+    other.mkdir(parents=True)
+    for name in prompt_training.STATE:
+        (other / name).touch()
+    for folder in (other, other.parent):
+        status, log = tune("--do_train", "--resume_from_checkpoint", folder)
+        assert status == 2 and f"a run goes on in its own folder, which is {tmp_path / 'out_last'}" in log
 
 
 def test_an_interrupted_run_leaves_what_was_there(tune, tmp_path, monkeypatch):
     assert tune("--do_train")[0] == 0
     before = (tmp_path / "out" / "model_state.pdparams").read_bytes()
     monkeypatch.setattr(prompt_training, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert tune("--do_train", "--seed", "9")[0] == 130
+    status, log = tune("--do_train", "--seed", "9")
+    assert status == 130 and "Stopped before anything was saved" in log and "to go on" not in log
     assert (tmp_path / "out" / "model_state.pdparams").read_bytes() == before
     monkeypatch.undo()
     status, log = tune("--do_train", "--seed", "9")
@@ -407,6 +436,27 @@ def test_the_model_can_be_frozen(tune, masked, tmp_path):
     assert encoder and all(np.array_equal(before[name], after[f"plm.{name}"]) for name in encoder)
     start = make_task(masked, PROMPTS["soft"], Labels(["a"]), [["一"]]).model.template.soft_embeddings.weight.numpy()
     assert np.abs(after["template.soft_embeddings.weight"][1:] - start[1:]).max() > 1e-5
+
+
+@pytest.mark.parametrize("frozen", [(), ("--freeze_plm",)])
+def test_every_option_of_the_optimiser_counts(tune, tmp_path, frozen):
+    same = ("--do_train", "--prompt", PROMPTS["soft"], "--load_best_model_at_end", "false", *frozen)
+
+    def learnt(*flags):
+        assert tune(*same, *flags)[0] == 0
+        return np.concatenate([value.ravel() for value in weights_of(tmp_path / "out").values()])
+
+    plain = learnt()
+    assert np.array_equal(learnt("--max_grad_norm", "0"), learnt("--max_grad_norm", "1e9"))  # off
+    for flags in (
+        ("--max_grad_norm", "1e-2"),
+        ("--ppt_learning_rate", "1e-3"), ("--ppt_weight_decay", "0.5"), ("--ppt_adam_beta1", "0.5"),
+        ("--ppt_adam_beta2", "0.5"), ("--ppt_adam_epsilon", "1e-2"), ("--warmup_steps", 2), ("--warmup_ratio", "0.5"),
+        ("--lr_scheduler_type", "constant"),
+    ):  # fmt: skip
+        assert not np.array_equal(learnt(*flags), plain), flags
+    for flags in (("--learning_rate", "1e-3"), ("--weight_decay", "0.5")):  # of the model
+        assert np.array_equal(learnt(*flags), plain) == bool(frozen), flags
 
 
 def test_frozen_dropout_sleeps_in_training(masked):
@@ -498,6 +548,10 @@ def test_faults_of_rows_and_labels(tune, few):
         ),
         (("--do_train", "--evaluation_strategy", "steps"), "--evaluation_strategy steps: say how many, --eval_steps"),
         (
+            ("--do_train", "--load_best_model_at_end", "false", "--save_strategy", "steps"),
+            "--save_strategy steps: say how many, --save_steps",
+        ),
+        (
             ("--do_train", "--model_name_or_path", "./nowhere"),
             "--model_name_or_path ./nowhere: there is no such folder",
         ),
@@ -570,5 +624,12 @@ def test_switches_are_taken_as_the_trainer_takes_them():
     args = train.parse_args([*need, "--eval_steps", "100"])
     assert (args.evaluation_strategy, args.save_strategy, args.save_steps) == ("steps", "steps", 100)
     assert train.parse_args(need).load_best_model_at_end
-    with pytest.raises(SystemExit):
-        train.parse_args([*need, "--do_train", "maybe"])
+    for flags in (("--do_train", "maybe"), ("--warmup_ratio", "1.5"), ("--ppt_adam_beta1", "1")):
+        with pytest.raises(SystemExit):
+            train.parse_args([*need, *flags])
+
+
+def test_what_is_saved_need_not_be_scored(tune):
+    flags = ("--load_best_model_at_end", "false", "--save_strategy", "steps", "--save_steps", 2)
+    status, log = tune("--do_train", *flags)
+    assert status == 0 and log.count("eval loss") == 2, log
