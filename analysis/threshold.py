@@ -104,7 +104,9 @@ class _OfBundle:
         from retrieval_predictor import open_predictor
 
         self.args = args
-        device, _, number = args.device.partition(":")
+        device, colon, number = args.device.partition(":")
+        if device not in ("cpu", "gpu") or (colon and not number.isdigit()):
+            raise UserError(f"--device {args.device}: a bundle runs on cpu, gpu, or one card: gpu:0")
         self.predictor = open_predictor(
             args.bundle, device=device, device_id=int(number or 0), batch_size=args.batch_size,
             max_seq_length=args.max_seq_length,

@@ -133,3 +133,9 @@ def test_rows_of_every_kind(tune, task):
 
     status, log, _ = tune(task, "--mode", "per_label", "--dry_run", edit=edit)
     assert status == 0 and "a threshold a label" in log, log
+
+
+@pytest.mark.parametrize("device", ["xpu", "gpu:x", "gpu:"])
+def test_what_no_bundle_runs_on(tune, device):
+    status, log, _ = tune("news", "--device", device, bundle=True)
+    assert status == 2 and f"--device {device}: a bundle runs on cpu, gpu, or one card: gpu:0" in log
