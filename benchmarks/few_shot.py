@@ -6,8 +6,8 @@
 A seed draws 2 rows of each label of duee (148), 4 of each label of cail-divorce (80), as many again for dev, and a
 sample of all other rows of train and dev for test; and the weights of a small masked-language ERNIE on the set's
 characters. Both roads get the same rows, weights, batches of 8 and epochs, and keep what is best on dev; `linear` is
-TF-IDF with a linear SVM a label. Seconds hold starting and scoring the test rows, too. The sets are read from
-../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
+TF-IDF with a linear SVM a label. Seconds hold starting and scoring the test rows, too, the prompt's twice: for the
+scores and for predictions.txt. The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
 import argparse
