@@ -39,10 +39,8 @@ from retrieval import (  # noqa: E402
 )
 from searching import add_entries  # noqa: E402
 from utils import Labels, read_labels, read_rows  # noqa: E402
-from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index  # noqa: E402
+from vector_index import EmbeddedIndex, open_index  # noqa: E402
 
-LABELS = "label.txt"
-EMBEDDED = {VECTORS, ENTRIES, GRAPH}
 GRACE = 10.0  # seconds in which a running server sees that a bundle has another index
 
 
@@ -123,9 +121,10 @@ def open_for_change(args, problems):
 
 def put(bundle, index, labels, fields=None, decision=None):
     """Puts labels, an embedded index and a decision into the bundle's folder, fields into its manifest: all at once."""
-    changing = {LABELS, DECISION, *EMBEDDED}
-    with changed_bundle(bundle, changing) as (folder, manifest):
-        labels.write(os.path.join(folder, LABELS))
+    from retrieval_predictor import CHANGING
+
+    with changed_bundle(bundle, CHANGING) as (folder, manifest):
+        labels.write(os.path.join(folder, "label.txt"))
         carry_decision(decision or bundle.decision, bundle.labels, labels).save(os.path.join(folder, DECISION))
         if isinstance(index, EmbeddedIndex):
             index.save(folder)
