@@ -158,7 +158,8 @@ def tune(task, args, labels, rows, work, checkpoint):
             scores = score(task, tokens["dev"], rows["dev"], labels, args.per_device_eval_batch_size, Decision())
             metrics = {f"eval_{name}": value for name, value in scores.items()}
             # Of few rows many models score the same, at first all of them 0: then the lower loss is better.
-            metrics["eval_choice"] = scores[args.metric_for_best_model] - 1e-6 * min(scores["loss"], 1)
+            # (Of 1 and a loss that is no number any more, min takes 1.)
+            metrics["eval_choice"] = scores[args.metric_for_best_model] - 1e-6 * min(1, scores["loss"])
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics

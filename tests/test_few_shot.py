@@ -292,6 +292,25 @@ def test_the_trained_model_is_taken_up_again(prompted, run, tmp_path):
     assert new.manifest["max_seq_length"] == 48  # as in training
 
 
+def test_the_folders_decision_is_what_decides(prompted, run, tmp_path):
+    dataset, out = prompted["news"]
+    shutil.copytree(out, tmp_path / "out")
+    wanted = Decision(0.2, min_k=1, max_k=3, temperature=1.5, hierarchy="best_set")
+    wanted.save(tmp_path / "out" / "decision.json")
+    where = ("--data_dir", dataset, "--output_dir", tmp_path / "out", "--device", "cpu")
+    status, log = run(train.main, *where, "--do_eval", "--do_predict", "--do_export")
+    assert status == 0, log
+    best = json.loads((out / "run.json").read_text(encoding="utf-8"))["training"]["best"]
+    assert "Dev dataset size: 24" in log and f"macro f1 score: {best:.5f}" not in log
+    predictor = Predictor(str(tmp_path / "out" / "export"))
+    assert predictor.decision == wanted
+    rows = [line.split("\t") for line in lines_of(tmp_path / "out" / "predictions.txt")]
+    assert [names for _, names in rows] == [
+        ",".join(names) for names, _ in predictor.predict([text for text, _ in rows])
+    ]
+    assert lines_of(out / "predictions.txt") != lines_of(tmp_path / "out" / "predictions.txt")
+
+
 def test_without_data_txt_the_test_rows_are_labelled(tune, few, tmp_path):
     (few / "data.txt").unlink()
     status, log = tune("--do_train", "--do_predict", "--prompt", "{'soft': '这'}是")
@@ -410,7 +429,7 @@ def test_the_best_is_kept_and_patience_ends(tune, tmp_path, monkeypatch, metric)
         seen.append(task.model.verbalizer.head.decoder.weight.numpy().copy())
         value, other = scores[len(seen) - 1], 0.3
         both = {"macro_f1_score": other, "micro_f1_score": other, metric: value}
-        return {**both, "loss": 0.1 if len(seen) == 6 else 0.2, "accuracy": 0.0}
+        return {**both, "loss": {6: 0.1, 7: float("nan")}.get(len(seen), 0.2), "accuracy": 0.0}
 
     monkeypatch.setattr(prompt_training, "score", score)
     flags = ("--num_train_epochs", 10, "--early_stopping_patience", 2, "--metric_for_best_model", metric)
