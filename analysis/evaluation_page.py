@@ -222,8 +222,9 @@ def _paths(report):
         f"{percent(paths['precision'])}, recall {percent(paths['recall'])}, F1 {percent(paths['f1'])}.</p>"
         f"{table if lines else ''}"
         '<p class="note">How far from the end of a missed path the nearest predicted path ends, and from that of a '
-        "wrong path the nearest gold one, in edges of the tree: 1 is a level early or late, 2 mostly a sibling; what "
-        "is far off is another branch. Where a row has no path to compare with, it is as many as the path has levels. "
+        "wrong path the nearest gold one, in edges of the tree: 1 is a level early or late, 2 a sibling or two "
+        "levels; what is far off is another branch. Where a row has no path to compare with, it is as many as the path "
+        "has levels. "
         f"On average {means}. Rows with a label whose parent is missing: "
         f"{rows['by_thresholds']} by the thresholds alone, {rows['as_decided']} as decided.</p>"
     )
