@@ -116,7 +116,9 @@ class Predictor:
         self.inputs = [node.name for node in self.session.get_inputs()]
         width = self.session.get_outputs()[0].shape[-1]
         if isinstance(width, int) and width != self.columns:  # it may be a name, of a number that is known in a run
-            raise UserError(f"{folder}: the model gives {width} numbers for a text, {self.columns} are wanted of it")
+            raise UserError(
+                f"{folder}: the model gives {width} numbers for a text, {self.columns} are wanted of it; export it again"
+            )
 
     def take(self, bundle):
         """Answers with the bundle's labels and decision from here on."""
