@@ -8,7 +8,8 @@ sample of all other rows of train and dev for test; and the weights of a small m
 characters. Both roads get the same rows, weights, batches of 8 and epochs, and keep what is best on dev; `linear` is
 TF-IDF with a linear SVM a label. Seconds are those of the processor, all cores together, with starting and scoring the
 test rows, the prompt's twice: for the scores and for predictions.txt. Losses are means of the steps of a log line, one
-step of fine-tuning and five of the prompt: to be compared within a row alone. The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
+step of fine-tuning and five of the prompt: to be compared within a row alone. The sets are read from ../shared/data or
+from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
 import argparse
