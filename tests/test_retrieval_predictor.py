@@ -144,7 +144,7 @@ def test_triton_takes_classifiers_alone(retrieval, run, tmp_path):
         ({"index": {"kind": "milvus", "uri": 5, "collection": "c"}}, "manifest.json is damaged"),
         ({"num_labels": 54}, "label.txt has 55 labels, the model 54"),
         ({"index": None}, "has no index yet; python retrieval_based/index.py build --bundle "),
-        ({"width": 54}, "the model gives 55 numbers for a text, 54 are wanted of it; export it again"),
+        ({"width": 54}, "the model gives 55 numbers for a text, 54 are wanted; export it again"),
         ({"width": 10**12}, "the model gives 55 numbers for a text"),
     ],
 )

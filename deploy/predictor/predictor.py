@@ -117,7 +117,7 @@ class Predictor:
         width = self.session.get_outputs()[0].shape[-1]
         if isinstance(width, int) and width != self.columns:  # it may be a name, of a number that is known in a run
             raise UserError(
-                f"{folder}: the model gives {width} numbers for a text, {self.columns} are wanted of it; export it again"
+                f"{folder}: the model gives {width} numbers for a text, {self.columns} are wanted; export it again"
             )
 
     def take(self, bundle):
