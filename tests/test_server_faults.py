@@ -347,7 +347,10 @@ def test_overload(bundles, log):
         assert statuses.count(200) > 60 and statuses.count(503) > 40
         assert sorted(times)[int(0.99 * len(times))] < deadline
         assert marks[-1] - marks[1] < 10, marks
-        assert server.post("足球")[0] == 200 and metric(server, "queue_tokens") == 0
+        assert server.post("足球")[0] == 200
+        end = time.monotonic() + 5
+        while metric(server, "queue_tokens"):  # an answer may be out a moment before its tokens are counted off
+            assert time.monotonic() < end
         assert "Traceback" not in server.text()
 
 
