@@ -4,10 +4,10 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-from checkpoint import describe_run, last_folder, read_run
+from checkpoint import describe_run, folder_problem, last_folder, read_run
 from cli import Problems, UserError, logger
 from compat import import_paddle
-from model import set_device
+from model import device_problem, model_name_problem, set_device
 
 # Flags that may differ when a run goes on: they do not change what is learnt.
 FREE_ON_RESUME = {
@@ -46,6 +46,25 @@ class StopSignal:
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def run_problems(args, model, flag, kind="classification"):
+    """Faults of the arguments that every training has, as texts; None where there is none.
+
+    Args:
+        model: name or folder of the model to start from, given as `flag`.
+        kind: of the checkpoint.
+    """
+    yield device_problem(args.device)
+    yield model_name_problem(model, flag)
+    yield folder_problem(args.save_dir, kind)
+    yield folder_problem(last_folder(args.save_dir), kind)
+    if args.init_from_ckpt and not os.path.isfile(args.init_from_ckpt):
+        yield f"--init_from_ckpt {args.init_from_ckpt}: there is no such file"
+    if args.init_from_ckpt and args.resume:
+        yield "--init_from_ckpt starts anew and --resume goes on; give one of them"
+    if args.max_seq_length < 3:
+        yield "--max_seq_length: the special tokens alone take 2; give 3 or more"
 
 
 def start_run(args, files, kind="classification"):

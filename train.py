@@ -84,21 +84,11 @@ def parse_args(argv=None):
 
 def argument_problems(args):
     """Faults of the arguments alone, as texts."""
-    from checkpoint import folder_problem, last_folder
-    from model import device_problem, model_name_problem
+    from runs import run_problems
 
-    yield device_problem(args.device)
-    yield model_name_problem(args.model_name)
-    yield folder_problem(args.save_dir)
-    yield folder_problem(last_folder(args.save_dir))
+    yield from run_problems(args, args.model_name, "--model_name")
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
-    if args.init_from_ckpt and not os.path.isfile(args.init_from_ckpt):
-        yield f"--init_from_ckpt {args.init_from_ckpt}: there is no such file"
-    if args.init_from_ckpt and args.resume:
-        yield "--init_from_ckpt starts anew and --resume goes on; give one of them"
-    if args.max_seq_length < 3:
-        yield "--max_seq_length: the special tokens alone take 2; give 3 or more"
 
 
 def read_data(args):

@@ -77,6 +77,8 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
         if saved and saved == backbone.config.output_emb_size:
             weights = paddle.load(os.path.join(name, WEIGHTS))
             for part in ("weight", "bias"):
+                if f"{PROJECTION}.{part}" not in weights:
+                    raise ValueError(f"{WEIGHTS} has no {PROJECTION}.{part}, while config.json tells of one")
                 getattr(getattr(encoder, PROJECTION), part).set_value(weights[f"{PROJECTION}.{part}"])
     return encoder, tokenizer
 

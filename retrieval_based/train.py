@@ -11,7 +11,6 @@ Rows are text<TAB>label,label as everywhere in this suite, labels flat or paths 
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -103,28 +102,13 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def argument_problems(args):
-    """Faults of the arguments alone, as texts."""
-    from checkpoint import folder_problem, last_folder
-    from encoder import KIND
-    from model import device_problem, model_name_problem
-
-    yield device_problem(args.device)
-    yield model_name_problem(args.model_name_or_path, "--model_name_or_path")
-    yield folder_problem(args.save_dir, KIND)
-    yield folder_problem(last_folder(args.save_dir), KIND)
-    if args.init_from_ckpt and not os.path.isfile(args.init_from_ckpt):
-        yield f"--init_from_ckpt {args.init_from_ckpt}: there is no such file"
-    if args.init_from_ckpt and args.resume:
-        yield "--init_from_ckpt starts anew and --resume goes on; give one of them"
-    if args.max_seq_length < 3:
-        yield "--max_seq_length: the special tokens alone take 2; give 3 or more"
-
-
 def read_data(args):
     """Labels and {"train", perhaps "dev"} rows. Everything wrong with arguments and data is told in one UserError."""
+    from encoder import KIND
+    from runs import run_problems
+
     problems = Problems()
-    for message in argument_problems(args):
+    for message in run_problems(args, args.model_name_or_path, "--model_name_or_path", KIND):
         if message:
             problems.add(message)
     rows, faults = {}, problems.count

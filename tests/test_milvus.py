@@ -210,7 +210,7 @@ def test_what_is_not_a_uri():
 
 
 def test_a_file_that_cannot_be_opened_says_why(tmp_path, capfd):
-    (tmp_path / "text.db").write_text("no database")
+    (tmp_path / "text.db").write_text("no database", encoding="utf-8")
     for path, words in (
         (tmp_path / "no" / "x.db", "no folder"),
         (tmp_path / "text.db", "Milvus Lite does not open it"),

@@ -286,7 +286,7 @@ def test_faults_say_what_to_do(bundle, refused, tmp_path):
     assert "'没有这个标签' is not in the label file" in log
     write_lines(tmp_path / "rows.txt", ["文"])
     assert "no row has a label" in refused("build", labels, "--corpus", "rows", "--corpus_file", tmp_path / "rows.txt")
-    (labels / "mine.txt").write_text("x")
+    (labels / "mine.txt").write_text("x", encoding="utf-8")
     log = refused("remove", labels, "--label", "nothing")
     assert "2 problems" in log and "mine.txt, which would be lost" in log
 

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -353,6 +354,11 @@ def test_from_other_models(fit, news, train, tmp_path):
     assert status == 0 and same_weights(first, second), log
     status, log, _ = fit(news, *start, "--output_emb_size", 8, save_dir=tmp_path / "third")
     assert status == 2 and "projection.weight is [32, 16], wanted [32, 8]" in log
+    shutil.copytree(classifier, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "output_emb_size": 16}), encoding="utf-8")
+    status, log, _ = fit(news, "--model_name_or_path", tmp_path / "odd", save_dir=tmp_path / "fourth")
+    assert status == 2 and "has no projection.weight, while config.json tells of one" in log, log
 
 
 # --------------------------------------------------------------------------------------------------- stopping, going on
