@@ -347,6 +347,23 @@ def test_a_fault_does_not_wait_for_the_other_requests(run, fake, texts):
     assert status == 2 and "answers 422" in log and time.monotonic() - started < 5
 
 
+def test_closed_while_a_request_connects(fake, monkeypatch):
+    """`close` finds no socket to shut down yet, so the request has to see it by itself."""
+    one = fake(lambda texts, number: one.end)
+    server = script.Server(one.url)
+
+    class Connection(script.HTTPConnection):
+        def connect(self):
+            server.close()
+            super().connect()
+
+    monkeypatch.setattr(server, "_connect", Connection)
+    started = time.monotonic()
+    with pytest.raises(script.UserError, match="stopped"):
+        server.ask("POST", "/models/x", {"data": {"text": ["字"]}})
+    assert time.monotonic() - started < 5 and not one.times
+
+
 def test_no_server(run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

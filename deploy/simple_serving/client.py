@@ -138,14 +138,16 @@ class Server:
 
     def _send(self, method, path, body):
         """One try: status, headers, bytes."""
-        if self._closed.is_set():
-            raise UserError("stopped")
+        self._stop_if_closed()
         connection = getattr(self._own, "connection", None)
         if connection is None:
             connection = self._own.connection = self._connect(self._host, self._port, timeout=self._timeout)
             self._connections.append(connection)
         reused = connection.sock is not None
         try:
+            if not reused:
+                connection.connect()
+            self._stop_if_closed()  # again, now that `close` sees the socket: one of the two ends this request
             try:
                 connection.request(method, self._path + path, body, self._headers)
             except BrokenPipeError:  # a body that it does not want; it may have said so before it hung up
@@ -181,6 +183,10 @@ class Server:
             return json.loads(data)
         except ValueError:
             raise UserError(f"{self.url} answers with what is no JSON. {REMEDIES[None]}") from None
+
+    def _stop_if_closed(self):
+        if self._closed.is_set():
+            raise UserError("stopped")
 
     def close(self):
         """Ends what is under way in any thread."""
