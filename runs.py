@@ -61,8 +61,6 @@ def run_problems(args, model, flag, kind="classification"):
     yield folder_problem(last_folder(args.save_dir), kind)
     if args.init_from_ckpt and not os.path.isfile(args.init_from_ckpt):
         yield f"--init_from_ckpt {args.init_from_ckpt}: there is no such file"
-    if args.init_from_ckpt and args.resume:
-        yield "--init_from_ckpt starts anew and --resume goes on; give one of them"
     if args.max_seq_length < 3:
         yield "--max_seq_length: the special tokens alone take 2; give 3 or more"
 
@@ -98,8 +96,8 @@ def saved_progress(args, last, run):
         saved = read_run(args.save_dir)
         if saved and not saved["progress"]["finished"]:
             raise UserError(
-                f"--resume: {last} is not there. To start from the best weights of that run instead: "
-                f"--init_from_ckpt {os.path.join(args.save_dir, 'model_state.pdparams')}"
+                f"--resume: {last} is not there. To start from the best weights of that run, leave out --resume and "
+                f"give --init_from_ckpt {os.path.join(args.save_dir, 'model_state.pdparams')}"
             )
         if not saved:
             logger.info("--resume: nothing is saved yet, starting from the beginning")

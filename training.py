@@ -56,18 +56,18 @@ def train(args, labels, rows, environment):
     model, tokenizer = load_pretrained(last if progress.step else args.model_name, len(labels))
     rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
     rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
-    tokens = make_ready(args, model, tokenizer, rows, environment)
+    tokens = make_ready(args, model, tokenizer, rows, environment, progress)
     trainer = Trainer(args, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress, last)
     trainer.rehearse()
     return trainer.run_all()
 
 
-def make_ready(args, model, tokenizer, rows, environment):
-    """Weights of `--init_from_ckpt` into the model, and {split: tokens} of the rows, with a log of both."""
+def make_ready(args, model, tokenizer, rows, environment, progress):
+    """Weights of `--init_from_ckpt` into a model at its start, and {split: tokens} of the rows, with a log of both."""
     limit = longest_input(model.config)
     if limit and args.max_seq_length > limit:
         raise UserError(f"--max_seq_length {args.max_seq_length}: this model takes {limit} tokens at most")
-    if args.init_from_ckpt:
+    if args.init_from_ckpt and not progress.step:
         load_weights(model, args.init_from_ckpt)
     log_model(model, tokenizer, args.device, environment)
     tokens = {split: encode(part.texts, tokenizer, model, args.max_seq_length) for split, part in rows.items()}

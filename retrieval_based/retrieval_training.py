@@ -52,7 +52,7 @@ def train(args, labels, rows, environment):
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
     last = last_folder(args.save_dir)
     encoder, tokenizer = load_encoder(last if progress.step else args.model_name_or_path, args.output_emb_size)
-    tokens = make_ready(args, encoder, tokenizer, rows, environment)
+    tokens = make_ready(args, encoder, tokenizer, rows, environment, progress)
     checkpoint = Checkpoint(encoder, tokenizer, labels, decision, {**run, "corpus": corpus})
     settings = {"warmup_steps": args.warmup_proportion, "logging_steps": args.log_steps, **FIXED}
     trainer = RetrievalTrainer(Namespace(**vars(args), **settings), checkpoint, rows, tokens, progress, last)

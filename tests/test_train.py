@@ -391,6 +391,50 @@ def test_resume_takes_what_does_not_matter(news, train, tmp_path):
     assert status == 0 and "going on at step 1" in log and "Test dataset size" in log
 
 
+def test_a_run_with_initial_weights_goes_on(news, train, tmp_path):
+    """By the same command and --resume; and one stopped before its first step begins with those weights."""
+    _, _, first = train(news, save_dir=tmp_path / "first")
+    start = ("--init_from_ckpt", first / "model_state.pdparams")
+    expected = train(news, *start, save_dir=tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    stop_early(news, lambda data, **where: train(data, *start, **where), save_dir=folder)
+    status, log, _ = train(news, *start, "--resume", save_dir=folder)
+    assert status == 0 and "going on at step 1" in log, log
+    assert_same_weights(folder, expected[2])
+    assert history(folder) == history(expected[2])
+
+    import training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, "run_all", lambda *_: 1)
+        train(news, *start, save_dir=tmp_path / "early")
+    assert not (tmp_path / "early").exists() and (tmp_path / "early_last").exists()
+    assert train(news, *start, "--resume", save_dir=tmp_path / "early")[0] == 0
+    assert_same_weights(tmp_path / "early", expected[2])
+
+
+def test_patience_counts_on_after_a_stop(news, train, tmp_path, monkeypatch):
+    import training
+
+    scores = [0.5, 0.2, KeyboardInterrupt, 0.2, 0.9]
+    done = []
+
+    def evaluate(self, split):
+        if len(self.rows[split]) <= 8:  # the rehearsal's
+            return {}
+        done.append(split)
+        if scores[len(done) - 1] is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return {"loss": 0.1, "micro_f1": 0.1, "macro_f1": scores[len(done) - 1], "accuracy": 0.0}
+
+    monkeypatch.setattr(training.Trainer, "evaluate", evaluate)
+    flags = ("--epochs", 6, "--early_stop", "--early_stop_nums", 2)
+    assert train(news, *flags, save_dir=tmp_path / "out")[0] == 130
+    status, log, folder = train(news, *flags, "--resume", save_dir=tmp_path / "out")
+    assert status == 0 and len(done) == 4 and "Early stop!" in log, log
+    assert read_run(str(folder))["progress"]["best_score"] == 0.5
+
+
 def test_resume_with_nothing_saved_starts(news, train):
     status, log, _ = train(news, "--resume")
     assert status == 0 and "--resume: nothing is saved yet, starting from the beginning" in log
