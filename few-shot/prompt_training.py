@@ -121,7 +121,9 @@ def tune(task, args, labels, rows, work, checkpoint):
     import paddle
     from paddle.io import DataLoader
     from paddlenlp.prompt import PromptTrainer, PromptTuningArguments
-    from paddlenlp.trainer import Trainer, TrainerCallback
+    from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
+
+    from training import load_weights
 
     tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
     for split, encoded in tokens.items():
@@ -130,6 +132,25 @@ def tune(task, args, labels, rows, work, checkpoint):
     batches = Batches(tokens["train"].lengths, args.per_device_train_batch_size, args.seed)
     steps = args.max_steps if args.max_steps > 0 else len(batches) * args.num_train_epochs
     metric = f"eval_{args.metric_for_best_model}"
+    state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")) if checkpoint else None
+    begun = state.global_step if state else 0
+    logger.info("Training: %d steps at most%s", steps, f", going on at step {begun}" if begun else "")
+
+    def best_saved(state):
+        """The folder of the best model, whose path was that of the run that saved it, perhaps elsewhere."""
+        return os.path.join(work, os.path.basename(state.best_model_checkpoint))
+
+    def best_score(state):
+        """The best score, and how many came after it."""
+        history = [entry for entry in state.log_history if metric in entry]
+        best = int(np.argmax([entry["eval_choice"] for entry in history]))
+        return history[best][metric], len(history) - 1 - best
+
+    def patience_is_over(state):
+        if not args.load_best_model_at_end:
+            return False
+        score, since = best_score(state)
+        return score > 0 and since >= args.early_stopping_patience  # with a score of 0 nothing has been learnt yet
 
     def collate(chosen):
         return {
@@ -178,8 +199,8 @@ def tune(task, args, labels, rows, work, checkpoint):
         """Draws by epoch and step, logs, and stops early."""
 
         def on_train_begin(self, _, state, control, **__):
-            if state.best_model_checkpoint:  # the path as it was when that run started, perhaps from elsewhere
-                state.best_model_checkpoint = os.path.join(work, os.path.basename(state.best_model_checkpoint))
+            if state.best_model_checkpoint:
+                state.best_model_checkpoint = best_saved(state)
 
         def on_epoch_begin(self, _, state, control, **__):
             batches.epoch = state.global_step // len(batches)
@@ -203,11 +224,8 @@ def tune(task, args, labels, rows, work, checkpoint):
                 "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
                 *(metrics[f"eval_{name}"] for name in ("loss", "micro_f1_score", "macro_f1_score")),
             )
-            history = [entry for entry in state.log_history if metric in entry]
-            best = int(np.argmax([entry["eval_choice"] for entry in history]))
-            logger.info("Current best %s: %.5f", args.metric_for_best_model, history[best][metric])
-            patience = len(history) - 1 - best < args.early_stopping_patience or history[best][metric] == 0
-            if args.load_best_model_at_end and not patience:  # with a score of 0 nothing has been learnt yet
+            logger.info("Current best %s: %.5f", args.metric_for_best_model, best_score(state)[0])
+            if patience_is_over(state):
                 logger.info("Early stop!")
                 control.should_training_stop = True
 
@@ -236,8 +254,12 @@ def tune(task, args, labels, rows, work, checkpoint):
     )  # fmt: skip
     trainer.rdrop_criterion = divergence
     started = time.perf_counter()
-    with progress_bar(steps, "step") as bar:
-        trainer.train(checkpoint)
+    if state and (begun >= steps or patience_is_over(state)):  # PaddleNLP (2.8) would take one step more
+        trainer.state, saved = state, best_saved(state) if args.load_best_model_at_end else checkpoint
+        load_weights(task.model, os.path.join(saved, "model_state.pdparams"), "--resume_from_checkpoint")
+    else:
+        with progress_bar(steps, "step", initial=begun) as bar:
+            trainer.train(checkpoint)
     history = trainer.state.log_history
     return {
         "steps": trainer.state.global_step,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 
 import pytest
 
@@ -23,14 +24,15 @@ def chromium(width=1280, height=900):
     for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
+    with contextlib.ExitStack() as stack:
+        # It leaves its sockets' folder behind; outside a test's own folder, since a socket's path must be short.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER, env={**os.environ, "TMPDIR": folder}))
+        stack.callback(driver.quit)
         # Chromium's window is never narrower than 500 pixels; the page is told otherwise, as by a phone.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield driver
-    finally:
-        driver.quit()
 
 
 def assert_sound(driver):

@@ -395,6 +395,49 @@ def test_what_was_best_before_the_stop_is_kept(tune, tmp_path, monkeypatch):
     assert np.array_equal(weights_of(tmp_path / "out")["verbalizer.head.decoder.weight"], seen[0])
 
 
+@pytest.mark.parametrize("end", ["patience", "steps"])
+def test_a_run_killed_after_its_last_step_takes_no_further_one(tune, tmp_path, monkeypatch, end):
+    """With a better score to be had, were it to go on. 24 rows in batches of 8: it ends within an epoch."""
+    scores, seen = iter([0.5, 0.2, 0.1, 0.9]), []
+
+    def score(task, *_):
+        seen.append(task.model.verbalizer.head.decoder.weight.numpy().copy())
+        return {"macro_f1_score": next(scores), "micro_f1_score": 0.3, "loss": 0.2, "accuracy": 0.0}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prompt_training, "score", score)
+    flags, count = {
+        "patience": (("--eval_steps", 1, "--early_stopping_patience", 2), 3),
+        "steps": (("--eval_steps", 2, "--max_steps", 4, "--load_best_model_at_end", "false"), 2),
+    }[end]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save", killed)
+        assert tune("--do_train", *flags)[0] == 130 and len(seen) == count
+    status, log = tune("--do_train", *flags, "--resume_from_checkpoint", tmp_path / "out_last")
+    assert status == 0 and len(seen) == count and "Final best macro_f1_score: 0.50000" in log, log
+    kept = weights_of(tmp_path / "out")["verbalizer.head.decoder.weight"]
+    assert np.array_equal(kept, seen[0 if end == "patience" else -1])
+    assert json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["training"]["steps"] in (3, 4)
+
+
+def test_patience_counts_on_after_a_stop(tune, tmp_path, monkeypatch):
+    scores, calls = [0.5, 0.2, KeyboardInterrupt, 0.1, 0.9], []
+
+    def score(*_):
+        calls.append(scores[len(calls)])
+        if calls[-1] is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return {"macro_f1_score": calls[-1], "micro_f1_score": 0.3, "loss": 0.2, "accuracy": 0.0}
+
+    monkeypatch.setattr(prompt_training, "score", score)
+    flags = ("--do_train", "--eval_steps", 1, "--early_stopping_patience", 2)
+    assert tune(*flags)[0] == 130
+    status, log = tune(*flags, "--resume_from_checkpoint", tmp_path / "out_last")
+    assert status == 0 and "going on at step 2" in log and "Early stop!" in log and len(calls) == 4, log
+
+
 def test_what_cannot_be_gone_on_with(tune, prompted, tmp_path):
     status, log = tune("--do_train", "--resume_from_checkpoint", prompted["reviews"][1])
     assert status == 2 and "no checkpoint of a stopped training is there" in log and "leave out --do_train" in log

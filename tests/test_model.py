@@ -251,7 +251,8 @@ def test_files_put_into_the_cache_by_hand_serve(tmp_path, tiny_model):
 def test_environment_is_set_before_paddle_and_never_over_the_users(monkeypatch):
     monkeypatch.delitem(compat.sys.modules, "paddle")
     for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what is set below does not outlive the test
+        monkeypatch.delenv(name)
     monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setattr(compat, "_processor_is_amd", lambda: True)
     said = compat.prepare_environment()

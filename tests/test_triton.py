@@ -308,25 +308,34 @@ def test_json_as_curl_sends_it(served):
 
 
 def test_requests_of_different_lengths_share_runs_and_each_gets_its_own_answer(served):
-    """60 requests at once, no two of one length, a bad one after every fifth."""
+    """60 requests at once, no two of one length, a bad one after every fifth.
+
+    That they come at once is the machine's to say: where one is answered before the next has come, they are sent again.
+    """
     texts = [served_text(i) for i in range(60)]
     wanted = list(served.predictor.predict([text for text in texts if isinstance(text, str)]))
     models = ("tokenizer", "seqcls_batcher", "seqcls_model")
     served.server.infer("seqcls", [""])  # the first request has runs more, which look at padding
-    before = {model: served.server.statistics(model) for model in models}
-    with ThreadPoolExecutor(60) as pool:
-        answers = list(pool.map(lambda text: served.server.infer("seqcls", [text]), texts))
-    rows = [names_and_scores(outputs)[0] for outputs in answers]
-    for i, text in enumerate(texts):
-        if isinstance(text, bytes):
-            assert rows[i] == "the text is not UTF-8: byte 0xff at position 0"
-    good = [row for row, text in zip(rows, texts) if isinstance(text, str)]
-    assert [row[0] for row in good] == [names for names, _ in wanted]
-    for model in models:
-        after = served.server.statistics(model)
-        rows, runs = (after[key] - before[model][key] for key in ("inference_count", "execution_count"))
-        assert rows == (50 if model == "seqcls_model" else 60)
-        assert runs < rows, model  # the batcher's and the graph's runs: of rows of different lengths
+    alone = set(models)  # those that have not been seen to take several rows in a run
+    for _ in range(20):
+        before = {model: served.server.statistics(model) for model in models}
+        with ThreadPoolExecutor(60) as pool:
+            answers = list(pool.map(lambda text: served.server.infer("seqcls", [text]), texts))
+        rows = [names_and_scores(outputs)[0] for outputs in answers]
+        for i, text in enumerate(texts):
+            if isinstance(text, bytes):
+                assert rows[i] == "the text is not UTF-8: byte 0xff at position 0"
+        good = [row for row, text in zip(rows, texts) if isinstance(text, str)]
+        assert [row[0] for row in good] == [names for names, _ in wanted]
+        for model in models:
+            after = served.server.statistics(model)
+            rows, runs = (after[key] - before[model][key] for key in ("inference_count", "execution_count"))
+            assert rows == (50 if model == "seqcls_model" else 60)
+            if runs < rows:  # the batcher's and the graph's runs: of rows of different lengths
+                alone.discard(model)
+        if not alone:
+            break
+    assert not alone
 
 
 def served_text(i):
