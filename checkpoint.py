@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
@@ -83,8 +84,9 @@ def folder_problem(path, kind="classification", flag="--save_dir"):
     run = read_run(path)
     if run and kind_of(run) != kind:
         return f"{flag} {path}: the folder holds a {kind_of(run)} model, which would be lost; name a new folder"
-    found = set(os.listdir(path)) if os.path.isdir(path) else set()
-    strange = sorted(found - set(run.get("files", ())))
+    found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
+    # What a killed run was writing there ends so (utils.py), and is no loss.
+    strange = sorted(name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) not in ours)
     if strange and not _from_older_suite(found):
         return (
             f"{flag} {path}: the folder holds {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}, which "
@@ -112,10 +114,10 @@ def load_checkpoint(path, label_file, problems, flag="--params_path", kind="clas
         raise UserError(f"{flag} {path} {what}; train first (python {MADE_BY[kind]} ...) or name the folder it wrote")
     run, own = read_run(path), os.path.join(path, "label.txt")
     if kind_of(run) != kind:
-        raise UserError(
-            f"{flag} {path} holds a {kind_of(run)} model; name a folder that {MADE_BY[kind]} wrote, or use the scripts "
-            f"for {kind_of(run)}"
-        )
+        what, otherwise = f"a {kind_of(run)} model", f", or use the scripts for {kind_of(run)}"
+        if not run:  # a model of the older suite, or what a trainer saves underway
+            what, otherwise = "no run.json", ""
+        raise UserError(f"{flag} {path} holds {what}; name a folder that {MADE_BY[kind]} wrote{otherwise}")
     given = label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not given:
         missing = f"neither {own} nor {label_file} is there" if label_file else f"{own} is not there"

@@ -33,8 +33,9 @@ TIMED_ROWS, ROUNDS, BATCH_SIZE = 256, 5, 32
 OPSET = 17  # the first with LayerNormalization as one operator
 # What the older suite wrote, which is replaced without a word, as that suite does.
 _ENDS = ("pdmodel", "pdiparams", "pdiparams.info")
-OLDER_FILES = {f"{name}.{end}" for name in ("float32", "pruned_model") for end in _ENDS}
+OLDER_FILES = {f"{name}.{end}" for name in ("float32", "pruned_model", "model") for end in _ENDS}
 OLDER_FILES |= {*VARIANTS.values(), "model_state.pdparams", "model_config.json"}
+OLDER_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-shot/
 
 
 def folder_problem(path, flag):

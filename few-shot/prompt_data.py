@@ -29,7 +29,7 @@ def argument_problems(args):
         found = sorted(os.listdir(last)) if os.path.isdir(last) else []
         if strange := [name for name in found if name != "run.json" and not name.startswith("checkpoint-")]:
             yield f"{last} holds {', '.join(strange[:5])}, which would be lost; move it elsewhere"
-    elif args.do_export:
+    if args.do_train or args.do_export:
         yield bundle_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
     strategies = {args.evaluation_strategy, args.save_strategy}
     otherwise = len(strategies) > 1 or "steps" in strategies and args.save_steps != args.eval_steps
@@ -41,6 +41,10 @@ def argument_problems(args):
         yield "--evaluation_strategy steps: say how many, --eval_steps 100"
     elif args.save_strategy == "steps" and not args.save_steps:
         yield "--save_strategy steps: say how many, --save_steps 100"
+    for what, flag in (("evaluation", "eval"), ("save", "save")):
+        strategy = getattr(args, f"{what}_strategy")
+        if strategy != "steps" and getattr(args, f"{flag}_steps"):
+            yield f"--{flag}_steps: with --{what}_strategy {strategy} it is not read; leave one of them out"
     if args.max_steps == 0 or args.max_steps < -1:
         yield "--max_steps: 1 or more, or -1 for whole epochs"
     if not args.learning_rate:
@@ -124,11 +128,11 @@ def read_label_words(path, problems):
     words, lines = {}, []
     for number, line in read_lines(path):
         name, equals, word = (piece.strip() for piece in line.partition("=="))
-        if equals and (not word or "==" in word):
+        if equals and not (name and word and "==" not in word):
             problems.add(f"{path}:{number}: {line.strip()!r}: a line is label or label==word")
         if equals and word in words.get(name, ()):
             problems.add(f"{path}:{number}: label {name!r} has the word {word!r} already; delete the line")
-        if not equals or name not in words:
+        if not equals or name and name not in words:
             lines.append((number, name))
         words.setdefault(name, [])
         words[name] += [word] if equals else []

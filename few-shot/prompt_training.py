@@ -36,13 +36,18 @@ def latest_checkpoint(folder):
 
 def checkpoint_to_go_on(args, run):
     """The trainer's checkpoint that --resume_from_checkpoint names, of a run like this one."""
-    folder = latest_checkpoint(args.resume_from_checkpoint)
+    folder, last = latest_checkpoint(args.resume_from_checkpoint), last_folder(args.output_dir)
+    if folder is None and os.path.realpath(args.resume_from_checkpoint) == os.path.realpath(last):
+        raise UserError(
+            f"--resume_from_checkpoint {args.resume_from_checkpoint}: nothing is saved there yet; leave it out to "
+            "start from the beginning"
+        )
     if folder is None:
         raise UserError(
             f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint of a stopped training is there; "
             "name the folder <output_dir>_last, or leave out --do_train to use a trained model"
         )
-    home, last = os.path.dirname(os.path.realpath(folder)), last_folder(args.output_dir)
+    home = os.path.dirname(os.path.realpath(folder))
     if home != os.path.realpath(last):
         raise UserError(
             f"--resume_from_checkpoint {args.resume_from_checkpoint}: a run goes on in its own folder, which is {last} "

@@ -56,8 +56,9 @@ def parse_prompt(text):
     for piece in re.split(r"(\{[^{}]*\})", text):
         if piece.startswith("{") and piece.endswith("}"):
             parts.append(_part(piece))
-        elif "{" in piece or "}" in piece:
-            raise UserError(f"--prompt {text!r}: a brace without its other; a part is written like {{'mask'}}")
+        elif found := re.search("[{}｛｝]", piece):
+            what = "a brace without its other" if found[0] in "{}" else f"a full-width brace {found[0]}"
+            raise UserError(f"--prompt {text!r}: {what}; a part is written like {{'mask'}}")
         elif piece.strip():
             parts.append({"hard": piece.strip()})
     if not any("text" in part for part in parts):  # as AutoTemplate completes it
@@ -267,6 +268,16 @@ def word_tokens(tokenizer, labels, words, problems):
         for word in (word for word, tokens in zip(of_label, found) if not tokens):
             problems.add(f"label {name!r}: the word {word!r} has no tokens; give another: {name}==word")
     return ids
+
+
+def unknown_words(tokenizer, labels, words):
+    """Label words, as texts `label==word`, of which the vocabulary holds no piece."""
+    return [
+        f"{name}=={word}"
+        for name, of_label in zip(labels.names, words)
+        for word in of_label
+        if set(tokenizer.encode(word, add_special_tokens=False)["input_ids"]) == {tokenizer.unk_token_id}
+    ]
 
 
 def make_verbalizer(plm, tokenizer, labels, words, tokens):

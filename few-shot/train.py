@@ -30,7 +30,7 @@ from cli import (  # noqa: E402
 )
 from compat import prepare_environment, use_old_ir  # noqa: E402
 from prompt_data import EXPORT, read_all, texts_of  # noqa: E402
-from prompting import make_task  # noqa: E402
+from prompting import make_task, unknown_words  # noqa: E402
 
 METRICS = ("macro_f1_score", "micro_f1_score")
 PREDICTIONS = "predictions.txt"
@@ -78,7 +78,7 @@ def parse_args(argv=None):
     group.add_argument("--per_device_train_batch_size", type=positive_int, default=8, help="(%(default)s)")
     group.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help="(%(default)s)")
     group.add_argument(
-        "--early_stopping_patience", type=positive_int, default=4, help="scores without a better one (4)"
+        "--early_stopping_patience", type=positive_int, default=4, help="end after so many scores without a better (4)"
     )
     group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="of the model (0)")
     group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients; 0 = off (1)")
@@ -108,8 +108,9 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     args.freeze_plm |= args.freeze_dropout
     args.evaluation_strategy = args.evaluation_strategy or ("steps" if args.eval_steps else "epoch")
-    args.save_strategy = args.save_strategy or args.evaluation_strategy
-    args.save_steps = args.save_steps or args.eval_steps
+    args.save_strategy = args.save_strategy or ("steps" if args.save_steps else args.evaluation_strategy)
+    if args.save_strategy == "steps":
+        args.save_steps = args.save_steps or args.eval_steps
     if args.load_best_model_at_end is None:
         args.load_best_model_at_end = args.evaluation_strategy != "no"
     return args
@@ -179,6 +180,9 @@ def train(args, task, work):
             logger.warning("%s holds a run that was stopped; this one replaces it", last)
         shutil.rmtree(last, ignore_errors=True)
     write_json(os.path.join(last, "run.json"), run)
+    if unknown := unknown_words(task.tokenizer, work.labels, work.words):
+        shown = ", ".join(unknown[:5]) + (" ..." if unknown[5:] else "")
+        logger.warning("The model knows no piece of %d words: %s. Give others in label.txt", len(unknown), shown)
     try:
         rows = {split: work.rows[split] for split in ("train", "dev")}
         result = tune(task, args, work.labels, rows, last, going_on)
@@ -188,11 +192,17 @@ def train(args, task, work):
         else:
             logger.info("Stopped before anything was saved")
         raise
+    except MemoryError as error:
+        raise UserError(
+            f"out of memory with --per_device_train_batch_size {args.per_device_train_batch_size} and "
+            f"--max_seq_length {args.max_seq_length}; halve one of them"
+        ) from error
     save(args, task, work, {**run, "training": result})
     shutil.rmtree(last)
     if result["best"] is not None:
         logger.info("Final best %s: %.5f", args.metric_for_best_model, result["best"])
-    logger.info("Save best %s prompt model in %s", args.metric_for_best_model, args.output_dir)
+    kept = f"best {args.metric_for_best_model}" if args.load_best_model_at_end else "last"
+    logger.info("Save %s prompt model in %s", kept, args.output_dir)
 
 
 def log_scores(args, task, work, decision):

@@ -80,6 +80,8 @@ def test_a_prompt_is_read_as_paddlenlp_reads_it(prompt):
         ("是}{'mask'}", "a brace without its other"),
         ("{__import__('os').system('false')}", "is not understood"),
         ("{'soft': '一' * 9}", "is not understood"),
+        ("｛'mask'｝是", "a full-width brace ｛; a part is written like {'mask'}"),
+        ("是{'text': 'text_a'}｝", "a full-width brace ｝"),
         ("{'colour'}", "is none of text, mask, soft"),
         ("{}", "is none of text, mask, soft"),
         ("{1: 2}", "is none of text, mask, soft"),
@@ -110,12 +112,13 @@ def test_label_words(tmp_path):
 
 def test_faults_of_label_words_are_told_with_their_lines(tmp_path):
     path = tmp_path / "label.txt"
-    write_lines(path, ["a==", "b==x==y", "c==x", "c==x", "d", "d", "e,f==x", "", "g##h==x"])
+    write_lines(path, ["a==", "b==x==y", "c==x", "c==x", "d", "d", "e,f==x", "", "g##h==x", "==x", "i== == x"])
     problems = Problems()
     read_label_words(str(path), problems)
     wanted = (
         "1: 'a=='", "2: 'b==x==y'", "4: label 'c' has the word 'x' already", "6: label 'd' stands on line 5 already",
         "7: label 'e,f' holds a comma", "8: empty line", "9: label 'g##h' has no parent here",
+        "10: '==x': a line is label or label==word", "11: 'i== == x': a line is",
     )  # fmt: skip
     assert problems.count == len(wanted)
     assert all(any(f"{path}:{text}" in message for message in problems.messages) for text in wanted)
@@ -397,8 +400,9 @@ def test_what_was_best_before_the_stop_is_kept(tune, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("end", ["patience", "steps"])
 def test_a_run_killed_after_its_last_step_takes_no_further_one(tune, tmp_path, monkeypatch, end):
-    """With a better score to be had, were it to go on. 24 rows in batches of 8: it ends within an epoch."""
-    scores, seen = iter([0.5, 0.2, 0.1, 0.9]), []
+    """With a better score to be had, were it to go on. 24 rows in batches of 8: its fourth step is within an epoch.
+    Where the last model is wanted, patience ends nothing."""
+    scores, seen = iter([0.5, 0.2, 0.1] + ([0.9] if end == "patience" else [0.4, 0.9])), []
 
     def score(task, *_):
         seen.append(task.model.verbalizer.head.decoder.weight.numpy().copy())
@@ -409,9 +413,10 @@ def test_a_run_killed_after_its_last_step_takes_no_further_one(tune, tmp_path, m
 
     monkeypatch.setattr(prompt_training, "score", score)
     flags, count = {
-        "patience": (("--eval_steps", 1, "--early_stopping_patience", 2), 3),
-        "steps": (("--eval_steps", 2, "--max_steps", 4, "--load_best_model_at_end", "false"), 2),
+        "patience": (("--eval_steps", 1), 3),
+        "steps": (("--eval_steps", 1, "--max_steps", 4, "--load_best_model_at_end", 0), 4),
     }[end]
+    flags = (*flags, "--early_stopping_patience", 2)
     with monkeypatch.context() as patch:
         patch.setattr(train, "save", killed)
         assert tune("--do_train", *flags)[0] == 130 and len(seen) == count
@@ -419,7 +424,7 @@ def test_a_run_killed_after_its_last_step_takes_no_further_one(tune, tmp_path, m
     assert status == 0 and len(seen) == count and "Final best macro_f1_score: 0.50000" in log, log
     kept = weights_of(tmp_path / "out")["verbalizer.head.decoder.weight"]
     assert np.array_equal(kept, seen[0 if end == "patience" else -1])
-    assert json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["training"]["steps"] in (3, 4)
+    assert json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["training"]["steps"] == count
 
 
 def test_patience_counts_on_after_a_stop(tune, tmp_path, monkeypatch):
@@ -441,6 +446,9 @@ def test_patience_counts_on_after_a_stop(tune, tmp_path, monkeypatch):
 def test_what_cannot_be_gone_on_with(tune, prompted, tmp_path):
     status, log = tune("--do_train", "--resume_from_checkpoint", prompted["reviews"][1])
     assert status == 2 and "no checkpoint of a stopped training is there" in log and "leave out --do_train" in log
+    (tmp_path / "out_last").mkdir()
+    status, log = tune("--do_train", "--resume_from_checkpoint", f"{tmp_path}/out_last/")
+    assert status == 2 and "nothing is saved there yet; leave it out to start from the beginning" in log
     other = tmp_path / "other_last" / "checkpoint-2"
     other.mkdir(parents=True)
     for name in prompt_training.STATE:
@@ -448,6 +456,8 @@ def test_what_cannot_be_gone_on_with(tune, prompted, tmp_path):
     for folder in (other, other.parent):
         status, log = tune("--do_train", "--resume_from_checkpoint", folder)
         assert status == 2 and f"a run goes on in its own folder, which is {tmp_path / 'out_last'}" in log
+    status, log = tune("--do_eval", "--resume_from_checkpoint", other)
+    assert status == 2 and f"{other} holds no run.json; name a folder that few-shot/train.py wrote\n" in log
 
 
 def test_an_interrupted_run_leaves_what_was_there(tune, tmp_path, monkeypatch):
@@ -597,6 +607,14 @@ def test_faults_of_rows_and_labels(tune, few):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            ("--do_train", "--evaluation_strategy", "epoch", "--eval_steps", "5"),
+            "--eval_steps: with --evaluation_strategy epoch it is not read; leave one of them out",
+        ),
+        (
+            ("--do_train", "--save_strategy", "epoch", "--save_steps", "5"),
+            "--save_steps: with --save_strategy epoch it is not read; leave one of them out",
+        ),
         ((), "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"),
         (("--do_eval",), "--resume_from_checkpoint {out} is not there; train first (python few-shot/train.py ...)"),
         (("--do_train", "--max_seq_length", "5"), "--max_seq_length 5: the prompt alone takes 5 tokens"),
@@ -661,6 +679,14 @@ def test_labels_and_words_may_be_anything(tune, tmp_path):
     assert lines_of(tmp_path / "out" / "label.txt") == names
 
 
+def test_words_that_the_model_does_not_know_are_told(tune, few):
+    """One known piece is enough."""
+    labels = lines_of(few / "label.txt")
+    write_lines(few / "label.txt", [f"{labels[0]}==😀😀", f"{labels[1]}==干净", f"{labels[1]}==净😀", *labels[2:]])
+    status, log = tune("--do_train")
+    assert status == 0 and f"The model knows no piece of 1 words: {labels[0]}==😀😀. Give others" in log, log
+
+
 def test_a_word_without_tokens_is_told(tune, few):
     labels = lines_of(few / "label.txt")
     write_lines(few / "label.txt", [*labels[:-1], f"{labels[-1]}==\ufffd"])
@@ -683,8 +709,13 @@ def test_switches_are_taken_as_the_trainer_takes_them():
     args = train.parse_args([*need, "--do_train", "True", "--do_eval", "--load_best_model_at_end", "false"])
     assert args.do_train and args.do_eval and not args.do_export and not args.load_best_model_at_end
     assert train.parse_args([*need, "--freeze_dropout"]).freeze_plm
-    args = train.parse_args([*need, "--eval_steps", "100"])
-    assert (args.evaluation_strategy, args.save_strategy, args.save_steps) == ("steps", "steps", 100)
+    for flags, wanted in (
+        (("--eval_steps", "100"), ("steps", "steps", 100)),
+        (("--save_steps", "50"), ("epoch", "steps", 50)),
+        (("--eval_steps", "100", "--save_strategy", "epoch"), ("steps", "epoch", None)),
+    ):
+        args = train.parse_args([*need, *flags])
+        assert (args.evaluation_strategy, args.save_strategy, args.save_steps) == wanted
     assert train.parse_args(need).load_best_model_at_end
     for flags in (("--do_train", "maybe"), ("--warmup_ratio", "1.5"), ("--ppt_adam_beta1", "1")):
         with pytest.raises(SystemExit):
@@ -694,4 +725,28 @@ def test_switches_are_taken_as_the_trainer_takes_them():
 def test_what_is_saved_need_not_be_scored(tune):
     flags = ("--load_best_model_at_end", "false", "--save_strategy", "steps", "--save_steps", 2)
     status, log = tune("--do_train", *flags)
-    assert status == 0 and log.count("eval loss") == 2, log
+    assert status == 0 and log.count("eval loss") == 2 and "Save last prompt model in" in log, log
+
+
+def test_too_little_memory_is_told(tune, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_training, "score", lambda *_: (_ for _ in ()).throw(MemoryError("no more")))
+    status, log = tune("--do_train")
+    assert status == 2 and "Traceback" not in log
+    assert "out of memory with --per_device_train_batch_size 8 and --max_seq_length 40; halve one of them" in log
+
+
+def test_what_lies_beside_a_bundle_is_not_lost(tune, masked, tmp_path):
+    """What a killed run left half-written is."""
+    assert tune("--do_train")[0] == 0
+    for name in ("export.tmp", "predictions.txt.17.tmp"):
+        (tmp_path / "out" / name).mkdir()
+    export = tmp_path / "out" / "export"
+    export.mkdir()
+    for name in ("model.pdmodel", "model.pdiparams", "template_config.json", "verbalizer_config.json"):
+        (export / name).touch()  # as the older suite leaves it
+    (export / "notes.txt").touch()
+    status, log = tune("--do_train")
+    assert status == 2 and f"--output_dir {export}: the folder holds notes.txt, which would be lost" in log
+    (export / "notes.txt").unlink()
+    status, log = tune("--do_train")
+    assert status == 0 and not export.exists() and not (tmp_path / "out" / "export.tmp").exists(), log
