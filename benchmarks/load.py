@@ -23,15 +23,21 @@ def post(path, value):
     return f"{head}\r\n\r\n".encode() + body
 
 
-class Connection(asyncio.Protocol):
-    """Sends one request at a time; connects anew where the server has closed."""
+class _Wire(asyncio.Protocol):
+    """One TCP connection. What comes of one that was given up says nothing of its successor's request."""
 
-    def __init__(self, port):
-        self.port, self.transport, self.answer = port, None, None
+    def __init__(self):
+        self.transport, self.answer = None, None
         self.data, self.size = bytearray(), None  # of an answer: bytes so far, and all of them
 
     def connection_made(self, transport):
         self.transport = transport
+
+    def send(self, request):
+        """A future of the status of the answer."""
+        self.data, self.size, self.answer = bytearray(), None, asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self.answer
 
     def data_received(self, data):
         self.data += data
@@ -45,25 +51,37 @@ class Connection(asyncio.Protocol):
         values = (line.partition(b":") for line in head.split(b"\r\n"))
         return next((value.strip() for key, _, value in values if key.lower() == name), None)
 
-    def body(self):
-        return json.loads(self.data[self.data.find(b"\r\n\r\n") + 4 :])
-
     def connection_lost(self, error):
         if self.answer and not self.answer.done():
             self.answer.set_exception(error or ConnectionResetError("closed without an answer"))
 
+
+class Connection:
+    """Sends one request at a time; connects anew where the server has closed."""
+
+    def __init__(self, port):
+        self.port, self.wire = port, None
+
     async def ask(self, request):
-        """Status of the answer; `header` and `body` tell the rest until the next."""
-        loop = asyncio.get_running_loop()
-        if self.transport is None or self.transport.is_closing():
-            await loop.create_connection(lambda: self, "127.0.0.1", self.port)
-        self.data, self.size, self.answer = bytearray(), None, loop.create_future()
-        self.transport.write(request)
-        return await asyncio.wait_for(self.answer, GIVE_UP)
+        """Status of the answer; `data`, `header` and `body` tell the rest until the next."""
+        if self.wire is None or self.wire.transport.is_closing():
+            loop = asyncio.get_running_loop()
+            _, self.wire = await loop.create_connection(_Wire, "127.0.0.1", self.port)
+        return await asyncio.wait_for(self.wire.send(request), GIVE_UP)
+
+    @property
+    def data(self):
+        return self.wire.data
+
+    def header(self, name):
+        return self.wire.header(name)
+
+    def body(self):
+        return json.loads(self.data[self.data.find(b"\r\n\r\n") + 4 :])
 
     def close(self):
-        if self.transport:
-            self.transport.close()
+        if self.wire:
+            self.wire.transport.close()
 
 
 @dataclass
