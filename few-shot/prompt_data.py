@@ -81,7 +81,9 @@ def read_all(args):
     missing = [name for name in needed if not os.path.exists(os.path.join(args.data_dir, name))]
     if args.do_predict and not os.path.exists(texts_of(args)):
         missing.append("data.txt and no test.txt")
-    if missing:
+    if missing and not os.path.isdir(args.data_dir):
+        problems.add(f"--data_dir {args.data_dir} is no folder; name the one that holds train.txt, dev.txt, label.txt")
+    elif missing:
         problems.add(f"--data_dir {args.data_dir}: there is no {', no '.join(missing)}")
     problems.stop_if_any()
     if trained:
@@ -100,8 +102,9 @@ def read_all(args):
 
 def open_trained(args, problems):
     """The `Checkpoint`, still without its model, of --resume_from_checkpoint or output_dir."""
+    flag = "--resume_from_checkpoint" if args.resume_from_checkpoint else "--output_dir"
     args.resume_from_checkpoint = args.resume_from_checkpoint or args.output_dir
-    trained = load_checkpoint(args.resume_from_checkpoint, None, problems, "--resume_from_checkpoint", "prompt")
+    trained = load_checkpoint(args.resume_from_checkpoint, None, problems, flag, "prompt")
     if args.prompt is not None and parse_prompt(args.prompt) != trained.run["prompt"]:
         problems.add("--prompt is another than that of the trained model; leave it out")
     label_file = os.path.join(args.data_dir, "label.txt")
