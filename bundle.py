@@ -22,6 +22,7 @@ MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
 NEEDED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # of a manifest
 CLASSIFICATION, RETRIEVAL = KINDS = ("classification", "retrieval")
+MADE_BY = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}
 
 
 @dataclass
@@ -117,6 +118,17 @@ def replace_decision(bundle, decision):
         decision.save(os.path.join(folder, DECISION))
 
 
+def _what_to_name(folder, kind):
+    """What to do about a folder without a manifest, as the end of a sentence. kind: of the bundle that is wanted."""
+    made_by = MADE_BY[kind or CLASSIFICATION]
+    inner = os.path.join(folder, "export")  # where few-shot/train.py puts it
+    if os.path.isfile(os.path.join(inner, MANIFEST)):
+        return f"the bundle is in {inner}, name that"
+    if os.path.isfile(os.path.join(folder, "model_state.pdparams")):
+        return f"{folder} is a checkpoint: export it, and name the folder that {made_by} wrote"
+    return f"name a folder that {made_by} wrote"
+
+
 def open_bundle(folder, kind=None):
     """A bundle whose files are those its manifest tells of, byte for byte.
 
@@ -137,7 +149,7 @@ def open_bundle(folder, kind=None):
         if version == VERSION and manifest.get("kind") == RETRIEVAL:
             _check_retrieval(**{name: manifest[name] for name in ("width", "corpus", "search", "index")})
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a folder that export_model.py or prune.py wrote") from error
+        raise UserError(f"{path}: {error.strerror}; {_what_to_name(folder, kind)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; {remedy}") from error
     if version != VERSION:
@@ -182,5 +194,4 @@ def _kind_problem(kind, wanted):
         return f"is of kind {kind!r}, which is not known here ({', '.join(KINDS)} are)"
     if wanted in (None, kind):
         return None
-    made_by = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}[wanted]
-    return f"is a bundle of kind {kind}, and {wanted} is wanted here; name a folder that {made_by} wrote"
+    return f"is a bundle of kind {kind}, and {wanted} is wanted here; name a folder that {MADE_BY[wanted]} wrote"

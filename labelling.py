@@ -1,9 +1,10 @@
 """New texts labelled as a stream, from file to file: what predict.py and the predictor without Paddle share."""
 
 import contextlib
+import os
 from itertools import islice
 
-from cli import logger, progress_bar
+from cli import UserError, logger, progress_bar
 from decision import SEPARATOR
 from utils import atomic_write, read_texts
 
@@ -33,8 +34,10 @@ def label_texts(path, count, output, predict, log_row, with_scores):
         predict: takes a list of texts, gives (label names, their probabilities) of each.
         log_row: takes a text and its label names. Called for all rows without an output, else for the first 10.
     """
+    if output and os.path.exists(output) and os.path.samefile(path, output):
+        raise UserError(f"--output_file {output}: this file is read, too, and would be lost; name another")
     shown = SHOWN if output else count
-    texts, done = (text for _, text in read_texts(path)), 0
+    texts, done, bare = (text for _, text in read_texts(path)), 0, 0
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(atomic_write(output)) if output else None
         bar = stack.enter_context(progress_bar(count, "row"))
@@ -48,9 +51,13 @@ def label_texts(path, count, output, predict, log_row, with_scores):
                         columns.append(",".join(f"{score:.5f}" for score in scores))
                     file.write("\t".join(columns) + "\n")
                 done += 1
+                bare += not len(names)
                 bar.update(1)
     if output:
         logger.info("Prediction results save in %s: %d rows", output, done)
+    if bare:
+        remedy = "--min_k 1 gives each row its best label, analysis/threshold.py finds thresholds that fit"
+        logger.info("%d of %d rows have no label, as none is above its threshold; %s", bare, done, remedy)
 
 
 def decide(probabilities, labels, decision):

@@ -85,6 +85,8 @@ def model_name_problem(name, flag="--model_name"):
         "tokenizer_config.json": "tokenizer_config.json" in files,
     }
     missing = [file for file, found in wanted.items() if not found]
+    if "template_config.json" in files:  # its weights have other names; PaddleNLP would start with random ones
+        return f"{flag} {name}: a prompt model of few-shot/train.py; name the pretrained model that it began with"
     if not missing:
         return None
     return f"{flag} {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"

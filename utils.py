@@ -28,9 +28,11 @@ def sha256(path):
 @contextlib.contextmanager
 def atomic_write(path):
     """A text file (UTF-8, LF) that appears whole or not at all, in place of an older one."""
-    path = os.path.abspath(path)
     if os.path.isdir(path):
-        raise UserError(f"{path} is a folder; name a file to write")
+        raise UserError(f"{os.path.abspath(path)} is a folder; name a file to write")
+    if os.path.exists(path) and not os.path.isfile(path):  # else root would lose /dev/null to a file of that name
+        raise UserError(f"{path} is a device or a pipe, which cannot be replaced; name a file to write")
+    path = os.path.realpath(path)  # a link stays one
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -397,6 +399,9 @@ def _unknown_message(path, number, name, labels):
         return f"{where} empty label; delete the comma that follows or precedes nothing"
     if "，" in name:
         return f"{where} label {name!r} holds a full-width comma; labels are separated by an ASCII comma"
+    for sign in ";；、| ":
+        if sign in name and all(piece.strip() in labels.index for piece in name.split(sign)):
+            return f"{where} label {name!r}: labels are separated by an ASCII comma, not by {sign!r}"
     return f"{where} label {name!r} is not in the label file{closest(name, labels.index)}"
 
 

@@ -260,10 +260,9 @@ def drop_collection(fields):
 def add(args):
     problems = Problems()
     predictor = open_for_change(args, problems)
-    labels, texts, names = predictor.labels, [], []
     with problems.collect():
         predictor.index  # noqa: B018  opened now, so that what is wrong with it is told in time
-        labels, texts, names = read_new(args, predictor, problems)
+    labels, texts, names = read_new(args, predictor, problems)
     problems.stop_if_any()
     index, bundle = predictor.index, predictor.bundle
     add_entries(index, predictor, texts, names)

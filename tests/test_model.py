@@ -146,6 +146,9 @@ def test_model_folder_problems(tiny_model, tmp_path):
         shutil.copytree(tiny_model, folder)
         (folder / file).unlink()
         assert f"the folder has no {file}. A model's folder holds" in model_name_problem(str(folder))
+    prompted = shutil.copytree(tiny_model, tmp_path / "prompted")
+    (prompted / "template_config.json").touch()
+    assert "a prompt model of few-shot/train.py; name the" in model_name_problem(str(prompted))
 
 
 def test_damaged_weights_are_a_message(tiny_model, tmp_path):

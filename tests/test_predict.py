@@ -70,6 +70,21 @@ def test_multi_label_writes_output_txt(predict, trained, tmp_path):
     assert [line.split(" | ", 1)[1] for line in table] == [row[0] for row in rows[:10]]
 
 
+def test_the_texts_are_not_replaced_by_their_labels(predict, trained):
+    data = trained["reviews"][0] / "data.txt"
+    before = data.read_bytes()
+    status, log = predict("reviews", "--output_file", data)
+    assert status == 2 and "this file is read, too, and would be lost; name another" in log
+    assert data.read_bytes() == before
+
+
+def test_rows_without_a_label_are_counted_with_a_remedy(predict):
+    status, log = predict("reviews", "--threshold", 1)
+    assert status == 0 and "40 of 40 rows have no label" in log and "--min_k 1 gives each row its best label" in log
+    status, log = predict("reviews", "--threshold", 1, "--min_k", 1)
+    assert status == 0 and "have no label" not in log
+
+
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_the_output_is_read_back_by_the_training_reader(predict, trained, tmp_path, task):
     output = tmp_path / "new" / "out.txt"

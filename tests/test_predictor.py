@@ -132,9 +132,14 @@ def test_missing_files_are_told_together(bundle):
         Predictor(str(bundle))
 
 
-def test_what_is_no_bundle(bundle, tmp_path):
+def test_what_is_no_bundle(bundle, trained, tmp_path):
     with pytest.raises(UserError, match="name a folder that export_model.py or prune.py wrote"):
         Predictor(str(tmp_path))
+    with pytest.raises(UserError, match="is a checkpoint: export it"):
+        Predictor(str(trained["news"][1]))
+    shutil.copytree(bundle, tmp_path / "prompted" / "export")
+    with pytest.raises(UserError, match="the bundle is in .*export, name that"):
+        Predictor(str(tmp_path / "prompted"))
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     for content, message in (
         ("{", "manifest.json is damaged"),

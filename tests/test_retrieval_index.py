@@ -267,7 +267,7 @@ def test_faults_say_what_to_do(bundle, refused, tmp_path):
     labels, rows = bundle("news", "labels"), bundle("news", "rows")
     first = lines_of(labels / "label.txt")[1]
     assert "it is there already; to add texts" in refused("add", labels, "--label", first)
-    assert "give one of --label and --corpus_file" in refused("add", labels)
+    assert refused("add", labels).count("give one of --label and --corpus_file") == 1
     assert "give one of" in refused("add", labels, "--label", "a", "--corpus_file", "b")
     assert "--text goes with --label" in refused("add", labels, "--corpus_file", "b", "--text", "c")
     assert "an empty text" in refused("add", labels, "--label", "a", "--text", " ")

@@ -116,6 +116,8 @@ def test_a_bundle_is_opened_by_its_kind(retrieval, bundles, tmp_path):
         RetrievalPredictor(str(bundles["news"]))
     with pytest.raises(UserError, match="name a folder that export_model.py or prune.py wrote"):
         open_predictor(str(tmp_path))
+    with pytest.raises(UserError, match="name a folder that retrieval_based/export_model.py wrote"):
+        RetrievalPredictor(str(tmp_path))
 
 
 def test_triton_takes_classifiers_alone(retrieval, run, tmp_path):

@@ -117,6 +117,9 @@ def test_line_separators_within_a_text_do_not_end_the_row(tmp_path):
         ("\t体育", "train.txt:2: labels without a text"),
         ("股市\t财经,", "train.txt:2: empty label"),
         ("股市\t体育，财经", "holds a full-width comma"),
+        ("股市\t体育;财经", "label '体育;财经': labels are separated by an ASCII comma, not by ';'"),
+        ("股市\t体育 财经", "not by ' '"),
+        ("股市\t体育;财金", "is not in the label file"),
     ],
 )
 def test_faults_of_rows_name_file_and_line(tmp_path, line, message):
@@ -265,6 +268,18 @@ def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"), atomic_write(tmp_path / "file" / "out.txt"):
         pass
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null is: root would replace it
+    with pytest.raises(UserError, match="is a device or a pipe"), atomic_write(tmp_path / "pipe"):
+        pass
+    assert not os.path.isfile(tmp_path / "pipe")
+
+
+def test_a_link_to_a_file_stays_one(tmp_path):
+    write_lines(tmp_path / "target", ["old"])
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with atomic_write(tmp_path / "link") as file:
+        file.write("new\n")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text(encoding="utf-8") == "new\n"
 
 
 @pytest.mark.parametrize("exchange", ["in one step", "by two renames"])

@@ -84,7 +84,7 @@ class Predictor:
         if problem := device_problem(device):
             raise UserError(problem)
         if variant == "fp16" and device == "cpu":
-            raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32. There, use int8")
+            raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: leave it out")
         if variant == "int8" and device == "gpu":
             raise UserError("int8 is for --device cpu; on a GPU, use fp16")
         self.take(open_bundle(folder, self.kind))
