@@ -5,6 +5,7 @@ trainer ends as one that was never stopped.
 """
 
 import os
+import shutil
 import time
 
 import numpy as np
@@ -25,11 +26,16 @@ FREE_ON_RESUME = {
 }  # fmt: skip
 
 
-def latest_checkpoint(folder):
-    """A checkpoint of the trainer: the folder itself, or the newest whole one in it; None where there is none."""
+def checkpoints_in(folder):
+    """{step: path} of the trainer's checkpoints, in order."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = sorted(int(name[11:]) for name in names if name.startswith("checkpoint-") and name[11:].isdigit())
-    folders = [os.path.join(folder, f"checkpoint-{step}") for step in steps]
+    return {step: os.path.join(folder, f"checkpoint-{step}") for step in steps}
+
+
+def latest_checkpoint(folder):
+    """A checkpoint of the trainer: the folder itself, or the newest whole one in it; None where there is none."""
+    folders = checkpoints_in(folder).values()
     whole = [path for path in (folder, *folders) if all(os.path.exists(os.path.join(path, name)) for name in STATE)]
     return whole[-1] if whole else None
 
@@ -216,6 +222,15 @@ def tune(task, args, labels, rows, work, checkpoint):
         def on_step_end(self, _, state, control, **__):
             bar.update(1)
 
+        def on_save(self, _, state, control, **__):
+            """Keeps as many as --save_total_limit says, and the best: PaddleNLP (2.8) keeps all of a single process."""
+            saved = checkpoints_in(work)
+            kept = [path for step, path in saved.items() if step <= state.global_step][-args.save_total_limit :]
+            kept += [best_saved(state)] if state.best_model_checkpoint else []
+            for path in saved.values():
+                if path not in kept:
+                    shutil.rmtree(path)
+
         def on_log(self, _, state, control, logs, **__):
             if "learning_rate" in logs:
                 logger.info(
@@ -245,7 +260,7 @@ def tune(task, args, labels, rows, work, checkpoint):
         per_device_train_batch_size=args.per_device_train_batch_size,
         evaluation_strategy=args.evaluation_strategy, eval_steps=min(args.eval_steps or steps, steps),
         save_strategy=args.save_strategy, save_steps=min(args.save_steps or steps, steps),
-        save_total_limit=args.save_total_limit, load_best_model_at_end=args.load_best_model_at_end,
+        load_best_model_at_end=args.load_best_model_at_end,
         metric_for_best_model="choice", greater_is_better=True,
         max_seq_length=args.max_seq_length, freeze_plm=args.freeze_plm, freeze_dropout=args.freeze_dropout,
         use_rdrop=args.use_rdrop, alpha_rdrop=args.alpha_rdrop, use_rgl=args.use_rgl, alpha_rgl=args.alpha_rgl,

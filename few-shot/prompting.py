@@ -92,7 +92,7 @@ def _part(piece):
     faults = {
         "text": kind == "text" and not isinstance(part["text"], str),
         "hard": kind == "hard" and not isinstance(part["hard"], str),
-        "soft": kind == "soft" and not isinstance(part.get("soft"), str | None),
+        "soft": kind == "soft" and (part.get("soft") == "" or not isinstance(part.get("soft"), str | None)),
         "soft_id": not isinstance(part.get("soft_id", 1), int),
         "token_type": part.get("token_type", 0) not in (0, 1),
         "truncate": part.get("truncate", True) is not True,  # the text is what is cut, and the text alone

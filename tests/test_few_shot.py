@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prompts import HARD, PROMPTS, few_rows, make_task, train
 
 import predict
+import prompt_data
 import prompt_export
 import prompt_training
 from bundle import open_bundle
@@ -73,6 +74,7 @@ def test_a_prompt_is_read_as_paddlenlp_reads_it(prompt):
         ("{'soft': '一', 'encoder': 'gru'}{'mask'}", "encoder cannot be 'gru'"),
         ("{'soft': '一', 'encoder': []}{'mask'}", "encoder cannot be []"),
         ("{'soft': 3}{'mask'}", "soft cannot be 3"),
+        ("{'soft': ''}{'mask'}", "soft cannot be ''"),
         ("{'text': 'text_a', 'truncate': False}{'mask'}", "truncate cannot be False"),
         ("{'text': 'text_a', 'token_type': 2}{'mask'}", "token_type cannot be 2"),
         ("{'hard': '是', 'length': 2}{'mask'}", "length: a hard has token_type"),
@@ -340,7 +342,7 @@ def weights_of(folder):
     return {name: value.numpy() for name, value in paddle.load(str(folder / "model_state.pdparams")).items()}
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, few, tmp_path, monkeypatch):
     steps = ("--do_train", "--eval_steps", "2", "--prompt", PROMPTS["soft"], "--logging_steps", "1")
     shuffle, drawn = prompt_training.shuffled_batches, []
     monkeypatch.setattr(prompt_training, "shuffled_batches", lambda *args: drawn.append(args[2]) or shuffle(*args))
@@ -365,10 +367,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tune, tmp_path, monkeypa
     monkeypatch.setattr(prompt_training, "score", real)
     status, log = tune(*steps, "--resume_from_checkpoint", last, "--learning_rate", "1e-2")
     assert status == 2 and "--learning_rate was 3e-05, is 0.01" in log
+    rows = lines_of(few / "train.txt")
+    write_lines(few / "train.txt", rows[1:])
+    status, log = tune(*steps, "--resume_from_checkpoint", last)
+    assert status == 2 and "train.txt is not the file that run was started with" in log
+    write_lines(few / "train.txt", rows)
     drawn.clear()
     status, log = tune(*steps, "--resume_from_checkpoint", last / "checkpoint-4")
     assert drawn == [[3, 1]]
-    assert status == 0 and "global step 4," not in log and "global step 5," in log, log
+    assert status == 0 and re.findall(r"global step (\d+),", log) == ["5", "6"], log
     again = weights_of(tmp_path / "out")
     assert whole.keys() == again.keys() and not last.exists()
     for name, value in whole.items():
@@ -428,7 +435,7 @@ def test_a_run_killed_after_its_last_step_takes_no_further_one(tune, tmp_path, m
 
 
 def test_patience_counts_on_after_a_stop(tune, tmp_path, monkeypatch):
-    scores, calls = [0.5, 0.2, KeyboardInterrupt, 0.1, 0.9], []
+    scores, calls = [0.5, 0.2, 0.1, 0.1, KeyboardInterrupt, 0.1, 0.9], []
 
     def score(*_):
         calls.append(scores[len(calls)])
@@ -437,10 +444,15 @@ def test_patience_counts_on_after_a_stop(tune, tmp_path, monkeypatch):
         return {"macro_f1_score": calls[-1], "micro_f1_score": 0.3, "loss": 0.2, "accuracy": 0.0}
 
     monkeypatch.setattr(prompt_training, "score", score)
-    flags = ("--do_train", "--eval_steps", 1, "--early_stopping_patience", 2)
+    flags = ("--do_train", "--eval_steps", 1, "--early_stopping_patience", 4, "--save_total_limit", 2)
     assert tune(*flags)[0] == 130
-    status, log = tune(*flags, "--resume_from_checkpoint", tmp_path / "out_last")
-    assert status == 0 and "going on at step 2" in log and "Early stop!" in log and len(calls) == 4, log
+    last = tmp_path / "out_last"
+    assert {path.name for path in last.iterdir()} == {"run.json", *(f"checkpoint-{step}" for step in (1, 3, 4))}
+    shutil.copytree(last / "checkpoint-4", last / "checkpoint-9")
+    (last / "checkpoint-9" / "rng_state.pth").unlink()  # as a kill leaves it, which is written last
+    (last / "checkpoint-of-mine").mkdir()
+    status, log = tune(*flags, "--resume_from_checkpoint", last)
+    assert status == 0 and "going on at step 4" in log and "Early stop!" in log and len(calls) == 6, log
 
 
 def test_what_cannot_be_gone_on_with(tune, prompted, tmp_path):
@@ -596,6 +608,15 @@ def test_all_faults_are_told_at_once(tune, few, masked, tmp_path):
         assert text in log, text
 
 
+def test_files_beside_a_stopped_run_and_several_processes_are_refused(tune, tmp_path, monkeypatch):
+    (tmp_path / "out_last").mkdir()
+    write_lines(tmp_path / "out_last" / "thesis.txt", ["mine"])
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    status, log = tune("--do_train")
+    assert status == 2 and f"{tmp_path}/out_last holds thesis.txt, which would be lost; move it elsewhere" in log
+    assert "start it without paddle.distributed.launch" in log and (tmp_path / "out_last" / "thesis.txt").exists()
+
+
 def test_faults_of_rows_and_labels(tune, few):
     for name in ("train", "dev"):
         write_lines(few / f"{name}.txt", [*lines_of(few / f"{name}.txt"), "没有标签的一行", "错\t没有这个标签"])
@@ -615,6 +636,13 @@ def test_faults_of_rows_and_labels(tune, few):
             ("--do_train", "--save_strategy", "epoch", "--save_steps", "5"),
             "--save_steps: with --save_strategy epoch it is not read; leave one of them out",
         ),
+        (("--do_train", "--eval_steps", "2", "--save_steps", "3"), "what is scored has to be saved; give"),
+        (("--do_train", "--evaluation_strategy", "steps"), "--evaluation_strategy steps: say how many, --eval_steps"),
+        (
+            ("--do_train", "--save_strategy", "steps", "--load_best_model_at_end", "0"),
+            "--save_strategy steps: say how many, --save_steps 100",
+        ),
+        (("--do_train", "--max_steps", "-5"), "--max_steps: 1 or more, or -1 for whole epochs"),
         ((), "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"),
         (("--do_eval",), "--output_dir {out} is not there; train first (python few-shot/train.py ...)"),
         (("--do_train", "--data_dir", "nowhere"), "--data_dir nowhere is no folder; name the one that holds train.txt"),
@@ -721,6 +749,41 @@ def test_switches_are_taken_as_the_trainer_takes_them():
     for flags in (("--do_train", "maybe"), ("--warmup_ratio", "1.5"), ("--ppt_adam_beta1", "1")):
         with pytest.raises(SystemExit):
             train.parse_args([*need, *flags])
+
+
+def test_scores():
+    logits = np.array([[3, -2, 1], [-1, -1, -1]], dtype=np.float32)
+    task = SimpleNamespace(logits=lambda encoded, batch_size: logits)
+    gold = np.array([[1, 0, 0], [0, 0, 0]], dtype=bool)
+    rows = SimpleNamespace(multi_hot=lambda labels: gold)
+    found = prompt_training.score(task, None, rows, LABELS, 4, Decision())
+    p = 1 / (1 + np.exp(-logits))
+    assert found["loss"] == pytest.approx(-np.log(np.where(gold, p, 1 - p)).mean(), rel=1e-5)
+    assert (found["micro_f1_score"], found["accuracy"]) == (pytest.approx(2 / 3), 0.5)
+    assert found["macro_f1_score"] == pytest.approx(1 / 3)
+    assert prompt_training.score(task, None, rows, LABELS, 4, Decision(0.9))["accuracy"] == 1
+
+
+def test_scoring_does_not_end_dropout(masked):
+    task = make_task(masked, "是", LABELS, WORDS)
+    for training in (True, False):
+        task.model.train() if training else task.model.eval()
+        task.logits(task.encode(["一"], 48), 4)
+        assert task.model.training is task.model.plm.training is training
+
+
+def test_length_and_cut_are_those_of_the_training(tune, few, tmp_path):
+    assert tune("--do_train", "--truncate_mode", "head")[0] == 0
+    where = ["--data_dir", str(few), "--output_dir", str(tmp_path / "out"), "--device", "cpu", "--do_eval"]
+    for flags, wanted in (([], (40, "head")), (["--max_seq_length", "30", "--truncate_mode", "tail"], (30, "tail"))):
+        args = train.parse_args([*where, *flags])
+        prompt_data.read_all(args)
+        assert (args.max_seq_length, args.truncate_mode) == wanted
+
+
+def test_a_run_shorter_than_the_steps_between_scores_is_scored(tune):
+    status, log = tune("--do_train", "--eval_steps", 100)
+    assert status == 0 and log.count("eval loss") == 1 and "Final best" in log, log
 
 
 def test_what_is_saved_need_not_be_scored(tune):
