@@ -173,8 +173,10 @@ class Decision:
 
     def _raw(self, thresholds, dtype):
         """The same thresholds for probabilities before the temperature, in the probabilities' type."""
+        thresholds = np.asarray(thresholds)
         if self.temperature != 1:
-            thresholds = sigmoid(_logit(thresholds) * self.temperature)
+            between = (thresholds > 0) & (thresholds < 1)  # 0 and 1 stay what they are: anything above, and nothing
+            thresholds = np.where(between, sigmoid(_logit(thresholds) * self.temperature), thresholds)
         return np.asarray(thresholds, dtype=dtype)
 
     def text(self):

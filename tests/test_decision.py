@@ -257,6 +257,18 @@ def test_temperature_changes_probabilities_and_not_the_decision_at_one_half():
     assert (Decision().calibrated(rows) == rows).all()
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_threshold_of_1_is_never_exceeded_and_one_of_0_by_anything_above(temperature, kind):
+    rows, flat = np.array([[0, 1e-7, 0.5, 1]], kind), np.full(4, -1)
+    assert not Decision(1.0, temperature=temperature).decide(rows, flat).any()
+    by_label = Decision((0, 0, 1, 1), temperature=temperature)
+    assert by_label.decide(rows, flat).tolist() == [[False, True, False, False]]
+    assert by_label.passed(rows).tolist() == [[False, True, False, False]]
+    off = Decision(min_k=1, none_below=0, temperature=temperature)
+    assert off.decide(rows[:, :2], flat[:2]).tolist() == [[False, True]]
+
+
 def test_no_rows():
     for hierarchy in HIERARCHY:
         decision = Decision(hierarchy=hierarchy, min_k=1, max_k=2, none_below=0.5)
