@@ -56,7 +56,10 @@ def label_texts(path, count, output, predict, log_row, with_scores):
     if output:
         logger.info("Prediction results save in %s: %d rows", output, done)
     if bare:
-        remedy = "--min_k 1 gives each row its best label, analysis/threshold.py finds thresholds that fit"
+        remedy = (
+            "--min_k 1 gives each row its best label (predict.py and infer.py take it), analysis/threshold.py finds "
+            "thresholds that fit"
+        )
         logger.info("%d of %d rows have no label, as none is above its threshold; %s", bare, done, remedy)
 
 

@@ -449,7 +449,8 @@ def test_patience_counts_on_after_a_stop(tune, tmp_path, monkeypatch):
     last = tmp_path / "out_last"
     assert {path.name for path in last.iterdir()} == {"run.json", *(f"checkpoint-{step}" for step in (1, 3, 4))}
     shutil.copytree(last / "checkpoint-4", last / "checkpoint-9")
-    (last / "checkpoint-9" / "rng_state.pth").unlink()  # as a kill leaves it, which is written last
+    for name in ("trainer_state.json", "rng_state.pth"):  # written last: as a kill leaves it
+        (last / "checkpoint-9" / name).unlink()
     (last / "checkpoint-of-mine").mkdir()
     status, log = tune(*flags, "--resume_from_checkpoint", last)
     assert status == 0 and "going on at step 4" in log and "Early stop!" in log and len(calls) == 6, log
