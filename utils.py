@@ -56,8 +56,11 @@ def write_json(path, value):
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """Yields an empty sibling folder to fill; it takes the place of `path`, whole, when the block ends well."""
-    path = os.path.abspath(path)
+    """Yields an empty sibling folder to fill; it takes the place of `path`, whole, when the block ends well.
+
+    Of a symbolic link, it takes the place of the folder that the link leads to.
+    """
+    path = os.path.realpath(path)
     temporary = f"{path}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
     try:
@@ -105,9 +108,9 @@ def _exchange(new, old):
 
 def recover_folder(path):
     """Finishes a replacement that was cut off between its two renames (see `_exchange`)."""
-    aside = f"{os.path.abspath(path)}.old"
+    aside = f"{os.path.realpath(path)}.old"
     if not os.path.exists(path) and os.path.isdir(aside):
-        os.rename(aside, path)
+        os.rename(aside, os.path.realpath(path))
 
 
 def keep_inputs(folder, inputs, outputs, problems):

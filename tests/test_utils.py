@@ -293,6 +293,19 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch, exchang
     assert os.listdir(path) == ["new"] and os.listdir(tmp_path) == ["checkpoint"]
 
 
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    path = tmp_path / "checkpoint"
+    path.symlink_to(tmp_path / "disk" / "real", target_is_directory=True)
+    for content in ("old", "new"):
+        with atomic_folder(path) as folder:
+            write_lines(os.path.join(folder, content), [content])
+    assert path.is_symlink() and os.listdir(path) == ["new"] and os.listdir(tmp_path / "disk") == ["real"]
+    (tmp_path / "disk" / "real").rename(tmp_path / "disk" / "real.old")  # killed between two renames
+    recover_folder(path)
+    assert os.listdir(path) == ["new"] and path.is_symlink()
+
+
 def test_a_folder_whose_writing_fails_leaves_the_older_one(tmp_path):
     path = tmp_path / "checkpoint"
     with atomic_folder(path) as folder:
