@@ -35,7 +35,7 @@ INDEX_TYPES = {
 MOST_FOUND = 16384  # Milvus answers no more to a query
 QUERIES, BATCH_BYTES, BATCH_ROWS = 256, 16 << 20, 4096  # of one request; a server refuses one of more than 64 MB
 LONGEST_LABEL, MOST_LABELS = 65535, 1024  # bytes, and labels of an entry; Milvus' limit is 65,535 bytes of any text
-TIMEOUT, BUILD_TIMEOUT = 10.0, 3600.0  # seconds
+TIMEOUT, LOAD_TIMEOUT, BUILD_TIMEOUT = 10.0, 600.0, 3600.0  # seconds
 NOT_LOADED = 101  # Milvus' code
 # gRPC waits longer after every failure, up to two minutes: too long for a server that is back.
 RECONNECT = {"grpc.max_reconnect_backoff_ms": 2000}
@@ -103,8 +103,10 @@ class MilvusIndex:
             self.width = int(fields["vector"]["dim"])
             kind = self._client.describe_index(collection, "vector", timeout=timeout)["index_type"]
             self._search_params = INDEX_TYPES.get(kind, INDEX_TYPES["AUTOINDEX"])[1]
-            if load:
-                self._client.load_collection(collection, timeout=BUILD_TIMEOUT)
+        if load:
+            # A server that has it in memory answers at once; one that was just started reads it from its disks.
+            with self._asked(f"load the collection within {LOAD_TIMEOUT:g} seconds; see its log, and try again later"):
+                self._client.load_collection(collection, timeout=LOAD_TIMEOUT)
 
     @classmethod
     def create(cls, uri, collection, width, index_type="HNSW", timeout=TIMEOUT):
@@ -262,6 +264,11 @@ def _asked(uri, what):
     except (MilvusException, RpcError) as error:
         reason = re.sub(r"\s+", " ", str(getattr(error, "message", "") or error))[:300]
         raise IndexUnavailable(f"Milvus at {uri} did not {what}: {reason}") from error
+
+
+def check_answers(uri):
+    """Raises IndexUnavailable, or UserError, where a Milvus is not to be had."""
+    _connect(uri, TIMEOUT)
 
 
 def _connect(uri, timeout):

@@ -11,23 +11,21 @@ A running server takes up what changed. A user and password of Milvus go into th
 """
 
 import argparse
-import contextlib
-import json
 import os
 import secrets
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
 
-from bundle import DECISION, MANIFEST, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
+from bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
 from cli import Problems, UserError, closest, command, logger, positive_int  # noqa: E402
 from decision import SEPARATOR  # noqa: E402
 from label_changes import read_new  # noqa: E402
-from milvus_index import INDEX_TYPES, MilvusIndex, uri_problem  # noqa: E402
+from milvus_index import INDEX_TYPES, MilvusIndex, check_answers, uri_problem  # noqa: E402
+from ownership import GRACE, alone, copy_problem, is_own, owned, remember, tidy  # noqa: E402
 from retrieval import (  # noqa: E402
     NEIGHBOURS,
     VOTERS,
@@ -40,8 +38,6 @@ from retrieval import (  # noqa: E402
 from searching import add_entries  # noqa: E402
 from utils import Labels, read_labels, read_rows  # noqa: E402
 from vector_index import EmbeddedIndex, open_index  # noqa: E402
-
-GRACE = 10.0  # seconds in which a running server sees that a bundle has another index
 
 
 def parse_args(argv=None):
@@ -56,6 +52,9 @@ def parse_args(argv=None):
         if name != "list":
             one.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="for the encoder (%(default)s)")
             one.add_argument("--batch_size", type=positive_int, default=32, help="texts at a time (%(default)s)")
+            one.add_argument(
+                "--moved", action="store_true", help="in Milvus: this is no copy, its folder has another name now (off)"
+            )
         return one
 
     build = subcommand("build", "make the index anew, in place of the one there is")
@@ -89,32 +88,17 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-@contextlib.contextmanager
-def alone(folder):
-    """Keeps a second index.py away from the bundle: each reads it, changes it, and writes it whole."""
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):  # Windows; or no such folder, of which open_bundle tells
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another index.py is changing {folder}; wait until it is through") from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def open_for_change(args, problems):
     """The `RetrievalPredictor` of --bundle."""
     from retrieval_predictor import RetrievalPredictor
 
     predictor = RetrievalPredictor(args.bundle, device=args.device, batch_size=args.batch_size)
     if problem := strange_files_problem(predictor.bundle):
+        problems.add(problem)
+    fields = predictor.bundle.manifest["index"]
+    if args.moved and fields and fields["kind"] == "milvus":
+        predictor.bundle.manifest["index"] = owned(args.bundle, fields)
+    elif args.command != "build" and (problem := copy_problem(args.bundle, fields)):
         problems.add(problem)
     return predictor
 
@@ -135,8 +119,14 @@ def shown(names):
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
+def counted(things, one, several):
+    return f"{len(things)} {one if len(things) == 1 else several}"
+
+
 def log_index(index, labels):
-    logger.info("The index has %d entries, the bundle %d labels", len(index), len(labels))
+    logger.info(
+        "The index has %s, the bundle %s", counted(index, "entry", "entries"), counted(labels, "label", "labels")
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- build
@@ -179,7 +169,8 @@ def corpus_of(args, predictor, problems):
             logger.warning("The index that was there cannot be read; labels above others get no entry: %s", error)
         corpus |= set(counts)
         if more := sum(count > 1 for count in counts.values()):
-            logger.warning("%d labels had texts of their own (add --text), which are not kept; add them again", more)
+            what = counted(range(more), "label", "labels")
+            logger.warning("%s had texts of their own (add --text), which are not kept; add them again", what)
     return labels, *label_entries(labels, [name for name in labels.names if name in corpus])
 
 
@@ -213,45 +204,32 @@ def build(args):
     search = {"vote": vote, "neighbours": args.neighbours or search["neighbours"]}
     fields = {"corpus": args.corpus, "search": search}
     if uri is None:
-        index = EmbeddedIndex(width)
-        add_entries(index, predictor, texts, names)
-        put(bundle, index, labels, {**fields, "index": {"kind": "embedded"}}, decision)
+        where = {"kind": "embedded"}
     else:
         uri = os.path.abspath(uri) if uri.endswith(".db") else uri
         name = f"text_classification_{args.corpus}_{secrets.token_hex(6)}"
-        index = MilvusIndex.create(uri, name, width, args.index_type or "HNSW")
-        try:
+        where = owned(args.bundle, {"kind": "milvus", "uri": uri, "collection": name})
+        check_answers(uri)
+    collections = tidy(args.bundle)  # what a build left that was killed
+    collections += [one for one in (where, old) if one and one["kind"] == "milvus" and is_own(args.bundle, one)]
+    if collections:
+        remember(args.bundle, collections)
+    wait = 0.0
+    try:
+        if uri is None:
+            index = EmbeddedIndex(width)
+            add_entries(index, predictor, texts, names)
+        else:
+            index = MilvusIndex.create(uri, name, width, args.index_type or "HNSW")
             add_entries(index, predictor, texts, names)
             index.save()
-            where = {"kind": "milvus", "uri": uri, "collection": name}
-            put(bundle, index, labels, {**fields, "index": where}, decision)
-        except BaseException:
-            if not names_collection(args.bundle, name):  # else what was cut off is the tidying behind `put`
-                with contextlib.suppress(UserError):
-                    index.drop()
-            raise
+        put(bundle, index, labels, {**fields, "index": where}, decision)
+        wait = GRACE
+    finally:
+        tidy(args.bundle, wait)
+    if uri:
         logger.info("The index is in %s, collection %s", uri, name)
-    if old and old["kind"] == "milvus":
-        drop_collection(old)
     log_index(index, labels)
-
-
-def names_collection(folder, name):
-    """Whether a bundle's index is a collection of this name."""
-    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-        return (json.load(file)["index"] or {}).get("collection") == name
-
-
-def drop_collection(fields):
-    """Deletes the collection that a bundle had before. What then fails leaves it behind, and is told."""
-    try:
-        index = MilvusIndex(fields["uri"], fields["collection"], load=False)
-        if not fields["uri"].endswith(".db"):  # a file is open in this process alone
-            logger.info("In %g seconds, when servers have taken up the new index, the old one is deleted", GRACE)
-            time.sleep(GRACE)
-        index.drop()
-    except UserError as error:
-        logger.warning("The index that was there before is left in %s: %s", fields["uri"], error)
 
 
 # ----------------------------------------------------------------------------------------------------------------- add
@@ -265,11 +243,14 @@ def add(args):
     labels, texts, names = read_new(args, predictor, problems)
     problems.stop_if_any()
     index, bundle = predictor.index, predictor.bundle
+    if isinstance(index, EmbeddedIndex) and (problem := memory_problem(len(index) + len(texts), index.width)):
+        raise UserError(problem)
     add_entries(index, predictor, texts, names)
     new = labels.names[len(bundle.labels) :]
-    if new or isinstance(index, EmbeddedIndex):
+    if new or args.moved or isinstance(index, EmbeddedIndex):
         put(bundle, index, labels)
-    logger.info("Added %d entries and %d labels%s", len(texts), len(new), f": {shown(new)}" if new else "")
+    what = f"{counted(texts, 'entry', 'entries')} and {counted(new, 'label', 'labels')}"
+    logger.info("Added %s%s", what, f": {shown(new)}" if new else "")
     if parents := [name for name in new if any(other.startswith(f"{name}{SEPARATOR}") for other in new)]:
         logger.info("Parents that were not there, and are now: %s", shown(parents))
     log_index(index, labels)
@@ -304,7 +285,8 @@ def remove(args):
     changed = sum(index.remove(name) for name in gone)
     if isinstance(index, EmbeddedIndex):
         put(bundle, index, left)
-    logger.info("Removed %d labels, which %d entries had", len(gone), changed)
+    what = f"{counted(gone, 'label', 'labels')}, which {counted(range(changed), 'entry', 'entries')} had"
+    logger.info("Removed %s", what)
     log_index(index, left)
 
 

@@ -15,10 +15,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
 
 from cli import Problems, command  # noqa: E402
-from compat import prepare_environment  # noqa: E402
 from deciding import add_decision_flags, overridden  # noqa: E402
-from labelling import count_texts, decide, label_texts, log_flat, log_hierarchy  # noqa: E402
-from searching import Search, add_search_flags, read_corpus  # noqa: E402
+from labelling import decide, label_texts, log_flat, log_hierarchy  # noqa: E402
+from searching import Search, add_search_flags, open_search  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -41,13 +40,8 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    prepare_environment()
-    from encoder import open_encoder
-
     problems = Problems()
-    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
-    corpus = read_corpus(args, encoder, problems)
-    count = count_texts(args.data_file, problems)
+    encoder, corpus, count = open_search(args, args.data_file, problems)
     with problems.collect():
         decision = overridden(corpus.decision, args)
     problems.stop_if_any()

@@ -17,9 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
 
 from cli import Problems, command, logger  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from labelling import count_texts  # noqa: E402
-from searching import Search, add_search_flags, read_corpus  # noqa: E402
+from searching import Search, add_search_flags, open_search  # noqa: E402
 from utils import atomic_write, keep_inputs, read_texts  # noqa: E402
 
 
@@ -47,13 +45,8 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    prepare_environment()
-    from encoder import open_encoder
-
     problems, source = Problems(), args.similar_text_pair_file
-    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
-    corpus = read_corpus(args, encoder, problems)
-    count = count_texts(source, problems)
+    encoder, corpus, count = open_search(args, source, problems)
     result = os.path.join(args.recall_result_dir, args.recall_result_file)
     inputs = [os.path.abspath(path) for path in (source, args.corpus_file) if path]
     keep_inputs(args.recall_result_dir, inputs, {"--recall_result_file": args.recall_result_file}, problems)

@@ -7,8 +7,9 @@ from itertools import islice
 import numpy as np
 
 from cli import logger, positive_int, progress_bar
+from compat import prepare_environment
 from decision import Decision
-from labelling import WINDOW
+from labelling import WINDOW, count_texts
 from retrieval import (
     NEIGHBOURS,
     VOTERS,
@@ -97,6 +98,16 @@ def for_votes(decision):
     """`vote_decision`, and a line that tells of it."""
     logger.info("Labels are voted for: those with more than half of the votes are given; see --threshold")
     return vote_decision(decision)
+
+
+def open_search(args, texts, problems):
+    """Encoder, `Corpus` and number of texts of the file `texts`. What is wrong with the files goes to `problems`."""
+    prepare_environment()
+    from encoder import open_encoder
+
+    encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
+    corpus = read_corpus(args, encoder, problems)
+    return encoder, corpus, count_texts(texts, problems)
 
 
 class Search:

@@ -245,6 +245,23 @@ def test_a_server_that_never_answers_takes_no_longer_than_the_limit():
         assert time.monotonic() - started < 5
 
 
+def test_a_collection_that_is_never_loaded_is_waited_for_no_longer_than_the_limit(index, monkeypatch):
+    """A server may take forever to read a collection into memory: pymilvus asks it again and again until the limit."""
+    from pymilvus.client.types import LoadState
+    from pymilvus.exceptions import MilvusException
+
+    one, asked = index(3), []
+
+    def load(self, name, timeout, **more):
+        asked.append(timeout)
+        raise MilvusException(message=f"wait for loading collection timeout, {LoadState.Loading}")
+
+    monkeypatch.setattr(type(one._client), "load_collection", load)
+    with pytest.raises(IndexUnavailable, match="did not load the collection within 600 seconds; see its log.*again"):
+        MilvusIndex(one.uri, one.collection)
+    assert asked == [milvus_index.LOAD_TIMEOUT] == [600]
+
+
 def serve(folder, port):
     """A server of Milvus Lite in a process of its own, when it answers."""
     command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(folder), "--port", str(port)]

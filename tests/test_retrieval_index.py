@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import shutil
@@ -122,7 +121,7 @@ def test_what_is_added_is_found_at_once_and_what_is_removed_never_again(bundle, 
         predictor = open_predictor(str(folder), num_threads=1)
         assert predictor.labels.names == [*before, name] == lines_of(folder / "label.txt")
         log = index("remove", folder, "--label", name)
-        assert "Removed 1 labels" in log
+        assert "Removed 1 label, which " in log
         predictor = open_predictor(str(folder), num_threads=1)
         assert predictor.labels.names == before and predictor.probabilities([asked]).shape == (1, len(before))
         found = predictor.index.search(predictor.embed([asked]), len(predictor.index))
@@ -314,14 +313,29 @@ def test_a_bundle_without_an_index(retrieval, run, index, tmp_path):
     assert entries_of(folder) == entries_of(retrieval["news", "labels"])
 
 
-def test_two_at_once(bundle, refused):
+def test_two_at_once(bundle, refused, index):
     folder = bundle()
-    handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with script.alone(folder):
+        for _ in range(2):  # who is refused takes the lock from nobody
+            assert "another index.py is changing" in refused("add", folder, "--label", "a")
+        replace_decision(open_bundle(str(folder)), Decision(0.77))  # the folder is another one from here on
         assert "another index.py is changing" in refused("add", folder, "--label", "a")
-    finally:
-        os.close(handle)
+    index("add", folder, "--label", "a")
+    assert sorted(path.name for path in folder.parent.iterdir() if path.name.startswith(f"{folder.name}.")) == []
+
+
+def test_one_label_is_no_labels(bundle, index):
+    folder = bundle()
+    assert "Added 1 entry and 1 label: 新\n" in index("add", folder, "--label", "新")
+    assert "Removed 1 label, which 1 entry had\n" in index("remove", folder, "--label", "新")
+
+
+def test_an_add_beyond_the_memory_is_refused_before_texts_are_encoded(bundle, refused, monkeypatch):
+    folder, asked = bundle(), []
+    monkeypatch.setattr(script, "memory_problem", lambda *size: asked.append(size) or "too much")
+    entries, width = len(open_index(str(folder), manifest_of(folder))), manifest_of(folder)["width"]
+    assert "too much" in refused("add", folder, "--label", "新", "--text", "一", "二")
+    assert asked == [(entries + 3, width)]
 
 
 def test_a_change_by_somebody_else_is_not_overwritten(bundle, run, monkeypatch):
@@ -365,7 +379,7 @@ def test_inner_labels_with_an_entry_keep_it_and_texts_of_labels_do_not(bundle, i
     log = index("build", folder)
     counts = entries_of(folder)
     assert counts["灾害事故"] == counts["新"] == 1
-    assert "1 labels had texts of their own (add --text), which are not kept" in log
+    assert "1 label had texts of their own (add --text), which are not kept" in log
 
 
 def test_a_label_file_takes_the_place_of_the_labels(bundle, index, refused, tmp_path):
@@ -393,7 +407,8 @@ def test_into_milvus_and_out_of_it(bundle, index, milvus_file, kind, monkeypatch
     counts, names = entries_of(folder), {path.name for path in folder.iterdir()}
     log = index("build", folder, "--milvus_uri", milvus_file, "--index_type", "FLAT")
     where = manifest_of(folder)["index"]
-    assert where == {"kind": "milvus", "uri": str(milvus_file), "collection": where["collection"]}
+    made = {"uri": str(milvus_file), "collection": where["collection"], "bundle": str(folder)}
+    assert where == {"kind": "milvus", **made}
     assert {path.name for path in folder.iterdir()} == names - {"vectors.npy", "entries.json", "index.hnsw"}
     assert "s3cret" not in log + (folder / "manifest.json").read_text(encoding="utf-8")
     assert entries_of(folder) == counts
@@ -417,6 +432,68 @@ def test_out_of_a_milvus_that_is_gone(bundle, index, run, kind, tmp_path, monkey
     log = index("build", folder)
     assert "labels above others get no entry" in log and "is left in http://127.0.0.1:9" in log
     assert manifest_of(folder)["index"] == {"kind": "embedded"} and len(entries_of(folder)) > 10
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_copy_does_not_change_what_the_bundle_finds(bundle, index, refused, kind, tmp_path, milvus_file):
+    folder = bundle("reviews", "labels", "milvus")
+    copy, counts, where = shutil.copytree(folder, tmp_path / "copy"), entries_of(folder), manifest_of(folder)["index"]
+    name = lines_of(folder / "label.txt")[0]
+    for command, flags in (("remove", ("--label", name)), ("add", ("--label", "新"))):
+        log = refused(command, copy, *flags)
+        assert f"is a copy of {folder}" in log and "index.py build --milvus_uri" in log and "--moved" in log
+    assert entries_of(copy) == entries_of(folder) == counts  # to look is no change
+    index("build", copy, "--milvus_uri", milvus_file)
+    index("remove", copy, "--label", name)
+    assert name not in entries_of(copy) and entries_of(folder) == counts and manifest_of(folder)["index"] == where
+    index("build", shutil.copytree(folder, tmp_path / "other"))
+    assert entries_of(folder) == counts
+    moved = folder.rename(tmp_path / "moved")
+    index("add", moved, "--label", "新", "--moved")
+    index("remove", moved, "--label", name)
+    assert manifest_of(moved)["index"] == {**where, "bundle": str(moved)}
+    counts["新"] = counts.pop(name)
+    assert entries_of(moved) == dict(sorted(counts.items()))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_what_a_killed_build_left_is_deleted_by_the_next(bundle, index, kind, milvus_file, monkeypatch, run, when):
+    """Killed before the bundle is exchanged, the new collection is left; behind it, the old one."""
+    from milvus_index import _connect
+
+    folder, put = bundle("news", "labels", "milvus"), script.put
+    client, old = _connect(str(milvus_file), 10), manifest_of(folder)["index"]["collection"]
+    client.create_collection("foreign", dimension=3)
+    others = set(client.list_collections()) - {old}
+    tidy = script.tidy
+
+    def killed(*args):
+        if when == "behind":
+            put(*args)
+        monkeypatch.setattr(script, "tidy", lambda *args: [])  # a killed process tidies nothing
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "put", killed)
+        assert run(script.main, "build", "--bundle", folder, "--milvus_uri", milvus_file)[0] == 130
+    monkeypatch.setattr(script, "tidy", tidy)
+    assert len(set(client.list_collections()) - others) == 2
+    copy = shutil.copytree(folder.parent, folder.parent.with_name(f"{folder.parent.name}-copy")) / folder.name
+    index("build", copy)  # what stands beside a copy is not its own
+    assert len(set(client.list_collections()) - others) == 2
+    index("build", folder, "--milvus_uri", milvus_file)
+    assert set(client.list_collections()) - others == {manifest_of(folder)["index"]["collection"]}
+    assert not folder.with_name(f"{folder.name}.collections.json").exists()
+    client.drop_collection("foreign")
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_milvus_that_is_down_leaves_nothing_beside_the_bundle(bundle, refused, kind):
+    folder = bundle()
+    beside = set(folder.parent.iterdir())
+    assert "does not answer" in refused("build", folder, "--milvus_uri", "http://127.0.0.1:9")
+    assert set(folder.parent.iterdir()) == beside
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -424,6 +425,23 @@ def test_a_change_that_a_lost_index_kept_from_being_read_is_read_later(looking, 
     assert len(tries) == 4 and capfd.readouterr().err.count("is not taken up") == 1  # told once
 
 
+def test_a_changed_bundle_whose_milvus_is_down_is_read_once(looking, tmp_path):
+    """To open a bundle hashes every file of it: the model, and perhaps gigabytes of vectors."""
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}", encoding="utf-8")
+    index, one = looking(look=0.02)
+    first, second, reads = Index(tmp_path), Index(tmp_path), []
+    first.fault = second.fault = IndexUnavailable("down")
+    index.reopened = lambda: reads.append(1) or (first if len(reads) == 1 else second)
+    wait_until(lambda: first.asked > 3)
+    assert len(reads) == 1
+    manifest.write_text('{"another": "change"}', encoding="utf-8")
+    wait_until(lambda: second.asked > 3)
+    assert len(reads) == 2
+    second.fault = None
+    wait_until(lambda: one.predictor is second)
+
+
 def test_who_would_wait_too_long_for_a_search_is_refused(looking):
     index, one = looking(kind="embedded", patience=0.5)
 
@@ -615,7 +633,7 @@ def test_an_index_that_is_built_anew_in_milvus_is_followed_without_a_refusal(in_
             one.wait_for("taken up: 55 labels, 0 new and 0 gone")
             time.sleep(0.5)
 
-        monkeypatch.setattr(script, "time", SimpleNamespace(sleep=wait))
+        monkeypatch.setattr(sys.modules["ownership"], "time", SimpleNamespace(sleep=wait))
         with asking(one) as answers:
             status, log = run(script.main, "build", "--bundle", bundle, "--milvus_uri", index.uri)
             assert status == 0 and waits == [script.GRACE], log

@@ -51,6 +51,7 @@ class Lookup:
         self._waiting, self._seconds = 0, 0.0  # requests here; of a search, the older ones counting less
         # Of the manifest: its path, as it was when it was last read, and when what is wrong with it was last told.
         self._manifest, self._seen, self._told = os.path.join(predictor.bundle.folder, MANIFEST), None, None
+        self._read = None, None  # a manifest as it was, and its bundle, whose Milvus did not answer yet
         self._end, self._change = threading.Event(), threading.Lock()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
@@ -129,14 +130,16 @@ class Lookup:
             with open(self._manifest, encoding="utf-8") as file:
                 changed = json.load(file) != self.predictor.bundle.manifest
             if changed:
-                fresh = self.predictor.reopened()
+                # Every file of a bundle is read to open it: not each time that its Milvus is asked anew.
+                fresh = self._read[1] if self._read[0] == stamp else self.predictor.reopened()
+                self._read = stamp, fresh
                 _try(fresh)
         except Exception as error:  # whatever it is, the server goes on with what it has
             fault = error
         if _stamp(self._manifest) != stamp:  # replaced while it was read, perhaps a file of each: next time
             return
         if not isinstance(fault, IndexUnavailable):  # which may come back without another change
-            self._seen = stamp
+            self._seen, self._read = stamp, (None, None)
         if fault:
             self._tell(stamp, fault)
         elif fresh:
