@@ -221,14 +221,43 @@ def cross_fitted(probabilities, gold, folds, fit, parents):
     """Label sets of all rows, each decided by what `fit` makes of the rows of the other folds.
 
     Args:
-        folds: list of int arrays, row numbers, a partition.
+        folds: list of int arrays, row numbers, none twice.
         fit: takes probabilities and gold of some rows, gives a `Decision`.
     Returns:
-        bool array [rows, labels].
+        bool array [rows, labels]; False in rows of no fold.
     """
     predicted = np.zeros_like(gold)
-    for held in folds:
-        others = np.setdiff1d(np.arange(len(gold)), held)
+    for held, others in _turns(folds):
+        others = np.sort(np.concatenate(others))
+        predicted[held] = fit(probabilities[others], gold[others]).decide(probabilities[held], parents)
+    return predicted
+
+
+def _turns(folds):
+    """Each fold, with the list of the other ones; of a single one, with a fold of no rows."""
+    for i, held in enumerate(folds):
+        yield held, folds[:i] + folds[i + 1 :] or [held[:0]]
+
+
+def better_fit(probabilities, gold, folds, fits, objective, parents):
+    """That of several fits whose label sets, cross-fitted, serve the objective best; of equals, the first."""
+    rows = np.concatenate(folds)
+
+    def value(fit):
+        return value_of(gold[rows], cross_fitted(probabilities, gold, folds, fit, parents)[rows], objective)
+
+    return max(fits, key=value)
+
+
+def cross_chosen(probabilities, gold, folds, fits, objective, parents):
+    """As `cross_fitted`, where the fit, too, is chosen: `better_fit` of the folds that are not decided.
+
+    The figure of the better of several on the very rows that made it the better one is too high (Cawley and Talbot
+    2010, "On over-fitting in model selection"); in these nested folds no row has a part in how it is decided.
+    """
+    predicted = np.zeros_like(gold)
+    for held, others in _turns(folds):
+        fit, others = better_fit(probabilities, gold, others, fits, objective, parents), np.sort(np.concatenate(others))
         predicted[held] = fit(probabilities[others], gold[others]).decide(probabilities[held], parents)
     return predicted
 

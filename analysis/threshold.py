@@ -136,6 +136,8 @@ def check_args(args, problems):
         problems.add("--target_precision and --target_recall: give one; the other is then as good as it can be")
     if args.folds < 2:
         problems.add("--folds: give 2 or more")
+    elif args.folds == 2 and args.mode == "auto":
+        problems.add("--folds 2: --mode auto needs 3 or more, since it chooses by folds within folds; or name a --mode")
 
 
 @command
@@ -193,23 +195,29 @@ def choose(args, start, probabilities, gold, texts, labels):
     log_line("0.5", tuning.figures(gold, before, parents), None)
     target = args.target_precision is not None or args.target_recall is not None
     modes = {"auto": ["single"] if target else ["single", "per_label"]}.get(args.mode, [args.mode])
-    best = None
+    fits, best = [], None
     for mode in modes:
         fit = tuning.fitter(
             start, args.objective, mode == "per_label", args.temperature, parents, args.target_precision,
             args.target_recall,
         )  # fmt: skip
+        fits.append(fit)
         predicted = tuning.cross_fitted(probabilities, gold, parts, fit, parents)
         gain = tuning.gain_of(gold, before, predicted, args.objective, args.seed)
-        decision = fit(probabilities, gold)
-        name = "a threshold a label" if mode == "per_label" else f"one threshold, {decision.threshold:.4g}"
+        fitted = fit(probabilities, gold)
+        name = "a threshold a label" if mode == "per_label" else f"one threshold, {fitted.threshold:.4g}"
         log_line(name, tuning.figures(gold, predicted, parents), None if target else gain)
-        if best is None or (gain[1] > 0, gain[0]) > (best[1][1] > 0, best[1][0]):
-            best = decision, gain
-    decision, (gain, low, high) = best
+        if best is None or gain[0] > best[0]:
+            best, decision, chosen = gain, fitted, name
     logger.info(
         "The figures of fitted thresholds are those on rows of %d folds that they were not fitted to", len(parts)
     )
+    if len(fits) > 1:  # what made one of them the better one would flatter it
+        predicted = tuning.cross_chosen(probabilities, gold, parts, fits, args.objective, parents)
+        best = tuning.gain_of(gold, before, predicted, args.objective, args.seed)
+        logger.info("Taken: %s. What is expected of it is told of rows that had no part in choosing it, either", chosen)
+        log_line("the better of the two", tuning.figures(gold, predicted, parents), best)
+    gain, low, high = best
     if args.temperature:
         logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
                     *(tuning.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip

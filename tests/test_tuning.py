@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
@@ -130,6 +130,44 @@ def test_each_row_is_decided_without_itself():
     tuning.cross_fitted(probabilities, gold, folds, fit, np.full(2, -1))
     for held, rows in zip(folds, asked):
         assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[held]}
+
+
+def constants(thresholds):
+    """Fits that look at nothing."""
+    return [lambda p, g, t=t: Decision(threshold=t) for t in thresholds]
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.sampled_from(["micro", "macro", "both", "exact"]))
+def test_no_row_has_a_part_in_choosing_how_it_is_decided(seed, objective):
+    random = np.random.default_rng(seed)
+    probabilities, gold, flat = random.random((24, 3)), random.random((24, 3)) < 0.4, np.full(3, -1)
+    folds = np.array_split(random.permutation(24), 4)
+    fits = [*constants([0.2, 0.5, 0.8]), tuning.fitter(Decision(), "both", True, False, flat)]
+    predicted = tuning.cross_chosen(probabilities, gold, folds, fits, objective, flat)
+    for i, held in enumerate(folds):
+        changed = gold.copy()
+        changed[held] = random.random((len(held), 3)) < 0.5
+        again = tuning.cross_chosen(probabilities, changed, folds, fits, objective, flat)
+        assert (again[held] == predicted[held]).all()
+        fit = tuning.better_fit(probabilities, gold, folds[:i] + folds[i + 1 :], fits, objective, flat)
+        others = np.setdiff1d(np.arange(24), held)
+        expected = fit(probabilities[others], gold[others]).decide(probabilities[held], flat)
+        assert (predicted[held] == expected).all()
+
+
+def test_the_better_of_several_is_told_without_what_made_it_so():
+    """Labels that have nothing to do with the probabilities: no threshold is better than another, one only looks so."""
+    flat, fits, looks, told = np.full(1, -1), constants(np.arange(1, 20) / 20), [], []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        probabilities, gold = random.random((60, 1)), random.random((60, 1)) < 0.5
+        folds = np.array_split(np.arange(60), 5)
+        best = tuning.better_fit(probabilities, gold, folds, fits, "exact", flat)
+        looks.append(tuning.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
+        predicted = tuning.cross_chosen(probabilities, gold, folds, fits, "exact", flat)
+        told.append(tuning.value_of(gold, predicted, "exact"))
+    assert np.mean(looks) > 0.55 > 0.52 > np.mean(told)
 
 
 def test_intervals_of_a_gain():
