@@ -244,6 +244,7 @@ def test_none_of_these():
     rows = np.array([[0.3, 0.2, 0.1], [0.45, 0.2, 0.1], [0.6, 0.2, 0.1]])
     flat = np.full(3, -1)
     assert Decision(min_k=1, none_below=0.4).decide(rows, flat).sum(axis=1).tolist() == [0, 1, 1]
+    assert Decision(none_below=0.6).decide(rows, flat).sum(axis=1).tolist() == [0, 0, 1]  # 0.6 is not below
     named = Decision(min_k=1, none_below=0.4, none_label=2).decide(rows, flat)
     assert named.tolist() == [[False, False, True], [True, False, False], [True, False, False]]
 
