@@ -160,6 +160,10 @@ def main(argv=None):
         logger.info(line)
     if len(rows) < FEWEST:
         raise UserError(f"{rows.path}: {len(rows)} rows are too few to fit thresholds to; label {FEWEST} or more")
+    if len(set(rows.texts)) < 3:
+        raise UserError(f"{rows.path}: fewer than 3 different texts tell nothing of other rows; label more")
+    if not rows.multi_hot(len(model.labels)).any():
+        raise UserError(f"{rows.path}: no row has a label, so there is nothing to fit thresholds to")
 
     probabilities, gold = model.probabilities(rows.texts), rows.multi_hot(len(model.labels))
     decision, worth = choose(args, start, probabilities, gold, rows.texts, model.labels)

@@ -32,6 +32,14 @@ sys.exit(server.main(sys.argv[1:]))
 """
 
 
+def wait_until(condition, seconds=60):
+    """The limit ends a test that hangs; it is not what is tested."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 class Process:
     def __init__(self, process, log):
         self.process, self.log = process, log

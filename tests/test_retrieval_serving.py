@@ -18,7 +18,7 @@ from browser import assert_sound, chromium
 from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from retrieval_bundles import put_index
 from selenium.webdriver.common.by import By
-from serving import serving
+from serving import serving, wait_until
 from starlette.testclient import TestClient
 from test_serving_page import Page
 
@@ -328,13 +328,6 @@ def looking(tmp_path, monkeypatch):
         one.close()
 
 
-def wait_until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_after_a_failure_nobody_waits_until_the_index_answers_again(looking, capfd):
     set_up_log()
     index, one = looking(look=0.05)
@@ -567,7 +560,7 @@ def in_milvus(bundle, tmp_path):
 def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
     bundle, start, running, index = in_milvus
     question = {"data": {"text": TEXTS}}
-    with serving(bundle, tmp_path / "log", "--deadline_seconds", 6) as one:
+    with serving(bundle, tmp_path / "log", "--deadline_seconds", 25, "--shutdown_seconds", 30) as one:
         status, _, wanted = one.ask("POST", ROUTE, question)
         assert status == 200 and all(wanted["result"]["label_name"])
         ours = open_predictor(str(bundle), num_threads=1)
@@ -578,7 +571,7 @@ def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
         started = time.monotonic()
         status, headers, value = one.ask("POST", ROUTE, question)
         assert status == 503 and value == {"detail": "the index of labels does not answer; try again in 5 s"}
-        assert headers["retry-after"] == "5" and time.monotonic() - started < 4
+        assert headers["retry-after"] == "5" and time.monotonic() - started < 20
         status, _, value = one.ask(path="/health/ready")
         assert status == 503 and value == {"detail": "not ready: the index of labels does not answer"}
         assert one.ask(path="/health/live")[0] == 200
@@ -593,9 +586,9 @@ def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
             answers = [pool.submit(one.ask, "POST", ROUTE, question) for _ in range(4)]
             for _ in range(10):  # nobody else is held up meanwhile
                 asked = time.monotonic()
-                assert one.ask(path="/health/live")[0] == 200 and time.monotonic() - asked < 1
+                assert one.ask(path="/health/live")[0] == 200 and time.monotonic() - asked < 4
             assert [answer.result()[0] for answer in answers] == [503] * 4
-            assert time.monotonic() - started < 5.5  # before the deadline
+            assert time.monotonic() - started < 20  # before the deadline
         running[1].send_signal(signal.SIGCONT)
         wait_until_ready(one)
         assert one.ask("POST", ROUTE, question)[2] == wanted

@@ -109,6 +109,22 @@ def test_targets(tune):
     assert status == 0 and len(Decision.load(model / "decision.json").threshold) == len(lines_of(model / "label.txt"))
 
 
+@pytest.mark.parametrize(
+    "target", [(), ("--target_recall", "0.9"), ("--target_precision", "0.9", "--mode", "per_label")]
+)
+def test_rows_that_nothing_can_be_fitted_to(tune, target):
+    def one_text(data):
+        write_lines(data / "dev.txt", [f"一样的话\t{lines_of(data / 'label.txt')[0]}"] * 60)
+
+    status, log, model = tune("reviews", *target, edit=one_text)
+    assert status == 2 and "fewer than 3 different texts tell nothing of other rows" in log
+    status, log, _ = tune(
+        "reviews", *target, edit=lambda data: write_lines(data / "dev.txt", [f"第{i}句\t" for i in range(60)])
+    )
+    assert status == 2 and "no row has a label, so there is nothing to fit thresholds to" in log
+    assert Decision.load(model / "decision.json") == Decision()
+
+
 def test_temperature(tune):
     status, log, model = tune("news", "--temperature", "--force")
     assert status == 0 and re.search(r"Temperature \d\.\d+ \(log-loss 0\.\d+, without 0\.\d+", log)
