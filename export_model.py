@@ -11,9 +11,9 @@ import argparse
 import os
 import sys
 
-from cli import Problems, UserError, command, logger, non_negative_float
-from compat import prepare_environment, use_old_ir
-from graph import classifier_nodes, to_fp16, to_int8
+from text_cls.cli import Problems, UserError, command, logger, non_negative_float
+from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.neural.onnx_graph import classifier_nodes, to_fp16, to_int8
 
 
 def parse_args(argv=None):
@@ -70,8 +70,8 @@ def fp16_attempts(source, target):
 
 def add_variant(draft, variant, device, rows, args):
     """Makes a variant and keeps it in the draft if it is as good as float32 and faster. True if it is kept."""
-    from exporting import measure
-    from predictor import Predictor
+    from text_cls.neural.export import measure
+    from text_cls.serving.predictor import Predictor
 
     source, target = draft.file("float32"), draft.file(variant)
     attempts = {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
@@ -96,8 +96,8 @@ def main(argv=None):
     args = parse_args(argv)
     use_old_ir()
     prepare_environment()
-    from checkpoint import load_checkpoint, load_model
-    from exporting import bundle_folder, check, example_texts, folder_problem, tokenizer_problem
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from text_cls.neural.export import bundle_folder, check, example_texts, folder_problem, tokenizer_problem
     from utils import read_rows
 
     problems, rows = Problems(), None
@@ -120,7 +120,7 @@ def main(argv=None):
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
 
-    from predictor import Predictor, device_problem
+    from text_cls.serving.predictor import Predictor, device_problem
 
     max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
     texts = [rows.texts[i] for i in range(min(64, len(rows)))] if rows else example_texts()

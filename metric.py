@@ -8,7 +8,7 @@ Arrays in, dict or arrays out. A ratio with nothing below the line is 0, as in s
 
 import numpy as np
 
-from decision import depths, with_ancestors
+from text_cls.decision import depths, with_ancestors
 
 
 def _ratios(tp, fp, fn):

@@ -12,10 +12,10 @@ import os
 import sys
 import unicodedata
 
-from cli import Problems, command, logger, positive_int
-from compat import prepare_environment
-from deciding import add_decision_flags, overridden
-from labelling import count_texts, decide, label_texts, log_hierarchy
+from text_cls.cli import Problems, command, logger, positive_int
+from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.neural.compat import prepare_environment
+from text_cls.prediction import count_texts, decide, label_texts, log_hierarchy
 
 
 def parse_args(argv=None):
@@ -46,8 +46,8 @@ def log_table_row(text, names):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    from checkpoint import load_model, open_checkpoint
-    from model import encode, log_model, predict_probabilities
+    from text_cls.neural.checkpoint import load_model, open_checkpoint
+    from text_cls.neural.model import encode, log_model, predict_probabilities
 
     problems = Problems()
     checkpoint, max_seq_length = open_checkpoint(args, problems)

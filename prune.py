@@ -13,8 +13,8 @@ import shutil
 import sys
 from fractions import Fraction
 
-from cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
-from compat import patch_dynabert, prepare_environment, upstream_log, use_old_ir
+from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
+from text_cls.neural.compat import patch_dynabert, prepare_environment, upstream_log, use_old_ir
 
 PREFIX = "pruned_model"
 
@@ -82,10 +82,10 @@ def make_trainer(args, checkpoint, rows, work):
     from paddle.io import DataLoader
     from paddlenlp.trainer import CompressionArguments, Trainer
 
-    from batching import shuffled_batches, sorted_batches
-    from decision import sigmoid
     from metric import classification_report
-    from model import encode
+    from text_cls.batching import shuffled_batches, sorted_batches
+    from text_cls.decision import sigmoid
+    from text_cls.neural.model import encode
 
     tokens = {
         split: encode(part.texts, checkpoint.tokenizer, checkpoint.model, args.max_seq_length)
@@ -164,9 +164,9 @@ def export_width(args, checkpoint, value, model, rows):
     """Writes the bundle of a pruned model, which must answer as that model does."""
     import paddle
 
-    from checkpoint import Checkpoint
-    from exporting import bundle_folder, check
-    from predictor import Predictor
+    from text_cls.neural.checkpoint import Checkpoint
+    from text_cls.neural.export import bundle_folder, check
+    from text_cls.serving.predictor import Predictor
     from utils import write_json
 
     model.eval()
@@ -184,8 +184,8 @@ def export_width(args, checkpoint, value, model, rows):
 
 def log_table(args, rows, sizes, whole):
     """Per width, beside the whole model: scores, parameters, file size, latency."""
-    from exporting import measure
-    from predictor import Predictor
+    from text_cls.neural.export import measure
+    from text_cls.serving.predictor import Predictor
 
     folders = {"whole model": whole}
     folders |= {str(value): os.path.join(args.output_dir, folder_of(value)) for value in args.width_mult_list}
@@ -205,9 +205,9 @@ def main(argv=None):
     args = parse_args(argv)
     use_old_ir()
     environment = prepare_environment()
-    from checkpoint import load_checkpoint, load_model
-    from exporting import bundle_folder, folder_problem, tokenizer_problem
-    from model import device_problem, log_model, longest_input
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from text_cls.neural.export import bundle_folder, folder_problem, tokenizer_problem
+    from text_cls.neural.model import device_problem, log_model, longest_input
     from utils import read_rows
 
     problems, rows = Problems(), {}

@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 
-from cli import (
+from text_cls.cli import (
     Problems,
     UserError,
     command,
@@ -23,8 +23,8 @@ from cli import (
     positive_int,
     share,
 )
-from compat import prepare_environment
-from losses import LOSSES
+from text_cls.neural.compat import prepare_environment
+from text_cls.neural.losses import LOSSES
 from utils import describe, describe_pair, read_labels, read_rows
 
 FLAG = argparse.BooleanOptionalAction
@@ -84,7 +84,7 @@ def parse_args(argv=None):
 
 def argument_problems(args):
     """Faults of the arguments alone, as texts."""
-    from runs import run_problems
+    from text_cls.neural.run_state import run_problems
 
     yield from run_problems(args, args.model_name, "--model_name")
     if args.amp and not args.device.startswith("gpu"):
@@ -106,7 +106,7 @@ def read_data(args):
             with problems.collect():
                 rows[split] = read_rows(os.path.join(args.dataset_dir, file), labels, problems)
     if args.metric_for_best in TUNED and "dev" in rows:
-        from tuning import FEWEST
+        from text_cls.cross_fitting import FEWEST
 
         count = min(len(rows["dev"]), args.max_dev_samples or len(rows["dev"]))
         if count < FEWEST:
@@ -132,7 +132,7 @@ def main(argv=None):
     if args.early_stop_nums is None:
         args.early_stop_nums = 10 if labels.hierarchical else 4
 
-    from training import train  # Paddle is imported from here on
+    from text_cls.neural.training import train  # Paddle is imported from here on
 
     try:
         return train(args, labels, rows, environment)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cli import UserError, closest
-from decision import SEPARATOR, parent_ids
+from text_cls.cli import UserError, closest
+from text_cls.decision import SEPARATOR, parent_ids
 
 # -------------------------------------------------------------------------------------------------------------- files
 

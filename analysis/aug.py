@@ -17,11 +17,11 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter  # noqa: E402
-from cli import Problems, command, logger, positive_int, progress_bar  # noqa: E402
-from utils import atomic_write, read_lines, tab_message  # noqa: E402
+from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
+from text_cls.cli import Problems, command, logger, positive_int, progress_bar
+from utils import atomic_write, read_lines, tab_message
 
 
 def parse_args(argv=None):

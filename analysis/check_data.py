@@ -15,12 +15,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(ROOT / "analysis")]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
-from compat import import_paddle  # noqa: E402
-from utils import Labels, read_labels, read_rows, write_json  # noqa: E402
+from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.neural.compat import import_paddle
+from utils import Labels, read_labels, read_rows, write_json
 
 PROBLEMS_KEPT = 1000  # in the reports; the console shows the first 20
 EXAMPLES_SHOWN = 2  # of a finding on the console
@@ -71,7 +70,7 @@ def read_dataset(args, problems):
 
 def open_tokenizer(name):
     """The tokenizer of a folder, or of a model's name, which PaddleNLP downloads where it is not on this machine."""
-    from tokenization import load_tokenizer
+    from text_cls.tokenization import load_tokenizer
 
     try:
         if os.path.isdir(name):
@@ -149,7 +148,7 @@ def main(argv=None):
     write_json(paths[1], {"problems": problems.messages})  # not writable is better known now than at the end
 
     from check_data_page import write_report
-    from checkpoint import versions
+    from text_cls.neural.checkpoint import versions
 
     report, findings, lengths = examine(args, labels, splits, tokenizer)
     log_findings(problems, findings)

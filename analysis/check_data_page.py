@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from page import escape, svg, tiles, write_page
+from text_cls.html_page import escape, svg, tiles, write_page
 
 SHOWN = 1000  # labels and reader's faults in the tables; report.json has the rest
 STYLE = """

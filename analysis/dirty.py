@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
+from text_cls.cli import Problems, command, logger, non_negative_float, non_negative_int, positive_int
+from text_cls.neural.compat import prepare_environment
+from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows
 
 OUTPUTS = ("dirty_file", "rest_file", "report_file")
 REPORT = ("rank", "line", "label", "fault", "out_of_fold", "model", "why", "suggested", "given", "text")
@@ -59,7 +59,7 @@ def parse_args(argv=None):
 
 def read_all(args, problems):
     """(rows, labels, checkpoint or None, maximum length), checked."""
-    from checkpoint import open_checkpoint
+    from text_cls.neural.checkpoint import open_checkpoint
 
     checkpoint, max_seq_length = None, None
     if args.params_path is not None:
@@ -75,16 +75,16 @@ def read_all(args, problems):
 
 def find_suspects(args, rows, targets, checkpoint, max_seq_length, environment):
     """(Suspects, out-of-fold probabilities, the model's probabilities or None), arrays [rows, labels]."""
-    import linear
-    from suspects import calibrated_by_label, confident_learning, representer_values
+    import linear_baseline
+    from label_errors import calibrated_by_label, confident_learning, representer_values
 
     logger.info("Out-of-fold probabilities of %d rows by a linear model ...", len(rows))
-    scores, pooled = linear.out_of_fold(list(rows.texts), targets, seed=args.seed)
+    scores, pooled = linear_baseline.out_of_fold(list(rows.texts), targets, seed=args.seed)
     unseen, own = calibrated_by_label(scores, pooled, targets, args.seed), None
     found = confident_learning(unseen, targets) if args.method == "confident" else None
     if checkpoint is not None:
-        from checkpoint import load_model
-        from model import encode, log_model, predict_features, predict_probabilities
+        from text_cls.neural.checkpoint import load_model
+        from text_cls.neural.model import encode, log_model, predict_features, predict_probabilities
 
         load_model(checkpoint, args.params_path, args.device)
         log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
@@ -119,7 +119,7 @@ def write_report(path, chosen, rows, labels, targets, found, unseen, own):
     Returns:
         {"missing", "wrong": labels told}.
     """
-    from suspects import corrected, deepest
+    from label_errors import corrected, deepest
 
     reasons, faults = Reasons(unseen, targets), {"missing": 0, "wrong": 0}
     with atomic_write(path) as file:

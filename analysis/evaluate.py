@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger, positive_int  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, describe, keep_inputs, read_rows, write_json  # noqa: E402
+from text_cls.cli import Problems, command, logger, positive_int
+from text_cls.neural.compat import prepare_environment
+from utils import atomic_write, describe, keep_inputs, read_rows, write_json
 
 
 def parse_args(argv=None):
@@ -94,9 +94,9 @@ def write_bad_cases(path, rows, gold, predicted, labels):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    from checkpoint import load_model, open_checkpoint
     from metric import classification_report, inconsistent_rows, path_report
-    from model import encode, log_model, predict_probabilities
+    from text_cls.neural.checkpoint import load_model, open_checkpoint
+    from text_cls.neural.model import encode, log_model, predict_probabilities
 
     problems = Problems()
     checkpoint, max_seq_length = open_checkpoint(args, problems)

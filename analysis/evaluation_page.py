@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from decision import depths
 from metric import average_precision, calibration_error, confused_pairs, precision_recall, reliability
-from page import escape, tiles, write_page
+from text_cls.decision import depths
+from text_cls.html_page import escape, tiles, write_page
 
 POINTS = 60  # of a curve, drawn 300 pixels wide
 PAIRS = 200  # of confused labels, the most frequent ones

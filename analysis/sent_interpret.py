@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger, non_negative_int, positive_int  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, describe, keep_inputs, read_cases, read_rows  # noqa: E402
+from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
+from text_cls.neural.compat import prepare_environment
+from utils import atomic_write, describe, keep_inputs, read_cases, read_rows
 
 
 def parse_args(argv=None):
@@ -74,9 +74,9 @@ def log_summary(cases, rows, scores, nearest):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    from checkpoint import load_model, open_checkpoint
-    from model import encode, log_model, predict_features, predict_probabilities
-    from neighbours import Neighbours
+    from text_cls.neural.checkpoint import load_model, open_checkpoint
+    from text_cls.neural.model import encode, log_model, predict_features, predict_probabilities
+    from text_cls.search.neighbours import Neighbours
 
     problems, cases = Problems(), []
     checkpoint, max_seq_length = open_checkpoint(args, problems)

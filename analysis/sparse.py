@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from augmentation import Augmenter  # noqa: E402
-from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from utils import Texts, atomic_write, describe, keep_inputs, read_rows, read_texts  # noqa: E402
+from augmentation import Augmenter
+from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.neural.compat import prepare_environment
+from utils import Texts, atomic_write, describe, keep_inputs, read_rows, read_texts
 
 
 def parse_args(argv=None):
@@ -148,9 +148,9 @@ def log_next_step(args, support_path):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    from checkpoint import load_model, open_checkpoint
-    from model import encode, log_model, predict_features
-    from neighbours import Neighbours
+    from text_cls.neural.checkpoint import load_model, open_checkpoint
+    from text_cls.neural.model import encode, log_model, predict_features
+    from text_cls.search.neighbours import Neighbours
 
     problems, rows = Problems(), {}
     checkpoint, max_seq_length = open_checkpoint(args, problems)

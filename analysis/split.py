@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger, non_negative_int  # noqa: E402
-from decision import SEPARATOR  # noqa: E402
-from splitting import stratified_split  # noqa: E402
-from utils import Labels, atomic_write, describe, read_labels, read_lines, read_rows  # noqa: E402
+from text_cls.cli import Problems, command, logger, non_negative_int
+from text_cls.decision import SEPARATOR
+from text_cls.splitting import stratified_split
+from utils import Labels, atomic_write, describe, read_labels, read_lines, read_rows
 
 NAMES = ("train.txt", "dev.txt", "test.txt")
 SHOWN = 20  # labels that are missing from a file

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from decision import HIERARCHY  # noqa: E402
-from utils import describe, read_labels, read_rows  # noqa: E402
+from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.decision import HIERARCHY
+from text_cls.neural.compat import prepare_environment
+from utils import describe, read_labels, read_rows
 
 OBJECTIVES = ("micro", "macro", "both", "exact")
 
@@ -69,7 +69,7 @@ class _OfCheckpoint:
     """Labels, decision and probabilities of a checkpoint, and a way to put another decision into it."""
 
     def __init__(self, args, problems):
-        from checkpoint import open_checkpoint
+        from text_cls.neural.checkpoint import open_checkpoint
 
         self.args = args
         self.checkpoint, self.max_seq_length = open_checkpoint(args, problems)
@@ -77,8 +77,8 @@ class _OfCheckpoint:
         self.path = os.path.join(args.params_path, "decision.json")
 
     def probabilities(self, texts):
-        from checkpoint import load_model
-        from model import encode, predict_probabilities
+        from text_cls.neural.checkpoint import load_model
+        from text_cls.neural.model import encode, predict_probabilities
 
         load_model(self.checkpoint, self.args.params_path, self.args.device)
         model = self.checkpoint.model
@@ -100,8 +100,7 @@ class _OfBundle:
     """The same of a bundle, on ONNX Runtime without Paddle."""
 
     def __init__(self, args, problems):
-        sys.path.insert(0, str(ROOT / "deploy" / "predictor"))
-        from retrieval_predictor import open_predictor
+        from text_cls.serving.retrieval_predictor import open_predictor
 
         self.args = args
         device, colon, number = args.device.partition(":")
@@ -118,7 +117,7 @@ class _OfBundle:
         return self.predictor.probabilities(list(texts))
 
     def problem(self):
-        from bundle import strange_files_problem
+        from text_cls.bundle import strange_files_problem
 
         path = os.path.join(self.args.dataset_dir, self.args.label_file)
         if os.path.exists(path) and read_labels(path, Problems()).names != self.labels.names:
@@ -126,7 +125,7 @@ class _OfBundle:
         return strange_files_problem(self.predictor.bundle)
 
     def write(self, decision):
-        from bundle import replace_decision
+        from text_cls.bundle import replace_decision
 
         replace_decision(self.predictor.bundle, decision)
 
@@ -144,7 +143,7 @@ def check_args(args, problems):
 def main(argv=None):
     args = parse_args(argv)
     prepare_environment()
-    from tuning import FEWEST
+    from text_cls.cross_fitting import FEWEST
 
     problems = Problems()
     check_args(args, problems)
@@ -179,7 +178,7 @@ def main(argv=None):
 
 def changed(decision, args):
     """The decision with the flags that are not fitted."""
-    from deciding import overridden
+    from text_cls.decision_flags import overridden
 
     args.threshold = args.top_k = None  # not flags here
     return overridden(decision, args)
@@ -189,47 +188,47 @@ def choose(args, start, probabilities, gold, texts, labels):
     """The decision that gains most on unseen rows, and whether its gain is beyond chance. Logs every figure."""
     from dataclasses import replace
 
-    import tuning
+    from text_cls import cross_fitting
 
-    parts = tuning.draw_folds(gold, texts, args.seed, args.folds)
+    parts = cross_fitting.draw_folds(gold, texts, args.seed, args.folds)
     parents = labels.parents
     # Not the file's thresholds: they may have been fitted to these very rows, and would look better than they are.
     plain = replace(start, threshold=0.5, temperature=1.0)
     before = plain.decide(probabilities, parents)
-    log_line("0.5", tuning.figures(gold, before, parents), None)
+    log_line("0.5", cross_fitting.figures(gold, before, parents), None)
     target = args.target_precision is not None or args.target_recall is not None
     modes = {"auto": ["single"] if target else ["single", "per_label"]}.get(args.mode, [args.mode])
     fits, best = [], None
     for mode in modes:
-        fit = tuning.fitter(
+        fit = cross_fitting.fitter(
             start, args.objective, mode == "per_label", args.temperature, parents, args.target_precision,
             args.target_recall,
         )  # fmt: skip
         fits.append(fit)
-        predicted = tuning.cross_fitted(probabilities, gold, parts, fit, parents)
-        gain = tuning.gain_of(gold, before, predicted, args.objective, args.seed)
+        predicted = cross_fitting.cross_fitted(probabilities, gold, parts, fit, parents)
+        gain = cross_fitting.gain_of(gold, before, predicted, args.objective, args.seed)
         fitted = fit(probabilities, gold)
         name = "a threshold a label" if mode == "per_label" else f"one threshold, {fitted.threshold:.4g}"
-        log_line(name, tuning.figures(gold, predicted, parents), None if target else gain)
+        log_line(name, cross_fitting.figures(gold, predicted, parents), None if target else gain)
         if best is None or gain[0] > best[0]:
             best, decision, chosen = gain, fitted, name
     logger.info(
         "The figures of fitted thresholds are those on rows of %d folds that they were not fitted to", len(parts)
     )
     if len(fits) > 1:  # what made one of them the better one would flatter it
-        predicted = tuning.cross_chosen(probabilities, gold, parts, fits, args.objective, parents)
-        best = tuning.gain_of(gold, before, predicted, args.objective, args.seed)
+        predicted = cross_fitting.cross_chosen(probabilities, gold, parts, fits, args.objective, parents)
+        best = cross_fitting.gain_of(gold, before, predicted, args.objective, args.seed)
         logger.info("Taken: %s. What is expected of it is told of rows that had no part in choosing it, either", chosen)
-        log_line("the better of the two", tuning.figures(gold, predicted, parents), best)
+        log_line("the better of the two", cross_fitting.figures(gold, predicted, parents), best)
     gain, low, high = best
     if args.temperature:
         logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
-                    *(tuning.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
+                    *(cross_fitting.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
     if target:
         return decision, target_reached(args, decision, probabilities, gold, labels)
     verdict = "Worth it" if low > 0 else "Not worth it: the interval is not above 0, the gain may be chance"
     logger.info(
-        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, tuning.OBJECTIVES[args.objective], 100 * gain,
+        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, cross_fitting.OBJECTIVES[args.objective], 100 * gain,
         100 * low, 100 * high,
     )  # fmt: skip
     return decision, low > 0

@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger, non_negative_int, positive_int, progress_bar  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from utils import atomic_write, keep_inputs, read_cases  # noqa: E402
-from word_interpret_page import write_evidence_page  # noqa: E402
+from text_cls.cli import Problems, command, logger, non_negative_int, positive_int, progress_bar
+from text_cls.neural.compat import prepare_environment
+from utils import atomic_write, keep_inputs, read_cases
+from word_interpret_page import write_evidence_page
 
 SHOWN = 10  # rows in the log
 
@@ -63,8 +63,8 @@ def interpret(args):
         are in logits. LIME has no baseline, so that base_logit and error are None.
     """
     environment = prepare_environment()
-    from checkpoint import load_model, open_checkpoint
-    from model import encode, log_model, predict_probabilities
+    from text_cls.neural.checkpoint import load_model, open_checkpoint
+    from text_cls.neural.model import encode, log_model, predict_probabilities
 
     problems, cases = Problems(), []
     checkpoint, max_seq_length = open_checkpoint(args, problems)
@@ -80,7 +80,7 @@ def interpret(args):
     load_model(checkpoint, args.params_path, args.device)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     log_model(model, tokenizer, args.device, environment)
-    from evidence import Explainer
+    from attribution import Explainer
 
     encoded = encode([case.text for case in cases], tokenizer, model, max_seq_length)
     probabilities = predict_probabilities(model, encoded, args.batch_size)
@@ -198,7 +198,7 @@ def log_errors(rows, tolerance):
 
 def write(args, rows):
     """Writes both files, for what `interpret(args)` gave. Returns their paths: page, data."""
-    from evidence import METHODS, TOLERANCE
+    from attribution import METHODS, TOLERANCE
 
     page, data = (os.path.join(args.dataset_dir, name) for name in (args.output_html, args.output_jsonl))
     write_jsonl(data, rows, args.interpreter)
@@ -210,7 +210,7 @@ def write(args, rows):
 def main(argv=None):
     args = parse_args(argv)
     rows = interpret(args)
-    from evidence import TOLERANCE
+    from attribution import TOLERANCE
 
     log_rows(rows)
     log_errors(rows, TOLERANCE)

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from page import escape, tiles, write_page
+from text_cls.html_page import escape, tiles, write_page
 
 STATUSES = ("wrong", "missed", "right", "predicted")
 MEANING = {

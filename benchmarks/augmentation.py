@@ -19,8 +19,7 @@ from pathlib import Path
 
 from real_data import DATA, MODEL, call
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 ROWS = {"duee": 2000, "cail-divorce": 500}
 WAYS = {
@@ -76,14 +75,14 @@ def make_rows(folder, source, way, seed):
 
 def score_linear(name, folder, seed, made):
     """Micro and macro F1 in percent of the linear baseline on dev."""
-    import linear
-    from cli import Problems
+    import linear_baseline
     from metric import classification_report
+    from text_cls.cli import Problems
     from utils import read_labels, read_rows
 
     labels = read_labels(folder / "label.txt", Problems())
     train, dev = (read_rows(folder / name, labels, Problems()) for name in ("train.txt", "dev.txt"))
-    scores = linear.fit(list(train.texts), train.multi_hot(len(labels))).scores(list(dev.texts))
+    scores = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels))).scores(list(dev.texts))
     report = classification_report(dev.multi_hot(len(labels)), scores > 0, labels.parents)
     return 100 * report["micro"]["f1"], 100 * report["macro"]["f1"]
 

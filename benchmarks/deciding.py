@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-import numpy as np  # noqa: E402
+import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from decision import HIERARCHY, Decision  # noqa: E402
+from text_cls.decision import HIERARCHY, Decision
 
 KINDS = ("sparse", "none", "dense")
 

@@ -13,16 +13,17 @@ The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_
 import argparse
 import statistics
 import sys
+from pathlib import Path
 
-from real_data import DATA, LINEAR, ROOT, dev_probabilities
+from real_data import DATA, LINEAR, dev_probabilities
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import tuning  # noqa: E402
-from cli import Problems  # noqa: E402
-from decision import HIERARCHY, Decision, sigmoid  # noqa: E402
-from splitting import stratified_split  # noqa: E402
-from utils import read_labels, read_rows  # noqa: E402
+from text_cls import cross_fitting
+from text_cls.cli import Problems
+from text_cls.decision import HIERARCHY, Decision, sigmoid
+from text_cls.splitting import stratified_split
+from utils import read_labels, read_rows
 
 FOLDS = 5
 TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --epochs 6"  # of the small model
@@ -38,16 +39,16 @@ def parse_args(argv=None):
 
 
 def linear_probabilities(train, dev, labels, dataset, seed):
-    import linear
+    import linear_baseline
 
-    model = linear.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed)
+    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed)
     return model.probabilities(list(dev.texts))
 
 
 def svm_probabilities(train, dev, labels, dataset, seed):
-    import linear
+    import linear_baseline
 
-    model = linear.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed, calibrate=False)
+    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed, calibrate=False)
     return sigmoid(model.scores(list(dev.texts)))
 
 
@@ -83,12 +84,12 @@ def main(argv=None):
                 parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
                 for way, decision, fitted, each in ways(labels.hierarchical):
                     fit = (
-                        tuning.fitter(decision, "both", each, False, labels.parents)
+                        cross_fitting.fitter(decision, "both", each, False, labels.parents)
                         if fitted
                         else lambda p, g, d=decision: d
                     )
-                    predicted = tuning.cross_fitted(probabilities, gold, parts, fit, labels.parents)
-                    scores = tuning.figures(gold, predicted, labels.parents)[2:]
+                    predicted = cross_fitting.cross_fitted(probabilities, gold, parts, fit, labels.parents)
+                    scores = cross_fitting.figures(gold, predicted, labels.parents)[2:]
                     results.setdefault(way, []).append((*scores, 100 * (~predicted.any(axis=1)).mean()))
             print(f"{name}, {kind}: {len(dev)} dev rows, {len(args.seeds)} seeds; percent, mean (lowest-highest)")
             print(f"{'way':36}{'micro F1':>22}{'macro F1':>22}{'exact':>22}{'without a label':>17}")

@@ -23,15 +23,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from real_data import DATA, LINEAR, MODEL, ROOT, TRAINING, call
 
-sys.path.insert(0, str(ROOT))
+from real_data import DATA, LINEAR, MODEL, TRAINING, call
 
-import linear  # noqa: E402
-from cli import Problems  # noqa: E402
-from metric import classification_report  # noqa: E402
-from suspects import corrected  # noqa: E402
-from utils import read_labels, read_rows  # noqa: E402
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+import linear_baseline
+from label_errors import corrected
+from metric import classification_report
+from text_cls.cli import Problems
+from utils import read_labels, read_rows
 
 ROWS, WRONG = 2000, 200
 KINDS = ("removed", "relabelled")
@@ -82,7 +83,7 @@ def named_rows(dataset, method, seed, args, folder):
 
 def macro_f1(texts, targets, dev, labels):
     """In percent, on dev."""
-    predicted = linear.fit(texts, targets, calibrate=False).scores(list(dev.texts)) > 0
+    predicted = linear_baseline.fit(texts, targets, calibrate=False).scores(list(dev.texts)) > 0
     return 100 * classification_report(dev.multi_hot(len(labels)), predicted, labels.parents)["macro"]["f1"]
 
 

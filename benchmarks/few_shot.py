@@ -20,15 +20,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from real_data import DATA, MODEL, ROOT, call, call_and_read
+from real_data import DATA, MODEL, call, call_and_read
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from cli import Problems  # noqa: E402
-from decision import sigmoid  # noqa: E402
-from utils import read_labels, read_rows  # noqa: E402
+from text_cls.cli import Problems
+from text_cls.decision import sigmoid
+from utils import read_labels, read_rows
 
 SETS = {"duee": (2, "这句话描述的事件是"), "cail-divorce": (4, "这句话包含的要素有")}
 EPOCHS = 30
@@ -90,13 +90,13 @@ def train(*command):
 
 
 def linear_figures(folder):
-    import linear
+    import linear_baseline
     from metric import classification_report
 
     labels = read_labels(str(folder / "label.txt"), Problems())
     train, test = (read_rows(str(folder / f"{split}.txt"), labels, Problems()) for split in ("train", "test"))
     before = processor_seconds()
-    model = linear.fit(list(train.texts), train.multi_hot(len(labels)), seed=3, calibrate=False)
+    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=3, calibrate=False)
     seconds = processor_seconds() - before
     predicted = sigmoid(model.scores(list(test.texts))) > 0.5
     report = classification_report(test.multi_hot(len(labels)), predicted, labels.parents)

@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
 from random_model import processor, suite
 
 SIDES = ("exact", "hnswlib", "milvus HNSW", "milvus IVF_FLAT", "milvus FLAT", "milvus AUTOINDEX")
@@ -65,8 +66,8 @@ def write_vectors(path, kind, count, width, centres, seed):
 
 def make_index(side, vectors, folder):
     """An index of the vectors, each with its number as label, on the disk."""
-    from milvus_index import MilvusIndex
-    from vector_index import EmbeddedIndex
+    from text_cls.search.embedded_index import EmbeddedIndex
+    from text_cls.search.milvus_index import MilvusIndex
 
     if side.startswith("milvus"):
         index = MilvusIndex.create(str(folder / "index.db"), "benchmark", vectors.shape[1], side.split()[1], 3600)

@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from random_model import ROOT, random_checkpoint, read_dev, suite
 
 SIDES = ("older", "predict.py", "paddle, onednn", "torch", "openvino", "float32", "int8")
@@ -58,7 +59,7 @@ def in_file_order(encoded):
 
 
 def timed(tokenise, compute):
-    from decision import sigmoid
+    from text_cls.decision import sigmoid
 
     def one_pass(texts):
         started = time.perf_counter()
@@ -83,7 +84,7 @@ def ort_session(path):
 
 def worker_older(folder):
     suite()
-    from compat import import_paddle
+    from text_cls.neural.compat import import_paddle
 
     import_paddle()
     from paddlenlp.transformers import AutoTokenizer
@@ -104,13 +105,13 @@ def worker_older(folder):
 
 def worker_predict_py(folder):
     suite()
-    from compat import prepare_environment
+    from text_cls.neural.compat import prepare_environment
 
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
     prepare_environment()
-    from checkpoint import load_checkpoint, load_model
-    from cli import Problems
-    from model import encode, predict_logits
+    from text_cls.cli import Problems
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from text_cls.neural.model import encode, predict_logits
 
     checkpoint = load_checkpoint(str(folder / "checkpoint"), None, Problems())
     load_model(checkpoint, str(folder / "checkpoint"), "cpu")
@@ -122,7 +123,7 @@ def worker_predict_py(folder):
 
 def worker_paddle(folder):
     suite()
-    from predictor import Predictor
+    from text_cls.serving.predictor import Predictor
 
     tokens_of = Predictor(str(folder / "export"), max_seq_length=LENGTH).encode  # faster than PaddleNLP's
     from paddle import inference
@@ -174,8 +175,8 @@ def worker_openvino(folder):
     suite()
     import openvino
 
-    from batching import Encoded
-    from tokenization import load_tokenizer
+    from text_cls.batching import Encoded
+    from text_cls.tokenization import load_tokenizer
 
     hints = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Core().compile_model(str(folder / "raw.onnx"), "CPU", hints)
@@ -194,7 +195,7 @@ def worker_openvino(folder):
 
 def worker_bundle(folder, variant):
     suite()
-    from predictor import Predictor
+    from text_cls.serving.predictor import Predictor
 
     predictor = Predictor(str(folder / "export"), variant, num_threads=THREADS, max_seq_length=LENGTH)
     return timed(predictor.encode, predictor.run)
@@ -244,9 +245,9 @@ def prepare(args, folder):
     checkpoint = random_checkpoint(folder, args.model, args.sets, LENGTH)
     import paddle2onnx
 
-    from compat import quiet_output
-    from exporting import OPSET, bundle_folder
-    from graph import to_int8
+    from text_cls.neural.compat import quiet_output
+    from text_cls.neural.export import OPSET, bundle_folder
+    from text_cls.neural.onnx_graph import to_int8
 
     with bundle_folder(str(folder / "export"), checkpoint, "float32", LENGTH) as draft:
         to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx", per_channel=True)
@@ -311,7 +312,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = prepare(args, folder)
-        from tokenization import load_tokenizer
+        from text_cls.tokenization import load_tokenizer
 
         tokenizer, lengths = load_tokenizer(str(folder / "export")), {}
         for data in args.sets:

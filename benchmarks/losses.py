@@ -14,17 +14,18 @@ The sets are read from ../shared/data or TEXT_CLASSIFICATION_DATA.
 import argparse
 import statistics
 import sys
+from pathlib import Path
 
-from real_data import DATA, LINEAR, ROOT, dev_probabilities
+from real_data import DATA, LINEAR, dev_probabilities
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import tuning  # noqa: E402
-from cli import Problems  # noqa: E402
-from decision import Decision  # noqa: E402
-from metric import classification_report  # noqa: E402
-from splitting import stratified_split  # noqa: E402
-from utils import read_labels, read_rows  # noqa: E402
+from metric import classification_report
+from text_cls import cross_fitting
+from text_cls.cli import Problems
+from text_cls.decision import Decision
+from text_cls.splitting import stratified_split
+from utils import read_labels, read_rows
 
 FOLDS = 5
 RARE = 1 / 4  # of the labels
@@ -67,11 +68,11 @@ def main(argv=None):
         results = {way: [] for way in WAYS}
         for seed in args.seeds:
             parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
-            fit = tuning.fitter(Decision(), "both", True, False, labels.parents)
+            fit = cross_fitting.fitter(Decision(), "both", True, False, labels.parents)
             for way, flags in WAYS.items():
                 probabilities = dev_probabilities(DATA / name, seed, dev, training=f"{shared} {flags}")
                 plain = Decision().decide(probabilities, labels.parents)
-                tuned = tuning.cross_fitted(probabilities, gold, parts, fit, labels.parents)
+                tuned = cross_fitting.cross_fitted(probabilities, gold, parts, fit, labels.parents)
                 both = (scores(gold, decided, labels, rare) for decided in (plain, tuned))
                 results[way].append([value for three in both for value in three])
                 print(f"{name} seed {seed} {way}: " + " ".join(f"{v:.2f}" for v in results[way][-1]), flush=True)

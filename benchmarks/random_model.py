@@ -23,15 +23,15 @@ def random_checkpoint(folder, model, sets, max_seq_length):
     The vocabulary holds the characters of the sets' train.txt, and has the model's true size.
     """
     suite()
-    from compat import import_paddle, use_old_ir
+    from text_cls.neural.compat import import_paddle, use_old_ir
 
     use_old_ir()
     import_paddle().seed(SEED)
     from paddlenlp.transformers import ErnieConfig, ErnieForSequenceClassification, ErnieModel, ErnieTokenizer
 
-    from checkpoint import Checkpoint, save_checkpoint
-    from decision import Decision
     from make_tiny_model import character_vocabulary
+    from text_cls.decision import Decision
+    from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
     from utils import Labels
 
     vocabulary = character_vocabulary([str(DATA / name / "train.txt") for name in sets])

@@ -71,9 +71,9 @@ def one_run(dataset, seed, args, folder):
 
 def dev_probabilities(dataset, seed, dev, model=MODEL, training=TRAINING):
     """Trains a small model on a set, and gives its probabilities of the dev rows: float32 array [rows, labels]."""
-    from checkpoint import load_checkpoint, load_model
-    from cli import Problems
-    from model import encode, predict_probabilities
+    from text_cls.cli import Problems
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from text_cls.neural.model import encode, predict_probabilities
 
     with tempfile.TemporaryDirectory() as folder:
         start, path = Path(folder, "model"), str(Path(folder, "checkpoint"))

@@ -23,7 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(ROOT / "retrieval_based")]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 SETS = {  # folder, the file that is scored, epochs
     "duee": (DATA / "duee", "dev.txt", 5),
@@ -73,12 +73,20 @@ def one_run(dataset, file, epochs, seed, args, folder):
 
 
 def scores(dataset, file, checkpoint):
-    from cli import Problems
     from encoder import open_encoder
     from metric import classification_report, recall_at
-    from retrieval import NEIGHBOURS, VOTERS, deepest_gold, label_entries, label_scores, row_entries, vote_decision
+    from text_cls.cli import Problems
+    from text_cls.search.embedded_index import EmbeddedIndex
+    from text_cls.search.label_scores import (
+        NEIGHBOURS,
+        VOTERS,
+        deepest_gold,
+        label_entries,
+        label_scores,
+        row_entries,
+        vote_decision,
+    )
     from utils import read_rows
-    from vector_index import EmbeddedIndex
 
     encoder = open_encoder(str(checkpoint), "cpu")
     labels, problems = encoder.labels, Problems()

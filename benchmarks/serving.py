@@ -173,7 +173,7 @@ STARTS = {
 
 def prepare(model, folder):
     checkpoint = random_checkpoint(folder, model, ["duee"], LENGTH)
-    from exporting import bundle_folder
+    from text_cls.neural.export import bundle_folder
 
     with bundle_folder(str(folder / "export"), checkpoint, "float32", LENGTH):
         pass

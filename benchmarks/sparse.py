@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from real_data import DATA, MODEL, ROOT
 
-sys.path[:0] = [str(ROOT), str(ROOT / "analysis"), str(ROOT / "data")]
+from real_data import DATA, MODEL
+
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 ROWS = {"duee": 700, "cail-divorce": 500}
 POOL, EPOCHS = 4000, 20
@@ -55,7 +56,7 @@ class Experiment:
     """One seed of one set, in a folder of its own."""
 
     def __init__(self, name, seed, folder):
-        from cli import Problems
+        from text_cls.cli import Problems
         from utils import read_labels, read_rows
 
         self.folder, self.seed = folder, seed
@@ -78,8 +79,8 @@ class Experiment:
         """Trains the small model on train.txt. Returns the checkpoint."""
         import make_tiny_model
         import train
-        from checkpoint import load_checkpoint, load_model
-        from cli import Problems
+        from text_cls.cli import Problems
+        from text_cls.neural.checkpoint import load_checkpoint, load_model
 
         model, checkpoint = self.folder / "model", str(self.folder / "checkpoint")
         if not model.exists():
@@ -95,11 +96,11 @@ class Experiment:
 
     def choose(self):
         """{way: new lines for train.txt}, all by the features of the small model trained on the base rows."""
-        from cli import Problems
-        from model import encode, predict_features
-        from neighbours import Neighbours
         from sparse import choose_supports, least_supported, read_new_texts
         from sparse import parse_args as defaults
+        from text_cls.cli import Problems
+        from text_cls.neural.model import encode, predict_features
+        from text_cls.search.neighbours import Neighbours
         from utils import read_rows
 
         args, checkpoint = defaults(["--dataset_dir", "."]), self.train_small()
@@ -157,16 +158,16 @@ class Experiment:
         return scores
 
     def predict_linear(self):
-        import linear
-        from cli import Problems
+        import linear_baseline
+        from text_cls.cli import Problems
         from utils import read_rows
 
         train = read_rows(str(self.folder / "train.txt"), self.labels, Problems())
-        model = linear.fit(list(train.texts), train.multi_hot(len(self.labels)), calibrate=False)
+        model = linear_baseline.fit(list(train.texts), train.multi_hot(len(self.labels)), calibrate=False)
         return model.scores(list(self.dev.texts)) > 0
 
     def predict_small(self, trained):
-        from model import encode, predict_probabilities
+        from text_cls.neural.model import encode, predict_probabilities
 
         encoded = encode(self.dev.texts, trained.tokenizer, trained.model, 128)
         return trained.decision.decide(predict_probabilities(trained.model, encoded, 64), self.labels.parents)

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from random_model import DATA, ROOT, processor
 
 SET_BY_THE_SUITE = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # of which "plain" must have nothing
@@ -72,14 +73,14 @@ def padded_batches(folder, batch_size, by_length, seed):
 
 def worker_train_py(args):
     sys.path.insert(0, str(ROOT))
-    from compat import import_paddle
+    from text_cls.neural.compat import import_paddle
 
     import_paddle()
     import train
-    from checkpoint import Checkpoint
-    from decision import Decision
-    from model import encode, load_pretrained, set_device
-    from training import Progress, StopSignal, Trainer
+    from text_cls.decision import Decision
+    from text_cls.neural.checkpoint import Checkpoint
+    from text_cls.neural.model import encode, load_pretrained, set_device
+    from text_cls.neural.training import Progress, StopSignal, Trainer
 
     flags = {
         "dataset_dir": args.dataset_dir, "dev_file": "train.txt", "model_name": args.folder, "device": "cpu",
@@ -111,7 +112,7 @@ def worker_train_py(args):
 def worker_plain(args):
     if args.worker == "plain, threads":
         sys.path.insert(0, str(ROOT))
-        from compat import prepare_environment
+        from text_cls.neural.compat import prepare_environment
 
         prepare_environment()
     import paddle
@@ -175,15 +176,15 @@ def serve(one_pass):
 def prepare(args, folder):
     """Random weights of the model's dimensions with the rows' characters as vocabulary, and the rows as tokens."""
     sys.path.insert(0, str(ROOT))
-    from compat import import_paddle
+    from text_cls.neural.compat import import_paddle
 
     import_paddle()
     sys.path.insert(0, str(ROOT / "data"))
     from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
 
-    from cli import Problems
     from make_tiny_model import character_vocabulary
-    from model import encode
+    from text_cls.cli import Problems
+    from text_cls.neural.model import encode
     from utils import read_labels, read_rows
 
     problems = Problems()

@@ -18,10 +18,10 @@ import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, UserError, command, progress_bar  # noqa: E402
-from utils import atomic_folder, read_labels, read_rows  # noqa: E402
+from text_cls.cli import Problems, UserError, command, progress_bar
+from utils import atomic_folder, read_labels, read_rows
 
 SOURCE = "https://paddlenlp.bj.bcebos.com/datasets/{}.tar.gz"
 SIZES = {  # rows of train.txt and dev.txt, and labels, as published

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import command  # noqa: E402
-from utils import atomic_write  # noqa: E402
+from text_cls.cli import command
+from utils import atomic_write
 
 ROWS, SEED = 2000, 3
 NO_LABEL = "无"

@@ -13,10 +13,10 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import command, non_negative_int, positive_int  # noqa: E402
-from utils import atomic_folder, read_texts  # noqa: E402
+from text_cls.cli import command, non_negative_int, positive_int
+from utils import atomic_folder, read_texts
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
 
@@ -55,7 +55,7 @@ def character_vocabulary(paths):
 def main(argv=None):
     args = parse_args(argv)
     vocabulary = character_vocabulary(args.texts)
-    from compat import import_paddle
+    from text_cls.neural.compat import import_paddle
 
     paddle = import_paddle()
     from paddlenlp.transformers import ErnieConfig, ErnieForMaskedLM, ErnieModel, ErnieTokenizer

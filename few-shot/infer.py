@@ -12,13 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger, non_negative_int, positive_int  # noqa: E402
-from deciding import add_decision_flags, overridden  # noqa: E402
-from labelling import count_texts, label_texts  # noqa: E402
+from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
+from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.prediction import count_texts, label_texts
 
 
 def parse_args(argv=None):
@@ -48,7 +46,7 @@ def log_row(text, names):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    from predictor import Predictor, bundle_of
+    from text_cls.serving.predictor import Predictor, bundle_of
 
     problems, path = Problems(), os.path.join(args.data_dir, "data.txt")
     if not os.path.exists(path):

@@ -3,13 +3,13 @@
 import os
 from dataclasses import dataclass
 
-from checkpoint import folder_problem, last_folder, load_checkpoint
-from cli import Problems
-from decision import SEPARATOR
-from exporting import folder_problem as bundle_problem
-from labelling import count_texts
-from model import device_problem, model_name_problem
 from prompting import parse_prompt
+from text_cls.cli import Problems
+from text_cls.decision import SEPARATOR
+from text_cls.neural.checkpoint import folder_problem, last_folder, load_checkpoint
+from text_cls.neural.export import folder_problem as bundle_problem
+from text_cls.neural.model import device_problem, model_name_problem
+from text_cls.prediction import count_texts
 from utils import read_labels, read_lines, read_rows
 
 EXPORT = "export"  # folder of the bundle in output_dir

@@ -10,9 +10,9 @@ import os
 
 import numpy as np
 
-from checkpoint import Checkpoint
-from exporting import bundle_folder, compare, example_texts, texts_to_compare
-from graph import to_fp16
+from text_cls.neural.checkpoint import Checkpoint
+from text_cls.neural.export import bundle_folder, compare, example_texts, texts_to_compare
+from text_cls.neural.onnx_graph import to_fp16
 from utils import write_json
 
 GRAPH = "model"  # as the older suite names it
@@ -75,7 +75,7 @@ def write_prompt_files(folder, work):
 
 def export(path, task, work, decision, args):
     """Writes the bundle, which must give the tokens and logits of the prompt model. Returns the largest difference."""
-    from predictor import Predictor
+    from text_cls.serving.predictor import Predictor
 
     classifier = make_classifier(task)
     whole = Checkpoint(classifier, task.tokenizer, work.labels, decision, {})

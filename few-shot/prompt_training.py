@@ -10,11 +10,11 @@ import time
 
 import numpy as np
 
-from batching import shuffled_batches
-from checkpoint import last_folder, read_run
-from cli import Problems, UserError, logger, progress_bar
-from decision import Decision, sigmoid
 from metric import classification_report
+from text_cls.batching import shuffled_batches
+from text_cls.cli import Problems, UserError, logger, progress_bar
+from text_cls.decision import Decision, sigmoid
+from text_cls.neural.checkpoint import last_folder, read_run
 
 STATE = ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "trainer_state.json", "rng_state.pth")
 NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would cut all gradients to 0 by a limit of 0
@@ -134,7 +134,7 @@ def tune(task, args, labels, rows, work, checkpoint):
     from paddlenlp.prompt import PromptTrainer, PromptTuningArguments
     from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
 
-    from training import load_weights
+    from text_cls.neural.training import load_weights
 
     tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
     for split, encoded in tokens.items():

@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from batching import Encoded, sorted_batches
-from cli import Problems, UserError
-from compat import import_paddle
-from exporting import tokenizer_problem
-from model import longest_input
+from text_cls.batching import Encoded, sorted_batches
+from text_cls.cli import Problems, UserError
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.export import tokenizer_problem
+from text_cls.neural.model import longest_input
 from utils import write_json
 
 DEFAULT_PROMPT = "{'soft'}{'text': 'text_a'}{'mask'}"  # PaddleNLP's, where none is given
@@ -228,7 +228,7 @@ def make_task(plm, tokenizer, parts, labels, words, args):
     import_paddle()
     from paddlenlp.prompt import AutoTemplate, PromptModelForSequenceClassification
 
-    from tokenization import load_tokenizer
+    from text_cls.tokenization import load_tokenizer
 
     class PromptModel(PromptModelForSequenceClassification):
         def train(self):

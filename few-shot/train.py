@@ -14,11 +14,11 @@ import shutil
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import (  # noqa: E402
+from prompt_data import EXPORT, read_all, texts_of
+from prompting import make_task, unknown_words
+from text_cls.cli import (
     UserError,
     boolean,
     command,
@@ -28,9 +28,7 @@ from cli import (  # noqa: E402
     positive_int,
     share,
 )
-from compat import prepare_environment, use_old_ir  # noqa: E402
-from prompt_data import EXPORT, read_all, texts_of  # noqa: E402
-from prompting import make_task, unknown_words  # noqa: E402
+from text_cls.neural.compat import prepare_environment, use_old_ir
 
 METRICS = ("macro_f1_score", "micro_f1_score")
 PREDICTIONS = "predictions.txt"
@@ -124,8 +122,8 @@ def load_task(args, work, trained, device):
     import paddle
     from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
 
-    from model import load_masked_lm, pretrained_faults, set_device
-    from training import load_weights
+    from text_cls.neural.model import load_masked_lm, pretrained_faults, set_device
+    from text_cls.neural.training import load_weights
 
     set_device(device)
     paddle.seed(args.seed)
@@ -148,8 +146,8 @@ def save(args, task, work, run):
     """Writes the trained model to output_dir, whole or not at all."""
     import paddle
 
-    from decision import Decision
     from prompt_export import write_prompt_files
+    from text_cls.decision import Decision
     from utils import atomic_folder, write_json
 
     with atomic_folder(args.output_dir) as folder:
@@ -168,8 +166,8 @@ def save(args, task, work, run):
 
 def train(args, task, work):
     """Trains, and writes output_dir. What is saved underway lies in <output_dir>_last until then."""
-    from checkpoint import describe_run, last_folder, read_run
     from prompt_training import checkpoint_to_go_on, latest_checkpoint, tune
+    from text_cls.neural.checkpoint import describe_run, last_folder, read_run
     from utils import write_json
 
     files = {name: os.path.join(args.data_dir, name) for name in ("label.txt", "train.txt", "dev.txt")}
@@ -221,8 +219,8 @@ def log_scores(args, task, work, decision):
 
 def predict(args, task, work, decision):
     """Labels data.txt, or test.txt where it is not there."""
-    from decision import sigmoid
-    from labelling import decide, label_texts, log_flat, log_hierarchy
+    from text_cls.decision import sigmoid
+    from text_cls.prediction import decide, label_texts, log_flat, log_hierarchy
 
     def labels_of(texts):
         logits = task.logits(task.encode(texts, args.max_seq_length), args.per_device_eval_batch_size)
@@ -239,9 +237,9 @@ def main(argv=None):
     use_old_ir()
     environment = prepare_environment()
     work = read_all(args)
-    from compat import import_paddle
-    from decision import Decision
-    from model import log_model
+    from text_cls.decision import Decision
+    from text_cls.neural.compat import import_paddle
+    from text_cls.neural.model import log_model
     from utils import describe, describe_pair
 
     logger.info("%d labels, %s", len(work.labels), "hierarchical" if work.labels.hierarchical else "flat")

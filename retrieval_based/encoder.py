@@ -9,12 +9,12 @@ import os
 
 import numpy as np
 
-from batching import sorted_batches
-from bundle import MANIFEST
-from checkpoint import load_checkpoint
-from cli import Problems, UserError
-from compat import import_paddle
-from model import device_problem, encode, forward_batches, pretrained_faults, set_device
+from text_cls.batching import sorted_batches
+from text_cls.bundle import MANIFEST
+from text_cls.cli import Problems, UserError
+from text_cls.neural.checkpoint import load_checkpoint
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.model import device_problem, encode, forward_batches, pretrained_faults, set_device
 
 KIND = "retrieval"
 WEIGHTS, PROJECTION = "model_state.pdparams", "projection"
@@ -143,7 +143,7 @@ class ExportedEncoder:
     """A retrieval bundle on ONNX Runtime, with the same attributes; `predictor` is its `RetrievalPredictor`."""
 
     def __init__(self, path, device, batch_size, max_seq_length):
-        from retrieval_predictor import RetrievalPredictor
+        from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
         kind, _, number = device.partition(":")
         self.predictor = RetrievalPredictor(

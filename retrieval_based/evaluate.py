@@ -15,20 +15,19 @@ import time
 from itertools import groupby
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from cli import Problems, UserError, command, logger  # noqa: E402
-from compat import prepare_environment  # noqa: E402
-from deciding import add_decision_flags, overridden  # noqa: E402
-from labelling import WINDOW  # noqa: E402
-from metric import classification_report, recall_at  # noqa: E402
-from retrieval import carry_decision, deepest_gold, default_decision, label_scores  # noqa: E402
-from searching import Search, add_search_flags, for_votes, found_ids, read_corpus  # noqa: E402
-from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows  # noqa: E402
-from vector_index import MISSING, Found  # noqa: E402
+from metric import classification_report, recall_at
+from searching import Search, add_search_flags, for_votes, found_ids, read_corpus
+from text_cls.cli import Problems, UserError, command, logger
+from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.neural.compat import prepare_environment
+from text_cls.prediction import WINDOW
+from text_cls.search.embedded_index import MISSING, Found
+from text_cls.search.label_scores import carry_decision, deepest_gold, default_decision, label_scores
+from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows
 
 CUTOFFS, RESULT = (1, 5, 10, 20, 50), "result.tsv"
 

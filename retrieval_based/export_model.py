@@ -12,10 +12,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, UserError, command, logger, non_negative_int  # noqa: E402
-from compat import prepare_environment, use_old_ir  # noqa: E402
+from text_cls.cli import Problems, UserError, command, logger, non_negative_int
+from text_cls.neural.compat import prepare_environment, use_old_ir
 
 GRAPH = "inference.get_pooled_embedding"  # the older suite's name
 
@@ -37,7 +37,7 @@ def parse_args(argv=None):
 
 def example_texts(labels):
     """Texts to compare the graphs on: of the examples in data/, and the labels."""
-    from retrieval import label_text
+    from text_cls.search.label_scores import label_text
     from utils import read_texts
 
     texts = [text for _, text in read_texts(ROOT / "data" / "data.txt")]
@@ -46,8 +46,8 @@ def example_texts(labels):
 
 def add_index(draft, predictor, labels, corpus):
     """Puts the index of a label corpus, encoded by what serves it, into a bundle in the making."""
-    from retrieval import label_entries
-    from vector_index import EmbeddedIndex
+    from text_cls.search.embedded_index import EmbeddedIndex
+    from text_cls.search.label_scores import label_entries
 
     texts, names = label_entries(labels, corpus)
     index = EmbeddedIndex(draft.fields["width"])
@@ -63,9 +63,9 @@ def main(argv=None):
     use_old_ir()
     prepare_environment()
     from encoder import KIND, TrainedEncoder, embed, folder_of
-    from exporting import bundle_folder, compare, folder_problem, texts_to_compare, tokenizer_problem
-    from model import encode
-    from retrieval import NEIGHBOURS
+    from text_cls.neural.export import bundle_folder, compare, folder_problem, texts_to_compare, tokenizer_problem
+    from text_cls.neural.model import encode
+    from text_cls.search.label_scores import NEIGHBOURS
 
     problems = Problems()
     if problem := folder_problem(args.output_path, "--output_path"):
@@ -81,7 +81,7 @@ def main(argv=None):
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
 
-    from retrieval_predictor import RetrievalPredictor
+    from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
     limit = trained.max_seq_length
     about = {

@@ -16,17 +16,16 @@ import secrets
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem  # noqa: E402
-from cli import Problems, UserError, closest, command, logger, positive_int  # noqa: E402
-from decision import SEPARATOR  # noqa: E402
-from label_changes import read_new  # noqa: E402
-from milvus_index import INDEX_TYPES, MilvusIndex, check_answers, uri_problem  # noqa: E402
-from ownership import GRACE, alone, copy_problem, is_own, owned, remember, tidy  # noqa: E402
-from retrieval import (  # noqa: E402
+from label_changes import read_new
+from ownership import GRACE, alone, copy_problem, is_own, owned, remember, tidy
+from searching import add_entries
+from text_cls.bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem
+from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
+from text_cls.decision import SEPARATOR
+from text_cls.search.embedded_index import EmbeddedIndex, open_index
+from text_cls.search.label_scores import (
     NEIGHBOURS,
     VOTERS,
     carry_decision,
@@ -35,9 +34,8 @@ from retrieval import (  # noqa: E402
     row_entries,
     vote_decision,
 )
-from searching import add_entries  # noqa: E402
-from utils import Labels, read_labels, read_rows  # noqa: E402
-from vector_index import EmbeddedIndex, open_index  # noqa: E402
+from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, check_answers, uri_problem
+from utils import Labels, read_labels, read_rows
 
 
 def parse_args(argv=None):
@@ -90,7 +88,7 @@ def parse_args(argv=None):
 
 def open_for_change(args, problems):
     """The `RetrievalPredictor` of --bundle."""
-    from retrieval_predictor import RetrievalPredictor
+    from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
     predictor = RetrievalPredictor(args.bundle, device=args.device, batch_size=args.batch_size)
     if problem := strange_files_problem(predictor.bundle):
@@ -105,7 +103,7 @@ def open_for_change(args, problems):
 
 def put(bundle, index, labels, fields=None, decision=None):
     """Puts labels, an embedded index and a decision into the bundle's folder, fields into its manifest: all at once."""
-    from retrieval_predictor import CHANGING
+    from text_cls.serving.retrieval_predictor import CHANGING
 
     with changed_bundle(bundle, CHANGING) as (folder, manifest):
         labels.write(os.path.join(folder, "label.txt"))

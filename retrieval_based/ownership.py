@@ -9,11 +9,11 @@ import json
 import os
 import time
 
-from bundle import MANIFEST
-from cli import UserError, logger
-from milvus_index import MilvusIndex
+from text_cls.bundle import MANIFEST
+from text_cls.cli import UserError, logger
+from text_cls.search.embedded_index import IndexUnavailable
+from text_cls.search.milvus_index import MilvusIndex
 from utils import write_json
-from vector_index import IndexUnavailable
 
 GRACE = 10.0  # seconds in which a running server sees that a bundle has another index
 

@@ -11,13 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command  # noqa: E402
-from deciding import add_decision_flags, overridden  # noqa: E402
-from labelling import decide, label_texts, log_flat, log_hierarchy  # noqa: E402
-from searching import Search, add_search_flags, open_search  # noqa: E402
+from searching import Search, add_search_flags, open_search
+from text_cls.cli import Problems, command
+from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.prediction import decide, label_texts, log_flat, log_hierarchy
 
 
 def parse_args(argv=None):

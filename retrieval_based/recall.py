@@ -13,12 +13,11 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "deploy" / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, command, logger  # noqa: E402
-from searching import Search, add_search_flags, open_search  # noqa: E402
-from utils import atomic_write, keep_inputs, read_texts  # noqa: E402
+from searching import Search, add_search_flags, open_search
+from text_cls.cli import Problems, command, logger
+from utils import atomic_write, keep_inputs, read_texts
 
 
 def parse_args(argv=None):

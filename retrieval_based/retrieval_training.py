@@ -11,19 +11,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from batching import sorted_batches
-from checkpoint import Checkpoint, last_folder
-from cli import logger
 from encoder import KIND, embed, load_encoder
 from metric import classification_report, recall_at
-from model import encode
-from neighbours import Neighbours
-from retrieval import corpus_labels, deepest, deepest_gold, default_decision, label_entries, label_scores
-from runs import start_run
-from training import Trainer, make_ready
-from tuning import GRID, value_of
+from text_cls.batching import sorted_batches
+from text_cls.cli import logger
+from text_cls.cross_fitting import GRID, value_of
+from text_cls.neural.checkpoint import Checkpoint, last_folder
+from text_cls.neural.model import encode
+from text_cls.neural.run_state import start_run
+from text_cls.neural.training import Trainer, make_ready
+from text_cls.search.embedded_index import Found
+from text_cls.search.label_scores import (
+    corpus_labels,
+    deepest,
+    deepest_gold,
+    default_decision,
+    label_entries,
+    label_scores,
+)
+from text_cls.search.neighbours import Neighbours
 from utils import Rows, Texts
-from vector_index import Found
 
 CUTOFFS = (1, 5, 10, 20, 50)
 MOST_CELLS = 20_000_000  # scores that a threshold is fitted to: some seconds on one core

@@ -6,11 +6,12 @@ from itertools import islice
 
 import numpy as np
 
-from cli import logger, positive_int, progress_bar
-from compat import prepare_environment
-from decision import Decision
-from labelling import WINDOW, count_texts
-from retrieval import (
+from text_cls.cli import logger, positive_int, progress_bar
+from text_cls.decision import Decision
+from text_cls.neural.compat import prepare_environment
+from text_cls.prediction import WINDOW, count_texts
+from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.search.label_scores import (
     NEIGHBOURS,
     VOTERS,
     carry_decision,
@@ -22,7 +23,6 @@ from retrieval import (
     vote_decision,
 )
 from utils import Labels, read_labels, read_lines, read_rows
-from vector_index import EmbeddedIndex
 
 
 def add_search_flags(parser, required=True, vote=True):

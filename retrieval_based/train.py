@@ -14,11 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import (  # noqa: E402
+from text_cls.cli import (
     Problems,
     UserError,
     boolean,
@@ -29,8 +27,8 @@ from cli import (  # noqa: E402
     positive_int,
     share,
 )
-from compat import prepare_environment  # noqa: E402
-from utils import describe, describe_pair, read_labels, read_rows  # noqa: E402
+from text_cls.neural.compat import prepare_environment
+from utils import describe, describe_pair, read_labels, read_rows
 
 FLAG = argparse.BooleanOptionalAction
 METRICS = ("recall@1", "macro_f1", "micro_f1", "accuracy")
@@ -105,7 +103,7 @@ def parse_args(argv=None):
 def read_data(args):
     """Labels and {"train", perhaps "dev"} rows. Everything wrong with arguments and data is told in one UserError."""
     from encoder import KIND
-    from runs import run_problems
+    from text_cls.neural.run_state import run_problems
 
     problems = Problems()
     for message in run_problems(args, args.model_name_or_path, "--model_name_or_path", KIND):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores; a tiny model gains nothing from threads. Read by Paddle when it is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from compat import import_paddle, use_old_ir  # noqa: E402
+from text_cls.neural.compat import import_paddle, use_old_ir
 
 # Exporting needs Paddle imported this way, which the scripts do by themselves; those that tests start still do.
 use_old_ir()
@@ -182,7 +182,7 @@ def family_folders(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def families(family_folders):
     """{family: (model, tokenizer)}, loaded as a user's local folder is."""
-    from model import load_pretrained
+    from text_cls.neural.model import load_pretrained
 
     return {name: load_pretrained(str(folder), 5) for name, folder in family_folders.items()}
 
@@ -232,8 +232,8 @@ def retrieval(trained, bundles, tmp_path_factory):
     """{("news" or "reviews", "labels" or "rows"): retrieval bundle of that corpus}, made of the trained classifiers."""
     from retrieval_bundles import make_retrieval_bundle
 
-    from bundle import open_bundle
-    from cli import Problems
+    from text_cls.bundle import open_bundle
+    from text_cls.cli import Problems
     from utils import read_rows
 
     made = {}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from bundle import DECISION, MANIFEST, write_manifest
-from decision import Decision
+from text_cls.bundle import DECISION, MANIFEST, write_manifest
+from text_cls.decision import Decision
 from utils import Labels
 
 ENCODER = ("special_tokens_map.json", "tokenizer_config.json", "vocab.txt")
@@ -66,9 +66,9 @@ def put_index(folder, index, labels=None, decision=None, **fields):
 
 def make_retrieval_bundle(source, folder, rows=None):
     """A whole one: an entry a label that has no child; with `rows` of `utils.read_rows` an entry a row, by vote."""
-    from retrieval import corpus_labels, label_text
-    from retrieval_predictor import RetrievalPredictor
-    from vector_index import EmbeddedIndex
+    from text_cls.search.embedded_index import EmbeddedIndex
+    from text_cls.search.label_scores import corpus_labels, label_text
+    from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
     encoder = RetrievalPredictor(str(make_encoder(source, folder)), num_threads=1)
     names, index = encoder.labels.names, EmbeddedIndex(encoder.columns)

@@ -73,7 +73,7 @@ def test_nothing_made(run, tmp_path):
 @pytest.mark.parametrize("ended", [True, False])
 def test_the_next_step_as_printed(run, tmp_path, reviews, ended):
     """Also where train.txt does not end with a line break: two rows would become one."""
-    from cli import Problems
+    from text_cls.cli import Problems
     from utils import read_labels, read_rows
 
     train, new = reviews / "train.txt", reviews / "new rows.txt"

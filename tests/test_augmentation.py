@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import augmentation
 from augmentation import FILES, NEGATIONS, STRATEGIES, Augmenter, split_words
-from cli import UserError
+from text_cls.cli import UserError
 
 WORDS = {"房间": ["屋子", "客房"], "早餐": ["早饭"], "room": ["chamber"], "clean": ["tidy", "spotless"]}
 TEXTS = st.text("房间早餐服务很干净不没错，。😀 ab\u3000\n'-1", max_size=60) | st.lists(
@@ -301,7 +301,7 @@ def place(home, **other):
 
 def test_files_that_were_put_there_by_hand(home, capfd):
     """Their MD5 is not PaddleNLP's, whose own code would fetch them again."""
-    from cli import set_up_log
+    from text_cls.cli import set_up_log
 
     place(home, word_synonym=json.dumps({"热情": ["周到"]}))
     set_up_log()

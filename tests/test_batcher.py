@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher import Batcher, Closed, Full
-from batching import cheapest_batches
+from text_cls.batching import cheapest_batches
 
 
 def model(rows):

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching import ENOUGH, SIMILAR, Encoded, budget_batches, shuffled_batches, sorted_batches
+from text_cls.batching import ENOUGH, SIMILAR, Encoded, budget_batches, shuffled_batches, sorted_batches
 
 
 @st.composite

@@ -9,9 +9,9 @@ from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 
 import check_data as script
 import data_checks
-import linear
-from cli import Problems
-from thresholds import fit_thresholds
+import linear_baseline
+from text_cls.cli import Problems
+from text_cls.thresholds import fit_thresholds
 from utils import Labels, read_labels, read_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&amp;😀 $x_1$"
@@ -79,7 +79,7 @@ def test_thresholds_come_from_train_alone(check, reviews):
     labels = read_labels(str(reviews / "label.txt"), problems)
     train = read_rows(str(reviews / "train.txt"), labels, problems)
     targets = train.multi_hot(len(labels))
-    held_out, _ = linear.out_of_fold(list(train.texts), targets, data_checks.FOLDS)
+    held_out, _ = linear_baseline.out_of_fold(list(train.texts), targets, data_checks.FOLDS)
     assert list(before["thresholds"].values()) == fit_thresholds(held_out, targets).tolist()
     after = check(reviews)[2]["baseline"]
     assert after["thresholds"] == before["thresholds"] and after["out_of_fold"] == before["out_of_fold"]

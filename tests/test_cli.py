@@ -6,11 +6,12 @@ import pty
 import struct
 import subprocess
 import termios
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, command_line
 
-from cli import Problems, UserError, command, parse_with_config, positive_int
+from text_cls.cli import Problems, UserError, command, parse_with_config, positive_int
 
 
 def test_first_20_problems_and_a_count():
@@ -124,7 +125,7 @@ def test_help_imports_nothing_heavy(script):
     """--help must answer at once; Paddle alone takes seconds to import."""
     code = (
         "import runpy, sys\n"
-        f"sys.argv = ['{script}', '--help']\n"
+        f"sys.argv, sys.path[0] = ['{script}', '--help'], {str(Path(script).parent)!r}\n"
         "try:\n"
         f"    runpy.run_path('{script}', run_name='__main__')\n"
         "except SystemExit as end:\n"
@@ -139,7 +140,7 @@ def test_help_imports_nothing_heavy(script):
 
 
 BAR_AND_LOG = """
-from cli import logger, progress_bar, set_up_log
+from text_cls.cli import logger, progress_bar, set_up_log
 set_up_log()
 with progress_bar(2, "row") as bar:
     bar.update(1)

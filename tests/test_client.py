@@ -19,14 +19,14 @@ import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import serving
 
 import client as script
 import infer
-from cli import UserError
-from decision import Decision
-from labelling import decide
-from predictor import Predictor
+from serving import serving
+from text_cls.cli import UserError
+from text_cls.decision import Decision
+from text_cls.prediction import decide
+from text_cls.serving.predictor import Predictor
 
 TASKS = {"news": "cls_hierarchical", "reviews": "cls_multi_label"}
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cli import UserError
-from deciding import add_decision_flags, overridden
-from decision import HIERARCHY, Decision, depths, parent_ids, sigmoid, with_ancestors
+from text_cls.cli import UserError
+from text_cls.decision import HIERARCHY, Decision, depths, parent_ids, sigmoid, with_ancestors
+from text_cls.decision_flags import add_decision_flags, overridden
 
 LABELS = ["a", "a##x", "b", "b##x", "b##x##y", "c"]
 
@@ -168,7 +168,7 @@ def test_blocks_do_not_matter(case, cells):
     decision, probabilities, parents = case
     whole = decision.decide(probabilities, parents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("decision.BLOCK", cells)
+        patch.setattr("text_cls.decision.BLOCK", cells)
         assert (decision.decide(probabilities, parents) == whole).all()
 
 

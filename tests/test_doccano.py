@@ -7,9 +7,9 @@ from conftest import ROOT, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import annotations
+import annotation_exports
 import doccano as script
-from cli import Problems
+from text_cls.cli import Problems
 from utils import read_labels, read_rows
 
 FLAT = [(f"第{i}条评论，房间{'很' * (i % 5)}干净", ["卫生"] if i % 2 else ["卫生", "早餐"]) for i in range(40)]
@@ -310,7 +310,7 @@ JSON = st.recursive(
 def test_a_strangers_json_is_read_or_refused(tmp_path_factory, records):
     path, problems = tmp_path_factory.getbasetemp() / "any.json", Problems()
     path.write_text(json.dumps(records), encoding="utf-8")
-    rows = annotations.read_annotations(path, "##", problems)
+    rows = annotation_exports.read_annotations(path, "##", problems)
     assert problems.count or len(rows) == len(records)
     for _, text, names in rows:
         assert isinstance(text, str) and all(isinstance(name, str) for name in names)

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import duplicates
-from duplicates import near_duplicates, normal
+from near_duplicates import near_duplicates, normal
 
 
 def shingles(text):
@@ -87,6 +86,6 @@ def test_parts_make_no_difference(monkeypatch):
     texts = ["".join(map(chr, random.integers(0x4E00, 0x4E40, random.integers(1, 60)))) for _ in range(300)]
     texts += [text + "改" for text in texts[::3]]
     whole = near_duplicates(texts)
-    monkeypatch.setattr(duplicates, "PART", 37)
+    monkeypatch.setattr("near_duplicates.PART", 37)
     for one, other in zip(whole, near_duplicates(texts)):
         assert (one == other).all()

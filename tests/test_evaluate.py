@@ -8,7 +8,7 @@ from conftest import ROOT, command_line, lines_of, write_lines
 from test_predict import plain
 
 import evaluate as script
-from decision import Decision
+from text_cls.decision import Decision
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from browser import assert_sound, chromium
 from conftest import lines_of, write_lines
 from test_evaluate import evaluate  # noqa: F401
 
-from cli import Problems
-from decision import Decision
 from evaluation_page import write_evaluation_page
 from metric import classification_report
+from text_cls.cli import Problems
+from text_cls.decision import Decision
 from utils import Labels, read_rows
 
 HOSTILE = "</script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">&'😀"

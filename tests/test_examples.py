@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT, lines_of
 
 import make_examples
-from cli import Problems
-from decision import depths
+from text_cls.cli import Problems
+from text_cls.decision import depths
 from utils import describe_pair, read_labels, read_rows
 
 DATA = {"hierarchical": ROOT / "data", "multi_label": ROOT / "data" / "multi_label"}

@@ -9,13 +9,12 @@ import pytest
 from conftest import ROOT, lines_of
 
 import export_model as script
-import exporting
-import graph
-from bundle import open_bundle
-from checkpoint import Checkpoint, save_checkpoint
-from cli import Problems, UserError
-from decision import Decision
-from predictor import Predictor
+from text_cls.bundle import open_bundle
+from text_cls.cli import Problems, UserError
+from text_cls.decision import Decision
+from text_cls.neural import export, onnx_graph
+from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
+from text_cls.serving.predictor import Predictor
 from utils import Labels, read_rows
 
 
@@ -99,8 +98,8 @@ def test_the_last_layer_answers_for_the_first_token_alone(bundles):
 
 def test_a_wrong_mask_is_found(families, run, tmp_path, monkeypatch):
     """The check must be able to fail: here [UNK] is taken for padding."""
-    original = graph.optimise
-    monkeypatch.setattr(exporting, "optimise", lambda raw, target, pad: original(raw, target, 4))
+    original = onnx_graph.optimise
+    monkeypatch.setattr(export, "optimise", lambda raw, target, pad: original(raw, target, 4))
     checkpoint = save_as_checkpoint(families, "ernie", tmp_path / "checkpoint")
     status, log = run(script.main, "--params_path", checkpoint, "--output_path", tmp_path / "export")
     assert status == 2 and "the exported model's logits differ from the trained one's by" in log
@@ -113,7 +112,7 @@ def test_a_wrong_mask_is_found(families, run, tmp_path, monkeypatch):
 def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatch):
     dataset, checkpoint = trained["news"]
     flags = ("--params_path", checkpoint, "--output_path", tmp_path / "export", "--int8", "--dataset_dir", dataset)
-    real, faster = exporting.measure, True
+    real, faster = export.measure, True
 
     def timed(predictors, rows):  # the clock of a busy machine has no say here; the scores are true
         results = real(predictors, rows)
@@ -121,7 +120,7 @@ def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatc
             result["texts_per_second"] = 100 if name == "float32" else 200 if faster else 90
         return results
 
-    monkeypatch.setattr(exporting, "measure", timed)
+    monkeypatch.setattr(export, "measure", timed)
     status, log = run(script.main, *flags, "--max_f1_drop", 100)
     assert status == 0 and "accepted" in log and "refused" not in log
     int8 = tmp_path / "export" / "int8_model.onnx"
@@ -161,7 +160,7 @@ def test_measuring_is_what_evaluate_measures(bundles, trained, run, tmp_path):
         return real(encoded, batches)
 
     ours.run = counted
-    result = exporting.measure({"float32": ours}, rows)["float32"]
+    result = export.measure({"float32": ours}, rows)["float32"]
     assert sizes == [None, *[[32, 28]] * 5]  # scored as served, timed in batches of 32
     where = ("--dataset_dir", dataset, "--params_path", checkpoint, "--bad_case_file", tmp_path / "bad_case.txt")
     _, log = run(evaluate.main, *where, "--device", "cpu")
@@ -172,9 +171,9 @@ def test_measuring_is_what_evaluate_measures(bundles, trained, run, tmp_path):
 
 def test_the_classifier_is_spared(bundles, tmp_path):
     source = str(bundles["news"] / "model.onnx")
-    spared = graph.classifier_nodes(source)
-    graph.to_int8(source, str(tmp_path / "all.onnx"), per_channel=True)
-    graph.to_int8(source, str(tmp_path / "int8.onnx"), per_channel=True, spared=spared)
+    spared = onnx_graph.classifier_nodes(source)
+    onnx_graph.to_int8(source, str(tmp_path / "all.onnx"), per_channel=True)
+    onnx_graph.to_int8(source, str(tmp_path / "int8.onnx"), per_channel=True, spared=spared)
     everywhere, here = (nodes_of(tmp_path / name).count("MatMulInteger") for name in ("all.onnx", "int8.onnx"))
     assert everywhere - here == 2 and nodes_of(tmp_path / "int8.onnx").count("MatMul") == 2
 
@@ -229,4 +228,4 @@ def test_an_export_of_the_older_suite_is_replaced(trained, run, tmp_path):
 
 
 def test_without_rows_the_example_texts_serve():
-    assert len(exporting.example_texts()) == len(lines_of(ROOT / "data" / "data.txt"))
+    assert len(export.example_texts()) == len(lines_of(ROOT / "data" / "data.txt"))

@@ -17,13 +17,13 @@ import predict
 import prompt_data
 import prompt_export
 import prompt_training
-from bundle import open_bundle
-from cli import Problems, UserError
-from decision import Decision
-from predictor import Predictor
 from prompt_data import read_label_words, read_labelled
 from prompting import parse_prompt
-from tokenization import Prompted
+from text_cls.bundle import open_bundle
+from text_cls.cli import Problems, UserError
+from text_cls.decision import Decision
+from text_cls.serving.predictor import Predictor
+from text_cls.tokenization import Prompted
 from utils import Labels, read_rows
 
 
@@ -183,7 +183,7 @@ def test_a_row_holds_the_prompt_whatever_the_text(masked_tokenizer, mode, text, 
 
 @pytest.fixture(scope="session")
 def masked_tokenizer(masked):
-    from tokenization import load_tokenizer
+    from text_cls.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(str(masked))
     assert tokenizer.vocabulary["[MASK]"] == 3

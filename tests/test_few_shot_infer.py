@@ -19,9 +19,9 @@ import infer as offline
 import settings
 import threshold
 from application import create_app
-from bundle import open_bundle
-from predictor import Predictor
-from tokenization import load_tokenizer
+from text_cls.bundle import open_bundle
+from text_cls.serving.predictor import Predictor
+from text_cls.tokenization import load_tokenizer
 
 
 @pytest.fixture(params=["news", "reviews"])
@@ -109,7 +109,7 @@ def test_without_paddle(prompted):
     code = (
         "import sys, runpy\n"
         "sys.modules.update(dict.fromkeys(['paddle', 'paddlenlp', 'sklearn'], None))\n"
-        f"sys.argv = ['few-shot/infer.py', *{flags}]\n"
+        f"sys.argv, sys.path[0] = ['few-shot/infer.py', *{flags}], 'few-shot'\n"
         "runpy.run_path('few-shot/infer.py', run_name='__main__')\n"
     )
     answer = subprocess.run(command_line("-c", code), cwd=ROOT, capture_output=True, text=True, encoding="utf-8")

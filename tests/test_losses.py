@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from compat import import_paddle
-from losses import LOSSES, TOLERANCE_SCALE, TOLERANCE_SHIFT, make_loss, smoothed
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.losses import LOSSES, TOLERANCE_SCALE, TOLERANCE_SHIFT, make_loss, smoothed
 
 paddle = import_paddle()
 

@@ -15,7 +15,6 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from decision import Decision, parent_ids, with_ancestors
 from metric import (
     average_precision,
     calibration_error,
@@ -27,6 +26,7 @@ from metric import (
     recall_at,
     reliability,
 )
+from text_cls.decision import Decision, parent_ids, with_ancestors
 
 FLAT = np.full(4, -1)
 

@@ -16,14 +16,14 @@ from hypothesis import settings
 from test_neighbours import clusters
 from test_vector_index import HOSTILE, WIDTH, AnyOrder
 
-from cli import UserError
-from vector_index import MISSING, EmbeddedIndex, IndexUnavailable, open_index
+from text_cls.cli import UserError
+from text_cls.search.embedded_index import MISSING, EmbeddedIndex, IndexUnavailable, open_index
 
 if not (find_spec("pymilvus") and find_spec("milvus_lite")) and not os.environ.get("CI"):
     pytest.skip("pymilvus and milvus-lite: pip install -r requirements-milvus.txt", allow_module_level=True)
 
-import milvus_index
-from milvus_index import INDEX_TYPES, MilvusIndex, uri_problem
+from text_cls.search import milvus_index
+from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, uri_problem
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +311,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
 
 
 def test_an_address_in_the_environment_that_is_none_is_no_matter(tmp_path):
-    code = "from milvus_index import MilvusIndex; import os, sys; MilvusIndex.create(sys.argv[1], 'c', 3); "
+    code = "from text_cls.search.milvus_index import MilvusIndex; import os, sys; MilvusIndex.create(sys.argv[1], 'c', 3); "
     code += "print(os.environ['MILVUS_URI'])"
     words = [sys.executable, "-c", code, str(tmp_path / "i.db")]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, "MILVUS_URI": "x.db"}, capture_output=True, text=True)
@@ -319,8 +319,6 @@ def test_an_address_in_the_environment_that_is_none_is_no_matter(tmp_path):
 
 
 def test_nothing_of_milvus_is_imported_before_it_is_needed():
-    code = (
-        "import sys, vector_index, milvus_index; print([m for m in sys.modules if m.startswith(('pymilvus', 'grpc'))])"
-    )
+    code = "import sys, text_cls.search.milvus_index, text_cls.search.open_index; print([m for m in sys.modules if m.startswith(('pymilvus', 'grpc'))])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,11 +9,10 @@ import pytest
 from conftest import ROOT, command_line
 from families import FAMILIES
 
-import compat
-import model
-from cli import UserError
-from compat import import_paddle
-from model import (
+from text_cls.cli import UserError
+from text_cls.neural import compat, model
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.model import (
     device_problem,
     encode,
     load_pretrained,
@@ -208,7 +207,7 @@ def server(tmp_path):
 
 def load_elsewhere(name, home, **environment):
     """load_pretrained in a process with a cache of its own."""
-    code = f"from model import load_pretrained; print(load_pretrained({name!r}, 5)[0].config.hidden_size)"
+    code = f"from text_cls.neural.model import load_pretrained; print(load_pretrained({name!r}, 5)[0].config.hidden_size)"
     environment = {**os.environ, "PPNLP_HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         command_line("-c", code), cwd=home, env=environment, capture_output=True, text=True, encoding="utf-8"

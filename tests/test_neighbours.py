@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-import neighbours
-from compat import import_paddle, import_trustai
-from model import encode, predict_features
-from neighbours import Neighbours
+from text_cls.neural.compat import import_paddle, import_trustai
+from text_cls.neural.model import encode, predict_features
+from text_cls.search import neighbours
+from text_cls.search.neighbours import Neighbours
 
 import_paddle()
 
@@ -112,7 +112,7 @@ def test_an_index_above_100_000_rows(monkeypatch):
 
 
 def test_without_hnswlib_every_row_is_compared_and_the_remedy_told(monkeypatch, capfd):
-    from cli import set_up_log
+    from text_cls.cli import set_up_log
 
     set_up_log()
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 99)

@@ -1,7 +1,7 @@
 import pytest
 from browser import assert_sound, chromium
 
-from page import POLICY, svg, tiles, write_page
+from text_cls.html_page import POLICY, svg, tiles, write_page
 
 HOSTILE = "</script><script>document.title='run'</script><!-- <img src=http://127.0.0.1:9/x onerror=alert(1)> 😀 ' \""
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 
-import labelling
 import predict as script
 import utils
-from cli import Problems
-from compat import import_paddle
-from labelling import levels_of
+from text_cls import prediction
+from text_cls.cli import Problems
+from text_cls.neural.compat import import_paddle
+from text_cls.prediction import levels_of
 
 paddle = import_paddle()
 
@@ -112,9 +112,9 @@ def test_rows_stay_in_order_across_windows_and_batches(predict, trained, tmp_pat
     dataset, _ = trained["news"]
     texts = [text * (1 + i % 5) for i, text in enumerate(lines_of(dataset / "data.txt"))]
     write_lines(tmp_path / "many.txt", texts)
-    monkeypatch.setattr(labelling, "WINDOW", 7)
+    monkeypatch.setattr(prediction, "WINDOW", 7)
     assert predict("news", "--data_file", tmp_path / "many.txt", "--output_file", "many.out", "--batch_size", 3)[0] == 0
-    monkeypatch.setattr(labelling, "WINDOW", 1)
+    monkeypatch.setattr(prediction, "WINDOW", 1)
     assert predict("news", "--data_file", tmp_path / "many.txt", "--output_file", "alone.out")[0] == 0
     assert lines_of("many.out") == lines_of("alone.out")
     assert [line.partition("\t")[0] for line in lines_of("many.out")] == texts
@@ -142,7 +142,7 @@ def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monk
         return real(*args)
 
     monkeypatch.setattr(script, "decide", fail_later)
-    monkeypatch.setattr(labelling, "WINDOW", 5)
+    monkeypatch.setattr(prediction, "WINDOW", 5)
     status, _ = predict("news", "--output_file", output)
     assert status == 130 and output.read_text(encoding="utf-8") == "old\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
@@ -281,8 +281,8 @@ def test_probabilities_are_the_dynamic_graphs(trained):
     """What is written is sigmoid of the model's logits, row by row without padding."""
     from argparse import Namespace
 
-    from checkpoint import load_model, open_checkpoint
-    from model import encode, predict_probabilities
+    from text_cls.neural.checkpoint import load_model, open_checkpoint
+    from text_cls.neural.model import encode, predict_probabilities
 
     dataset, model = trained["news"]
     args = Namespace(
@@ -293,7 +293,7 @@ def test_probabilities_are_the_dynamic_graphs(trained):
     texts = lines_of(dataset / "data.txt")
     encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, length)
     probabilities = predict_probabilities(checkpoint.model, encoded, 8)
-    rows = labelling.decide(probabilities, checkpoint.labels, checkpoint.decision)
+    rows = prediction.decide(probabilities, checkpoint.labels, checkpoint.decision)
     for text, (names, scores) in zip(texts, rows, strict=True):
         tokens = checkpoint.tokenizer(text, max_length=length, truncation=True)
         logits = checkpoint.model(*(paddle.to_tensor([tokens[key]]) for key in ("input_ids", "token_type_ids")))

@@ -12,9 +12,9 @@ from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 import export_model
 import infer
 import predict
-import predictor as module
-from cli import UserError
-from predictor import Predictor
+from text_cls.cli import UserError
+from text_cls.serving import predictor as module
+from text_cls.serving.predictor import Predictor
 
 TEXTS = [
     "台风登陆，学校停课一天",

@@ -9,10 +9,10 @@ from conftest import lines_of
 
 import infer
 import prune as script
-from bundle import open_bundle
-from checkpoint import load_checkpoint
-from cli import Problems
-from decision import Decision
+from text_cls.bundle import open_bundle
+from text_cls.cli import Problems
+from text_cls.decision import Decision
+from text_cls.neural.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_student_learns_from_the_teacher():
     import paddle
     from paddlenlp.trainer import trainer_compress
 
-    from compat import patch_dynabert
+    from text_cls.neural.compat import patch_dynabert
 
     patch_dynabert(None)
     teacher = paddle.to_tensor([[2.0, -1.0, 0.5]])

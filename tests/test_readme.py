@@ -15,7 +15,7 @@ FOLDERS = (
     "", "data/", "analysis/", "deploy/predictor/", "deploy/simple_serving/", "deploy/triton_serving/",
     "deploy/paddle_serving/", "few-shot/", "retrieval_based/",
 )  # fmt: skip
-TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS] + [("doccano.md", "doccano_zh.md")]
+TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS] + [("data/doccano.md", "data/doccano_zh.md")]
 READMES = [name for pair in TWINS for name in pair]
 # Where the flags of a script are told: (file without .md, heading, script).
 SECTIONS = [
@@ -25,7 +25,7 @@ SECTIONS = [
         ("analysis/README", f"{name}.py", f"analysis/{name}.py")
         for name in ("check_data", "split", "word_interpret", "sent_interpret", "sparse", "dirty", "aug", "threshold")
     ),
-    ("doccano", "doccano.py", "doccano.py"),
+    ("data/doccano", "doccano.py", "data/doccano.py"),
     *(
         (f"{folder}/README", f"{name}.py", f"{folder}/{name}.py")
         for folder, names in (

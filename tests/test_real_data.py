@@ -5,7 +5,7 @@ from conftest import REAL_DATA, lines_of
 
 import evaluate
 import predict
-from cli import Problems
+from text_cls.cli import Problems
 from utils import describe_pair, read_labels, read_rows
 
 SETS = {  # rows of train and dev, labels, and dev texts that are in train too

@@ -6,11 +6,19 @@ from conftest import ROOT, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli import Problems
-from decision import Decision
-from retrieval import carry_decision, corpus_labels, deepest, label_scores, label_text, row_entries, vote_decision
+from text_cls.cli import Problems
+from text_cls.decision import Decision
+from text_cls.search.embedded_index import MISSING, Found
+from text_cls.search.label_scores import (
+    carry_decision,
+    corpus_labels,
+    deepest,
+    label_scores,
+    label_text,
+    row_entries,
+    vote_decision,
+)
 from utils import Labels, read_labels, read_rows
-from vector_index import MISSING, Found
 
 TREE = Labels(["财经", "财经/交易", "体育", "体育##足球", "体育##足球##西甲", "体育##网球"])
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from cli import Problems
-from retrieval import deepest
+from text_cls.cli import Problems
+from text_cls.search.embedded_index import MISSING, Found
+from text_cls.search.label_scores import deepest
 from utils import Labels, read_labels, read_rows
-from vector_index import MISSING, Found
 
 script = load_script("retrieval_based/evaluate.py")
 recall = load_script("retrieval_based/recall.py")
@@ -91,7 +91,7 @@ def test_recall_evaluate_and_predict_agree(run, encoders, work, task, corpus):
 
 
 def test_the_score_of_training_is_that_of_evaluate(run, encoders, work):
-    from checkpoint import read_run
+    from text_cls.neural.checkpoint import read_run
 
     for dataset, model in encoders.values():
         status, log = run(

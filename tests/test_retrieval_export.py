@@ -9,16 +9,15 @@ import pytest
 from conftest import ROOT, lines_of, load_script
 
 import export_model as classifier_export
-import exporting
-import graph
-from bundle import open_bundle
-from checkpoint import Checkpoint, save_checkpoint
-from decision import Decision
 from encoder import load_encoder, open_encoder
-from retrieval import label_entries, label_scores
-from retrieval_predictor import RetrievalPredictor, open_predictor
+from text_cls.bundle import open_bundle
+from text_cls.decision import Decision
+from text_cls.neural import export, onnx_graph
+from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
+from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.search.label_scores import label_entries, label_scores
+from text_cls.serving.retrieval_predictor import RetrievalPredictor, open_predictor
 from utils import Labels, read_texts
-from vector_index import EmbeddedIndex
 
 script = load_script("retrieval_based/export_model.py")
 PREFIX = "inference.get_pooled_embedding"
@@ -158,8 +157,8 @@ def test_strange_labels(tiny_model, run, tmp_path):
 
 def test_a_wrong_mask_is_found(encoders, run, tmp_path, monkeypatch):
     """The check must be able to fail: here [UNK] is taken for padding."""
-    original = graph.optimise
-    monkeypatch.setattr(exporting, "optimise", lambda raw, target, pad: original(raw, target, 4))
+    original = onnx_graph.optimise
+    monkeypatch.setattr(export, "optimise", lambda raw, target, pad: original(raw, target, 4))
     status, log = run(script.main, "--params_path", encoders["news"][1], "--output_path", tmp_path / "output")
     assert status == 2 and "differ from the trained one's by" in log and not (tmp_path / "output").exists()
 

@@ -10,10 +10,10 @@ from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle import open_bundle, replace_decision
-from decision import Decision
-from retrieval_predictor import open_predictor
-from vector_index import open_index
+from text_cls.bundle import open_bundle, replace_decision
+from text_cls.decision import Decision
+from text_cls.search.embedded_index import open_index
+from text_cls.serving.retrieval_predictor import open_predictor
 
 script = load_script("retrieval_based/index.py")
 KINDS = [
@@ -402,7 +402,7 @@ def test_a_label_file_takes_the_place_of_the_labels(bundle, index, refused, tmp_
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_into_milvus_and_out_of_it(bundle, index, milvus_file, kind, monkeypatch):
-    from milvus_index import _connect
+    from text_cls.search.milvus_index import _connect
 
     monkeypatch.setenv("MILVUS_TOKEN", "root:s3cret")
     folder = bundle()
@@ -463,7 +463,7 @@ def test_a_copy_does_not_change_what_the_bundle_finds(bundle, index, refused, ki
 @pytest.mark.parametrize("when", ["before", "behind"])
 def test_what_a_killed_build_left_is_deleted_by_the_next(bundle, index, kind, milvus_file, monkeypatch, run, when):
     """Killed before the bundle is exchanged, the new collection is left; behind it, the old one."""
-    from milvus_index import _connect
+    from text_cls.search.milvus_index import _connect
 
     folder, put = bundle("news", "labels", "milvus"), script.put
     client, old = _connect(str(milvus_file), 10), manifest_of(folder)["index"]["collection"]
@@ -501,7 +501,7 @@ def test_a_milvus_that_is_down_leaves_nothing_beside_the_bundle(bundle, refused,
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_build_that_fails_leaves_the_bundle_and_no_collection(bundle, milvus_file, kind, monkeypatch, run):
-    from milvus_index import _connect
+    from text_cls.search.milvus_index import _connect
 
     folder = bundle()
     before = (folder / "manifest.json").read_bytes()
@@ -520,7 +520,7 @@ def test_a_build_that_fails_leaves_the_bundle_and_no_collection(bundle, milvus_f
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_what_a_run_that_was_cut_off_left_in_milvus_can_be_removed(bundle, index, kind, monkeypatch, run):
     """remove takes a label out of label.txt first: from then on it is not returned, whatever becomes of the rest."""
-    from milvus_index import MilvusIndex
+    from text_cls.search.milvus_index import MilvusIndex
 
     folder = bundle("reviews", "labels", "milvus")
     name = lines_of(folder / "label.txt")[0]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, lines_of, load_script, write_lines
 
-import labelling
-from decision import Decision, parent_ids, with_ancestors
-from retrieval import label_text
+from text_cls import prediction
+from text_cls.decision import Decision, parent_ids, with_ancestors
+from text_cls.search.label_scores import label_text
 
 script = load_script("retrieval_based/predict.py")
 encoder = load_script("retrieval_based/encoder.py")
@@ -173,7 +173,7 @@ def test_inner_labels_that_training_rows_stop_at_have_entries(predict, encoders,
 
 def test_windows_do_not_show(predict, monkeypatch):
     whole = predict("news", "--scores")[2]
-    monkeypatch.setattr(labelling, "WINDOW", 7)
+    monkeypatch.setattr(prediction, "WINDOW", 7)
     assert predict("news", "--scores")[2] == whole and len(whole) == 40
 
 

@@ -10,13 +10,13 @@ from conftest import ROOT, command_line, lines_of, write_lines
 from retrieval_bundles import make_encoder, make_retrieval_bundle, put_index
 
 import infer
-from bundle import open_bundle
-from cli import Problems, UserError
-from decision import Decision
-from predictor import Predictor
-from retrieval_predictor import RetrievalPredictor, open_predictor
+from text_cls.bundle import open_bundle
+from text_cls.cli import Problems, UserError
+from text_cls.decision import Decision
+from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.serving.predictor import Predictor
+from text_cls.serving.retrieval_predictor import RetrievalPredictor, open_predictor
 from utils import read_rows
-from vector_index import EmbeddedIndex
 
 TEXTS = ["台风登陆，学校停课一天", "", "足球", "公司裁员三成，股价当日大跌", "😀 Café <b>\"'&</b>", "好" * 2000, "足球"]
 

@@ -18,7 +18,6 @@ from browser import assert_sound, chromium
 from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from retrieval_bundles import put_index
 from selenium.webdriver.common.by import By
-from serving import serving, wait_until
 from starlette.testclient import TestClient
 from test_serving_page import Page
 
@@ -28,14 +27,15 @@ import server
 import settings
 from application import create_app
 from batcher import Full
-from bundle import open_bundle
-from cli import set_up_log
-from decision import Decision
 from lookup import Lookup, Unavailable
 from metrics import Metrics
-from retrieval_predictor import open_predictor
+from serving import serving, wait_until
+from text_cls.bundle import open_bundle
+from text_cls.cli import set_up_log
+from text_cls.decision import Decision
+from text_cls.search.embedded_index import EmbeddedIndex, IndexUnavailable
+from text_cls.serving.retrieval_predictor import open_predictor
 from utils import atomic_folder
-from vector_index import EmbeddedIndex, IndexUnavailable
 
 ROUTE = "/models/retrieval"
 TEXTS = [

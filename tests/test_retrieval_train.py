@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 import encoder as room
 import predict as classifier_predict
 import retrieval_training
-import training
-from checkpoint import load_checkpoint, read_run
-from cli import Problems, UserError
-from compat import import_paddle
-from decision import Decision
 from encoder import embed, load_encoder, open_encoder
 from metric import classification_report
-from model import encode
-from retrieval import default_decision
 from retrieval_training import fit_within, in_batch_losses, label_sets, rows_of
+from text_cls.cli import Problems, UserError
+from text_cls.decision import Decision
+from text_cls.neural import training
+from text_cls.neural.checkpoint import load_checkpoint, read_run
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.model import encode
+from text_cls.search.label_scores import default_decision
 from utils import Labels, read_labels, read_rows
 
 paddle = import_paddle()
@@ -128,8 +128,8 @@ def trainer_of(dataset, model, rows=None):
     encoder, tokenizer = load_encoder(str(model), 16)
     from argparse import Namespace
 
-    from checkpoint import Checkpoint
-    from runs import Progress
+    from text_cls.neural.checkpoint import Checkpoint
+    from text_cls.neural.run_state import Progress
 
     settings = {"warmup_steps": 0, "logging_steps": 1, **retrieval_training.FIXED}
     checkpoint = Checkpoint(encoder, tokenizer, labels, Decision(), {"corpus": labels.names})
@@ -215,8 +215,8 @@ def test_a_run(fit, news):
 
 def test_the_checkpoint_is_the_model_that_was_scored(fit, reviews):
     """Read back, it gives the figures of the log, by another way to the labels."""
-    from retrieval import label_entries, label_scores
-    from vector_index import EmbeddedIndex
+    from text_cls.search.embedded_index import EmbeddedIndex
+    from text_cls.search.label_scores import label_entries, label_scores
 
     status, log, folder = fit(reviews, "--epochs", 2)
     assert status == 0, log

@@ -22,10 +22,10 @@ import predict
 import settings
 import train
 from application import create_app
-from cli import Problems
-from decision import Decision
 from metric import inconsistent_rows
-from predictor import Predictor
+from text_cls.cli import Problems
+from text_cls.decision import Decision
+from text_cls.serving.predictor import Predictor
 from utils import Labels, read_rows
 
 ROWS, AT_ONCE = 300, 50

@@ -74,9 +74,9 @@ def test_the_guides_block_for_each_bad_case(interpret, task):
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_supports_are_the_training_rows_with_the_highest_cosine(interpret, trained, task):
     """By other means: features of one text at a time, and every cosine."""
-    from checkpoint import load_checkpoint, load_model
-    from cli import Problems
-    from model import encode, predict_features
+    from text_cls.cli import Problems
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from text_cls.neural.model import encode, predict_features
 
     def edit(dataset):
         evaluated(dataset)

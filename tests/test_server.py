@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import ROOT, command_line
-from serving import wait_until
 from starlette.testclient import TestClient
 
 import server
 import settings
 from application import create_app
-from bundle import open_bundle, replace_decision
-from decision import Decision
-from predictor import Predictor
+from serving import wait_until
+from text_cls.bundle import open_bundle, replace_decision
+from text_cls.decision import Decision
+from text_cls.serving.predictor import Predictor
 
 KEY = "s3cret"
 TEXTS = [
@@ -166,8 +166,8 @@ def test_requests_of_any_kind_share_runs_and_answer_as_alone(serve):
 def test_ernie_m(families, run, tmp_path):
     """Its tokens come of SentencePiece, its graph of another script's branch; the server does not notice."""
     import export_model
-    from checkpoint import Checkpoint, save_checkpoint
-    from decision import Decision
+    from text_cls.decision import Decision
+    from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
     from utils import Labels
 
     labels = Labels(["甲", "乙", "丙", "丁", "戊"])
@@ -387,7 +387,7 @@ def leave(app, value):
 def test_a_fault_of_the_model_is_told_without_the_text(serve, caplog, monkeypatch):
     client, secret = serve(), "绝密文本"
     real = service_of(client).batcher.run
-    monkeypatch.setattr("cli.logger.propagate", True)
+    monkeypatch.setattr("text_cls.cli.logger.propagate", True)
 
     def run(rows):
         if any(len(ids) > 20 for ids in rows):
@@ -423,7 +423,7 @@ def test_without_the_models_thread_it_is_not_ready(serve):
 
 
 def test_nothing_of_a_text_is_logged(serve, caplog, monkeypatch):
-    monkeypatch.setattr("cli.logger.propagate", True)
+    monkeypatch.setattr("text_cls.cli.logger.propagate", True)
     caplog.set_level(logging.DEBUG)
     client, secret = serve(), "绝密secret"
     ask(client, secret)
@@ -503,7 +503,7 @@ def test_the_event_loop_goes_on_while_a_large_request_is_tokenised(serve, monkey
 
 
 def test_settings(run, caplog, monkeypatch):
-    monkeypatch.setattr("cli.logger.propagate", True)
+    monkeypatch.setattr("text_cls.cli.logger.propagate", True)
     environ = {
         "TEXT_CLS_PORT": "1", "TEXT_CLS_MAX_TEXTS": "5", "TEXT_CLS_BATCHING": "false", "TEXT_CLS_API_KEY": KEY,
         "TEXT_CLS_MAX_TEXT": "3", "OTHER": "x",

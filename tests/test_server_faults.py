@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 from conftest import command_line
-from serving import HERE, JSON, serving, wait_until
 
 from connections import protocol_of
+from serving import HERE, JSON, serving, wait_until
 
 HEAD = (
     "POST /models/cls_hierarchical HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"

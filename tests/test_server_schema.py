@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 from conftest import command_line
+
 from serving import serving
 
 

@@ -9,11 +9,11 @@ from conftest import lines_of
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from serving import serving
 
-from decision import Decision
-from labelling import decide
-from predictor import Predictor
+from serving import serving
+from text_cls.decision import Decision
+from text_cls.prediction import decide
+from text_cls.serving.predictor import Predictor
 
 HOSTILE = "<img src=x onerror=document.title='run'><script>document.title='run'</script> {{1}} 😀 ' \" &amp;"
 # [[[label's path, percent, level or ""], ...] of each text]

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 import augmentation
 import sparse as script
-from cli import UserError
 from sparse import choose_supports, least_supported
+from text_cls.cli import UserError
 
 FEW = ("--sparse_num", 10, "--support_num", 8)
 
@@ -43,9 +43,9 @@ def label_sets(path):
 
 def features_of(trained, task, texts):
     """Features by other means: one text at a time."""
-    from checkpoint import load_checkpoint, load_model
-    from cli import Problems
-    from model import encode, predict_features
+    from text_cls.cli import Problems
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from text_cls.neural.model import encode, predict_features
 
     model = str(trained[task][1])
     checkpoint = load_checkpoint(model, None, Problems())

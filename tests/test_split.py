@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import split as script
-from decision import parent_ids, with_ancestors
-from splitting import stratified_split
+from text_cls.decision import parent_ids, with_ancestors
+from text_cls.splitting import stratified_split
 
 FILES = ("train.txt", "dev.txt", "test.txt")
 
@@ -123,7 +123,7 @@ def test_as_even_as_the_library_alone():
 
 def test_many_labels_go_in_blocks(monkeypatch):
     """As with ten thousand labels: sizes, rare labels where the library gets parts of the rows."""
-    import splitting
+    from text_cls import splitting
 
     random = np.random.default_rng(1)
     targets = np.zeros((1500, 300), dtype=bool)
@@ -181,7 +181,7 @@ def test_lines_are_copied_as_they_stand(run, dataset):
 @pytest.mark.parametrize("task", ["data", "data/multi_label"])
 def test_both_kinds_of_labels_ready_to_train(run, tmp_path, task):
     """label.txt is checked and goes along; the readers take what is written; a label is missing only for a reason."""
-    from cli import Problems
+    from text_cls.cli import Problems
     from utils import read_labels, read_rows
 
     source = tmp_path / "source"

@@ -7,7 +7,7 @@ from conftest import lines_of, write_lines
 
 import evaluate
 import threshold as script
-from decision import Decision
+from text_cls.decision import Decision
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
 
 
 def test_a_bundle_stays_whole(tune):
-    import predictor
+    from text_cls.serving import predictor
 
     status, log, folder = tune(
         "news", "--mode", "single", "--force", "--hierarchy", "one_per_level", "--min_k", "1", bundle=True

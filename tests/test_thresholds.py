@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from thresholds import fit_thresholds
+from text_cls.thresholds import fit_thresholds
 
 
 @st.composite

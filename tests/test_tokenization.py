@@ -7,7 +7,7 @@ from conftest import REAL_DATA, ROOT, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenization import load_tokenizer
+from text_cls.tokenization import load_tokenizer
 
 HARD = [
     "", "   ", "\t \n", "[CLS]", "[cls] [SEP] [MASK]x[UNK] [PAD]", "😀👨‍👩‍👧🏽 🇨🇳",

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 
 import train as script
-from checkpoint import read_run
-from compat import import_paddle
+from text_cls.neural.checkpoint import read_run
+from text_cls.neural.compat import import_paddle
 
 paddle = import_paddle()
 
@@ -350,7 +350,7 @@ def test_killed_at_any_moment_leaves_whole_folders(news, tiny_model, tmp_path):
 
 def stop_early(dataset, train, **kwargs):
     """A run that was stopped in its first epoch: its folder."""
-    import training
+    from text_cls.neural import training
 
     class Stopped(training.StopSignal):
         def __enter__(self):
@@ -403,7 +403,7 @@ def test_a_run_with_initial_weights_goes_on(news, train, tmp_path):
     assert_same_weights(folder, expected[2])
     assert history(folder) == history(expected[2])
 
-    import training
+    from text_cls.neural import training
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Trainer, "run_all", lambda *_: 1)
@@ -414,7 +414,7 @@ def test_a_run_with_initial_weights_goes_on(news, train, tmp_path):
 
 
 def test_patience_counts_on_after_a_stop(news, train, tmp_path, monkeypatch):
-    import training
+    from text_cls.neural import training
 
     scores = [0.5, 0.2, KeyboardInterrupt, 0.2, 0.9]
     done = []
@@ -581,7 +581,7 @@ def test_weights_that_do_not_fit(news, reviews, train, tmp_path):
 
 @pytest.mark.parametrize("where", ["evaluate", "save"])
 def test_a_fault_in_evaluation_or_saving_shows_before_training(news, train, monkeypatch, where):
-    import training
+    from text_cls.neural import training
 
     def fail(*_, **__):
         raise RuntimeError("broken")
@@ -594,7 +594,7 @@ def test_a_fault_in_evaluation_or_saving_shows_before_training(news, train, monk
 
 def test_the_rehearsal_leaves_no_trace(news, train, tiny_model, monkeypatch):
     """What is saved as step 0 are the weights of the model given, and moments of nothing."""
-    import training
+    from text_cls.neural import training
 
     monkeypatch.setattr(training.Trainer, "run_all", lambda self: 0)
     status, _, folder = train(news)
@@ -606,7 +606,7 @@ def test_the_rehearsal_leaves_no_trace(news, train, tiny_model, monkeypatch):
 
 def test_the_loss_scale_of_fp16_goes_on_too(tmp_path):
     """A GPU is not at hand: paddle's own scaler, with the check for one taken away."""
-    from checkpoint import load_training_state, training_state
+    from text_cls.neural.checkpoint import load_training_state, training_state
 
     def scaler():
         made = paddle.amp.GradScaler(enable=False)
@@ -626,7 +626,7 @@ def test_the_loss_scale_of_fp16_goes_on_too(tmp_path):
 
 
 def test_out_of_memory_names_the_remedy(news, train, monkeypatch):
-    import training
+    from text_cls.neural import training
 
     def fail(*_, **__):
         raise MemoryError("ResourceExhaustedError: Out of memory error on GPU 0")

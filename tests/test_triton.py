@@ -22,10 +22,10 @@ from triton_server import PYTHON, VENV, NotReady, triton_server
 import build_repository as script
 import export_model
 import predict
-from batching import budget_batches
-from bundle import open_bundle, write_manifest
-from decision import Decision
-from predictor import Predictor
+from text_cls.batching import budget_batches
+from text_cls.bundle import open_bundle, write_manifest
+from text_cls.decision import Decision
+from text_cls.serving.predictor import Predictor
 
 FOLDER = ROOT / "deploy" / "triton_serving"
 TEXTS = [
@@ -212,10 +212,11 @@ def test_configurations_are_the_manifests(triton, bundles, ernie_m, run, name, f
 def test_the_repository_holds_exact_copies(bundles, run, tmp_path):
     assert run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "models")[0] == 0
     assert (tmp_path / "models" / "seqcls" / "1").is_dir()
-    originals = {path.name: path for folder in (ROOT, ROOT / "deploy" / "predictor") for path in folder.glob("*.py")}
-    copies = [path for path in (tmp_path / "models").rglob("*.py") if path.name != "model.py"]
-    assert {path.name for path in copies} >= {"tokenization.py", "decision.py", "batching.py", "bundle.py"}
-    assert all(path.read_bytes() == originals[path.name].read_bytes() for path in copies)
+    for model in script.PYTHON_MODELS:
+        version = tmp_path / "models" / model / "1"
+        copies = [path.relative_to(version) for path in (version / "text_cls").rglob("*.py")]
+        assert {path.name for path in copies} >= {"tokenization.py", "decision.py", "batching.py", "bundle.py"}
+        assert all((version / path).read_bytes() == (ROOT / path).read_bytes() for path in copies)
     for path in (tmp_path / "models").glob("*/1/bundle/*"):
         if path.name != "manifest.json":
             assert path.read_bytes() == (bundles["news"] / path.name).read_bytes()

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from test_train import compare, history, read_until, start
 
 import threshold
-import tuning
-from checkpoint import read_run
-from decision import Decision, sigmoid
-from thresholds import PSEUDO_ROWS, gaps
+from text_cls import cross_fitting
+from text_cls.decision import Decision, sigmoid
+from text_cls.neural.checkpoint import read_run
+from text_cls.thresholds import PSEUDO_ROWS, gaps
 
 NUMBER = r"0\.\d{5}"
 
@@ -101,7 +101,7 @@ def test_too_few_rows_are_told_before_training(news, enough, train):
 
 def every_gap(probabilities, gold, objective):
     """`tuning.fit_each` without its shortcut: all gaps of all labels tried."""
-    start, size = tuning.fit_one(probabilities, gold, objective), gold.shape[1]
+    start, size = cross_fitting.fit_one(probabilities, gold, objective), gold.shape[1]
     thresholds, total = np.full(size, start), gold.sum()
     share = PSEUDO_ROWS / total if total else 0
     for label in np.argsort(-gold.sum(axis=0), kind="stable"):
@@ -130,15 +130,15 @@ def test_no_gap_that_is_left_out_is_better(seed, objective, share):
     probabilities = sigmoid(np.where(gold, 1, -3) + random.normal(0, 1.5, gold.shape)).astype(np.float64)
     if seed % 2:
         probabilities = probabilities.round(1)  # ties
-    found = tuning.fit_each(probabilities, gold, objective)
+    found = cross_fitting.fit_each(probabilities, gold, objective)
     assert found == pytest.approx(every_gap(probabilities, gold, objective), abs=1e-12)
 
 
 def test_folds_keep_a_text_together_and_every_row_once():
     texts = [f"第{i // 2}行" for i in range(40)]
     gold = np.eye(4, dtype=bool)[np.arange(40) // 2 % 4]
-    folds = tuning.draw_folds(gold, texts, 3)
+    folds = cross_fitting.draw_folds(gold, texts, 3)
     assert sorted(np.concatenate(folds)) == list(range(40)) and len(folds) == 5
     assert all({texts[i] for i in one}.isdisjoint({texts[i] for i in other}) for one in folds for other in folds
                if one is not other)  # fmt: skip
-    assert [fold.tolist() for fold in tuning.draw_folds(gold[:2], ["一", "一"], 3)] == [[0, 1]]
+    assert [fold.tolist() for fold in cross_fitting.draw_folds(gold[:2], ["一", "一"], 3)] == [[0, 1]]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
-import tuning
-from decision import Decision, sigmoid, with_ancestors
+from text_cls import cross_fitting
+from text_cls.decision import Decision, sigmoid, with_ancestors
 
 
 @st.composite
@@ -27,28 +27,28 @@ def test_objectives_are_those_of_scikit_learn(case, data):
     micro, macro = (f1_score(gold, predicted, average=average, zero_division=0) for average in ("micro", "macro"))
     if gold.shape[1] == 1:  # scikit-learn takes one column for a binary task
         micro = macro = f1_score(gold[:, 0], predicted[:, 0], zero_division=0)
-    assert tuning.value_of(gold, predicted, "micro") == pytest.approx(micro)
-    assert tuning.value_of(gold, predicted, "macro") == pytest.approx(macro)
-    assert tuning.value_of(gold, predicted, "both") == pytest.approx(micro + macro)
-    assert tuning.value_of(gold, predicted, "exact") == pytest.approx((gold == predicted).all(axis=1).mean())
+    assert cross_fitting.value_of(gold, predicted, "micro") == pytest.approx(micro)
+    assert cross_fitting.value_of(gold, predicted, "macro") == pytest.approx(macro)
+    assert cross_fitting.value_of(gold, predicted, "both") == pytest.approx(micro + macro)
+    assert cross_fitting.value_of(gold, predicted, "exact") == pytest.approx((gold == predicted).all(axis=1).mean())
 
 
-@given(labelled(), st.sampled_from(sorted(tuning.OBJECTIVES)))
+@given(labelled(), st.sampled_from(sorted(cross_fitting.OBJECTIVES)))
 def test_no_common_threshold_is_better(case, objective):
     probabilities, gold = case
-    best = max(tuning.value_of(gold, probabilities > t, objective) for t in tuning.GRID)
-    found = tuning.fit_one(probabilities, gold, objective)
-    assert tuning.value_of(gold, probabilities > found, objective) == pytest.approx(best)
+    best = max(cross_fitting.value_of(gold, probabilities > t, objective) for t in cross_fitting.GRID)
+    found = cross_fitting.fit_one(probabilities, gold, objective)
+    assert cross_fitting.value_of(gold, probabilities > found, objective) == pytest.approx(best)
 
 
 @given(labelled(), st.sampled_from(["micro", "exact"]))
 def test_a_threshold_a_label_is_no_worse_than_one_and_no_better_than_the_best(case, objective):
     probabilities, gold = case
-    found = tuning.value_of(gold, probabilities > tuning.fit_each(probabilities, gold, objective), objective)
-    one = tuning.value_of(gold, probabilities > tuning.fit_one(probabilities, gold, objective), objective)
+    found = cross_fitting.value_of(gold, probabilities > cross_fitting.fit_each(probabilities, gold, objective), objective)
+    one = cross_fitting.value_of(gold, probabilities > cross_fitting.fit_one(probabilities, gold, objective), objective)
     candidates = [-1.0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.9]
     best = max(
-        tuning.value_of(gold, probabilities > np.array(each), objective)
+        cross_fitting.value_of(gold, probabilities > np.array(each), objective)
         for each in itertools.product(candidates, repeat=gold.shape[1])
     )
     assert one - 1e-9 <= found <= best + 1e-9
@@ -64,14 +64,14 @@ def test_targets(case, target):
         return hits / max(1, given_.sum()), hits / max(1, gold.sum()), given_.sum()
 
     between = [0, 0.1, 0.3, 0.4, 0.6, 0.7]
-    threshold = tuning.fit_target(probabilities, gold, precision=target)
+    threshold = cross_fitting.fit_target(probabilities, gold, precision=target)
     possible = [t for t in between if ratios(t)[2] and ratios(t)[0] >= target - 1e-12]
     if possible:
         assert ratios(threshold)[0] >= target - 1e-12
         assert ratios(threshold)[1] == max(ratios(t)[1] for t in possible)
     else:
         assert ratios(threshold)[0] == max(ratios(t)[0] for t in between)
-    threshold = tuning.fit_target(probabilities, gold, recall=target)
+    threshold = cross_fitting.fit_target(probabilities, gold, recall=target)
     if gold.any():
         assert ratios(threshold)[1] >= target - 1e-9
         assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
@@ -84,7 +84,7 @@ def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
     gold = with_ancestors(random.random((600, 5)) < 0.2, parents)
     probabilities = sigmoid(np.where(gold, 1.0, -1.5) + random.normal(0, 1.2, gold.shape))
     for target in ({"precision": 0.8}, {"recall": 0.8}):
-        threshold = tuning.fit_one_target(Decision(), probabilities, gold, parents, **target)
+        threshold = cross_fitting.fit_one_target(Decision(), probabilities, gold, parents, **target)
 
         def ratio(threshold, precision="precision" in target):
             decided = Decision(threshold=threshold).decide(probabilities, parents)
@@ -92,15 +92,15 @@ def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
 
         assert ratio(threshold) >= 0.8
         assert ratio(threshold + (-0.01 if "precision" in target else 0.01)) < 0.8
-    assert tuning.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in tuning.GRID
+    assert cross_fitting.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in cross_fitting.GRID
 
 
 def test_the_temperature_that_made_the_logits_is_found():
     random = np.random.default_rng(1)
     logits = random.normal(-1, 2, (4000, 5))
     gold = random.random(logits.shape) < sigmoid(logits)
-    assert tuning.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
-    assert tuning.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
+    assert cross_fitting.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
+    assert cross_fitting.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
 
 
 def noise(rows, labels, seed):
@@ -112,10 +112,10 @@ def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
     """Probabilities that know nothing: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
     probabilities, gold = noise(300, 40, 5)
     flat = np.full(40, -1)
-    fit = tuning.fitter(Decision(), "macro", True, False, flat)
-    seen = tuning.value_of(gold, fit(probabilities, gold).decide(probabilities, flat), "macro")
+    fit = cross_fitting.fitter(Decision(), "macro", True, False, flat)
+    seen = cross_fitting.value_of(gold, fit(probabilities, gold).decide(probabilities, flat), "macro")
     folds = np.array_split(np.random.default_rng(0).permutation(300), 5)
-    unseen = tuning.value_of(gold, tuning.cross_fitted(probabilities, gold, folds, fit, flat), "macro")
+    unseen = cross_fitting.value_of(gold, cross_fitting.cross_fitted(probabilities, gold, folds, fit, flat), "macro")
     assert seen > 1.5 * unseen
 
 
@@ -127,7 +127,7 @@ def test_each_row_is_decided_without_itself():
         asked.append({tuple(row) for row in p})
         return Decision()
 
-    tuning.cross_fitted(probabilities, gold, folds, fit, np.full(2, -1))
+    cross_fitting.cross_fitted(probabilities, gold, folds, fit, np.full(2, -1))
     for held, rows in zip(folds, asked):
         assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[held]}
 
@@ -143,14 +143,14 @@ def test_no_row_has_a_part_in_choosing_how_it_is_decided(seed, objective):
     random = np.random.default_rng(seed)
     probabilities, gold, flat = random.random((24, 3)), random.random((24, 3)) < 0.4, np.full(3, -1)
     folds = np.array_split(random.permutation(24), 4)
-    fits = [*constants([0.2, 0.5, 0.8]), tuning.fitter(Decision(), "both", True, False, flat)]
-    predicted = tuning.cross_chosen(probabilities, gold, folds, fits, objective, flat)
+    fits = [*constants([0.2, 0.5, 0.8]), cross_fitting.fitter(Decision(), "both", True, False, flat)]
+    predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, objective, flat)
     for i, held in enumerate(folds):
         changed = gold.copy()
         changed[held] = random.random((len(held), 3)) < 0.5
-        again = tuning.cross_chosen(probabilities, changed, folds, fits, objective, flat)
+        again = cross_fitting.cross_chosen(probabilities, changed, folds, fits, objective, flat)
         assert (again[held] == predicted[held]).all()
-        fit = tuning.better_fit(probabilities, gold, folds[:i] + folds[i + 1 :], fits, objective, flat)
+        fit = cross_fitting.better_fit(probabilities, gold, folds[:i] + folds[i + 1 :], fits, objective, flat)
         others = np.setdiff1d(np.arange(24), held)
         expected = fit(probabilities[others], gold[others]).decide(probabilities[held], flat)
         assert (predicted[held] == expected).all()
@@ -163,10 +163,10 @@ def test_the_better_of_several_is_told_without_what_made_it_so():
         random = np.random.default_rng(seed)
         probabilities, gold = random.random((60, 1)), random.random((60, 1)) < 0.5
         folds = np.array_split(np.arange(60), 5)
-        best = tuning.better_fit(probabilities, gold, folds, fits, "exact", flat)
-        looks.append(tuning.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
-        predicted = tuning.cross_chosen(probabilities, gold, folds, fits, "exact", flat)
-        told.append(tuning.value_of(gold, predicted, "exact"))
+        best = cross_fitting.better_fit(probabilities, gold, folds, fits, "exact", flat)
+        looks.append(cross_fitting.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
+        predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, "exact", flat)
+        told.append(cross_fitting.value_of(gold, predicted, "exact"))
     assert np.mean(looks) > 0.55 > 0.52 > np.mean(told)
 
 
@@ -174,11 +174,11 @@ def test_intervals_of_a_gain():
     random = np.random.default_rng(7)
     gold = random.random((400, 6)) < 0.3
     same = random.random(gold.shape) < 0.3
-    assert tuning.gain_of(gold, same, same, "both", 3) == (0, 0, 0)
+    assert cross_fitting.gain_of(gold, same, same, "both", 3) == (0, 0, 0)
     better = np.where(random.random(gold.shape) < 0.5, gold, same)
-    gain, low, high = tuning.gain_of(gold, same, better, "both", 3)
+    gain, low, high = cross_fitting.gain_of(gold, same, better, "both", 3)
     assert 0 < low < gain < high
-    swapped = tuning.gain_of(gold, better, same, "both", 3)
+    swapped = cross_fitting.gain_of(gold, better, same, "both", 3)
     assert swapped == pytest.approx((-gain, -high, -low))
 
 
@@ -187,7 +187,7 @@ def test_frequent_labels_go_their_own_way():
     gold = random.random((1500, 4)) < 0.3
     probabilities = sigmoid(np.where(gold, 1.5, -1.5) + random.normal(0, 1, gold.shape))
     probabilities[:, 2] *= 0.3  # this one's probabilities are all low
-    thresholds = tuning.fit_each(probabilities, gold, "both")
+    thresholds = cross_fitting.fit_each(probabilities, gold, "both")
     assert thresholds[2] < 0.25 and (thresholds[[0, 1, 3]] > 0.3).all()
-    decision = tuning.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
+    decision = cross_fitting.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
     assert decision.min_k == 1 and decision.threshold == tuple(thresholds.tolist())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import utils
-from cli import Problems, UserError
+from text_cls.cli import Problems, UserError
 from utils import (
     Labels,
     Texts,
@@ -343,7 +343,7 @@ def test_a_million_rows_take_little_memory(tmp_path):
             file.write(f"第{i}条新闻的正文大约有这么长，讲的是一件发生在本市的事情，读者来信很多\t体育,体育##足球\n")
     code = (
         "import resource\n"
-        "from cli import Problems\n"
+        "from text_cls.cli import Problems\n"
         "from utils import Labels, read_rows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"rows = read_rows({str(path)!r}, Labels(['体育', '体育##足球']), Problems())\n"

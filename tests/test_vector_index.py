@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from test_neighbours import clusters
 
-import neighbours
-from cli import UserError
-from vector_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index
+from text_cls.cli import UserError
+from text_cls.search import neighbours
+from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index
 
 needs_hnswlib = pytest.mark.skipif(
     not neighbours.importlib.util.find_spec("hnswlib") and not os.environ.get("CI"),
@@ -323,8 +323,8 @@ def test_a_graph_of_other_vectors_or_a_torn_one_is_refused(saved, tmp_path_facto
 HOSTILE_GRAPHS = """
 import random, struct, sys
 import numpy as np
-from cli import UserError
-from vector_index import GRAPH, EmbeddedIndex
+from text_cls.cli import UserError
+from text_cls.search.embedded_index import GRAPH, EmbeddedIndex
 
 folder, vectors, refused = sys.argv[1], np.random.default_rng(0), 0
 random.seed(0)
@@ -366,7 +366,7 @@ def test_a_graph_that_points_anywhere_does_not_end_the_process(tmp_path):
 
 
 def test_without_hnswlib_a_graph_is_left_aside(saved, monkeypatch, capfd):
-    from cli import set_up_log
+    from text_cls.cli import set_up_log
 
     set_up_log()
     monkeypatch.setattr(neighbours.importlib.util, "find_spec", lambda name: None)

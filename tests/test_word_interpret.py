@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from test_tokenization import HARD
 
 import word_interpret as script
-from alignment import TokenSpans, word_spans, words_of_tokens
-from cli import UserError
-from decision import Decision
-from evidence import TOLERANCE, Evidence, Explainer
+from attribution import TOLERANCE, Evidence, Explainer
+from text_cls.cli import UserError
+from text_cls.decision import Decision
+from token_spans import TokenSpans, word_spans, words_of_tokens
 from word_interpret_page import write_evidence_page
 
 HOSTILE = '<script>alert("x")</script> & "quotes" 😀👨‍👩‍👧 </b>'
@@ -24,8 +24,8 @@ HOSTILE = '<script>alert("x")</script> & "quotes" 😀👨‍👩‍👧 </b>'
 @pytest.fixture(scope="module")
 def models(trained):
     """{task: (model, tokenizer)}"""
-    from checkpoint import load_checkpoint, load_model
-    from cli import Problems
+    from text_cls.cli import Problems
+    from text_cls.neural.checkpoint import load_checkpoint, load_model
 
     loaded = {}
     for task, (_, folder) in trained.items():
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_the_model(models):
     """Against differences of the logits. Paddle's LayerNorm alone gets them wrong on CPUs; see compat.gradient."""
     import paddle
 
-    from compat import gradient
+    from text_cls.neural.compat import gradient
 
     model, tokenizer = models["news"]
     inputs = {name: paddle.to_tensor([ids]) for name, ids in tokenizer("地震后学校停课").items()}

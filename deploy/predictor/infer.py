@@ -14,12 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, UserError, command, logger, non_negative_int, positive_int  # noqa: E402
-from deciding import add_decision_flags, overridden  # noqa: E402
-from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
+from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
 
 
 def parse_args(argv=None):
@@ -89,8 +88,8 @@ def main(argv=None):
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; give one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
         raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
-    from predictor import bundle_of
-    from retrieval_predictor import open_predictor
+    from text_cls.serving.predictor import bundle_of
+    from text_cls.serving.retrieval_predictor import open_predictor
 
     path = args.input_file or os.path.join(args.dataset_dir, "data.txt")
     problems = Problems()

@@ -5,7 +5,6 @@ import base64
 import hashlib
 import logging
 import re
-import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,16 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
-from batcher import Closed, Full  # noqa: E402
-from cli import PACKAGES, UserError  # noqa: E402
-from docs import render  # noqa: E402
-from gate import CLIENT_LEFT, OPEN, Gate  # noqa: E402
-from metrics import Metrics  # noqa: E402
-from schemas import Answer, Info, Invalid, refine  # noqa: E402
-from service import RETRIEVAL, ROUTES, Service  # noqa: E402
-from settings import parse_args  # noqa: E402
+from batcher import Closed, Full
+from docs import render
+from gate import CLIENT_LEFT, OPEN, Gate
+from metrics import Metrics
+from schemas import Answer, Info, Invalid, refine
+from service import RETRIEVAL, ROUTES, Service
+from settings import parse_args
+from text_cls.cli import PACKAGES, UserError
 
 STOPS = "the server stops, or its model has failed"
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

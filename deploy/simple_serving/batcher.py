@@ -9,18 +9,13 @@ known here.
 import heapq
 import itertools
 import math
-import sys
 import threading
 import time
 from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from batching import cheapest_batches  # noqa: E402
+from text_cls.batching import cheapest_batches
 
 WINDOW = 128  # waiting texts that a run is chosen from: the more, the more of the same length; planning takes 0.4 ms
 MEMORY = 2.0  # seconds of running after which a measured speed counts for 1/e

@@ -21,13 +21,12 @@ from pathlib import Path
 from socket import SHUT_RDWR
 from urllib.parse import urlsplit
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import Problems, UserError, command, non_negative_float, positive_int  # noqa: E402
-from decision import SEPARATOR  # noqa: E402
-from labelling import count_texts, label_texts, log_flat, log_hierarchy  # noqa: E402
-from settings import API_KEY, seconds  # noqa: E402
+from settings import API_KEY, seconds
+from text_cls.cli import Problems, UserError, command, non_negative_float, positive_int
+from text_cls.decision import SEPARATOR
+from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
 
 LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
 SAMPLES = {  # by whether the labels are a hierarchy

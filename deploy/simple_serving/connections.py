@@ -2,18 +2,13 @@
 
 import math
 import socket
-import sys
 import time
-from pathlib import Path
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from cli import logger  # noqa: E402
-from settings import CLOSING_SECONDS  # noqa: E402
+from settings import CLOSING_SECONDS
+from text_cls.cli import logger
 
 
 def protocol_of(seconds):

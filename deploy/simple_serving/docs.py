@@ -4,13 +4,8 @@ FastAPI's own /docs loads its program from a CDN, which a server without a netwo
 """
 
 import json
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from page import STYLE, escape  # noqa: E402
+from text_cls.html_page import STYLE, escape
 
 OWN = """pre { background: var(--tint); padding: 8px 12px; border-radius: 8px; overflow-x: auto; }
 code { overflow-wrap: anywhere; }"""

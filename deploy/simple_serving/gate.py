@@ -5,15 +5,10 @@ import hmac
 import json
 import re
 import secrets
-import sys
 import time
 import traceback
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from cli import UserError, logger  # noqa: E402
+from text_cls.cli import UserError, logger
 
 OPEN = frozenset(("/", "/docs", "/openapi.json", "/health/live", "/health/ready"))  # without the API key
 QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))  # asked every few seconds: logged when they fail only

@@ -8,21 +8,16 @@ import asyncio
 import json
 import math
 import os
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from batcher import Closed, Full  # noqa: E402
-from bundle import MANIFEST  # noqa: E402
-from cli import UserError, logger  # noqa: E402
-from vector_index import IndexUnavailable  # noqa: E402
+from batcher import Closed, Full
+from text_cls.bundle import MANIFEST
+from text_cls.cli import UserError, logger
+from text_cls.search.embedded_index import IndexUnavailable
 
 THREADS = {"embedded": 1, "milvus": 8}  # one keeps a core busy with an index in memory; others wait for a server
 LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at a Milvus

@@ -17,11 +17,10 @@ import socket
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import settings  # noqa: E402
-from cli import UserError, command  # noqa: E402
+import settings
+from text_cls.cli import UserError, command
 
 
 def parse_args(argv=None):

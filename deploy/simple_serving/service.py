@@ -3,26 +3,21 @@
 import asyncio
 import json
 import signal
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "predictor"), str(HERE)]
-
-from batcher import Batcher, Closed, Full  # noqa: E402
-from bundle import RETRIEVAL  # noqa: E402
-from cli import logger, set_up_log  # noqa: E402
-from lookup import Lookup  # noqa: E402
-from metrics import Metrics  # noqa: E402
-from retrieval_predictor import open_predictor  # noqa: E402
-from schemas import LEAST_TOKENS, Invalid, parse  # noqa: E402
-from settings import CLOSING_SECONDS, describe  # noqa: E402
+from batcher import Batcher, Closed, Full
+from lookup import Lookup
+from metrics import Metrics
+from schemas import LEAST_TOKENS, Invalid, parse
+from settings import CLOSING_SECONDS, describe
+from text_cls.bundle import RETRIEVAL
+from text_cls.cli import logger, set_up_log
+from text_cls.serving.retrieval_predictor import open_predictor
 
 HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
 ROUTES = {

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
 
-from cli import Problems, UserError, closest, logger, non_negative_float, non_negative_int, positive_int  # noqa: E402
+from text_cls.cli import Problems, UserError, closest, logger, non_negative_float, non_negative_int, positive_int
 
 PREFIX = "TEXT_CLS_"
 API_KEY = PREFIX + "API_KEY"  # no flag: the command line is for everybody on the machine to see

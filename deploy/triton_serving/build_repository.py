@@ -17,17 +17,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "predictor")]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import UserError, command, logger, positive_int  # noqa: E402
+from text_cls.cli import UserError, command, logger, positive_int
 
-# What each Python model imports, copied beside it as it is.
-BUNDLE_CODE = ("bundle.py", "cli.py", "decision.py", "utils.py")
-PYTHON_MODELS = {
-    "tokenizer": (*BUNDLE_CODE, "deploy/predictor/tokenization.py"),
-    "seqcls_batcher": ("batching.py", "cli.py", "decision.py", "utils.py"),
-    "seqcls_postprocess": BUNDLE_CODE,
-}
+PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
+UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # of text_cls, by these models
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 DECIDING = ("label.txt", "decision.json")
 QUEUE = 1024  # requests that may wait for the tokenizer, and as many for the graph
@@ -153,7 +148,7 @@ def folder_problem(path):
 
 def copy_part(bundle, folder, names):
     """A part of a bundle that is a bundle by itself: the files named, under a manifest that tells of them alone."""
-    from bundle import MANIFEST
+    from text_cls.bundle import MANIFEST
     from utils import write_json
 
     os.makedirs(folder)
@@ -164,7 +159,7 @@ def copy_part(bundle, folder, names):
 
 
 def tokenizer_files(bundle):
-    from bundle import VARIANTS
+    from text_cls.bundle import VARIANTS
 
     graphs = (*VARIANTS.values(), f"{bundle.manifest['static_graph']}.", "model_state.pdparams")
     return [name for name in bundle.manifest["files"] if not name.startswith(graphs)]
@@ -177,7 +172,7 @@ def main(argv=None):
         raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32. There, use --use_quantize")
     if args.use_quantize and args.device == "gpu":
         raise UserError("--use_quantize is for --device cpu; on a GPU, use --use_fp16")
-    from bundle import CLASSIFICATION, open_bundle
+    from text_cls.bundle import CLASSIFICATION, open_bundle
     from utils import atomic_folder, atomic_write, sha256
 
     if problem := folder_problem(args.output):
@@ -190,11 +185,11 @@ def main(argv=None):
             os.makedirs(os.path.join(folder, model, "1"))
             with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
                 file.write(content)
-        for model, code in PYTHON_MODELS.items():
+        for model in PYTHON_MODELS:
             version = os.path.join(folder, model, "1")
             shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
-            for path in code:
-                shutil.copyfile(ROOT / path, os.path.join(version, os.path.basename(path)))
+            shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
+            shutil.copyfile(ROOT / "utils.py", os.path.join(version, "utils.py"))
         copy_part(bundle, os.path.join(folder, "tokenizer", "1", "bundle"), tokenizer_files(bundle))
         copy_part(bundle, os.path.join(folder, "seqcls_postprocess", "1", "bundle"), DECIDING)
         target = os.path.join(folder, "seqcls_model", "1", "model.onnx")

@@ -7,10 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from cli import PACKAGES, Problems, UserError, non_negative_float, positive_int  # noqa: E402
+from text_cls.cli import PACKAGES, Problems, UserError, non_negative_float, positive_int
 
 MODEL = "seqcls"
 OUTPUTS = ("label", "confidence", "label_name", "error")
@@ -127,7 +126,7 @@ class Server:
 
 def label(server, args):
     """Labels --texts, or --input_file as a stream."""
-    from labelling import count_texts, label_texts, log_flat, log_hierarchy
+    from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
 
     if args.output_file and not args.input_file:
         raise UserError("--output_file: name the texts too, --input_file")

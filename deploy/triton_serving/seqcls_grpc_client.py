@@ -10,11 +10,10 @@ The output is `text<TAB>label,label`, as predict.py writes it. Needs requirement
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import seqcls_client  # noqa: E402
-from cli import command  # noqa: E402
+import seqcls_client
+from text_cls.cli import command
 
 
 def parse_args(argv=None):

@@ -10,11 +10,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from batching import Encoded, budget_batches  # noqa: E402
-from cli import UserError  # noqa: E402
-from utils import sha256  # noqa: E402
+from text_cls.batching import Encoded, budget_batches
+from text_cls.cli import UserError
+from utils import sha256
 
 MODEL = "seqcls_model"
 ROWS = 32  # of full length in a run of the graph, as in the predictor

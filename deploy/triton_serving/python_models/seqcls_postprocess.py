@@ -7,10 +7,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from bundle import open_bundle  # noqa: E402
-from decision import sigmoid  # noqa: E402
+from text_cls.bundle import open_bundle
+from text_cls.decision import sigmoid
 
 
 class TritonPythonModel:

@@ -8,10 +8,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # Triton appends it, so that any installed package of these names would win
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from bundle import open_bundle  # noqa: E402
-from tokenization import load_tokenizer  # noqa: E402
+from text_cls.bundle import open_bundle
+from text_cls.tokenization import load_tokenizer
 
 EMPTY = "the request has no rows; INPUT is [n, 1], with n of at least 1"
 

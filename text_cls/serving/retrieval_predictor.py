@@ -8,18 +8,13 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
 """
 
 import copy
-import sys
 from functools import cached_property
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
-
-from bundle import DECISION, RETRIEVAL, kind_of, open_bundle  # noqa: E402
-from cli import UserError, logger  # noqa: E402
-from predictor import Predictor  # noqa: E402
-from retrieval import label_scores  # noqa: E402
-from vector_index import ENTRIES, GRAPH, VECTORS, open_index  # noqa: E402
+from text_cls.bundle import DECISION, RETRIEVAL, kind_of, open_bundle
+from text_cls.cli import UserError, logger
+from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS, open_index
+from text_cls.search.label_scores import label_scores
+from text_cls.serving.predictor import Predictor
 
 CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH}  # index.py writes them anew; the rest is the encoder
 

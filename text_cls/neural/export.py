@@ -5,7 +5,6 @@ import copy
 import inspect
 import os
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from batching import sorted_batches
-from bundle import VARIANTS, files_of_bundle, write_manifest
-from checkpoint import versions
-from cli import UserError
-from compat import import_paddle, quiet_output
-from graph import optimise
 from metric import classification_report
-from model import encode, logits_of, longest_input
+from text_cls.batching import sorted_batches
+from text_cls.bundle import VARIANTS, files_of_bundle, write_manifest
+from text_cls.cli import UserError
+from text_cls.neural.checkpoint import versions
+from text_cls.neural.compat import import_paddle, quiet_output
+from text_cls.neural.model import encode, logits_of, longest_input
+from text_cls.neural.onnx_graph import optimise
+from text_cls.tokenization import load_tokenizer
 from utils import atomic_folder, read_texts
-
-# What is made here is checked and measured with what serves it.
-sys.path.insert(0, str(Path(__file__).resolve().parent / "deploy" / "predictor"))
-
-from tokenization import load_tokenizer  # noqa: E402
 
 TOLERANCE = 1e-4  # of a logit, between the dynamic graph and the bundle
 TIMED_ROWS, ROUNDS, BATCH_SIZE = 256, 5, 32
@@ -196,7 +191,7 @@ def check(checkpoint, predictor, texts, max_seq_length):
     Raises:
         UserError: they differ by more than 1e-4, or the tokens differ.
     """
-    from model import predict_logits
+    from text_cls.neural.model import predict_logits
 
     texts = texts_to_compare(texts, max_seq_length)
     wanted = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
@@ -207,7 +202,7 @@ def check(checkpoint, predictor, texts, max_seq_length):
 
 def example_texts():
     """Texts to compare the graphs on where there are no others."""
-    path = Path(__file__).resolve().parent / "data" / "data.txt"
+    path = Path(__file__).resolve().parents[2] / "data" / "data.txt"
     return [text for _, text in read_texts(path)]
 
 

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from cli import UserError
-from neighbours import EF, EF_CONSTRUCTION, LINKS
-from vector_index import MISSING, Found, IndexUnavailable, check_entries, check_queries
+from text_cls.cli import UserError
+from text_cls.search.embedded_index import MISSING, Found, IndexUnavailable, check_entries, check_queries
+from text_cls.search.neighbours import EF, EF_CONSTRUCTION, LINKS
 
 # {type: (what it is built with, what it is searched with)}. FLAT compares every row. AUTOINDEX is what a server's
 # operator set; in Milvus Lite HNSW with a short search (recall at 10 of 0.95 where HNSW as here has 0.999).

@@ -13,8 +13,8 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from cli import Problems, UserError
-from decision import Decision
+from text_cls.cli import Problems, UserError
+from text_cls.decision import Decision
 from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
 
 MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1

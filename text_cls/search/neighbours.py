@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from cli import UserError, logger
+from text_cls.cli import UserError, logger
 
 EXACT_ROWS = 100_000  # above, an index
 QUERIES, BLOCK = 512, 1024  # of one product: 4 MB

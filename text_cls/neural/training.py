@@ -12,13 +12,20 @@ from dataclasses import asdict
 
 import numpy as np
 
-from batching import shuffled_batches, sorted_batches
-from checkpoint import Checkpoint, last_folder, load_training_state, read_run, save_checkpoint, training_state
-from cli import Problems, UserError, is_main_process, logger, progress_bar
-from decision import Decision, sigmoid
-from losses import make_loss, smoothed
 from metric import classification_report
-from model import (
+from text_cls.batching import shuffled_batches, sorted_batches
+from text_cls.cli import Problems, UserError, is_main_process, logger, progress_bar
+from text_cls.decision import Decision, sigmoid
+from text_cls.neural.checkpoint import (
+    Checkpoint,
+    last_folder,
+    load_training_state,
+    read_run,
+    save_checkpoint,
+    training_state,
+)
+from text_cls.neural.losses import make_loss, smoothed
+from text_cls.neural.model import (
     encode,
     load_pretrained,
     log_model,
@@ -26,7 +33,7 @@ from model import (
     longest_input,
     predict_logits,
 )
-from runs import Progress, StopSignal, start_run
+from text_cls.neural.run_state import Progress, StopSignal, start_run
 from utils import sha256, write_json
 
 # On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
@@ -251,13 +258,13 @@ class Trainer:
 
     def tune(self, probabilities, gold):
         """F1 of dev rows with thresholds fitted to others of them. The checkpoint gets those fitted to all."""
-        import tuning
+        from text_cls import cross_fitting
 
         rows, parents = self.rows["dev"], self.checkpoint.labels.parents
         if self.folds_of is not rows:
-            self.folds_of, self.folds = rows, tuning.draw_folds(gold, rows.texts, self.args.seed)
-        fit = tuning.fitter(Decision(), self.args.metric_for_best.split("_")[1], True, False, parents)
-        predicted = tuning.cross_fitted(probabilities, gold, self.folds, fit, parents)
+            self.folds_of, self.folds = rows, cross_fitting.draw_folds(gold, rows.texts, self.args.seed)
+        fit = cross_fitting.fitter(Decision(), self.args.metric_for_best.split("_")[1], True, False, parents)
+        predicted = cross_fitting.cross_fitted(probabilities, gold, self.folds, fit, parents)
         self.checkpoint.decision = fit(probabilities, gold)
         report = classification_report(gold, predicted, parents)
         return {f"{TUNED}{average}_f1": report[average]["f1"] for average in ("micro", "macro")}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from decision import SEPARATOR, Decision, depths
+from text_cls.decision import SEPARATOR, Decision, depths
 
 # Entries that a text is compared with, unless the user or the bundle says otherwise: of labels, and of rows that vote.
 # More rows outvote the labels that have few of them.

@@ -4,10 +4,10 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-from checkpoint import describe_run, folder_problem, last_folder, read_run
-from cli import Problems, UserError, logger
-from compat import import_paddle
-from model import device_problem, model_name_problem, set_device
+from text_cls.cli import Problems, UserError, logger
+from text_cls.neural.checkpoint import describe_run, folder_problem, last_folder, read_run
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.model import device_problem, model_name_problem, set_device
 
 # Flags that may differ when a run goes on: they do not change what is learnt.
 FREE_ON_RESUME = {

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from cli import UserError, logger, non_negative_int, positive_int
-from decision import HIERARCHY
+from text_cls.cli import UserError, logger, non_negative_int, positive_int
+from text_cls.decision import HIERARCHY
 
 
 def add_decision_flags(parser):

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cli import Problems, UserError, logger
-from compat import import_paddle
-from decision import Decision
-from model import device_problem, load_pretrained, longest_input, set_device
+from text_cls.cli import Problems, UserError, logger
+from text_cls.decision import Decision
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.model import device_problem, load_pretrained, longest_input, set_device
 from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"

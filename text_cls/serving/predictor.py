@@ -8,21 +8,16 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
 """
 
 import os
-import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
-
-from batching import Encoded, budget_batches  # noqa: E402
-from bundle import CLASSIFICATION, open_bundle  # noqa: E402
-from cli import UserError, logger  # noqa: E402
-from decision import sigmoid  # noqa: E402
-from labelling import decide  # noqa: E402
-from tokenization import load_tokenizer  # noqa: E402
+from text_cls.batching import Encoded, budget_batches
+from text_cls.bundle import CLASSIFICATION, open_bundle
+from text_cls.cli import UserError, logger
+from text_cls.decision import sigmoid
+from text_cls.prediction import decide
+from text_cls.tokenization import load_tokenizer
 
 GPU_PACKAGE = "onnxruntime-gpu"
 # Before it, rows padded to share a batch get other logits than alone (by 0.9 to 7, seen with 1.18 to 1.20 on a CPU).

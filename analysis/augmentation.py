@@ -16,7 +16,7 @@ import random
 import shutil
 import urllib.request
 
-from cli import Problems, UserError, logger
+from text_cls.cli import Problems, UserError, logger
 from words import has_chinese, jieba_tokenizer, split_words
 
 STRATEGIES = ("substitute", "insert", "delete", "swap", "mix")
@@ -245,7 +245,7 @@ def _seeded(seed):
 
 def _language_model(name, device):
     """A masked language model and its tokenizer, by PaddleNLP's name or from a folder, on the device."""
-    from model import device_problem, load_masked_lm, model_name_problem, set_device
+    from text_cls.neural.model import device_problem, load_masked_lm, model_name_problem, set_device
 
     found = [problem for problem in (device_problem(device), model_name_problem(name)) if problem]
     if found:
@@ -258,7 +258,7 @@ def _language_model(name, device):
 
 def dataaug_files(aug_type):
     """The files that dataaug needs as {its name: path}, fetched where they are not here."""
-    from compat import import_paddle
+    from text_cls.neural.compat import import_paddle
 
     import_paddle()
     from paddlenlp.utils.env import DATA_HOME

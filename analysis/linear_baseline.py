@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cli import progress_bar
+from text_cls.cli import progress_bar
 
 NGRAMS, LEAST_TEXTS, MOST_FEATURES = (1, 3), 2, 300_000
 WORTH_PROCESSES = 2e7  # n-grams x labels to solve; below, a second process takes longer to start than it saves
@@ -119,7 +119,7 @@ def out_of_fold(texts, targets, folds=5, seed=3, features=None):
 
 def _folds(texts, targets, folds, seed):
     """Row numbers of each fold, a list of int arrays; a repeated text is in one fold. Fewer with too few texts."""
-    from splitting import stratified_split
+    from text_cls.splitting import stratified_split
 
     folds = min(folds, len(set(texts)))
     return stratified_split(targets, texts, [1 / folds] * folds, seed) if folds > 1 else [np.arange(len(targets))]
@@ -217,7 +217,7 @@ def _platt(scores, targets):
 
 
 def _calibrated(scores, calibration):
-    from decision import sigmoid
+    from text_cls.decision import sigmoid
 
     slope, offset = calibration
     return sigmoid(slope * scores + offset)

@@ -4,8 +4,8 @@ import contextlib
 import os
 from itertools import islice
 
-from cli import UserError, logger, progress_bar
-from decision import SEPARATOR
+from text_cls.cli import UserError, logger, progress_bar
+from text_cls.decision import SEPARATOR
 from utils import atomic_write, read_texts
 
 WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows of similar length

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignment import TokenSpans, word_spans, words_of_tokens
-from compat import gradient, import_trustai
-from model import encode, logits_of
+from text_cls.neural.compat import gradient, import_trustai
+from text_cls.neural.model import encode, logits_of
+from token_spans import TokenSpans, word_spans, words_of_tokens
 
 METHODS = {"ig": "integrated gradients", "lime": "LIME", "grad": "gradient SHAP"}
 TOLERANCE = 0.05  # of the logit difference, between it and the sum of the attributions

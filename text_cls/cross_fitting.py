@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from metric import classification_report
-from thresholds import PSEUDO_ROWS, LabelCounts, gaps
+from text_cls.thresholds import PSEUDO_ROWS, LabelCounts, gaps
 
 FEWEST = 50  # rows; below, folds say little
 OBJECTIVES = {
@@ -208,7 +208,7 @@ def draw_folds(gold, texts, seed, folds=5):
 
     Each label is spread evenly over the parts, and rows of one text are in one of them (see `splitting`).
     """
-    from splitting import stratified_split
+    from text_cls.splitting import stratified_split
 
     texts = [texts[i] for i in range(len(texts))]
     folds = min(folds, len(set(texts)))

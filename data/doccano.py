@@ -15,10 +15,13 @@ import re
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
-from annotations import read_annotations
-from cli import Problems, UserError, closest, command, logger
-from decision import SEPARATOR
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+from annotation_exports import read_annotations
+from text_cls.cli import Problems, UserError, closest, command, logger
+from text_cls.decision import SEPARATOR
 from utils import Labels, atomic_write, read_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
@@ -126,7 +129,7 @@ def split(rows, names, args, problems):
     import numpy as np
     from scipy import sparse
 
-    from splitting import stratified_split
+    from text_cls.splitting import stratified_split
 
     if len(rows) < len(args.splits):
         problems.add(f"{args.doccano_file}: {len(rows)} rows cannot fill {len(args.splits)} files")

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from cli import UserError
+from text_cls.cli import UserError
 from words import split_words
 
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cli import UserError
-from neighbours import Neighbours
+from text_cls.cli import UserError
+from text_cls.search.neighbours import Neighbours
 from utils import write_json
 
 VECTORS, ENTRIES, GRAPH = "vectors.npy", "entries.json", "index.hnsw"
@@ -239,7 +239,7 @@ def open_index(folder, manifest, timeout=10.0):
     if fields["kind"] == "embedded":
         index = EmbeddedIndex.open(folder)
     elif fields["kind"] == "milvus":
-        from milvus_index import MilvusIndex
+        from text_cls.search.milvus_index import MilvusIndex
 
         index = MilvusIndex(fields["uri"], fields["collection"], timeout)
     else:

@@ -3,7 +3,7 @@
 import json
 import zipfile
 
-from cli import UserError
+from text_cls.cli import UserError
 from utils import read_lines
 
 SPANS = (

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from decision import SEPARATOR
-from duplicates import near_duplicates, normal
 from metric import classification_report
-from thresholds import fit_thresholds
+from near_duplicates import near_duplicates, normal
+from text_cls.decision import SEPARATOR
+from text_cls.thresholds import fit_thresholds
 
 SEVERITIES = ("warning", "note")  # it costs F1, or flatters it; worth knowing
 EXAMPLES, TEXT_SHOWN = 5, 80
@@ -364,7 +364,7 @@ def check_vocabulary(splits, tokenizer, name):
 
 def check_similarity(train, dev, labels, seed):
     """How much dev is like train: whether a linear model can tell them apart, and the share of each label in both."""
-    import linear
+    import linear_baseline
 
     figures, findings = {}, []
     sample = [train.sample(SAMPLE, seed), dev.sample(SAMPLE, seed)]
@@ -374,10 +374,10 @@ def check_similarity(train, dev, labels, seed):
     if min(is_dev.sum(), (~is_dev).sum()) >= 20:
         from sklearn.metrics import roc_auc_score
 
-        features = linear.features_of(texts)
-        scores, _ = linear.out_of_fold(texts, is_dev[:, None], seed=seed, features=features)
+        features = linear_baseline.features_of(texts)
+        scores, _ = linear_baseline.out_of_fold(texts, is_dev[:, None], seed=seed, features=features)
         auc = float(roc_auc_score(is_dev, scores[:, 0]))
-        model = linear.fit(texts, is_dev[:, None], seed=seed, calibrate=False, features=features)
+        model = linear_baseline.fit(texts, is_dev[:, None], seed=seed, calibrate=False, features=features)
         names = model.vectorizer.get_feature_names_out()
         order = np.argsort(model.coef[0])
         figures = {
@@ -430,18 +430,18 @@ def check_baseline(train, dev, labels, seed):
 
     Thresholds are fitted to out-of-fold scores of train; dev is only scored.
     """
-    import linear
+    import linear_baseline
 
     rows = train.sample(max(1, CELLS // max(1, len(labels))), seed)
     targets, texts = rows.multi_hot(len(labels)), list(rows.texts)
-    features = linear.features_of(texts)
-    held_out, _ = linear.out_of_fold(texts, targets, FOLDS, seed, features)
+    features = linear_baseline.features_of(texts)
+    held_out, _ = linear_baseline.out_of_fold(texts, targets, FOLDS, seed, features)
     thresholds = fit_thresholds(held_out, targets)
     figures = {"rows": len(rows), "thresholds": dict(zip(labels.names, thresholds.tolist()))}
     figures["out_of_fold"] = _report(targets, held_out > 0, labels)
     if dev is not None and len(dev):
         dev = dev.sample(max(1, CELLS // max(1, len(labels))), seed)
-        model = linear.fit(texts, targets, seed=seed, calibrate=False, features=features)
+        model = linear_baseline.fit(texts, targets, seed=seed, calibrate=False, features=features)
         scores, gold = model.scores(dev.texts), dev.multi_hot(len(labels))
         figures["dev"] = _report(gold, scores > 0, labels)
         figures["dev_with_thresholds"] = _report(gold, scores > thresholds, labels)

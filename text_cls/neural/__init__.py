@@ -1,0 +1,1 @@
+"""Models, training and export: the only folder that imports Paddle."""

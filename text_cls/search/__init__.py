@@ -1,0 +1,1 @@
+"""Nearest vectors, the indexes that hold them, and the labels they stand for."""

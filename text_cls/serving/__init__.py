@@ -1,0 +1,1 @@
+"""A bundle opened and run on ONNX Runtime."""
