@@ -98,7 +98,7 @@ def main(argv=None):
     prepare_environment()
     from text_cls.neural.checkpoint import load_checkpoint, load_model
     from text_cls.neural.export import bundle_folder, check, example_texts, folder_problem, tokenizer_problem
-    from utils import read_rows
+    from text_cls.rows import read_rows
 
     problems, rows = Problems(), None
     checkpoint = load_checkpoint(args.params_path, None, problems)

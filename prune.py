@@ -164,10 +164,10 @@ def export_width(args, checkpoint, value, model, rows):
     """Writes the bundle of a pruned model, which must answer as that model does."""
     import paddle
 
+    from text_cls.files import write_json
     from text_cls.neural.checkpoint import Checkpoint
     from text_cls.neural.export import bundle_folder, check
     from text_cls.serving.predictor import Predictor
-    from utils import write_json
 
     model.eval()
     pruned = Checkpoint(model, checkpoint.tokenizer, checkpoint.labels, checkpoint.decision, checkpoint.run)
@@ -208,7 +208,7 @@ def main(argv=None):
     from text_cls.neural.checkpoint import load_checkpoint, load_model
     from text_cls.neural.export import bundle_folder, folder_problem, tokenizer_problem
     from text_cls.neural.model import device_problem, log_model, longest_input
-    from utils import read_rows
+    from text_cls.rows import read_rows
 
     problems, rows = Problems(), {}
     checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems, "--params_dir")

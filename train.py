@@ -25,7 +25,8 @@ from text_cls.cli import (
 )
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
-from utils import describe, describe_pair, read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
+from utils import describe, describe_pair
 
 FLAG = argparse.BooleanOptionalAction
 TUNED = ("tuned_macro_f1", "tuned_micro_f1")

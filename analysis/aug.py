@@ -21,7 +21,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
 from text_cls.cli import Problems, command, logger, positive_int, progress_bar
-from utils import atomic_write, read_lines, tab_message
+from text_cls.files import atomic_write
+from text_cls.rows import read_lines, tab_message
 
 
 def parse_args(argv=None):

@@ -18,8 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.files import write_json
 from text_cls.neural.compat import import_paddle
-from utils import Labels, read_labels, read_rows, write_json
+from text_cls.rows import Labels, read_labels, read_rows
 
 PROBLEMS_KEPT = 1000  # in the reports; the console shows the first 20
 EXAMPLES_SHOWN = 2  # of a finding on the console

@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
+from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
-from utils import atomic_write, describe, keep_inputs, read_cases, read_rows
+from text_cls.rows import read_cases, read_rows
+from utils import describe, keep_inputs
 
 
 def parse_args(argv=None):

@@ -19,8 +19,10 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from augmentation import Augmenter
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
-from utils import Texts, atomic_write, describe, keep_inputs, read_rows, read_texts
+from text_cls.rows import Texts, read_rows, read_texts
+from utils import describe, keep_inputs
 
 
 def parse_args(argv=None):

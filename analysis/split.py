@@ -18,8 +18,10 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, command, logger, non_negative_int
 from text_cls.decision import SEPARATOR
+from text_cls.files import atomic_write
+from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
-from utils import Labels, atomic_write, describe, read_labels, read_lines, read_rows
+from utils import describe
 
 NAMES = ("train.txt", "dev.txt", "test.txt")
 SHOWN = 20  # labels that are missing from a file

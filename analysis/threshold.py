@@ -18,7 +18,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY
 from text_cls.neural.compat import prepare_environment
-from utils import describe, read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
+from utils import describe
 
 OBJECTIVES = ("micro", "macro", "both", "exact")
 
@@ -90,7 +91,7 @@ class _OfCheckpoint:
         return None
 
     def write(self, decision):
-        from utils import atomic_write
+        from text_cls.files import atomic_write
 
         with atomic_write(self.path) as file:
             file.write(decision.text())

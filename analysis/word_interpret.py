@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int, progress_bar
+from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
-from utils import atomic_write, keep_inputs, read_cases
+from text_cls.rows import read_cases
+from utils import keep_inputs
 from word_interpret_page import write_evidence_page
 
 SHOWN = 10  # rows in the log

@@ -78,7 +78,7 @@ def score_linear(name, folder, seed, made):
     import linear_baseline
     from metric import classification_report
     from text_cls.cli import Problems
-    from utils import read_labels, read_rows
+    from text_cls.rows import read_labels, read_rows
 
     labels = read_labels(folder / "label.txt", Problems())
     train, dev = (read_rows(folder / name, labels, Problems()) for name in ("train.txt", "dev.txt"))

@@ -22,8 +22,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls import cross_fitting
 from text_cls.cli import Problems
 from text_cls.decision import HIERARCHY, Decision, sigmoid
+from text_cls.rows import read_labels, read_rows
 from text_cls.splitting import stratified_split
-from utils import read_labels, read_rows
 
 FOLDS = 5
 TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --epochs 6"  # of the small model

@@ -32,7 +32,7 @@ import linear_baseline
 from label_errors import corrected
 from metric import classification_report
 from text_cls.cli import Problems
-from utils import read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
 
 ROWS, WRONG = 2000, 200
 KINDS = ("removed", "relabelled")

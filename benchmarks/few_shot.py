@@ -28,7 +28,7 @@ import numpy as np
 
 from text_cls.cli import Problems
 from text_cls.decision import sigmoid
-from utils import read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
 
 SETS = {"duee": (2, "这句话描述的事件是"), "cail-divorce": (4, "这句话包含的要素有")}
 EPOCHS = 30

@@ -24,8 +24,8 @@ from metric import classification_report
 from text_cls import cross_fitting
 from text_cls.cli import Problems
 from text_cls.decision import Decision
+from text_cls.rows import read_labels, read_rows
 from text_cls.splitting import stratified_split
-from utils import read_labels, read_rows
 
 FOLDS = 5
 RARE = 1 / 4  # of the labels

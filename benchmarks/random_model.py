@@ -32,7 +32,7 @@ def random_checkpoint(folder, model, sets, max_seq_length):
     from make_tiny_model import character_vocabulary
     from text_cls.decision import Decision
     from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
-    from utils import Labels
+    from text_cls.rows import Labels
 
     vocabulary = character_vocabulary([str(DATA / name / "train.txt") for name in sets])
     config = ErnieConfig(**ErnieModel.pretrained_init_configuration[model])
@@ -52,7 +52,7 @@ def random_checkpoint(folder, model, sets, max_seq_length):
 def read_dev(name, rows):
     """So many texts of a set's dev.txt, drawn by seed, in the file's order."""
     suite()
-    from utils import read_texts
+    from text_cls.rows import read_texts
 
     texts = [text for _, text in read_texts(str(DATA / name / "dev.txt"))]
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(texts))[:rows])

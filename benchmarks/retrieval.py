@@ -76,6 +76,7 @@ def scores(dataset, file, checkpoint):
     from encoder import open_encoder
     from metric import classification_report, recall_at
     from text_cls.cli import Problems
+    from text_cls.rows import read_rows
     from text_cls.search.embedded_index import EmbeddedIndex
     from text_cls.search.label_scores import (
         NEIGHBOURS,
@@ -86,7 +87,6 @@ def scores(dataset, file, checkpoint):
         row_entries,
         vote_decision,
     )
-    from utils import read_rows
 
     encoder = open_encoder(str(checkpoint), "cpu")
     labels, problems = encoder.labels, Problems()

@@ -57,7 +57,7 @@ class Experiment:
 
     def __init__(self, name, seed, folder):
         from text_cls.cli import Problems
-        from utils import read_labels, read_rows
+        from text_cls.rows import read_labels, read_rows
 
         self.folder, self.seed = folder, seed
         random = np.random.default_rng(seed)
@@ -100,8 +100,8 @@ class Experiment:
         from sparse import parse_args as defaults
         from text_cls.cli import Problems
         from text_cls.neural.model import encode, predict_features
+        from text_cls.rows import read_rows
         from text_cls.search.neighbours import Neighbours
-        from utils import read_rows
 
         args, checkpoint = defaults(["--dataset_dir", "."]), self.train_small()
         self.trained_on_base = checkpoint
@@ -160,7 +160,7 @@ class Experiment:
     def predict_linear(self):
         import linear_baseline
         from text_cls.cli import Problems
-        from utils import read_rows
+        from text_cls.rows import read_rows
 
         train = read_rows(str(self.folder / "train.txt"), self.labels, Problems())
         model = linear_baseline.fit(list(train.texts), train.multi_hot(len(self.labels)), calibrate=False)

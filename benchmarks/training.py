@@ -185,7 +185,7 @@ def prepare(args, folder):
     from make_tiny_model import character_vocabulary
     from text_cls.cli import Problems
     from text_cls.neural.model import encode
-    from utils import read_labels, read_rows
+    from text_cls.rows import read_labels, read_rows
 
     problems = Problems()
     labels = read_labels(f"{args.dataset_dir}/label.txt", problems)

@@ -4,7 +4,7 @@ import json
 import zipfile
 
 from text_cls.cli import UserError
-from utils import read_lines
+from text_cls.rows import read_lines
 
 SPANS = (
     "this is an annotation of a span in the text, not of the whole; label it in a project of the type text "

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import command
-from utils import atomic_write
+from text_cls.files import atomic_write
 
 ROWS, SEED = 2000, 3
 NO_LABEL = "无"

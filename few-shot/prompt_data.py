@@ -10,7 +10,7 @@ from text_cls.neural.checkpoint import folder_problem, last_folder, load_checkpo
 from text_cls.neural.export import folder_problem as bundle_problem
 from text_cls.neural.model import device_problem, model_name_problem
 from text_cls.prediction import count_texts
-from utils import read_labels, read_lines, read_rows
+from text_cls.rows import read_labels, read_lines, read_rows
 
 EXPORT = "export"  # folder of the bundle in output_dir
 

@@ -10,10 +10,10 @@ import os
 
 import numpy as np
 
+from text_cls.files import write_json
 from text_cls.neural.checkpoint import Checkpoint
 from text_cls.neural.export import bundle_folder, compare, example_texts, texts_to_compare
 from text_cls.neural.onnx_graph import to_fp16
-from utils import write_json
 
 GRAPH = "model"  # as the older suite names it
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import Problems, UserError
+from text_cls.files import write_json
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.export import tokenizer_problem
 from text_cls.neural.model import longest_input
-from utils import write_json
 
 DEFAULT_PROMPT = "{'soft'}{'text': 'text_a'}{'mask'}"  # PaddleNLP's, where none is given
 TEXT = "text_a"

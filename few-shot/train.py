@@ -148,7 +148,7 @@ def save(args, task, work, run):
 
     from prompt_export import write_prompt_files
     from text_cls.decision import Decision
-    from utils import atomic_folder, write_json
+    from text_cls.files import atomic_folder, write_json
 
     with atomic_folder(args.output_dir) as folder:
         config = task.model.plm.config
@@ -167,8 +167,8 @@ def save(args, task, work, run):
 def train(args, task, work):
     """Trains, and writes output_dir. What is saved underway lies in <output_dir>_last until then."""
     from prompt_training import checkpoint_to_go_on, latest_checkpoint, tune
+    from text_cls.files import write_json
     from text_cls.neural.checkpoint import describe_run, last_folder, read_run
-    from utils import write_json
 
     files = {name: os.path.join(args.data_dir, name) for name in ("label.txt", "train.txt", "dev.txt")}
     run, last = {"kind": "prompt", **describe_run(vars(args), files)}, last_folder(args.output_dir)

@@ -23,11 +23,13 @@ from metric import classification_report, recall_at
 from searching import Search, add_search_flags, for_votes, found_ids, read_corpus
 from text_cls.cli import Problems, UserError, command, logger
 from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
+from text_cls.rows import read_labels, read_lines, read_rows
 from text_cls.search.embedded_index import MISSING, Found
 from text_cls.search.label_scores import carry_decision, deepest_gold, default_decision, label_scores
-from utils import atomic_write, describe, keep_inputs, read_labels, read_lines, read_rows
+from utils import describe, keep_inputs
 
 CUTOFFS, RESULT = (1, 5, 10, 20, 50), "result.tsv"
 

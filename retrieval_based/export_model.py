@@ -37,8 +37,8 @@ def parse_args(argv=None):
 
 def example_texts(labels):
     """Texts to compare the graphs on: of the examples in data/, and the labels."""
+    from text_cls.rows import read_texts
     from text_cls.search.label_scores import label_text
-    from utils import read_texts
 
     texts = [text for _, text in read_texts(ROOT / "data" / "data.txt")]
     return [*texts, *map(label_text, labels.names[:64])]

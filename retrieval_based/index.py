@@ -24,6 +24,7 @@ from searching import add_entries
 from text_cls.bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
 from text_cls.decision import SEPARATOR
+from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.search.embedded_index import EmbeddedIndex, open_index
 from text_cls.search.label_scores import (
     NEIGHBOURS,
@@ -35,7 +36,6 @@ from text_cls.search.label_scores import (
     vote_decision,
 )
 from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, check_answers, uri_problem
-from utils import Labels, read_labels, read_rows
 
 
 def parse_args(argv=None):

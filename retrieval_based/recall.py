@@ -17,7 +17,9 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from searching import Search, add_search_flags, open_search
 from text_cls.cli import Problems, command, logger
-from utils import atomic_write, keep_inputs, read_texts
+from text_cls.files import atomic_write
+from text_cls.rows import read_texts
+from utils import keep_inputs
 
 
 def parse_args(argv=None):

@@ -20,6 +20,7 @@ from text_cls.neural.checkpoint import Checkpoint, last_folder
 from text_cls.neural.model import encode
 from text_cls.neural.run_state import start_run
 from text_cls.neural.training import Trainer, make_ready
+from text_cls.rows import Rows, Texts
 from text_cls.search.embedded_index import Found
 from text_cls.search.label_scores import (
     corpus_labels,
@@ -30,7 +31,6 @@ from text_cls.search.label_scores import (
     label_scores,
 )
 from text_cls.search.neighbours import Neighbours
-from utils import Rows, Texts
 
 CUTOFFS = (1, 5, 10, 20, 50)
 MOST_CELLS = 20_000_000  # scores that a threshold is fitted to: some seconds on one core

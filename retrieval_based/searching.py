@@ -10,6 +10,7 @@ from text_cls.cli import logger, positive_int, progress_bar
 from text_cls.decision import Decision
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW, count_texts
+from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import (
     NEIGHBOURS,
@@ -22,7 +23,6 @@ from text_cls.search.label_scores import (
     row_entries,
     vote_decision,
 )
-from utils import Labels, read_labels, read_lines, read_rows
 
 
 def add_search_flags(parser, required=True, vote=True):

@@ -28,7 +28,8 @@ from text_cls.cli import (
     share,
 )
 from text_cls.neural.compat import prepare_environment
-from utils import describe, describe_pair, read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
+from utils import describe, describe_pair
 
 FLAG = argparse.BooleanOptionalAction
 METRICS = ("recall@1", "macro_f1", "micro_f1", "accuracy")

@@ -234,7 +234,7 @@ def retrieval(trained, bundles, tmp_path_factory):
 
     from text_cls.bundle import open_bundle
     from text_cls.cli import Problems
-    from utils import read_rows
+    from text_cls.rows import read_rows
 
     made = {}
     for task, (dataset, _) in trained.items():

@@ -9,7 +9,7 @@ import onnx
 
 from text_cls.bundle import DECISION, MANIFEST, write_manifest
 from text_cls.decision import Decision
-from utils import Labels
+from text_cls.rows import Labels
 
 ENCODER = ("special_tokens_map.json", "tokenizer_config.json", "vocab.txt")
 
@@ -41,7 +41,7 @@ def put_index(folder, index, labels=None, decision=None, **fields):
 
     labels: names of label.txt, in place of those there. fields: of the manifest.
     """
-    from utils import atomic_folder
+    from text_cls.files import atomic_folder
 
     folder = Path(folder)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def put_index(folder, index, labels=None, decision=None, **fields):
 
 
 def make_retrieval_bundle(source, folder, rows=None):
-    """A whole one: an entry a label that has no child; with `rows` of `utils.read_rows` an entry a row, by vote."""
+    """A whole one: an entry a label that has no child; with `rows` of `rows.read_rows` an entry a row, by vote."""
     from text_cls.search.embedded_index import EmbeddedIndex
     from text_cls.search.label_scores import corpus_labels, label_text
     from text_cls.serving.retrieval_predictor import RetrievalPredictor

@@ -74,7 +74,7 @@ def test_nothing_made(run, tmp_path):
 def test_the_next_step_as_printed(run, tmp_path, reviews, ended):
     """Also where train.txt does not end with a line break: two rows would become one."""
     from text_cls.cli import Problems
-    from utils import read_labels, read_rows
+    from text_cls.rows import read_labels, read_rows
 
     train, new = reviews / "train.txt", reviews / "new rows.txt"
     if not ended:

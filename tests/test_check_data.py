@@ -11,8 +11,8 @@ import check_data as script
 import data_checks
 import linear_baseline
 from text_cls.cli import Problems
+from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.thresholds import fit_thresholds
-from utils import Labels, read_labels, read_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&amp;😀 $x_1$"
 

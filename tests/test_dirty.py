@@ -12,7 +12,7 @@ import dirty as script
 from label_errors import calibrated_by_label, confident_learning, corrected, deepest, representer_values
 from text_cls.cli import Problems
 from text_cls.decision import parent_ids
-from utils import read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
 
 
 def report_of(dataset):

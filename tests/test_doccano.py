@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import annotation_exports
 import doccano as script
 from text_cls.cli import Problems
-from utils import read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
 
 FLAT = [(f"第{i}条评论，房间{'很' * (i % 5)}干净", ["卫生"] if i % 2 else ["卫生", "早餐"]) for i in range(40)]
 TREE = [(f"第{i}条新闻", ["灾害##地震"] if i % 3 else ["体育##足球##转会", "灾害##地震"]) for i in range(40)]

@@ -14,7 +14,7 @@ from evaluation_page import write_evaluation_page
 from metric import classification_report
 from text_cls.cli import Problems
 from text_cls.decision import Decision
-from utils import Labels, read_rows
+from text_cls.rows import Labels, read_rows
 
 HOSTILE = "</script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">&'😀"
 MANY = [f"第{i // 10}类" if i % 10 == 0 else f"第{i // 10}类##第{i}种" for i in range(1000)]

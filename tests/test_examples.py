@@ -8,7 +8,8 @@ from conftest import ROOT, lines_of
 import make_examples
 from text_cls.cli import Problems
 from text_cls.decision import depths
-from utils import describe_pair, read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
+from utils import describe_pair
 
 DATA = {"hierarchical": ROOT / "data", "multi_label": ROOT / "data" / "multi_label"}
 

@@ -14,8 +14,8 @@ from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.neural import export, onnx_graph
 from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
+from text_cls.rows import Labels, read_rows
 from text_cls.serving.predictor import Predictor
-from utils import Labels, read_rows
 
 
 def save_as_checkpoint(families, family, folder):

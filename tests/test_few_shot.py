@@ -22,9 +22,9 @@ from prompting import parse_prompt
 from text_cls.bundle import open_bundle
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
+from text_cls.rows import Labels, read_rows
 from text_cls.serving.predictor import Predictor
 from text_cls.tokenization import Prompted
-from utils import Labels, read_rows
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from conftest import REAL_DATA, ROOT, lines_of
 import linear_baseline
 from metric import classification_report
 from text_cls.cli import Problems
-from utils import read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
 
 LONG = "长" * 1990 + "，很长的一行"
 

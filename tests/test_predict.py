@@ -8,11 +8,11 @@ import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 
 import predict as script
-import utils
 from text_cls import prediction
 from text_cls.cli import Problems
 from text_cls.neural.compat import import_paddle
 from text_cls.prediction import levels_of
+from text_cls.rows import read_labels, read_rows
 
 paddle = import_paddle()
 
@@ -91,8 +91,8 @@ def test_the_output_is_read_back_by_the_training_reader(predict, trained, tmp_pa
     status, _ = predict(task, "--output_file", output)
     dataset, _ = trained[task]
     problems = Problems()
-    labels = utils.read_labels(str(dataset / "label.txt"), problems)
-    rows = utils.read_rows(str(output), labels, problems)
+    labels = read_labels(str(dataset / "label.txt"), problems)
+    rows = read_rows(str(output), labels, problems)
     assert status == 0 and problems.count == 0 and len(rows) == 40 and rows.completed == 0
     assert len(rows.label_ids) > 0
 

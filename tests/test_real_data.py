@@ -6,7 +6,8 @@ from conftest import REAL_DATA, lines_of
 import evaluate
 import predict
 from text_cls.cli import Problems
-from utils import describe_pair, read_labels, read_rows
+from text_cls.rows import read_labels, read_rows
+from utils import describe_pair
 
 SETS = {  # rows of train and dev, labels, and dev texts that are in train too
     "duee": (11958, 1498, 74, 1),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from text_cls.cli import Problems
 from text_cls.decision import Decision
+from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.search.embedded_index import MISSING, Found
 from text_cls.search.label_scores import (
     carry_decision,
@@ -18,7 +19,6 @@ from text_cls.search.label_scores import (
     row_entries,
     vote_decision,
 )
-from utils import Labels, read_labels, read_rows
 
 TREE = Labels(["财经", "财经/交易", "体育", "体育##足球", "体育##足球##西甲", "体育##网球"])
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from text_cls.cli import Problems
+from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.search.embedded_index import MISSING, Found
 from text_cls.search.label_scores import deepest
-from utils import Labels, read_labels, read_rows
 
 script = load_script("retrieval_based/evaluate.py")
 recall = load_script("retrieval_based/recall.py")

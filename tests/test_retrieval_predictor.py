@@ -13,10 +13,10 @@ import infer
 from text_cls.bundle import open_bundle
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
+from text_cls.rows import read_rows
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.serving.predictor import Predictor
 from text_cls.serving.retrieval_predictor import RetrievalPredictor, open_predictor
-from utils import read_rows
 
 TEXTS = ["台风登陆，学校停课一天", "", "足球", "公司裁员三成，股价当日大跌", "😀 Café <b>\"'&</b>", "好" * 2000, "足球"]
 

@@ -33,9 +33,9 @@ from serving import serving, wait_until
 from text_cls.bundle import open_bundle
 from text_cls.cli import set_up_log
 from text_cls.decision import Decision
+from text_cls.files import atomic_folder
 from text_cls.search.embedded_index import EmbeddedIndex, IndexUnavailable
 from text_cls.serving.retrieval_predictor import open_predictor
-from utils import atomic_folder
 
 ROUTE = "/models/retrieval"
 TEXTS = [

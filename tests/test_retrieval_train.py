@@ -24,8 +24,8 @@ from text_cls.neural import training
 from text_cls.neural.checkpoint import load_checkpoint, read_run
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode
+from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.search.label_scores import default_decision
-from utils import Labels, read_labels, read_rows
 
 paddle = import_paddle()
 script = load_script("retrieval_based/train.py")

@@ -25,8 +25,8 @@ from application import create_app
 from metric import inconsistent_rows
 from text_cls.cli import Problems
 from text_cls.decision import Decision
+from text_cls.rows import Labels, read_rows
 from text_cls.serving.predictor import Predictor
-from utils import Labels, read_rows
 
 ROWS, AT_ONCE = 300, 50
 

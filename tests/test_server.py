@@ -168,7 +168,7 @@ def test_ernie_m(families, run, tmp_path):
     import export_model
     from text_cls.decision import Decision
     from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
-    from utils import Labels
+    from text_cls.rows import Labels
 
     labels = Labels(["甲", "乙", "丙", "丁", "戊"])
     model, tokenizer = families["ernie_m"]

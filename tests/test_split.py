@@ -182,7 +182,7 @@ def test_lines_are_copied_as_they_stand(run, dataset):
 def test_both_kinds_of_labels_ready_to_train(run, tmp_path, task):
     """label.txt is checked and goes along; the readers take what is written; a label is missing only for a reason."""
     from text_cls.cli import Problems
-    from utils import read_labels, read_rows
+    from text_cls.rows import read_labels, read_rows
 
     source = tmp_path / "source"
     source.mkdir()

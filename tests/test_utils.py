@@ -7,22 +7,11 @@ from conftest import ROOT, command_line, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-import utils
+from text_cls import files
 from text_cls.cli import Problems, UserError
-from utils import (
-    Labels,
-    Texts,
-    atomic_folder,
-    atomic_write,
-    describe,
-    describe_pair,
-    read_cases,
-    read_labels,
-    read_lines,
-    read_rows,
-    read_texts,
-    recover_folder,
-)
+from text_cls.files import atomic_folder, atomic_write, recover_folder
+from text_cls.rows import Labels, Texts, read_cases, read_labels, read_lines, read_rows, read_texts
+from utils import describe, describe_pair
 
 LABELS = Labels(["体育", "体育##足球", "体育##足球##联赛", "财经", "财经##上市"])
 
@@ -285,7 +274,7 @@ def test_a_link_to_a_file_stays_one(tmp_path):
 @pytest.mark.parametrize("exchange", ["in one step", "by two renames"])
 def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch, exchange):
     if exchange == "by two renames":
-        monkeypatch.setattr(utils.ctypes, "CDLL", lambda *_, **__: object())  # a system without renameat2
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())  # a system without renameat2
     path = tmp_path / "checkpoint"
     for content in ("old", "new"):
         with atomic_folder(path) as folder:
@@ -327,7 +316,7 @@ def test_a_full_disk_is_a_message(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(utils.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match="cannot write .*: No space left on device"), atomic_write(tmp_path / "x"):
         pass
     with pytest.raises(UserError, match="cannot write .*: No space left on device"), atomic_folder(tmp_path / "y"):
@@ -344,7 +333,7 @@ def test_a_million_rows_take_little_memory(tmp_path):
     code = (
         "import resource\n"
         "from text_cls.cli import Problems\n"
-        "from utils import Labels, read_rows\n"
+        "from text_cls.rows import Labels, read_rows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"rows = read_rows({str(path)!r}, Labels(['体育', '体育##足球']), Problems())\n"
         "print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
-from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
+from text_cls.files import atomic_folder, recover_folder, sha256, write_json
+from text_cls.rows import Labels, read_labels
 
 MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 # ONNX files by variant, named as the older suite named what it converted at start-up.

@@ -5,7 +5,7 @@ import io
 import json
 import warnings
 
-from utils import atomic_write
+from text_cls.files import atomic_write
 
 # No request leaves the page, whatever a text in it says: the browser refuses all but what stands in the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"

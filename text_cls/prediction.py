@@ -6,7 +6,8 @@ from itertools import islice
 
 from text_cls.cli import UserError, logger, progress_bar
 from text_cls.decision import SEPARATOR
-from utils import atomic_write, read_texts
+from text_cls.files import atomic_write
+from text_cls.rows import read_texts
 
 WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows of similar length
 SHOWN = 10  # rows in the log where all are in a file

@@ -57,7 +57,7 @@ def parse_args(argv=None):
 def measure(predictor, path):
     """Logs F1 on labelled rows and the time of a text: tokenising, model, and all from text to labels."""
     from metric import classification_report
-    from utils import read_rows
+    from text_cls.rows import read_rows
 
     problems = Problems()
     rows = read_rows(path, predictor.labels, problems)

@@ -149,7 +149,7 @@ def folder_problem(path):
 def copy_part(bundle, folder, names):
     """A part of a bundle that is a bundle by itself: the files named, under a manifest that tells of them alone."""
     from text_cls.bundle import MANIFEST
-    from utils import write_json
+    from text_cls.files import write_json
 
     os.makedirs(folder)
     for name in names:
@@ -173,7 +173,7 @@ def main(argv=None):
     if args.use_quantize and args.device == "gpu":
         raise UserError("--use_quantize is for --device cpu; on a GPU, use --use_fp16")
     from text_cls.bundle import CLASSIFICATION, open_bundle
-    from utils import atomic_folder, atomic_write, sha256
+    from text_cls.files import atomic_folder, atomic_write, sha256
 
     if problem := folder_problem(args.output):
         raise UserError(problem)
@@ -189,7 +189,6 @@ def main(argv=None):
             version = os.path.join(folder, model, "1")
             shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
             shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
-            shutil.copyfile(ROOT / "utils.py", os.path.join(version, "utils.py"))
         copy_part(bundle, os.path.join(folder, "tokenizer", "1", "bundle"), tokenizer_files(bundle))
         copy_part(bundle, os.path.join(folder, "seqcls_postprocess", "1", "bundle"), DECIDING)
         target = os.path.join(folder, "seqcls_model", "1", "model.onnx")

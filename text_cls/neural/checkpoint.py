@@ -18,9 +18,10 @@ import numpy as np
 
 from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
+from text_cls.files import atomic_folder, recover_folder, sha256, write_json
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import device_problem, load_pretrained, longest_input, set_device
-from utils import Labels, atomic_folder, read_labels, recover_folder, sha256, write_json
+from text_cls.rows import Labels, read_labels
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
 MADE_BY = {  # kinds of checkpoint
@@ -85,7 +86,7 @@ def folder_problem(path, kind="classification", flag="--save_dir"):
     if run and kind_of(run) != kind:
         return f"{flag} {path}: the folder holds a {kind_of(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
-    # What a killed run was writing there ends so (utils.py), and is no loss.
+    # What a killed run was writing there ends so (files.py), and is no loss.
     strange = sorted(name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) not in ours)
     if strange and not _from_older_suite(found):
         return (

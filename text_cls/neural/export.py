@@ -16,12 +16,13 @@ from metric import classification_report
 from text_cls.batching import sorted_batches
 from text_cls.bundle import VARIANTS, files_of_bundle, write_manifest
 from text_cls.cli import UserError
+from text_cls.files import atomic_folder
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input
 from text_cls.neural.onnx_graph import optimise
+from text_cls.rows import read_texts
 from text_cls.tokenization import load_tokenizer
-from utils import atomic_folder, read_texts
 
 TOLERANCE = 1e-4  # of a logit, between the dynamic graph and the bundle
 TIMED_ROWS, ROUNDS, BATCH_SIZE = 256, 5, 32

@@ -16,6 +16,7 @@ from metric import classification_report
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import Problems, UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision, sigmoid
+from text_cls.files import sha256, write_json
 from text_cls.neural.checkpoint import (
     Checkpoint,
     last_folder,
@@ -34,7 +35,6 @@ from text_cls.neural.model import (
     predict_logits,
 )
 from text_cls.neural.run_state import Progress, StopSignal, start_run
-from utils import sha256, write_json
 
 # On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
 # of 1e-35 and less flow back through it. Arithmetic on numbers that small (denormals) is up to 150 times slower. A loss

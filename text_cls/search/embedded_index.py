@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from text_cls.cli import UserError
+from text_cls.files import write_json
 from text_cls.search.neighbours import Neighbours
-from utils import write_json
 
 VECTORS, ENTRIES, GRAPH = "vectors.npy", "entries.json", "index.hnsw"
 VERSION = 1  # of entries.json

@@ -98,7 +98,7 @@ def carry_decision(decision, before, after):
     """The decision for other labels: what it says of a label goes with the name, a new label gets the median threshold.
 
     Args:
-        before, after: `utils.Labels`.
+        before, after: `rows.Labels`.
     """
     changes, places = {}, [before.index.get(name) for name in after.names]
     if isinstance(decision.threshold, tuple):
@@ -122,8 +122,8 @@ def label_scores(found, labels, vote=False):
     An entry speaks for its labels and for all above them, so that a parent scores no less than its children.
 
     Args:
-        found: `vector_index.Found` of q queries. Names that are not among the labels count for nothing.
-        labels: `utils.Labels`.
+        found: `index.Found` of q queries. Names that are not among the labels count for nothing.
+        labels: `rows.Labels`.
         vote: False: a label scores the highest cosine of the entries that speak for it, which suits label texts as
             corpus; True: their share of the sum of the cosines of all entries found, which suits labelled rows.
     Returns:

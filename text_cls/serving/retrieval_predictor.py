@@ -74,7 +74,7 @@ class RetrievalPredictor(Predictor):
         return self.run(self.encode(texts, max_seq_length))
 
     def search(self, vectors):
-        """`vector_index.Found` of vectors [rows, width]: for each, as many entries as the bundle's search looks at."""
+        """`index.Found` of vectors [rows, width]: for each, as many entries as the bundle's search looks at."""
         return self.index.search(vectors, self.bundle.manifest["search"]["neighbours"])
 
     def probabilities_of(self, outputs):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.batching import Encoded, budget_batches
 from text_cls.cli import UserError
-from utils import sha256
+from text_cls.files import sha256
 
 MODEL = "seqcls_model"
 ROWS = 32  # of full length in a run of the graph, as in the predictor

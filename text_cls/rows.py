@@ -1,0 +1,291 @@
+"""Labels, texts and labelled rows: the one reader of `label.txt` and of every data file."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from text_cls.cli import UserError, closest
+from text_cls.decision import SEPARATOR, parent_ids
+from text_cls.files import atomic_write
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+@dataclass
+class Labels:
+    """The labels of a task. The model's output i is line i of `label.txt`."""
+
+    names: list
+    index: dict = field(init=False)
+    parents: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.index = {name: i for i, name in enumerate(self.names)}
+        self.parents = parent_ids(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+    @property
+    def hierarchical(self):
+        return any(SEPARATOR in name for name in self.names)
+
+    def join(self, mask):
+        """The names of one row's labels (bool [labels]) as they stand in a file: joined by commas."""
+        return self.join_ids(np.flatnonzero(mask))
+
+    def join_ids(self, ids):
+        """The same of label indices."""
+        return ",".join(self.names[i] for i in ids)
+
+    def write(self, path):
+        with atomic_write(path) as file:
+            file.writelines(f"{name}\n" for name in self.names)
+
+
+def label_problem(name):
+    """What speaks against a label's name, as the end of a sentence about it, or None."""
+    if "," in name or "\t" in name:
+        return f"holds a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
+    if not all(name.split(SEPARATOR)):
+        return f"has an empty piece beside {SEPARATOR!r}"
+    return None
+
+
+def read_labels(path, problems, lines=None):
+    """`label.txt` as `Labels`. What is wrong with it goes to `problems`.
+
+    `lines`: (number, name) of each, where its lines hold more than a name.
+    """
+    names, first_line = [], {}
+    for number, line in read_lines(path) if lines is None else lines:
+        name = line.strip()
+        if not name:
+            problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")
+        elif name in first_line:
+            problems.add(f"{path}:{number}: label {name!r} stands on line {first_line[name]} already; delete one")
+        elif problem := label_problem(name):
+            problems.add(f"{path}:{number}: label {name!r} {problem}")
+        else:
+            names.append(name)
+        first_line.setdefault(name, number)
+    for name in names:
+        parent, separator, _ = name.rpartition(SEPARATOR)
+        if separator and parent not in first_line:
+            problems.add(f"{path}:{first_line[name]}: label {name!r} has no parent here; add a line {parent!r}")
+    if not first_line:
+        problems.add(f"{path}: no labels; write one a line")
+    return Labels(names)
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+class Texts:
+    """Many texts in one buffer: a list of str holds three times the memory. Indexed like a list."""
+
+    def __init__(self):
+        self._bytes, self._ends = bytearray(), [0]
+
+    def append(self, text):
+        self._bytes += text.encode("utf-8")
+        self._ends.append(len(self._bytes))
+
+    def freeze(self):
+        self._ends = np.array(self._ends, dtype=np.int64)
+
+    def __len__(self):
+        return len(self._ends) - 1
+
+    def __getitem__(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8")
+
+
+@dataclass
+class Rows:
+    """Labelled rows of one file in compact arrays.
+
+    texts: `Texts`. lines: int32 [rows], the line each stands on. label_ids: int32, the labels of all rows one after the
+    other, those of row i from offsets[i] to offsets[i + 1] in rising order. blank: lines skipped. completed: rows that
+    named a child and not its parent, which was added.
+    """
+
+    path: str
+    texts: Texts
+    lines: np.ndarray
+    label_ids: np.ndarray
+    offsets: np.ndarray
+    blank: int
+    completed: int
+
+    def __len__(self):
+        return len(self.texts)
+
+    def labels_of(self, i):
+        return self.label_ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def sample(self, count, seed):
+        """So many rows drawn by seed, in the file's order; all of them where `count` is None or not less."""
+        if count is None or count >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        texts = Texts()
+        for i in chosen:
+            texts.append(self.texts[i])
+        texts.freeze()
+        label_ids = np.concatenate([self.labels_of(i) for i in chosen])
+        offsets = np.cumsum([0, *np.diff(self.offsets)[chosen]])
+        return Rows(self.path, texts, self.lines[chosen], label_ids, offsets, self.blank, self.completed)
+
+    def multi_hot(self, num_labels, rows=None, dtype=bool):
+        """0/1 array [rows, num_labels] of the rows given (all by default)."""
+        rows = range(len(self)) if rows is None else rows
+        hot = np.zeros((len(rows), num_labels), dtype=dtype)
+        for i, row in enumerate(rows):
+            hot[i, self.labels_of(row)] = 1
+        return hot
+
+    def support(self, num_labels):
+        """Rows of each label, int64 [num_labels]."""
+        return np.bincount(self.label_ids, minlength=num_labels)
+
+
+def read_lines(path):
+    """(number, text) of each line of a UTF-8 file, with or without a byte order mark, CRLF accepted, as a stream."""
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
+    chinese_before = False  # a line of UTF-8 beyond ASCII has been read: a fault is then this line's, not the file's
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError:
+                raise UserError(_encoding_message(path, number, line if chinese_before else None)) from None
+            chinese_before = chinese_before or not line.isascii()
+            yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+
+
+def _encoding_message(path, number, line):
+    """What to do about line `number`, which is not UTF-8. `line`: its bytes where lines before it are UTF-8."""
+    from charset_normalizer import from_bytes
+
+    if line is None:
+        with open(path, "rb") as file:
+            sample = file.read(1 << 16)
+    else:
+        sample = line
+    iconv_names = {"gb18030": "GB18030", "big5": "BIG5", "utf_16": "UTF-16", "utf_16_le": "UTF-16LE"}
+    guess = from_bytes(sample, cp_isolation=list(iconv_names)).best()
+    if guess is None:
+        return f"{path}:{number}: not UTF-8, and like no encoding known here; save the file as UTF-8"
+    encoding = iconv_names[guess.encoding]
+    looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
+    if line is not None:
+        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the part it came from"
+    return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path}.utf8' && mv '{path}.utf8' '{path}'"
+
+
+def read_texts(path, problems=None):
+    """(number, text) of each row to predict, blank lines skipped. Of a labelled row the text alone is taken.
+
+    With `problems`, rows with more than one tab go there; without, the file is taken to be checked.
+    """
+    for number, line in read_lines(path):
+        if problems is not None and line.count("\t") > 1:
+            problems.add(tab_message, path, number, line)
+        text = line.partition("\t")[0].strip()
+        if text:
+            yield number, text
+
+
+def tab_message(path, number, line):
+    tabs = line.count("\t")
+    return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text by spaces"
+
+
+def read_rows(path, labels, problems):
+    """The labelled rows of a file as `Rows`. Unknown labels and malformed rows go to `problems`."""
+    texts, lines, label_ids, ends = Texts(), [], [], [0]
+    blank = completed = 0
+    for number, line in read_lines(path):
+        if not line.strip():
+            blank += 1
+            continue
+        if line.count("\t") > 1:
+            problems.add(tab_message, path, number, line)
+            continue
+        text, _, names = line.partition("\t")
+        if not text.strip():
+            problems.add(f"{path}:{number}: labels without a text; a row is text<TAB>label,label")
+            continue
+        named, closed = _label_set(names, labels, path, number, problems)
+        completed += len(closed) > len(named)
+        texts.append(text.strip())
+        lines.append(number)
+        label_ids.extend(sorted(closed))
+        ends.append(len(label_ids))
+    if not lines:
+        problems.add(f"{path}: no rows; each line is text<TAB>label,label")
+    texts.freeze()
+    arrays = (np.array(lines, np.int32), np.array(label_ids, np.int32), np.array(ends, np.int64))
+    return Rows(path, texts, *arrays, blank=blank, completed=completed)
+
+
+@dataclass
+class Case:
+    """A text to explain. gold, predicted: sorted label indices with all ancestors; None without such a column."""
+
+    line: int
+    text: str
+    gold: list | None
+    predicted: list | None
+
+
+def read_cases(path, labels, problems):
+    """Rows of a file like bad_case.txt as `Case`s: `text[<TAB>labels[<TAB>prediction]]`. A header `Text` is skipped."""
+    cases = []
+    for number, line in read_lines(path):
+        text, *columns = line.split("\t")
+        text = text.strip()
+        if not line.strip() or (text == "Text" and not cases):
+            continue
+        if len(columns) > 2 or not text:
+            what = f"{len(columns)} tabs" if text else "no text"
+            problems.add(f"{path}:{number}: {what}; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction")
+            continue
+        sets = [sorted(_label_set(names, labels, path, number, problems)[1]) for names in columns]
+        cases.append(Case(number, text, *sets, *[None] * (2 - len(sets))))
+    if not cases:
+        problems.add(f"{path}: no texts to explain")
+    return cases
+
+
+def _label_set(names, labels, path, number, problems):
+    """Indices of the labels in a row's second column: those it names, and those with all their ancestors."""
+    named, closed = set(), set()
+    for name in names.split(",") if names.strip() else ():
+        i = labels.index.get(name.strip())
+        if i is None:
+            problems.add(_unknown_message, path, number, name.strip(), labels)
+            continue
+        named.add(i)
+        while i >= 0:
+            closed.add(i)
+            i = int(labels.parents[i])
+    return named, closed
+
+
+def _unknown_message(path, number, name, labels):
+    where = f"{path}:{number}:"
+    if not name:
+        return f"{where} empty label; delete the comma that follows or precedes nothing"
+    if "，" in name:
+        return f"{where} label {name!r} holds a full-width comma; labels are separated by an ASCII comma"
+    for sign in ";；、| ":
+        if sign in name and all(piece.strip() in labels.index for piece in name.split(sign)):
+            return f"{where} label {name!r}: labels are separated by an ASCII comma, not by {sign!r}"
+    return f"{where} label {name!r} is not in the label file{closest(name, labels.index)}"
