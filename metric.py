@@ -8,34 +8,8 @@ Arrays in, dict or arrays out. A ratio with nothing below the line is 0, as in s
 
 import numpy as np
 
-from text_cls.decision import depths, with_ancestors
-
-
-def _ratios(tp, fp, fn):
-    """Precision, recall and F1 of counts (arrays of one shape, or numbers)."""
-    tp, fp, fn = (np.asarray(x, dtype=np.float64) for x in (tp, fp, fn))
-
-    def divide(top, bottom):
-        return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-
-    return divide(tp, tp + fp), divide(tp, tp + fn), divide(2 * tp, 2 * tp + fp + fn)
-
-
-def _named(precision, recall, f1):
-    return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-
-
-def _averages(gold, predicted):
-    """Counts of each label, and exact match, micro and macro of the columns given."""
-    both = (gold & predicted).sum(axis=0)
-    counts = both, predicted.sum(axis=0) - both, gold.sum(axis=0) - both
-    ratios = _ratios(*counts)
-    summary = {
-        "accuracy": float((gold == predicted).all(axis=1).mean()) if len(gold) else 0.0,
-        "micro": _named(*_ratios(*(count.sum() for count in counts))),
-        "macro": _named(*(ratio.mean() if len(ratio) else 0.0 for ratio in ratios)),
-    }
-    return summary, counts, ratios
+from text_cls.label_tree import depths, with_ancestors
+from text_cls.scores import averages, named, ratios_of
 
 
 def classification_report(gold, predicted, parents):
@@ -57,10 +31,10 @@ def classification_report(gold, predicted, parents):
         Levels and hierarchical are there only where some label has a parent. All ratios are from 0 to 1.
     """
     gold, predicted = np.asarray(gold, dtype=bool), np.asarray(predicted, dtype=bool)
-    summary, (tp, fp, fn), ratios = _averages(gold, predicted)
+    summary, (tp, fp, fn), ratios = averages(gold, predicted)
     report = {"rows": len(gold), **summary}
     report["per_class"] = [
-        {"support": int(tp[i] + fn[i]), "predicted": int(tp[i] + fp[i]), **_named(*(ratio[i] for ratio in ratios))}
+        {"support": int(tp[i] + fn[i]), "predicted": int(tp[i] + fp[i]), **named(*(ratio[i] for ratio in ratios))}
         for i in range(gold.shape[1])
     ]
     if (parents >= 0).any():
@@ -68,9 +42,9 @@ def classification_report(gold, predicted, parents):
         report["levels"] = []
         for level in range(1, depth.max() + 1):
             columns = depth == level
-            at_level, _, _ = _averages(gold[:, columns], predicted[:, columns])
+            at_level, _, _ = averages(gold[:, columns], predicted[:, columns])
             report["levels"].append({"level": level, "labels": int(columns.sum()), **at_level})
-        closed, _, _ = _averages(with_ancestors(gold, parents), with_ancestors(predicted, parents))
+        closed, _, _ = averages(with_ancestors(gold, parents), with_ancestors(predicted, parents))
         report["hierarchical"] = closed["micro"]
     return report
 
@@ -126,7 +100,7 @@ def path_report(gold, predicted, parents):
     """
     gold, predicted = (_ends(np.asarray(side, dtype=bool), parents) for side in (gold, predicted))
     right, ends = int((gold & predicted).sum()), (int(gold.sum()), int(predicted.sum()))
-    ratios = _named(*_ratios(right, ends[1] - right, ends[0] - right))
+    ratios = named(*ratios_of(right, ends[1] - right, ends[0] - right))
     report = {"gold": ends[0], "predicted": ends[1], "right": right, **ratios}
     for name, these, others in (("missed", gold, predicted), ("wrong", predicted, gold)):
         edges = _edges_to_nearest(*np.nonzero(these & ~others), others, parents)

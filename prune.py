@@ -82,10 +82,10 @@ def make_trainer(args, checkpoint, rows, work):
     from paddle.io import DataLoader
     from paddlenlp.trainer import CompressionArguments, Trainer
 
-    from metric import classification_report
     from text_cls.batching import shuffled_batches, sorted_batches
-    from text_cls.decision import sigmoid
     from text_cls.neural.model import encode
+    from text_cls.probabilities import sigmoid
+    from text_cls.scores import scores
 
     tokens = {
         split: encode(part.texts, checkpoint.tokenizer, checkpoint.model, args.max_seq_length)
@@ -138,10 +138,9 @@ def make_trainer(args, checkpoint, rows, work):
         model.train()
         parents = checkpoint.labels.parents
         predicted = checkpoint.decision.decide(sigmoid(np.concatenate(logits)), parents)
-        report = classification_report(np.concatenate(gold), predicted, parents)
-        scores = report["micro"]["f1"], report["macro"]["f1"]
-        logger.info("micro f1 score: %.5f, macro f1 score: %.5f", *scores)
-        return scores[1] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
+        found = scores(np.concatenate(gold), predicted)
+        logger.info("micro f1 score: %.5f, macro f1 score: %.5f", found["micro_f1"], found["macro_f1"])
+        return found["macro_f1"] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
 
     options = CompressionArguments(
         output_dir=work, strategy="dynabert", device=args.device, seed=args.seed, learning_rate=args.learning_rate,

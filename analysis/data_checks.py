@@ -11,7 +11,7 @@ import numpy as np
 
 from metric import classification_report
 from near_duplicates import near_duplicates, normal
-from text_cls.decision import SEPARATOR
+from text_cls.label_tree import SEPARATOR
 from text_cls.thresholds import fit_thresholds
 
 SEVERITIES = ("warning", "note")  # it costs F1, or flatters it; worth knowing

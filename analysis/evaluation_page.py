@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from metric import average_precision, calibration_error, confused_pairs, precision_recall, reliability
-from text_cls.decision import depths
 from text_cls.html_page import escape, tiles, write_page
+from text_cls.label_tree import depths
 
 POINTS = 60  # of a curve, drawn 300 pixels wide
 PAIRS = 200  # of confused labels, the most frequent ones

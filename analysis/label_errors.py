@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from text_cls.decision import with_ancestors
+from text_cls.label_tree import with_ancestors
 
 LEAST, MOST = 1e-4, 1 - 1e-4  # probabilities are held between, so that one label cannot outweigh all others
 DECAY = 0.03  # of the refitted classifier: TrustAI's lmbd

@@ -217,7 +217,7 @@ def _platt(scores, targets):
 
 
 def _calibrated(scores, calibration):
-    from text_cls.decision import sigmoid
+    from text_cls.probabilities import sigmoid
 
     slope, offset = calibration
     return sigmoid(slope * scores + offset)

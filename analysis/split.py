@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_int
-from text_cls.decision import SEPARATOR
 from text_cls.files import atomic_write
+from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
 from utils import describe

@@ -101,7 +101,7 @@ class _OfBundle:
     """The same of a bundle, on ONNX Runtime without Paddle."""
 
     def __init__(self, args, problems):
-        from text_cls.serving.retrieval_predictor import open_predictor
+        from text_cls.serving import open_predictor
 
         self.args = args
         device, colon, number = args.device.partition(":")
@@ -189,19 +189,19 @@ def choose(args, start, probabilities, gold, texts, labels):
     """The decision that gains most on unseen rows, and whether its gain is beyond chance. Logs every figure."""
     from dataclasses import replace
 
-    from text_cls import cross_fitting
+    from text_cls import cross_fitting, thresholds
 
     parts = cross_fitting.draw_folds(gold, texts, args.seed, args.folds)
     parents = labels.parents
     # Not the file's thresholds: they may have been fitted to these very rows, and would look better than they are.
     plain = replace(start, threshold=0.5, temperature=1.0)
     before = plain.decide(probabilities, parents)
-    log_line("0.5", cross_fitting.figures(gold, before, parents), None)
+    log_line("0.5", cross_fitting.figures(gold, before), None)
     target = args.target_precision is not None or args.target_recall is not None
     modes = {"auto": ["single"] if target else ["single", "per_label"]}.get(args.mode, [args.mode])
     fits, best = [], None
     for mode in modes:
-        fit = cross_fitting.fitter(
+        fit = thresholds.fitter(
             start, args.objective, mode == "per_label", args.temperature, parents, args.target_precision,
             args.target_recall,
         )  # fmt: skip
@@ -210,7 +210,7 @@ def choose(args, start, probabilities, gold, texts, labels):
         gain = cross_fitting.gain_of(gold, before, predicted, args.objective, args.seed)
         fitted = fit(probabilities, gold)
         name = "a threshold a label" if mode == "per_label" else f"one threshold, {fitted.threshold:.4g}"
-        log_line(name, cross_fitting.figures(gold, predicted, parents), None if target else gain)
+        log_line(name, cross_fitting.figures(gold, predicted), None if target else gain)
         if best is None or gain[0] > best[0]:
             best, decision, chosen = gain, fitted, name
     logger.info(
@@ -220,16 +220,16 @@ def choose(args, start, probabilities, gold, texts, labels):
         predicted = cross_fitting.cross_chosen(probabilities, gold, parts, fits, args.objective, parents)
         best = cross_fitting.gain_of(gold, before, predicted, args.objective, args.seed)
         logger.info("Taken: %s. What is expected of it is told of rows that had no part in choosing it, either", chosen)
-        log_line("the better of the two", cross_fitting.figures(gold, predicted, parents), best)
+        log_line("the better of the two", cross_fitting.figures(gold, predicted), best)
     gain, low, high = best
     if args.temperature:
         logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
-                    *(cross_fitting.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
+                    *(thresholds.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
     if target:
         return decision, target_reached(args, decision, probabilities, gold, labels)
     verdict = "Worth it" if low > 0 else "Not worth it: the interval is not above 0, the gain may be chance"
     logger.info(
-        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, cross_fitting.OBJECTIVES[args.objective], 100 * gain,
+        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, thresholds.OBJECTIVES[args.objective], 100 * gain,
         100 * low, 100 * high,
     )  # fmt: skip
     return decision, low > 0

@@ -19,9 +19,10 @@ from real_data import DATA, LINEAR, dev_probabilities
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls import cross_fitting
+from text_cls import cross_fitting, thresholds
 from text_cls.cli import Problems
-from text_cls.decision import HIERARCHY, Decision, sigmoid
+from text_cls.decision import HIERARCHY, Decision
+from text_cls.probabilities import sigmoid
 from text_cls.rows import read_labels, read_rows
 from text_cls.splitting import stratified_split
 
@@ -84,12 +85,12 @@ def main(argv=None):
                 parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
                 for way, decision, fitted, each in ways(labels.hierarchical):
                     fit = (
-                        cross_fitting.fitter(decision, "both", each, False, labels.parents)
+                        thresholds.fitter(decision, "both", each, False, labels.parents)
                         if fitted
                         else lambda p, g, d=decision: d
                     )
                     predicted = cross_fitting.cross_fitted(probabilities, gold, parts, fit, labels.parents)
-                    scores = cross_fitting.figures(gold, predicted, labels.parents)[2:]
+                    scores = cross_fitting.figures(gold, predicted)[2:]
                     results.setdefault(way, []).append((*scores, 100 * (~predicted.any(axis=1)).mean()))
             print(f"{name}, {kind}: {len(dev)} dev rows, {len(args.seeds)} seeds; percent, mean (lowest-highest)")
             print(f"{'way':36}{'micro F1':>22}{'macro F1':>22}{'exact':>22}{'without a label':>17}")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import numpy as np
 
 from text_cls.cli import Problems
-from text_cls.decision import sigmoid
+from text_cls.probabilities import sigmoid
 from text_cls.rows import read_labels, read_rows
 
 SETS = {"duee": (2, "这句话描述的事件是"), "cail-divorce": (4, "这句话包含的要素有")}

@@ -59,7 +59,7 @@ def in_file_order(encoded):
 
 
 def timed(tokenise, compute):
-    from text_cls.decision import sigmoid
+    from text_cls.probabilities import sigmoid
 
     def one_pass(texts):
         started = time.perf_counter()

@@ -21,7 +21,7 @@ from real_data import DATA, LINEAR, dev_probabilities
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from metric import classification_report
-from text_cls import cross_fitting
+from text_cls import cross_fitting, thresholds
 from text_cls.cli import Problems
 from text_cls.decision import Decision
 from text_cls.rows import read_labels, read_rows
@@ -68,7 +68,7 @@ def main(argv=None):
         results = {way: [] for way in WAYS}
         for seed in args.seeds:
             parts = stratified_split(gold, texts, [1 / FOLDS] * FOLDS, seed)
-            fit = cross_fitting.fitter(Decision(), "both", True, False, labels.parents)
+            fit = thresholds.fitter(Decision(), "both", True, False, labels.parents)
             for way, flags in WAYS.items():
                 probabilities = dev_probabilities(DATA / name, seed, dev, training=f"{shared} {flags}")
                 plain = Decision().decide(probabilities, labels.parents)

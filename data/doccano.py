@@ -21,8 +21,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from annotation_exports import read_annotations
 from text_cls.cli import Problems, UserError, closest, command, logger
-from text_cls.decision import SEPARATOR
 from text_cls.files import atomic_write
+from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, read_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prompting import parse_prompt
 from text_cls.cli import Problems
-from text_cls.decision import SEPARATOR
+from text_cls.label_tree import SEPARATOR
 from text_cls.neural.checkpoint import folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import folder_problem as bundle_problem
 from text_cls.neural.model import device_problem, model_name_problem

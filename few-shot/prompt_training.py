@@ -10,11 +10,12 @@ import time
 
 import numpy as np
 
-from metric import classification_report
 from text_cls.batching import shuffled_batches
 from text_cls.cli import Problems, UserError, logger, progress_bar
-from text_cls.decision import Decision, sigmoid
+from text_cls.decision import Decision
 from text_cls.neural.checkpoint import last_folder, read_run
+from text_cls.probabilities import sigmoid
+from text_cls.scores import scores
 
 STATE = ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "trainer_state.json", "rng_state.pth")
 NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would cut all gradients to 0 by a limit of 0
@@ -75,12 +76,12 @@ def score(task, encoded, rows, labels, batch_size, decision):
     """Loss (mean binary cross-entropy), micro and macro F1, accuracy (exact label sets) of labelled rows."""
     logits, gold = task.logits(encoded, batch_size), rows.multi_hot(len(labels))
     loss = np.maximum(logits, 0) - logits * gold + np.log1p(np.exp(-np.abs(logits)))
-    report = classification_report(gold, decision.decide(sigmoid(logits), labels.parents), labels.parents)
+    found = scores(gold, decision.decide(sigmoid(logits), labels.parents))
     return {
         "loss": float(loss.mean()),
-        "micro_f1_score": report["micro"]["f1"],
-        "macro_f1_score": report["macro"]["f1"],
-        "accuracy": report["accuracy"],
+        "micro_f1_score": found["micro_f1"],
+        "macro_f1_score": found["macro_f1"],
+        "accuracy": found["accuracy"],
     }
 
 

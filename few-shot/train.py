@@ -219,8 +219,8 @@ def log_scores(args, task, work, decision):
 
 def predict(args, task, work, decision):
     """Labels data.txt, or test.txt where it is not there."""
-    from text_cls.decision import sigmoid
     from text_cls.prediction import decide, label_texts, log_flat, log_hierarchy
+    from text_cls.probabilities import sigmoid
 
     def labels_of(texts):
         logits = task.logits(task.encode(texts, args.max_seq_length), args.per_device_eval_batch_size)

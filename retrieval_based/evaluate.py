@@ -27,7 +27,7 @@ from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
 from text_cls.rows import read_labels, read_lines, read_rows
-from text_cls.search.embedded_index import MISSING, Found
+from text_cls.search.index import MISSING, Found
 from text_cls.search.label_scores import carry_decision, deepest_gold, default_decision, label_scores
 from utils import describe, keep_inputs
 

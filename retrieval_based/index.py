@@ -23,9 +23,9 @@ from ownership import GRACE, alone, copy_problem, is_own, owned, remember, tidy
 from searching import add_entries
 from text_cls.bundle import DECISION, RETRIEVAL, changed_bundle, open_bundle, strange_files_problem
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
-from text_cls.decision import SEPARATOR
+from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, read_labels, read_rows
-from text_cls.search.embedded_index import EmbeddedIndex, open_index
+from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import (
     NEIGHBOURS,
     VOTERS,
@@ -36,6 +36,7 @@ from text_cls.search.label_scores import (
     vote_decision,
 )
 from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, check_answers, uri_problem
+from text_cls.search.open_index import open_index
 
 
 def parse_args(argv=None):

@@ -1,6 +1,6 @@
 """What index.py is given to add: names and texts, checked, and the label set that they make."""
 
-from text_cls.decision import SEPARATOR
+from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, label_problem, read_lines, read_rows, tab_message
 from text_cls.search.label_scores import label_entries, label_text, row_entries
 from text_cls.search.milvus_index import LONGEST_LABEL

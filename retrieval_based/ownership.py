@@ -12,7 +12,7 @@ import time
 from text_cls.bundle import MANIFEST
 from text_cls.cli import UserError, logger
 from text_cls.files import write_json
-from text_cls.search.embedded_index import IndexUnavailable
+from text_cls.search.index import IndexUnavailable
 from text_cls.search.milvus_index import MilvusIndex
 
 GRACE = 10.0  # seconds in which a running server sees that a bundle has another index

@@ -12,16 +12,17 @@ from dataclasses import replace
 import numpy as np
 
 from encoder import KIND, embed, load_encoder
-from metric import classification_report, recall_at
+from metric import recall_at
 from text_cls.batching import sorted_batches
 from text_cls.cli import logger
-from text_cls.cross_fitting import GRID, value_of
+from text_cls.cross_fitting import value_of
 from text_cls.neural.checkpoint import Checkpoint, last_folder
 from text_cls.neural.model import encode
 from text_cls.neural.run_state import start_run
 from text_cls.neural.training import Trainer, make_ready
 from text_cls.rows import Rows, Texts
-from text_cls.search.embedded_index import Found
+from text_cls.scores import scores
+from text_cls.search.index import Found
 from text_cls.search.label_scores import (
     corpus_labels,
     deepest,
@@ -31,6 +32,7 @@ from text_cls.search.label_scores import (
     label_scores,
 )
 from text_cls.search.neighbours import Neighbours
+from text_cls.thresholds import GRID
 
 CUTOFFS = (1, 5, 10, 20, 50)
 MOST_CELLS = 20_000_000  # scores that a threshold is fitted to: some seconds on one core
@@ -154,19 +156,16 @@ class RetrievalTrainer(Trainer):
         cosines, entries = Neighbours(corpus, index=False).search(queries, self.args.recall_num)
         found = Found(cosines, [[self.corpus[i] for i in row] for row in entries])
         gold = rows.multi_hot(len(labels))
-        scores = label_scores(found, labels)
+        cosines = label_scores(found, labels)
         if self.args.threshold is None:
-            threshold = fit_within(self.checkpoint.decision, scores, gold, labels.parents, self.args.metric_for_best)
+            threshold = fit_within(self.checkpoint.decision, cosines, gold, labels.parents, self.args.metric_for_best)
             self.checkpoint.decision = replace(self.checkpoint.decision, threshold=threshold)
-        predicted = self.checkpoint.decision.decide(scores, labels.parents)
-        report = classification_report(gold, predicted, labels.parents)
+        predicted = self.checkpoint.decision.decide(cosines, labels.parents)
         cutoffs = [n for n in CUTOFFS if n <= self.args.recall_num]
         recalls = recall_at(deepest_gold(rows, labels), self.corpus_ids[entries], cutoffs)
         return {
             **{f"recall@{n}": value for n, value in recalls.items()},
-            "micro_f1": report["micro"]["f1"],
-            "macro_f1": report["macro"]["f1"],
-            "accuracy": report["accuracy"],
+            **scores(gold, predicted),
             "threshold": self.checkpoint.decision.threshold,
         }
 

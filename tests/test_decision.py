@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from text_cls.cli import UserError
-from text_cls.decision import HIERARCHY, Decision, depths, parent_ids, sigmoid, with_ancestors
+from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.label_tree import depths, parent_ids, with_ancestors
+from text_cls.probabilities import sigmoid
 
 LABELS = ["a", "a##x", "b", "b##x", "b##x##y", "c"]
 
@@ -168,7 +170,7 @@ def test_blocks_do_not_matter(case, cells):
     decision, probabilities, parents = case
     whole = decision.decide(probabilities, parents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("text_cls.decision.BLOCK", cells)
+        patch.setattr("text_cls.decision_engine.BLOCK", cells)
         assert (decision.decide(probabilities, parents) == whole).all()
 
 

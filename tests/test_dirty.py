@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import dirty as script
 from label_errors import calibrated_by_label, confident_learning, corrected, deepest, representer_values
 from text_cls.cli import Problems
-from text_cls.decision import parent_ids
+from text_cls.label_tree import parent_ids
 from text_cls.rows import read_labels, read_rows
 
 
@@ -231,7 +231,7 @@ SETS = st.lists(st.booleans(), min_size=6, max_size=6).map(np.array)
 
 @given(SETS, SETS)
 def test_a_corrected_row_is_closed_and_holds_what_was_said(some, flags):
-    from text_cls.decision import with_ancestors
+    from text_cls.label_tree import with_ancestors
 
     parents = parent_ids(NAMES)
     before = with_ancestors(some[None], parents)[0]

@@ -7,7 +7,7 @@ from conftest import ROOT, lines_of
 
 import make_examples
 from text_cls.cli import Problems
-from text_cls.decision import depths
+from text_cls.label_tree import depths
 from text_cls.rows import read_labels, read_rows
 from utils import describe_pair
 

@@ -26,7 +26,8 @@ from metric import (
     recall_at,
     reliability,
 )
-from text_cls.decision import Decision, parent_ids, with_ancestors
+from text_cls.decision import Decision
+from text_cls.label_tree import parent_ids, with_ancestors
 
 FLAT = np.full(4, -1)
 

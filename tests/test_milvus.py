@@ -17,7 +17,9 @@ from test_neighbours import clusters
 from test_vector_index import HOSTILE, WIDTH, AnyOrder
 
 from text_cls.cli import UserError
-from text_cls.search.embedded_index import MISSING, EmbeddedIndex, IndexUnavailable, open_index
+from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.search.index import MISSING, IndexUnavailable
+from text_cls.search.open_index import open_index
 
 if not (find_spec("pymilvus") and find_spec("milvus_lite")) and not os.environ.get("CI"):
     pytest.skip("pymilvus and milvus-lite: pip install -r requirements-milvus.txt", allow_module_level=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from text_cls.cli import Problems
 from text_cls.decision import Decision
 from text_cls.rows import Labels, read_labels, read_rows
-from text_cls.search.embedded_index import MISSING, Found
+from text_cls.search.index import MISSING, Found
 from text_cls.search.label_scores import (
     carry_decision,
     corpus_labels,

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 
 from text_cls.cli import Problems
 from text_cls.rows import Labels, read_labels, read_rows
-from text_cls.search.embedded_index import MISSING, Found
+from text_cls.search.index import MISSING, Found
 from text_cls.search.label_scores import deepest
 
 script = load_script("retrieval_based/evaluate.py")

@@ -17,7 +17,8 @@ from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
 from text_cls.rows import Labels, read_texts
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import label_entries, label_scores
-from text_cls.serving.retrieval_predictor import RetrievalPredictor, open_predictor
+from text_cls.serving import open_predictor
+from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
 script = load_script("retrieval_based/export_model.py")
 PREFIX = "inference.get_pooled_embedding"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from text_cls.bundle import open_bundle, replace_decision
 from text_cls.decision import Decision
-from text_cls.search.embedded_index import open_index
-from text_cls.serving.retrieval_predictor import open_predictor
+from text_cls.search.open_index import open_index
+from text_cls.serving import open_predictor
 
 script = load_script("retrieval_based/index.py")
 KINDS = [

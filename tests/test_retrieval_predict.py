@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, lines_of, load_script, write_lines
 
 from text_cls import prediction
-from text_cls.decision import Decision, parent_ids, with_ancestors
+from text_cls.decision import Decision
+from text_cls.label_tree import parent_ids, with_ancestors
 from text_cls.search.label_scores import label_text
 
 script = load_script("retrieval_based/predict.py")

@@ -15,8 +15,9 @@ from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.rows import read_rows
 from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.serving import open_predictor
 from text_cls.serving.predictor import Predictor
-from text_cls.serving.retrieval_predictor import RetrievalPredictor, open_predictor
+from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
 TEXTS = ["台风登陆，学校停课一天", "", "足球", "公司裁员三成，股价当日大跌", "😀 Café <b>\"'&</b>", "好" * 2000, "足球"]
 

@@ -34,8 +34,9 @@ from text_cls.bundle import open_bundle
 from text_cls.cli import set_up_log
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder
-from text_cls.search.embedded_index import EmbeddedIndex, IndexUnavailable
-from text_cls.serving.retrieval_predictor import open_predictor
+from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.search.index import IndexUnavailable
+from text_cls.serving import open_predictor
 
 ROUTE = "/models/retrieval"
 TEXTS = [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import split as script
-from text_cls.decision import parent_ids, with_ancestors
+from text_cls.label_tree import parent_ids, with_ancestors
 from text_cls.splitting import stratified_split
 
 FILES = ("train.txt", "dev.txt", "test.txt")

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from test_train import compare, history, read_until, start
 
 import threshold
-from text_cls import cross_fitting
-from text_cls.decision import Decision, sigmoid
+from text_cls import cross_fitting, thresholds
+from text_cls.decision import Decision
 from text_cls.neural.checkpoint import read_run
+from text_cls.probabilities import sigmoid
 from text_cls.thresholds import PSEUDO_ROWS, gaps
 
 NUMBER = r"0\.\d{5}"
@@ -100,14 +101,14 @@ def test_too_few_rows_are_told_before_training(news, enough, train):
 
 
 def every_gap(probabilities, gold, objective):
-    """`tuning.fit_each` without its shortcut: all gaps of all labels tried."""
-    start, size = cross_fitting.fit_one(probabilities, gold, objective), gold.shape[1]
-    thresholds, total = np.full(size, start), gold.sum()
+    """`thresholds.fit_each` without its shortcut: all gaps of all labels tried."""
+    start, size = thresholds.fit_one(probabilities, gold, objective), gold.shape[1]
+    fitted, total = np.full(size, start), gold.sum()
     share = PSEUDO_ROWS / total if total else 0
     for label in np.argsort(-gold.sum(axis=0), kind="stable"):
         candidates, values = [*gaps(np.sort(probabilities[:, label])), start], []
         for candidate in candidates:
-            tried = np.where(np.arange(size) == label, candidate, thresholds)
+            tried = np.where(np.arange(size) == label, candidate, fitted)
             given, value = probabilities > tried, 0
             if objective in ("micro", "both") and given.sum() + total:
                 value += 2 * (given & gold).sum() / (given.sum() + total)
@@ -118,8 +119,8 @@ def every_gap(probabilities, gold, objective):
                 value += top / bottom / size if bottom else 0
             values.append(value)
         best = np.flatnonzero(np.array(values) >= max(values) - 1e-12)
-        thresholds[label] = min((candidates[i] for i in best), key=lambda t: abs(t - start))
-    return np.clip(thresholds, 0, 1)
+        fitted[label] = min((candidates[i] for i in best), key=lambda t: abs(t - start))
+    return np.clip(fitted, 0, 1)
 
 
 @settings(max_examples=40)
@@ -130,7 +131,7 @@ def test_no_gap_that_is_left_out_is_better(seed, objective, share):
     probabilities = sigmoid(np.where(gold, 1, -3) + random.normal(0, 1.5, gold.shape)).astype(np.float64)
     if seed % 2:
         probabilities = probabilities.round(1)  # ties
-    found = cross_fitting.fit_each(probabilities, gold, objective)
+    found = thresholds.fit_each(probabilities, gold, objective)
     assert found == pytest.approx(every_gap(probabilities, gold, objective), abs=1e-12)
 
 

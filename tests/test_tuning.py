@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
-from text_cls import cross_fitting
-from text_cls.decision import Decision, sigmoid, with_ancestors
+from text_cls import cross_fitting, thresholds
+from text_cls.decision import Decision
+from text_cls.label_tree import with_ancestors
+from text_cls.probabilities import sigmoid
 
 
 @st.composite
@@ -33,19 +35,19 @@ def test_objectives_are_those_of_scikit_learn(case, data):
     assert cross_fitting.value_of(gold, predicted, "exact") == pytest.approx((gold == predicted).all(axis=1).mean())
 
 
-@given(labelled(), st.sampled_from(sorted(cross_fitting.OBJECTIVES)))
+@given(labelled(), st.sampled_from(sorted(thresholds.OBJECTIVES)))
 def test_no_common_threshold_is_better(case, objective):
     probabilities, gold = case
-    best = max(cross_fitting.value_of(gold, probabilities > t, objective) for t in cross_fitting.GRID)
-    found = cross_fitting.fit_one(probabilities, gold, objective)
+    best = max(cross_fitting.value_of(gold, probabilities > t, objective) for t in thresholds.GRID)
+    found = thresholds.fit_one(probabilities, gold, objective)
     assert cross_fitting.value_of(gold, probabilities > found, objective) == pytest.approx(best)
 
 
 @given(labelled(), st.sampled_from(["micro", "exact"]))
 def test_a_threshold_a_label_is_no_worse_than_one_and_no_better_than_the_best(case, objective):
     probabilities, gold = case
-    found = cross_fitting.value_of(gold, probabilities > cross_fitting.fit_each(probabilities, gold, objective), objective)
-    one = cross_fitting.value_of(gold, probabilities > cross_fitting.fit_one(probabilities, gold, objective), objective)
+    found = cross_fitting.value_of(gold, probabilities > thresholds.fit_each(probabilities, gold, objective), objective)
+    one = cross_fitting.value_of(gold, probabilities > thresholds.fit_one(probabilities, gold, objective), objective)
     candidates = [-1.0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.9]
     best = max(
         cross_fitting.value_of(gold, probabilities > np.array(each), objective)
@@ -64,14 +66,14 @@ def test_targets(case, target):
         return hits / max(1, given_.sum()), hits / max(1, gold.sum()), given_.sum()
 
     between = [0, 0.1, 0.3, 0.4, 0.6, 0.7]
-    threshold = cross_fitting.fit_target(probabilities, gold, precision=target)
+    threshold = thresholds.fit_target(probabilities, gold, precision=target)
     possible = [t for t in between if ratios(t)[2] and ratios(t)[0] >= target - 1e-12]
     if possible:
         assert ratios(threshold)[0] >= target - 1e-12
         assert ratios(threshold)[1] == max(ratios(t)[1] for t in possible)
     else:
         assert ratios(threshold)[0] == max(ratios(t)[0] for t in between)
-    threshold = cross_fitting.fit_target(probabilities, gold, recall=target)
+    threshold = thresholds.fit_target(probabilities, gold, recall=target)
     if gold.any():
         assert ratios(threshold)[1] >= target - 1e-9
         assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
@@ -84,7 +86,7 @@ def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
     gold = with_ancestors(random.random((600, 5)) < 0.2, parents)
     probabilities = sigmoid(np.where(gold, 1.0, -1.5) + random.normal(0, 1.2, gold.shape))
     for target in ({"precision": 0.8}, {"recall": 0.8}):
-        threshold = cross_fitting.fit_one_target(Decision(), probabilities, gold, parents, **target)
+        threshold = thresholds.fit_one_target(Decision(), probabilities, gold, parents, **target)
 
         def ratio(threshold, precision="precision" in target):
             decided = Decision(threshold=threshold).decide(probabilities, parents)
@@ -92,15 +94,15 @@ def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
 
         assert ratio(threshold) >= 0.8
         assert ratio(threshold + (-0.01 if "precision" in target else 0.01)) < 0.8
-    assert cross_fitting.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in cross_fitting.GRID
+    assert thresholds.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in thresholds.GRID
 
 
 def test_the_temperature_that_made_the_logits_is_found():
     random = np.random.default_rng(1)
     logits = random.normal(-1, 2, (4000, 5))
     gold = random.random(logits.shape) < sigmoid(logits)
-    assert cross_fitting.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
-    assert cross_fitting.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
+    assert thresholds.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
+    assert thresholds.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
 
 
 def noise(rows, labels, seed):
@@ -112,7 +114,7 @@ def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
     """Probabilities that know nothing: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
     probabilities, gold = noise(300, 40, 5)
     flat = np.full(40, -1)
-    fit = cross_fitting.fitter(Decision(), "macro", True, False, flat)
+    fit = thresholds.fitter(Decision(), "macro", True, False, flat)
     seen = cross_fitting.value_of(gold, fit(probabilities, gold).decide(probabilities, flat), "macro")
     folds = np.array_split(np.random.default_rng(0).permutation(300), 5)
     unseen = cross_fitting.value_of(gold, cross_fitting.cross_fitted(probabilities, gold, folds, fit, flat), "macro")
@@ -143,7 +145,7 @@ def test_no_row_has_a_part_in_choosing_how_it_is_decided(seed, objective):
     random = np.random.default_rng(seed)
     probabilities, gold, flat = random.random((24, 3)), random.random((24, 3)) < 0.4, np.full(3, -1)
     folds = np.array_split(random.permutation(24), 4)
-    fits = [*constants([0.2, 0.5, 0.8]), cross_fitting.fitter(Decision(), "both", True, False, flat)]
+    fits = [*constants([0.2, 0.5, 0.8]), thresholds.fitter(Decision(), "both", True, False, flat)]
     predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, objective, flat)
     for i, held in enumerate(folds):
         changed = gold.copy()
@@ -187,7 +189,7 @@ def test_frequent_labels_go_their_own_way():
     gold = random.random((1500, 4)) < 0.3
     probabilities = sigmoid(np.where(gold, 1.5, -1.5) + random.normal(0, 1, gold.shape))
     probabilities[:, 2] *= 0.3  # this one's probabilities are all low
-    thresholds = cross_fitting.fit_each(probabilities, gold, "both")
-    assert thresholds[2] < 0.25 and (thresholds[[0, 1, 3]] > 0.3).all()
-    decision = cross_fitting.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
-    assert decision.min_k == 1 and decision.threshold == tuple(thresholds.tolist())
+    fitted = thresholds.fit_each(probabilities, gold, "both")
+    assert fitted[2] < 0.25 and (fitted[[0, 1, 3]] > 0.3).all()
+    decision = thresholds.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
+    assert decision.min_k == 1 and decision.threshold == tuple(fitted.tolist())

@@ -14,7 +14,8 @@ from test_neighbours import clusters
 
 from text_cls.cli import UserError
 from text_cls.search import neighbours
-from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex, open_index
+from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS, EmbeddedIndex
+from text_cls.search.open_index import open_index
 
 needs_hnswlib = pytest.mark.skipif(
     not neighbours.importlib.util.find_spec("hnswlib") and not os.environ.get("CI"),

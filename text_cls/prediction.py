@@ -5,8 +5,8 @@ import os
 from itertools import islice
 
 from text_cls.cli import UserError, logger, progress_bar
-from text_cls.decision import SEPARATOR
 from text_cls.files import atomic_write
+from text_cls.label_tree import SEPARATOR
 from text_cls.rows import read_texts
 
 WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows of similar length

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from text_cls.cli import UserError, closest
-from text_cls.decision import SEPARATOR, parent_ids
 from text_cls.files import atomic_write
+from text_cls.label_tree import SEPARATOR, parent_ids
 
 # --------------------------------------------------------------------------------------------------------------- labels
 

@@ -56,8 +56,8 @@ def parse_args(argv=None):
 
 def measure(predictor, path):
     """Logs F1 on labelled rows and the time of a text: tokenising, model, and all from text to labels."""
-    from metric import classification_report
     from text_cls.rows import read_rows
+    from text_cls.scores import scores
 
     problems = Problems()
     rows = read_rows(path, predictor.labels, problems)
@@ -71,9 +71,9 @@ def measure(predictor, path):
     computed = time.perf_counter()
     predicted = predictor.decision.decide(predictor.probabilities_of(outputs), parents)
     decided = time.perf_counter()
-    report = classification_report(rows.multi_hot(len(predictor.labels)), predicted, parents)
+    found = scores(rows.multi_hot(len(predictor.labels)), predicted)
     total = decided - started
-    logger.info("micro f1: %.2f, macro f1: %.2f", 100 * report["micro"]["f1"], 100 * report["macro"]["f1"])
+    logger.info("micro f1: %.2f, macro f1: %.2f", 100 * found["micro_f1"], 100 * found["macro_f1"])
     logger.info("sample nums: %d, time: %.2f, latency: %.2f ms", len(texts), total, 1000 * total / len(texts))
     logger.info(
         "of a text: tokenising %.3f ms, model %.3f ms, total %.3f ms",
@@ -88,8 +88,8 @@ def main(argv=None):
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; give one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
         raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+    from text_cls.serving import open_predictor
     from text_cls.serving.predictor import bundle_of
-    from text_cls.serving.retrieval_predictor import open_predictor
 
     path = args.input_file or os.path.join(args.dataset_dir, "data.txt")
     problems = Problems()

@@ -25,7 +25,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from settings import API_KEY, seconds
 from text_cls.cli import Problems, UserError, command, non_negative_float, positive_int
-from text_cls.decision import SEPARATOR
+from text_cls.label_tree import SEPARATOR
 from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
 
 LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for

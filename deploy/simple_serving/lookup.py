@@ -17,7 +17,7 @@ import numpy as np
 from batcher import Closed, Full
 from text_cls.bundle import MANIFEST
 from text_cls.cli import UserError, logger
-from text_cls.search.embedded_index import IndexUnavailable
+from text_cls.search.index import IndexUnavailable
 
 THREADS = {"embedded": 1, "milvus": 8}  # one keeps a core busy with an index in memory; others wait for a server
 LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at a Milvus

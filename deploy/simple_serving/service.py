@@ -17,7 +17,7 @@ from schemas import LEAST_TOKENS, Invalid, parse
 from settings import CLOSING_SECONDS, describe
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import logger, set_up_log
-from text_cls.serving.retrieval_predictor import open_predictor
+from text_cls.serving import open_predictor
 
 HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
 ROUTES = {

@@ -8,8 +8,8 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
-from text_cls.decision import sigmoid
 from text_cls.neural.compat import import_paddle, keep_freed_memory
+from text_cls.probabilities import sigmoid
 
 # The names of the contract. Any other name that PaddleNLP knows, and a local folder, are taken as well.
 MODEL_NAMES = (

@@ -12,10 +12,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from metric import classification_report
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import Problems, UserError, is_main_process, logger, progress_bar
-from text_cls.decision import Decision, sigmoid
+from text_cls.decision import Decision
 from text_cls.files import sha256, write_json
 from text_cls.neural.checkpoint import (
     Checkpoint,
@@ -35,6 +34,8 @@ from text_cls.neural.model import (
     predict_logits,
 )
 from text_cls.neural.run_state import Progress, StopSignal, start_run
+from text_cls.probabilities import sigmoid
+from text_cls.scores import scores
 
 # On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
 # of 1e-35 and less flow back through it. Arithmetic on numbers that small (denormals) is up to 150 times slower. A loss
@@ -247,27 +248,21 @@ class Trainer:
         parents = self.checkpoint.labels.parents
         probabilities, tuned = sigmoid(logits), split == "dev" and self.args.metric_for_best.startswith(TUNED)
         decision = Decision() if tuned else self.checkpoint.decision
-        report = classification_report(gold, decision.decide(probabilities, parents), parents)
-        scores = {
-            "loss": total / gold.size,
-            "micro_f1": report["micro"]["f1"],
-            "macro_f1": report["macro"]["f1"],
-            "accuracy": report["accuracy"],
-        }
-        return {**scores, **self.tune(probabilities, gold)} if tuned else scores
+        results = {"loss": total / gold.size, **scores(gold, decision.decide(probabilities, parents))}
+        return {**results, **self.tune(probabilities, gold)} if tuned else results
 
     def tune(self, probabilities, gold):
         """F1 of dev rows with thresholds fitted to others of them. The checkpoint gets those fitted to all."""
-        from text_cls import cross_fitting
+        from text_cls import cross_fitting, thresholds
 
         rows, parents = self.rows["dev"], self.checkpoint.labels.parents
         if self.folds_of is not rows:
             self.folds_of, self.folds = rows, cross_fitting.draw_folds(gold, rows.texts, self.args.seed)
-        fit = cross_fitting.fitter(Decision(), self.args.metric_for_best.split("_")[1], True, False, parents)
+        fit = thresholds.fitter(Decision(), self.args.metric_for_best.split("_")[1], True, False, parents)
         predicted = cross_fitting.cross_fitted(probabilities, gold, self.folds, fit, parents)
         self.checkpoint.decision = fit(probabilities, gold)
-        report = classification_report(gold, predicted, parents)
-        return {f"{TUNED}{average}_f1": report[average]["f1"] for average in ("micro", "macro")}
+        found = scores(gold, predicted)
+        return {TUNED + name: found[name] for name in ("micro_f1", "macro_f1")}
 
     def whole(self, array):
         """An array of which each process has computed some rows and left the others 0, complete. The same array."""

@@ -1,95 +1,20 @@
-"""The index of a retrieval bundle: vectors with label names, found by cosine, changed without training.
+"""An index in memory and in the files of a bundle: no server; every row compared, or hnswlib's graph where they are many.
 
-`EmbeddedIndex` is files in the bundle: no server, every row compared where they are few, hnswlib's graph above that.
-`MilvusIndex` (milvus_index.py) is for what one machine does not hold, or several serve. Both have the methods of
-`VectorIndex`; `open_index` opens what a bundle's manifest names. numpy alone at import.
+numpy alone at import.
 """
 
 import json
 import os
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from text_cls.cli import UserError
 from text_cls.files import write_json
+from text_cls.search.index import Found, check_entries, check_queries
 from text_cls.search.neighbours import Neighbours
 
 VECTORS, ENTRIES, GRAPH = "vectors.npy", "entries.json", "index.hnsw"
 VERSION = 1  # of entries.json
-MISSING = -1.0  # the cosine of a place that no entry fills
-
-
-class IndexUnavailable(UserError):
-    """The index is on a server that does not answer or refuses. It may answer later."""
-
-
-@dataclass
-class Found:
-    """The entries nearest to q queries, the nearest first.
-
-    cosines: float32 [q, k], k no more than there are entries. labels: q lists of k tuples of label names, those of each
-    entry. Where a query has fewer than k, as an approximate search may leave it, the rest are `MISSING` and ().
-    """
-
-    cosines: np.ndarray
-    labels: list
-
-
-class VectorIndex(Protocol):
-    """What both kinds of index do. `len(index)` is the number of entries."""
-
-    width: int
-
-    def __len__(self): ...
-
-    def add(self, vectors, labels):
-        """One entry a vector, found from now on.
-
-        Args:
-            vectors: float array [n, width]; not to be changed afterwards.
-            labels: n tuples of label names, none of them empty.
-        Raises:
-            ValueError: shapes that do not fit, numbers that are not finite, an entry without a label.
-        """
-
-    def remove(self, label):
-        """Takes a label from all entries, and the entries that have no other out of the index.
-
-        Labels below it in a hierarchy stay.
-
-        Returns:
-            The number of entries that had it.
-        """
-
-    def count(self, label):
-        """The number of entries that have a label."""
-
-    def labels(self):
-        """{name: number of entries} of all labels that an entry has, sorted by name."""
-
-    def search(self, queries, k):
-        """The k entries nearest to each query by cosine as `Found`: float array [q, width] in."""
-
-
-def check_entries(vectors, labels, width):
-    """The vectors as float32 [n, width] and the labels as tuples without repeats; ValueError where they do not fit."""
-    vectors, labels = np.asarray(vectors, np.float32), [tuple(dict.fromkeys(names)) for names in labels]
-    check_queries(vectors, width)
-    if len(vectors) != len(labels):
-        raise ValueError(f"{len(vectors)} vectors, {len(labels)} tuples of labels")
-    if not all(labels):
-        raise ValueError(f"entry {next(i for i, names in enumerate(labels) if not names)} has no label")
-    return vectors, labels
-
-
-def check_queries(vectors, width):
-    if vectors.ndim != 2 or vectors.shape[1] != width:
-        raise ValueError(f"vectors of shape {list(vectors.shape)}, while the index has the width {width}")
-    # Of the extremes, and of no array of bools as long as the vectors.
-    if vectors.size and not np.isfinite([vectors.min(), vectors.max()]).all():
-        raise ValueError("a vector holds a number that is not finite")
 
 
 class EmbeddedIndex:
@@ -223,27 +148,3 @@ class EmbeddedIndex:
         index = cls(width)
         index._fill(vectors, names, label_ids, counts, file=graph if os.path.exists(graph) else None)
         return index
-
-
-def open_index(folder, manifest, timeout=10.0):
-    """The index that a bundle's manifest names.
-
-    Args:
-        folder: the bundle's; its files are taken to be those of the manifest (`bundle.open_bundle` checks them).
-        manifest: dict with "width" and "index": {"kind": "embedded"} or {"kind": "milvus", "uri", "collection"}.
-        timeout: seconds that connecting to a server and a search by it may take.
-    Raises:
-        UserError: the index is damaged or not there, or its server does not answer (`IndexUnavailable`).
-    """
-    fields = manifest["index"]
-    if fields["kind"] == "embedded":
-        index = EmbeddedIndex.open(folder)
-    elif fields["kind"] == "milvus":
-        from text_cls.search.milvus_index import MilvusIndex
-
-        index = MilvusIndex(fields["uri"], fields["collection"], timeout)
-    else:
-        raise UserError(f"{folder}: an index of kind {fields['kind']!r} is not known here (embedded, milvus)")
-    if index.width != manifest["width"]:
-        raise UserError(f"{folder}: the index has vectors of {index.width} numbers, the encoder {manifest['width']}")
-    return index

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from text_cls.decision import SEPARATOR, Decision, depths
+from text_cls.decision import Decision
+from text_cls.label_tree import SEPARATOR, depths
 
 # Entries that a text is compared with, unless the user or the bundle says otherwise: of labels, and of rows that vote.
 # More rows outvote the labels that have few of them.

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from text_cls.cli import UserError
-from text_cls.search.embedded_index import MISSING, Found, IndexUnavailable, check_entries, check_queries
+from text_cls.search.index import MISSING, Found, IndexUnavailable, check_entries, check_queries
 from text_cls.search.neighbours import EF, EF_CONSTRUCTION, LINKS
 
 # {type: (what it is built with, what it is searched with)}. FLAT compares every row. AUTOINDEX is what a server's

@@ -15,8 +15,8 @@ import numpy as np
 from text_cls.batching import Encoded, budget_batches
 from text_cls.bundle import CLASSIFICATION, open_bundle
 from text_cls.cli import UserError, logger
-from text_cls.decision import sigmoid
 from text_cls.prediction import decide
+from text_cls.probabilities import sigmoid
 from text_cls.tokenization import load_tokenizer
 
 GPU_PACKAGE = "onnxruntime-gpu"

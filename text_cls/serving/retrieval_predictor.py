@@ -10,28 +10,14 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
 import copy
 from functools import cached_property
 
-from text_cls.bundle import DECISION, RETRIEVAL, kind_of, open_bundle
+from text_cls.bundle import DECISION, RETRIEVAL, open_bundle
 from text_cls.cli import UserError, logger
-from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS, open_index
+from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS
 from text_cls.search.label_scores import label_scores
+from text_cls.search.open_index import open_index
 from text_cls.serving.predictor import Predictor
 
 CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH}  # index.py writes them anew; the rest is the encoder
-
-
-def open_predictor(folder, *args, timeout=10.0, **options):
-    """A `Predictor` or a `RetrievalPredictor` that labels texts, by the kind of the bundle.
-
-    Args:
-        folder, args, timeout, options: as of those classes.
-    Raises:
-        UserError: as of `Predictor`; or a retrieval bundle has no index, or its index does not open.
-    """
-    if kind_of(folder) != RETRIEVAL:
-        return Predictor(folder, *args, **options)
-    predictor = RetrievalPredictor(folder, *args, timeout=timeout, **options)
-    predictor.index  # noqa: B018  opened now, so that what is wrong with it is told before the first long step
-    return predictor
 
 
 class RetrievalPredictor(Predictor):

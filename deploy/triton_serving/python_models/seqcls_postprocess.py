@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.bundle import open_bundle
-from text_cls.decision import sigmoid
+from text_cls.probabilities import sigmoid
 
 
 class TritonPythonModel:

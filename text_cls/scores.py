@@ -1,0 +1,47 @@
+"""Exact match, and micro and macro precision, recall and F1 of label sets. numpy alone.
+
+`metric.py` reports more. A ratio with a denominator of 0 is 0, as in scikit-learn with `zero_division=0`.
+"""
+
+import numpy as np
+
+
+def ratio(numerator, denominator):
+    """numerator / denominator, float arrays of one shape; 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+
+
+def ratios_of(tp, fp, fn):
+    """Precision, recall and F1 of counts (arrays of one shape, or numbers)."""
+    tp, fp, fn = (np.asarray(x, dtype=np.float64) for x in (tp, fp, fn))
+    return ratio(tp, tp + fp), ratio(tp, tp + fn), ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def named(precision, recall, f1):
+    return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+
+
+def averages(gold, predicted):
+    """Counts of each label, and exact match, micro and macro of the columns given."""
+    both = (gold & predicted).sum(axis=0)
+    counts = both, predicted.sum(axis=0) - both, gold.sum(axis=0) - both
+    ratios = ratios_of(*counts)
+    summary = {
+        "accuracy": float((gold == predicted).all(axis=1).mean()) if len(gold) else 0.0,
+        "micro": named(*ratios_of(*(count.sum() for count in counts))),
+        "macro": named(*(ratio.mean() if len(ratio) else 0.0 for ratio in ratios)),
+    }
+    return summary, counts, ratios
+
+
+def scores(gold, predicted):
+    """{"micro_f1", "macro_f1", "accuracy"} of label sets, bool arrays [rows, labels]; each from 0 to 1.
+
+    accuracy: share of rows whose whole label set is right. macro_f1: mean over all labels, those without a row included.
+    """
+    summary = averages(gold, predicted)[0]
+    return {
+        "micro_f1": summary["micro"]["f1"],
+        "macro_f1": summary["macro"]["f1"],
+        "accuracy": summary["accuracy"],
+    }
