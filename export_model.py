@@ -52,8 +52,12 @@ def fault_of(result, reference, max_f1_drop):
 def log_result(name, result, verdict):
     logger.info(
         "%-28s micro f1 %6.2f  macro f1 %6.2f  %9.1f text/s  %s",
-        name, result["micro_f1"], result["macro_f1"], result["texts_per_second"], verdict,
-    )  # fmt: skip
+        name,
+        result["micro_f1"],
+        result["macro_f1"],
+        result["texts_per_second"],
+        verdict,
+    )
 
 
 def int8_attempts(source, target):
@@ -128,9 +132,11 @@ def main(argv=None):
     with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
         difference, shortest, longest = check(checkpoint, Predictor(draft.folder), texts, max_seq_length)
         logger.info(
-            "The bundle's logits are the trained model's within %.1e, on rows of %d to %d tokens", difference, shortest,
+            "The bundle's logits are the trained model's within %.1e, on rows of %d to %d tokens",
+            difference,
+            shortest,
             longest,
-        )  # fmt: skip
+        )
         if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
             refused.append("int8")
         if args.fp16 and device_problem("gpu"):

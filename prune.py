@@ -29,9 +29,12 @@ def parse_args(argv=None):
     parser.add_argument("--max_seq_length", type=positive_int, default=128, help="tokens of a text (%(default)s)")
     parser.add_argument("--device", default="gpu", help="cpu, gpu, or one card: gpu:0 (%(default)s)")
     parser.add_argument(
-        "--width_mult_list", type=width, nargs="+", default=[Fraction(3, 4)],
+        "--width_mult_list",
+        type=width,
+        nargs="+",
+        default=[Fraction(3, 4)],
         help="shares of heads and neurons to keep; heads must come out whole (3/4)",
-    )  # fmt: skip
+    )
 
     training = parser.add_argument_group("training")
     training.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help="(%(default)s)")
@@ -143,16 +146,27 @@ def make_trainer(args, checkpoint, rows, work):
         return found["macro_f1"] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
 
     options = CompressionArguments(
-        output_dir=work, strategy="dynabert", device=args.device, seed=args.seed, learning_rate=args.learning_rate,
-        num_train_epochs=args.num_train_epochs, logging_steps=args.logging_steps,
+        output_dir=work,
+        strategy="dynabert",
+        device=args.device,
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        num_train_epochs=args.num_train_epochs,
+        logging_steps=args.logging_steps,
         # A run shorter than save_steps would have nothing to export.
         save_steps=min(args.save_steps, args.num_train_epochs * train_batches),
-        width_mult_list=[repr(float(value)) for value in args.width_mult_list], disable_tqdm=True,
-    )  # fmt: skip
+        width_mult_list=[repr(float(value)) for value in args.width_mult_list],
+        disable_tqdm=True,
+    )
     trainer = PruningTrainer(
-        model=checkpoint.model, criterion=paddle.nn.BCEWithLogitsLoss(), args=options, tokenizer=checkpoint.tokenizer,
-        train_dataset=rows["train"].texts, eval_dataset=rows["dev"].texts, data_collator=list,
-    )  # fmt: skip
+        model=checkpoint.model,
+        criterion=paddle.nn.BCEWithLogitsLoss(),
+        args=options,
+        tokenizer=checkpoint.tokenizer,
+        train_dataset=rows["train"].texts,
+        eval_dataset=rows["dev"].texts,
+        data_collator=list,
+    )
     return trainer, evaluate
 
 
@@ -195,8 +209,14 @@ def log_table(args, rows, sizes, whole):
         latency, before = (1000 / results[key]["texts_per_second"] for key in (name, "whole model"))
         logger.info(
             "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms a text, %.2fx as fast",
-            name, result["micro_f1"], result["macro_f1"], sizes[name] / 1e6, size, latency, before / latency,
-        )  # fmt: skip
+            name,
+            result["micro_f1"],
+            result["macro_f1"],
+            sizes[name] / 1e6,
+            size,
+            latency,
+            before / latency,
+        )
 
 
 @command

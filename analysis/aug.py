@@ -120,9 +120,15 @@ def main(argv=None):
         problems.add(f"--aug_path {args.aug_path}: this is --train_path, whose rows would be lost; name another file")
     with problems.collect():
         augmenter = Augmenter(
-            args.aug_strategy, args.aug_type, args.create_n, args.aug_percent, args.seed, args.custom_file,
-            args.model_name, args.device,
-        )  # fmt: skip
+            args.aug_strategy,
+            args.aug_type,
+            args.create_n,
+            args.aug_percent,
+            args.seed,
+            args.custom_file,
+            args.model_name,
+            args.device,
+        )
     problems.stop_if_any()
 
     counts = write_new_rows(args.aug_path, read_pairs(args.train_path, problems), augmenter, rows, known)
@@ -132,8 +138,10 @@ def main(argv=None):
     )
     logger.info(
         "Rows with too few words, or none that is in the dictionary: %d gave fewer than %d new ones, %d gave none",
-        counts["short"], args.create_n, counts["none"],
-    )  # fmt: skip
+        counts["short"],
+        args.create_n,
+        counts["none"],
+    )
     if counts["made"]:
         log_next_step(args.train_path, args.aug_path)
     return 0

@@ -56,9 +56,16 @@ class Augmenter:
     """
 
     def __init__(
-        self, strategy, aug_type="synonym", create_n=1, aug_percent=0.1, seed=3, custom_file=None, model_name=MLM_NAME,
+        self,
+        strategy,
+        aug_type="synonym",
+        create_n=1,
+        aug_percent=0.1,
+        seed=3,
+        custom_file=None,
+        model_name=MLM_NAME,
         device="cpu",
-    ):  # fmt: skip
+    ):
         self.create_n, self.seed = create_n, seed
         names = IN_TURN if strategy == "mix" else (strategy,)
         if strategy in ("delete", "swap"):

@@ -35,13 +35,22 @@ def parse_args(argv=None):
     parser.add_argument("--dev_file", default="dev.txt", help="rows to evaluate on (%(default)s)")
     parser.add_argument("--test_file", default="test.txt", help="more labelled rows, if it is there (%(default)s)")
     parser.add_argument("--label_file", default="label.txt", help="(%(default)s)")
-    parser.add_argument("--tokenizer", help="checkpoint, bundle, model folder or model name: counts true tokens and "
-                        "unknown characters (none: lengths are estimated)")  # fmt: skip
-    parser.add_argument("--max_seq_length", type=positive_int, nargs="+", default=[64, 128, 256, 512],
-                        help="lengths to tell the share of cut texts for (64 128 256 512)")  # fmt: skip
+    parser.add_argument(
+        "--tokenizer",
+        help="checkpoint, bundle, model folder or model name: counts true tokens and "
+        "unknown characters (none: lengths are estimated)",
+    )
+    parser.add_argument(
+        "--max_seq_length",
+        type=positive_int,
+        nargs="+",
+        default=[64, 128, 256, 512],
+        help="lengths to tell the share of cut texts for (64 128 256 512)",
+    )
     parser.add_argument("--output_dir", help="folder of report.html and report.json (dataset_dir)")
-    parser.add_argument("--no_baseline", action="store_true", help="leave out the linear baseline, which takes most "
-                        "of the time (off)")  # fmt: skip
+    parser.add_argument(
+        "--no_baseline", action="store_true", help="leave out the linear baseline, which takes most of the time (off)"
+    )
     parser.add_argument("--seed", type=non_negative_int, default=3, help="of folds and samples (%(default)s)")
     return parser.parse_args(argv)
 
@@ -154,15 +163,20 @@ def main(argv=None):
     report, findings, lengths = examine(args, labels, splits, tokenizer)
     log_findings(problems, findings)
     head = {
-        "dataset": args.dataset_dir, "problems": {"count": problems.count, "messages": problems.messages},
+        "dataset": args.dataset_dir,
+        "problems": {"count": problems.count, "messages": problems.messages},
         "findings": [asdict(finding) for finding in findings],
-    }  # fmt: skip
+    }
     seconds = round(time.perf_counter() - started, 1)
     report = {**head, **report, "seconds": seconds, "packages": versions(("scikit-learn", "numpy"))}
     write_json(paths[1], report)
     write_report(paths[0], report, lengths)
-    logger.info("%d faults, %d warnings; report saved in %s and %s", problems.count,
-                sum(finding.severity == "warning" for finding in findings), *paths)  # fmt: skip
+    logger.info(
+        "%d faults, %d warnings; report saved in %s and %s",
+        problems.count,
+        sum(finding.severity == "warning" for finding in findings),
+        *paths,
+    )
     return 2 if problems.count else 0
 
 

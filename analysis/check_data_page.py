@@ -30,11 +30,20 @@ def write_report(path, report, lengths):
     """report: the dict of report.json. lengths: {split: int array of the rows' tokens}, for the plot."""
     title = f"Data check: {report['dataset']}"
     parts = [
-        f"<h1>{escape(title)}</h1>", _tiles(report), _problems(report["problems"]), _findings(report), _files(report),
-        _plots(report, lengths), _lengths(report["lengths"]), _labels(report), _pairs(report["labels"]),
-        _baseline(report.get("baseline")), _similarity(report.get("similarity")), _vocabulary(report.get("vocabulary")),
+        f"<h1>{escape(title)}</h1>",
+        _tiles(report),
+        _problems(report["problems"]),
+        _findings(report),
+        _files(report),
+        _plots(report, lengths),
+        _lengths(report["lengths"]),
+        _labels(report),
+        _pairs(report["labels"]),
+        _baseline(report.get("baseline")),
+        _similarity(report.get("similarity")),
+        _vocabulary(report.get("vocabulary")),
         f'<p class="note">Made in {report["seconds"]} seconds. All figures are in report.json.</p>',
-    ]  # fmt: skip
+    ]
     write_page(path, title, "\n".join(filter(None, parts)), style=STYLE)
 
 
@@ -200,12 +209,14 @@ def _labels(report):
     order = sorted(labels, key=lambda label: -label["rows"].get("train", 0))
     rows = [
         [
-            _name(label["label"]), _bar(label["rows"].get("train", 0), most),
-            *(f"{label['rows'][split]:,}" for split in splits), label.get("alone", ""),
+            _name(label["label"]),
+            _bar(label["rows"].get("train", 0), most),
+            *(f"{label['rows'][split]:,}" for split in splits),
+            label.get("alone", ""),
             *(_percent(f1[kind][label["label"]]) for kind in kinds),
         ]
         for label in order[:SHOWN]
-    ]  # fmt: skip
+    ]
     note = "Rows of each label, the most frequent first. Alone: rows in train where it is the only label, or path."
     if kinds:
         note += " F1: of the linear baseline, in percent."

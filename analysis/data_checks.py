@@ -24,15 +24,27 @@ CELLS = 4_000_000  # rows x labels of the baseline: some minutes; of larger sets
 COMMON_LIMIT = 512  # tokens that most models take
 FOLDS = 3  # of the baseline; five would take half as long again
 ODDITIES = (
-    (r'\A"(?:[^"]|"")*"\Z', "wrapped in double quotes, inner ones doubled, left over from a CSV file",
-     "Read the CSV file with a CSV reader (Python's csv module), which takes them away; new texts will not have them"),
-    ("\ufffd", "the character U+FFFD, since characters were lost when the file was converted",
-     "Convert the file anew from its source, in the source's own encoding"),
-    (r"(?i)&(?:[a-z]{2,8}|#\d+);|</?[a-z][^<>]{0,80}>", "HTML tags or entities",
-     "Take them out, from new texts too: they cost length and tell nothing"),
-    (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u2028\u2029\ufeff]", "control or zero-width characters",
-     "Take them out; two texts can look the same and be different"),
-)  # fmt: skip
+    (
+        r'\A"(?:[^"]|"")*"\Z',
+        "wrapped in double quotes, inner ones doubled, left over from a CSV file",
+        "Read the CSV file with a CSV reader (Python's csv module), which removes them; new texts will not have them",
+    ),
+    (
+        "\ufffd",
+        "the character U+FFFD, since characters were lost when the file was converted",
+        "Convert the file anew from its source, in the source's own encoding",
+    ),
+    (
+        r"(?i)&(?:[a-z]{2,8}|#\d+);|</?[a-z][^<>]{0,80}>",
+        "HTML tags or entities",
+        "Take them out, from new texts too: they cost length and tell nothing",
+    ),
+    (
+        r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u2028\u2029\ufeff]",
+        "control or zero-width characters",
+        "Take them out; two texts can look the same and be different",
+    ),
+)
 
 
 @dataclass
@@ -77,21 +89,31 @@ def check_files(splits):
         counts = np.diff(rows.offsets)
         empty = int((counts == 0).sum())
         figures[split] = {
-            "path": rows.path, "rows": len(rows), "labels_per_row": float(counts.mean()) if len(rows) else 0.0,
-            "rows_by_number_of_labels": np.bincount(counts).tolist(), "without_label": empty,
-            "blank_lines": rows.blank, "completed": rows.completed,
-        }  # fmt: skip
+            "path": rows.path,
+            "rows": len(rows),
+            "labels_per_row": float(counts.mean()) if len(rows) else 0.0,
+            "rows_by_number_of_labels": np.bincount(counts).tolist(),
+            "without_label": empty,
+            "blank_lines": rows.blank,
+            "completed": rows.completed,
+        }
         if empty:
-            findings.append(Finding(
-                "note", f"{_name(rows)}: {_many(empty, 'row')} ({_percent(empty, len(rows))}) without a label",
-                "Right if they are examples of none of the labels; if they are merely not labelled yet, take them out",
-                [place(rows, i) for i in np.flatnonzero(counts == 0)[:EXAMPLES]],
-            ))  # fmt: skip
+            findings.append(
+                Finding(
+                    "note",
+                    f"{_name(rows)}: {_many(empty, 'row')} ({_percent(empty, len(rows))}) without a label",
+                    "Correct if they are examples of none of the labels; if they are not labelled yet, remove them",
+                    [place(rows, i) for i in np.flatnonzero(counts == 0)[:EXAMPLES]],
+                )
+            )
         if rows.completed:
-            findings.append(Finding(
-                "note", f"{_name(rows)}: {_many(rows.completed, 'row')} with a child and not its parent",
-                "Nothing: the parents are added while reading",
-            ))  # fmt: skip
+            findings.append(
+                Finding(
+                    "note",
+                    f"{_name(rows)}: {_many(rows.completed, 'row')} with a child and not its parent",
+                    "Nothing: the parents are added while reading",
+                )
+            )
     return figures, findings
 
 
@@ -134,18 +156,22 @@ def check_duplicates(splits):
                 disagreeing = [i for i in rows if stack.labels(i) != stack.labels(other[i])]
                 key = split if here == there else f"{split} in {stack.names[there]}"
                 figures.setdefault("same" if kind == "the same" else "nearly", {})[key] = {
-                    "rows": len(rows), "other_labels": len(disagreeing)
-                }  # fmt: skip
+                    "rows": len(rows),
+                    "other_labels": len(disagreeing),
+                }
                 if len(rows):
                     severity, what, remedy = _duplicate_finding(kind, stack, here, there, len(rows))
                     findings.append(Finding(severity, what, remedy, stack.pairs(rows, other)))
                 if disagreeing and kind == "the same":
-                    findings.append(Finding(
-                        "warning", f"{_name(stack.rows[here])}: {_many(len(disagreeing), 'row')} with the same text as "
-                        f"a row {'before' if here == there else 'of ' + _name(stack.rows[there])}, and other labels",
-                        "One of each pair is labelled wrongly: look at them and mend the labels",
-                        stack.pairs(disagreeing, other),
-                    ))  # fmt: skip
+                    findings.append(
+                        Finding(
+                            "warning",
+                            f"{_name(stack.rows[here])}: {_many(len(disagreeing), 'row')} with the same text as "
+                            f"a row {'before' if here == there else 'of ' + _name(stack.rows[there])} and other labels",
+                            "One of each pair is labelled wrongly: look at them and mend the labels",
+                            stack.pairs(disagreeing, other),
+                        )
+                    )
     return figures, findings
 
 
@@ -204,10 +230,12 @@ def check_labels(splits, labels):
     """How often each label stands in each file, alone and beside others. What is said of pairs is so in train."""
     findings, support = [], {split: rows.support(len(labels)) for split, rows in splits.items()}
     train = splits.get("train")
-    figures = {"labels": [
-        {"label": name, "rows": {split: int(counts[i]) for split, counts in support.items()}}
-        for i, name in enumerate(labels.names)
-    ]}  # fmt: skip
+    figures = {
+        "labels": [
+            {"label": name, "rows": {split: int(counts[i]) for split, counts in support.items()}}
+            for i, name in enumerate(labels.names)
+        ]
+    }
     if train is not None and len(train) and len(labels):
         findings += _frequency_findings(labels, support)
         single = paths_per_row(train, labels.parents) == 1
@@ -228,17 +256,29 @@ def _frequency_findings(labels, support):
 
     unseen, rare = train == 0, (train > 0) & (train < RARE)
     if unseen.any():
-        yield Finding("warning", f"{unseen.sum()} of {_many(len(labels), 'label')} without a row in train",
-                      "Label rows of them, or take them out of the label file", names(unseen))  # fmt: skip
+        yield Finding(
+            "warning",
+            f"{unseen.sum()} of {_many(len(labels), 'label')} without a row in train",
+            "Label rows of them, or take them out of the label file",
+            names(unseen),
+        )
     if rare.any():
-        yield Finding("warning", f"{rare.sum()} of {_many(len(labels), 'label')} with fewer than {RARE} rows in train",
-                      "Label more rows of these first: macro F1 counts each label the same. analysis/sparse.py finds "
-                      "rows to label, analysis/aug.py makes more of those there are", names(rare))  # fmt: skip
+        yield Finding(
+            "warning",
+            f"{rare.sum()} of {_many(len(labels), 'label')} with fewer than {RARE} rows in train",
+            "Label more rows of these first: macro F1 counts each label the same. analysis/sparse.py finds "
+            "rows to label, analysis/aug.py makes more of those there are",
+            names(rare),
+        )
     untested = (support["dev"] == 0) & ~unseen if "dev" in support else np.zeros(len(labels), dtype=bool)
     if untested.any():
-        yield Finding("warning", f"{untested.sum()} of {_many(len(labels), 'label')} without a row in dev",
-                      "Their F1 is 0 whatever the model does, and macro F1 is lower by it: split anew with "
-                      "analysis/split.py, which puts rare labels into each file", names(untested))  # fmt: skip
+        yield Finding(
+            "warning",
+            f"{untested.sum()} of {_many(len(labels), 'label')} without a row in dev",
+            "Their F1 is 0 whatever the model does, and macro F1 is lower by it: split anew with "
+            "analysis/split.py, which puts rare labels into each file",
+            names(untested),
+        )
 
 
 def _company_findings(figures, labels, support, alone, together):
@@ -247,10 +287,13 @@ def _company_findings(figures, labels, support, alone, together):
     for i, entry in enumerate(figures["labels"]):
         entry["alone"] = int(alone[i])
     if never.any():
-        yield Finding("note", f"{_many(never.sum(), 'label')} never alone: every row has another label"
-                      + (" of another path" if labels.hierarchical else ""),
-                      "A model learns them only with their company. Label rows that have one alone, if there are any",
-                      _shown([f"{labels.names[i]} ({support[i]} rows)" for i in np.flatnonzero(never)]))  # fmt: skip
+        yield Finding(
+            "note",
+            f"{_many(never.sum(), 'label')} never alone: every row has another label"
+            + (" of another path" if labels.hierarchical else ""),
+            "A model learns them only with their company. Label rows that have one alone, if there are any",
+            _shown([f"{labels.names[i]} ({support[i]} rows)" for i in np.flatnonzero(never)]),
+        )
     one, other, count = together.row, together.col, together.data
     related = _related(labels, one, other)
     pair = (one != other) & ~related & (count == support[one]) & (count >= TOGETHER)
@@ -259,18 +302,25 @@ def _company_findings(figures, labels, support, alone, together):
     figures["always_together"] = [[labels.names[i], labels.names[j]] for i, j in zip(one[always], other[always])]
     figures["never_without"] = [[labels.names[i], labels.names[j]] for i, j in zip(one[implied], other[implied])]
     if always.any():
-        yield Finding("warning", f"{_many(always.sum(), 'pair')} of labels always together in train",
-                      "No model can tell them apart: make one label of them, or label rows with one alone",
-                      _shown([f"{a} + {b}" for a, b in figures["always_together"]]))  # fmt: skip
+        yield Finding(
+            "warning",
+            f"{_many(always.sum(), 'pair')} of labels always together in train",
+            "No model can tell them apart: make one label of them, or label rows with one alone",
+            _shown([f"{a} + {b}" for a, b in figures["always_together"]]),
+        )
     if implied.any():
-        yield Finding("note", f"{_many(implied.sum(), 'label')} never without a certain other one",
-                      f"If it is their parent, write them as parent{SEPARATOR}child; the model's answers then agree",
-                      _shown([f"{a}, only with {b}" for a, b in figures["never_without"]]))  # fmt: skip
+        yield Finding(
+            "note",
+            f"{_many(implied.sum(), 'label')} never without a certain other one",
+            f"If it is their parent, write them as parent{SEPARATOR}child; the model's answers then agree",
+            _shown([f"{a}, only with {b}" for a, b in figures["never_without"]]),
+        )
     order = np.lexsort((-count, ~((one < other) & ~related)))[:200]
     figures["cooccurrence"] = [
         {"labels": [labels.names[one[k]], labels.names[other[k]]], "rows": int(count[k])}
-        for k in order if one[k] < other[k] and not related[k]
-    ]  # fmt: skip
+        for k in order
+        if one[k] < other[k] and not related[k]
+    ]
 
 
 def _related(labels, one, other):
@@ -307,9 +357,13 @@ def check_lengths(lengths, unit, max_seq_lengths):
                 f"Many models take {COMMON_LIMIT} tokens at most (ERNIE 3.0: 2048): shorten the texts, or put what "
                 "tells the label first; a cut text loses its end"
             )
-        findings.append(Finding(
-            "note", f"train: texts are cut as follows ({unit}): {shares}; 99 of 100 have at most {enough}", remedy,
-        ))  # fmt: skip
+        findings.append(
+            Finding(
+                "note",
+                f"train: texts are cut as follows ({unit}): {shares}; 99 of 100 have at most {enough}",
+                remedy,
+            )
+        )
     return figures, findings
 
 
@@ -344,18 +398,27 @@ def check_vocabulary(splits, tokenizer, name):
     share = sum(unknown.values()) / max(1, characters.total())
     top = Counter(unknown).most_common(20)
     figures = {
-        "tokenizer": name, "unknown_share": share, "unknown_characters": dict(top),
+        "tokenizer": name,
+        "unknown_share": share,
+        "unknown_characters": dict(top),
         "rows_with_unknown": {split: int(mask.sum()) for split, mask in unknown_rows.items()},
-    }  # fmt: skip
+    }
     findings = []
     if unknown:
         severity = "warning" if share > 0.01 else "note"
-        findings.append(Finding(
-            severity, f"{share:.2%} of all characters ({len(unknown)} different ones) are unknown to {name}",
-            "The model sees one and the same [UNK] for all of them. "
-            + ("Take a model for the language of these texts" if severity == "warning" else "Harmless as rare as that"),
-            [f"{char} ({count})" for char, count in top[:EXAMPLES]],
-        ))  # fmt: skip
+        findings.append(
+            Finding(
+                severity,
+                f"{share:.2%} of all characters ({len(unknown)} different ones) are unknown to {name}",
+                "The model sees one and the same [UNK] for all of them. "
+                + (
+                    "Take a model for the language of these texts"
+                    if severity == "warning"
+                    else "Harmless as rare as that"
+                ),
+                [f"{char} ({count})" for char, count in top[:EXAMPLES]],
+            )
+        )
     return figures, findings, lengths
 
 
@@ -398,12 +461,15 @@ def check_similarity(train, dev, labels, seed):
     ]
     if len(moved):
         examples = [f"{labels.names[i]}: {shares[0, i]:.1%} of train, {shares[1, i]:.1%} of dev" for i in moved]
-        findings.append(Finding(
-            "warning", f"{_many(len(moved), 'label')} with another share in dev than in train, by more than chance",
-            "Right if dev is of another time or source on purpose; otherwise split anew with analysis/split.py, which "
-            "gives each label the same share",
-            _shown(examples),
-        ))  # fmt: skip
+        findings.append(
+            Finding(
+                "warning",
+                f"{_many(len(moved), 'label')} with another share in dev than in train, by more than chance",
+                "Fine if dev deliberately covers another time or source; otherwise split again with analysis/split.py, which "
+                "gives each label the same share",
+                _shown(examples),
+            )
+        )
     return figures, findings
 
 
@@ -412,8 +478,10 @@ def _similarity_finding(figures):
     told = f"a linear model tells dev from train with an AUC of {auc:.2f} (0.5 is guessing, 1 is certainty)"
     if auc < ALIKE:
         return Finding("note", f"dev looks like train: {told}", "Nothing: scores on dev speak for texts like these")
-    marks = [f"more in dev: {', '.join(map(repr, figures['more_in_dev'][:EXAMPLES]))}",
-             f"more in train: {', '.join(map(repr, figures['more_in_train'][:EXAMPLES]))}"]  # fmt: skip
+    marks = [
+        f"more in dev: {', '.join(map(repr, figures['more_in_dev'][:EXAMPLES]))}",
+        f"more in train: {', '.join(map(repr, figures['more_in_train'][:EXAMPLES]))}",
+    ]
     remedy = (
         "Right if dev is of another time or source on purpose; otherwise mix the rows and split with analysis/split.py"
     )
@@ -466,14 +534,23 @@ def _baseline_findings(figures, rows):
     sample = f" (trained on a sample of {figures['rows']} of {rows} rows)" if figures["rows"] < rows else ""
     with_thresholds = f"; with a threshold a label {_f1s(best)}" if "dev" in figures else ""
     plain = figures.get("dev", figures["out_of_fold"])
-    yield Finding("note", f"Linear baseline on {how}{sample}: {_f1s(plain)}{with_thresholds}",
-                  "A neural model has to beat this to be worth its GPU")  # fmt: skip
+    yield Finding(
+        "note",
+        f"Linear baseline on {how}{sample}: {_f1s(plain)}{with_thresholds}",
+        "A neural model has to beat this to be worth its GPU",
+    )
     if best["micro"]["f1"] < 0.3:
-        yield Finding("warning", "The baseline finds next to nothing",
-                      "Read some rows: do text and labels belong together? Has each label enough rows?")  # fmt: skip
+        yield Finding(
+            "warning",
+            "The baseline finds next to nothing",
+            "Read some rows: do text and labels belong together? Has each label enough rows?",
+        )
     weak = [s for s in best["per_class"] if s["support"] >= RARE and s["f1"] < 0.5]
     if weak:
         weak.sort(key=lambda scores: scores["f1"])
-        yield Finding("note", f"{_many(len(weak), 'label')} of {RARE} or more rows in {where} with an F1 below 50%",
-                      "Read some of their rows: is the label clear to a person? analysis/dirty.py finds wrong labels",
-                      _shown([f"{s['label']} ({s['f1']:.0%}, {s['support']} rows)" for s in weak]))  # fmt: skip
+        yield Finding(
+            "note",
+            f"{_many(len(weak), 'label')} of {RARE} or more rows in {where} with an F1 below 50%",
+            "Read some of their rows: is the label clear to a person? analysis/dirty.py finds wrong labels",
+            _shown([f"{s['label']} ({s['f1']:.0%}, {s['support']} rows)" for s in weak]),
+        )

@@ -54,8 +54,11 @@ def log_report(report, names):
     for level in report.get("levels", ()):
         logger.info(
             "Level %d Label Performance: Macro F1 score: %.2f | Micro F1 score: %.2f | Accuracy: %.2f",
-            level["level"], 100 * level["macro"]["f1"], 100 * level["micro"]["f1"], 100 * level["accuracy"],
-        )  # fmt: skip
+            level["level"],
+            100 * level["macro"]["f1"],
+            100 * level["micro"]["f1"],
+            100 * level["accuracy"],
+        )
     for name, scores in zip(names, report["per_class"]):
         share = 100 * scores["support"] / max(1, report["rows"])
         logger.info("Class name: %s", name)
@@ -76,13 +79,18 @@ def log_hierarchy(report, form):
         of = paths[kind]
         counts = ", ".join(f"{count} at {edges}" for edges, count in of["distances"].items())
         logger.info(
-            "%d %s paths, on average %.2f edges from the nearest %s one%s", of["count"], kind, of["mean"], other,
+            "%d %s paths, on average %.2f edges from the nearest %s one%s",
+            of["count"],
+            kind,
+            of["mean"],
+            other,
             f": {counts}" if counts else "",
-        )  # fmt: skip
+        )
     logger.info(
         "Rows with a label whose parent is missing: %d by the thresholds alone, %d as decided",
-        rows["by_thresholds"], rows["as_decided"],
-    )  # fmt: skip
+        rows["by_thresholds"],
+        rows["as_decided"],
+    )
 
 
 def write_bad_cases(path, rows, gold, predicted, labels):

@@ -141,23 +141,37 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
     cases = [_case(rows, i, probabilities, gold, predicted) for i in np.flatnonzero((gold != predicted).any(axis=1))]
     data = {
         "labels": [
-            [name, int(level), *(round(100 * scores[key], 2) for key in ("f1", "precision", "recall")),
-             scores["support"], scores["predicted"]]
+            [
+                name,
+                int(level),
+                *(round(100 * scores[key], 2) for key in ("f1", "precision", "recall")),
+                scores["support"],
+                scores["predicted"],
+            ]
             for name, level, scores in zip(labels.names, depth, report["per_class"])
         ],
         "hierarchical": labels.hierarchical,
         "micro": [100 * report["micro"][key] for key in ("f1", "precision", "recall")],
-        "curves": curves, "calibration": calibration, "pairs": pairs, "cases": cases,
-    }  # fmt: skip
+        "curves": curves,
+        "calibration": calibration,
+        "pairs": pairs,
+        "cases": cases,
+    }
     missed = int((gold & ~predicted).sum())
     body = BODY.format(
-        source=escape(source), tiles=tiles(_headline(report, len(cases), calibration)), levels=_levels(report),
+        source=escape(source),
+        tiles=tiles(_headline(report, len(cases), calibration)),
+        levels=_levels(report),
         paths=_paths(report),
-        level_choice=_level_choice(depth), bins=BINS, mean_ece=percent(mean_error),
-        level=", both of one level" if labels.hierarchical else "", bad=len(cases), rows=len(rows),
+        level_choice=_level_choice(depth),
+        bins=BINS,
+        mean_ece=percent(mean_error),
+        level=", both of one level" if labels.hierarchical else "",
+        bad=len(cases),
+        rows=len(rows),
         alone=f"Of {missed} missed labels, {alone} have no wrong one in their place.",
         most=f" Of all pairs, the {PAIRS} most frequent." if len(pairs) == PAIRS else "",
-    )  # fmt: skip
+    )
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     write_page(path, "Evaluation", body, STYLE, script, data)
 
@@ -165,11 +179,14 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
 def _headline(report, bad, calibration):
     micro, macro = report["micro"], report["macro"]
     figures = [
-        (percent(micro["f1"]), "micro F1"), (percent(macro["f1"]), "macro F1"),
-        (percent(micro["precision"]), "micro precision"), (percent(micro["recall"]), "micro recall"),
-        (percent(report["accuracy"]), "% of rows wholly right"), (bad, f"bad cases of {report['rows']} rows"),
+        (percent(micro["f1"]), "micro F1"),
+        (percent(macro["f1"]), "macro F1"),
+        (percent(micro["precision"]), "micro precision"),
+        (percent(micro["recall"]), "micro recall"),
+        (percent(report["accuracy"]), "% of rows wholly right"),
+        (bad, f"bad cases of {report['rows']} rows"),
         (f"{calibration[0]['ece']:.2f}", "% calibration error"),
-    ]  # fmt: skip
+    ]
     if "hierarchical" in report:
         figures.insert(2, (percent(report["hierarchical"]["f1"]), "hierarchical F1"))
     return figures

@@ -48,9 +48,12 @@ def features_of(texts):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
-        analyzer="char", ngram_range=NGRAMS, sublinear_tf=True, max_features=MOST_FEATURES,
+        analyzer="char",
+        ngram_range=NGRAMS,
+        sublinear_tf=True,
+        max_features=MOST_FEATURES,
         min_df=LEAST_TEXTS if _share_a_character(texts) else 1,
-    )  # fmt: skip
+    )
     return Features(vectorizer, vectorizer.fit_transform(texts))
 
 
@@ -148,9 +151,7 @@ def _in_parts(solve, matrix, targets, splits, seed):
     processes = cpu_count() if work > WORTH_PROCESSES else 1
     chunks = np.array_split(columns, min(len(columns), 4 * processes))
     jobs = [(split, chunk) for split in splits for chunk in chunks]
-    results = Parallel(processes, return_as="generator")(
-        delayed(solve)(matrix, targets, *job, seed) for job in jobs
-    )  # fmt: skip
+    results = Parallel(processes, return_as="generator")(delayed(solve)(matrix, targets, *job, seed) for job in jobs)
     done = []
     with progress_bar(len(jobs), "part") as bar:
         for (split, chunk), result in zip(jobs, results):

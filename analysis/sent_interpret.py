@@ -61,15 +61,17 @@ def log_summary(cases, rows, scores, nearest):
         logger.info(
             "%d texts have labels that the model missed; for %d of them one of these stands in none of the supports: "
             "training has no rows like them with it, and more would help (sparse.py --annotate finds some)",
-            sum(map(bool, missed)), unsupported,
-        )  # fmt: skip
+            sum(map(bool, missed)),
+            unsupported,
+        )
     texts = set(rows.texts)
     copies = [case.line for case in cases if case.text in texts]
     if copies:
         logger.warning(
             "%d texts are training rows too (first: line %d); of such a text, the first support is the text itself",
-            len(copies), copies[0],
-        )  # fmt: skip
+            len(copies),
+            copies[0],
+        )
 
 
 @command

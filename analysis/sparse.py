@@ -38,9 +38,11 @@ def parse_args(argv=None):
     group = parser.add_argument_group("choice")
     group.add_argument("--annotate", action="store_true", help="choose from unlabeled_file, for annotation (off)")
     group.add_argument(
-        "--aug_strategy", default="substitute", choices=["duplicate", "substitute", "insert", "delete", "swap"],
+        "--aug_strategy",
+        default="substitute",
+        choices=["duplicate", "substitute", "insert", "delete", "swap"],
         help="what is done with chosen training rows (%(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument("--sparse_num", type=positive_int, default=100, help="dev rows to support (%(default)s)")
     group.add_argument("--support_num", type=positive_int, default=100, help="rows to find for them (%(default)s)")
     group.add_argument(

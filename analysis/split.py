@@ -34,8 +34,13 @@ def parse_args(argv=None):
     parser.add_argument("--dataset_dir", required=True, help="folder of the two files below (required)")
     parser.add_argument("--input_file", default="all.txt", help="labelled rows to split (%(default)s)")
     parser.add_argument("--label_file", default="label.txt", help="made from the rows if it is not there (%(default)s)")
-    parser.add_argument("--splits", type=float, nargs="+", default=[0.8, 0.1, 0.1],
-                        help="shares of train.txt, dev.txt and, if wanted, test.txt (0.8 0.1 0.1)")  # fmt: skip
+    parser.add_argument(
+        "--splits",
+        type=float,
+        nargs="+",
+        default=[0.8, 0.1, 0.1],
+        help="shares of train.txt, dev.txt and, if wanted, test.txt (0.8 0.1 0.1)",
+    )
     parser.add_argument("--output_dir", help="folder of the files to write (dataset_dir)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there (off)")
     parser.add_argument("--seed", type=non_negative_int, default=3, help="the same seed, the same files (%(default)s)")

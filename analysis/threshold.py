@@ -40,9 +40,11 @@ def parse_args(argv=None):
     fit = parser.add_argument_group("fitting")
     fit.add_argument("--objective", choices=OBJECTIVES, default="both", help="F1 to raise, or exact rows (%(default)s)")
     fit.add_argument(
-        "--mode", choices=("auto", "single", "per_label"), default="auto",
+        "--mode",
+        choices=("auto", "single", "per_label"),
+        default="auto",
         help="one threshold, one a label, or what gains more (%(default)s)",
-    )  # fmt: skip
+    )
     fit.add_argument("--target_precision", type=share, help="reach this precision instead, from 0 to 1")
     fit.add_argument("--target_recall", type=share, help="reach this recall instead, from 0 to 1")
     fit.add_argument(
@@ -108,9 +110,12 @@ class _OfBundle:
         if device not in ("cpu", "gpu") or (colon and not number.isdigit()):
             raise UserError(f"--device {args.device}: a bundle runs on cpu, gpu, or one card: gpu:0")
         self.predictor = open_predictor(
-            args.bundle, device=device, device_id=int(number or 0), batch_size=args.batch_size,
+            args.bundle,
+            device=device,
+            device_id=int(number or 0),
+            batch_size=args.batch_size,
             max_seq_length=args.max_seq_length,
-        )  # fmt: skip
+        )
         self.labels, self.decision = self.predictor.labels, self.predictor.decision
         self.path = os.path.join(args.bundle, "decision.json")
 
@@ -202,9 +207,14 @@ def choose(args, start, probabilities, gold, texts, labels):
     fits, best = [], None
     for mode in modes:
         fit = thresholds.fitter(
-            start, args.objective, mode == "per_label", args.temperature, parents, args.target_precision,
+            start,
+            args.objective,
+            mode == "per_label",
+            args.temperature,
+            parents,
+            args.target_precision,
             args.target_recall,
-        )  # fmt: skip
+        )
         fits.append(fit)
         predicted = cross_fitting.cross_fitted(probabilities, gold, parts, fit, parents)
         gain = cross_fitting.gain_of(gold, before, predicted, args.objective, args.seed)
@@ -223,15 +233,22 @@ def choose(args, start, probabilities, gold, texts, labels):
         log_line("the better of the two", cross_fitting.figures(gold, predicted), best)
     gain, low, high = best
     if args.temperature:
-        logger.info("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)", decision.temperature,
-                    *(thresholds.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)))  # fmt: skip
+        logger.info(
+            "Temperature %.3f (log-loss %.5f, without %.5f, on these rows)",
+            decision.temperature,
+            *(thresholds.log_loss_of(d.calibrated(probabilities), gold) for d in (decision, plain)),
+        )
     if target:
         return decision, target_reached(args, decision, probabilities, gold, labels)
     verdict = "Worth it" if low > 0 else "Not worth it: the interval is not above 0, the gain may be chance"
     logger.info(
-        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f", verdict, thresholds.OBJECTIVES[args.objective], 100 * gain,
-        100 * low, 100 * high,
-    )  # fmt: skip
+        "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f",
+        verdict,
+        thresholds.OBJECTIVES[args.objective],
+        100 * gain,
+        100 * low,
+        100 * high,
+    )
     return decision, low > 0
 
 

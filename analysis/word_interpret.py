@@ -192,8 +192,10 @@ def log_errors(rows, tolerance):
     if entries:
         logger.info(
             "Attributions add up to the logit difference within %.0f%% for %d of %d labels",
-            100 * tolerance, len(entries) - len(missed), len(entries),
-        )  # fmt: skip
+            100 * tolerance,
+            len(entries) - len(missed),
+            len(entries),
+        )
     if missed:
         logger.warning("Not for line %d, label %s, and %d more; read these with care", *missed[0], len(missed) - 1)
 

@@ -79,10 +79,15 @@ label in its text.{cut_note}</p>
 <noscript><p>This page needs JavaScript; the same figures are in the .jsonl file beside it.</p></noscript>"""
     data = [
         {
-            "line": row["line"], "text": row["text"], "read": row["read"], "spans": row["spans"],
+            "line": row["line"],
+            "text": row["text"],
+            "read": row["read"],
+            "spans": row["spans"],
             "labels": [
                 {
-                    "label": entry["label"], "status": entry["status"], "probability": round(entry["probability"], 4),
+                    "label": entry["label"],
+                    "status": entry["status"],
+                    "probability": round(entry["probability"], 4),
                     "logit": round(entry["logit"], 3),
                     "base": None if entry["base_logit"] is None else round(entry["base_logit"], 3),
                     "rough": entry["error"] is not None and entry["error"] > tolerance,
@@ -93,6 +98,6 @@ label in its text.{cut_note}</p>
             ],
         }
         for row in rows
-    ]  # fmt: skip
+    ]
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     write_page(path, "Words for and against labels", body, STYLE, script, data)

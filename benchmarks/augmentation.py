@@ -23,9 +23,13 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 ROWS = {"duee": 2000, "cail-divorce": 500}
 WAYS = {
-    "none": None, "delete": "delete", "swap": "swap", "substitute, own words": "substitute",
-    "insert, own words": "insert", "mix, own words": "mix",
-}  # fmt: skip
+    "none": None,
+    "delete": "delete",
+    "swap": "swap",
+    "substitute, own words": "substitute",
+    "insert, own words": "insert",
+    "mix, own words": "mix",
+}
 EPOCHS, CREATE_N = {"duee": 12, "cail-divorce": 30}, 2  # epochs without new rows
 TRAINING = "--max_seq_length 128 --batch_size 16 --learning_rate 1e-3 --logging_steps 1000 --max_dev_samples 200"
 GROUPS = """
@@ -64,10 +68,22 @@ def make_rows(folder, source, way, seed):
         return 0
     new = folder / "aug.txt"
     call(
-        "analysis/aug.py", "--train_path", folder / "train.txt", "--aug_path", new, "--aug_strategy", WAYS[way],
-        "--aug_type", "custom", "--custom_file", write_dictionary(folder / "words.json"), "--create_n", CREATE_N,
-        "--seed", seed,
-    )  # fmt: skip
+        "analysis/aug.py",
+        "--train_path",
+        folder / "train.txt",
+        "--aug_path",
+        new,
+        "--aug_strategy",
+        WAYS[way],
+        "--aug_type",
+        "custom",
+        "--custom_file",
+        write_dictionary(folder / "words.json"),
+        "--create_n",
+        CREATE_N,
+        "--seed",
+        seed,
+    )
     made = new.read_text(encoding="utf-8")
     (folder / "train.txt").write_text(source + made, encoding="utf-8")
     return made.count("\n")
@@ -91,13 +107,32 @@ def score_small(name, folder, seed, made):
     """Micro and macro F1 in percent of a small ERNIE on dev, at the epoch that was best on 200 rows of it."""
     model, checkpoint, report = folder / "model", folder / "checkpoint", folder / "report.json"
     if not model.exists():
-        call("data/make_tiny_model.py", "--output_dir", model, "--texts", folder / "train.txt", "--seed", seed,
-             *MODEL.split())  # fmt: skip
+        call(
+            "data/make_tiny_model.py",
+            "--output_dir",
+            model,
+            "--texts",
+            folder / "train.txt",
+            "--seed",
+            seed,
+            *MODEL.split(),
+        )
     rows = (folder / "train.txt").read_text(encoding="utf-8").count("\n")
     epochs = round(EPOCHS[name] * (rows - made) / rows)
     where = ("--dataset_dir", folder, "--device", "cpu")
-    call("train.py", *where, "--model_name", model, "--save_dir", checkpoint, "--seed", seed, "--epochs", epochs,
-         *TRAINING.split())  # fmt: skip
+    call(
+        "train.py",
+        *where,
+        "--model_name",
+        model,
+        "--save_dir",
+        checkpoint,
+        "--seed",
+        seed,
+        "--epochs",
+        epochs,
+        *TRAINING.split(),
+    )
     call("analysis/evaluate.py", *where, "--params_path", checkpoint, "--report_file", report)
     scores = json.loads(report.read_text(encoding="utf-8"))
     return 100 * scores["micro"]["f1"], 100 * scores["macro"]["f1"]
@@ -144,8 +179,9 @@ def main(argv=None):
                         results[kind][way].append(scores)
                         print(
                             f"{name}, seed {seed}, {way}, {made} new rows, {kind}: micro F1 {scores[0]:.2f}, "
-                            f"macro F1 {scores[1]:.2f}", flush=True,
-                        )  # fmt: skip
+                            f"macro F1 {scores[1]:.2f}",
+                            flush=True,
+                        )
         for kind in args.models:
             print("\n".join(table(name, kind, results[kind], "none")), flush=True)
     return 0

@@ -69,10 +69,30 @@ def named_rows(dataset, method, seed, args, folder):
     checkpoint = folder / "checkpoint"
     if method == "representer":
         model = folder / "model"
-        call("data/make_tiny_model.py", "--output_dir", model, "--texts", dataset / "train.txt", "--seed", seed,
-             *args.model.split())  # fmt: skip
-        call("train.py", "--dataset_dir", dataset, "--device", "cpu", "--model_name", model, "--save_dir", checkpoint,
-             "--seed", seed, *args.training.split())  # fmt: skip
+        call(
+            "data/make_tiny_model.py",
+            "--output_dir",
+            model,
+            "--texts",
+            dataset / "train.txt",
+            "--seed",
+            seed,
+            *args.model.split(),
+        )
+        call(
+            "train.py",
+            "--dataset_dir",
+            dataset,
+            "--device",
+            "cpu",
+            "--model_name",
+            model,
+            "--save_dir",
+            checkpoint,
+            "--seed",
+            seed,
+            *args.training.split(),
+        )
         flags += ["--params_path", checkpoint]
     call("analysis/dirty.py", *flags)
     with open(dataset / "train_dirty_report.tsv", encoding="utf-8") as file:

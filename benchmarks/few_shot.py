@@ -108,17 +108,49 @@ def one_seed(name, seed, args, folder):
     data, model = folder / "data", folder / "model"
     data.mkdir()
     sizes = make_cut(name, seed, args.test_rows, data)
-    call("data/make_tiny_model.py", "--masked_lm", "--output_dir", model, "--texts", DATA / name / "train.txt",
-         "--seed", seed, *args.model.split())  # fmt: skip
+    call(
+        "data/make_tiny_model.py",
+        "--masked_lm",
+        "--output_dir",
+        model,
+        "--texts",
+        DATA / name / "train.txt",
+        "--seed",
+        seed,
+        *args.model.split(),
+    )
     common, results = ["--seed", seed, *COMMON.split()], {}
     results["prompt"] = train(
-        "few-shot/train.py", "--data_dir", data, "--output_dir", folder / "prompt", "--prompt", SETS[name][1],
-        "--do_train", "--do_predict", "--model_name_or_path", model, *PROMPT.split(), *common,
-    )  # fmt: skip
+        "few-shot/train.py",
+        "--data_dir",
+        data,
+        "--output_dir",
+        folder / "prompt",
+        "--prompt",
+        SETS[name][1],
+        "--do_train",
+        "--do_predict",
+        "--model_name_or_path",
+        model,
+        *PROMPT.split(),
+        *common,
+    )
     results["fine-tuning"] = train(
-        "train.py", "--dataset_dir", data, "--save_dir", folder / "plain", "--test_file", "test.txt", "--batch_size", 8,
-        "--epochs", EPOCHS, "--model_name", model, *common,
-    )  # fmt: skip
+        "train.py",
+        "--dataset_dir",
+        data,
+        "--save_dir",
+        folder / "plain",
+        "--test_file",
+        "test.txt",
+        "--batch_size",
+        8,
+        "--epochs",
+        EPOCHS,
+        "--model_name",
+        model,
+        *common,
+    )
     results["linear"] = linear_figures(data)
     return results, sizes
 

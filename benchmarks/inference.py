@@ -230,9 +230,12 @@ def serve(one_pass, side):
 
 def work(args):
     makers = {
-        "older": worker_older, "predict.py": worker_predict_py, "paddle, onednn": worker_paddle,
-        "torch": worker_torch, "openvino": worker_openvino,
-    }  # fmt: skip
+        "older": worker_older,
+        "predict.py": worker_predict_py,
+        "paddle, onednn": worker_paddle,
+        "torch": worker_torch,
+        "openvino": worker_openvino,
+    }
     make = makers.get(args.worker)
     serve(make(args.folder) if make else worker_bundle(args.folder, args.worker), args.worker)
 
@@ -270,9 +273,13 @@ def start(args, folder, side):
     python = args.bench_python if side in ("torch", "openvino") else sys.executable
     environment = {name: value for name, value in os.environ.items() if name != "MKL_DEBUG_CPU_TYPE"}
     return subprocess.Popen(
-        [python, __file__, f"--worker={side}", f"--folder={folder}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env={**environment, "OMP_NUM_THREADS": str(THREADS)},
-    )  # fmt: skip
+        [python, __file__, f"--worker={side}", f"--folder={folder}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**environment, "OMP_NUM_THREADS": str(THREADS)},
+    )
 
 
 def ask(worker, request):
@@ -293,8 +300,10 @@ def report(name, config, lengths, seconds, rate, args):
         whole, alone = zip(*seconds[side])
         ratios = [
             statistics.median(theirs[0] / ours[0] for theirs, ours in zip(seconds[other], seconds[side]))
-            if other in seconds else float("nan") for other in ("older", "torch")
-        ]  # fmt: skip
+            if other in seconds
+            else float("nan")
+            for other in ("older", "torch")
+        ]
         speed = rows / statistics.median(whole)
         span = f"{rows / max(whole):.1f}-{rows / min(whole):.1f}"
         share = flops / statistics.median(whole) / rate

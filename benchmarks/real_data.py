@@ -53,15 +53,31 @@ def call_and_read(script, *flags):
 def one_run(dataset, seed, args, folder):
     """Micro and macro F1 in percent, seconds of training, and rows predicted."""
     model, checkpoint, output = folder / "model", folder / "checkpoint", folder / "predicted.txt"
-    call("data/make_tiny_model.py", "--output_dir", model, "--texts", dataset / "train.txt", "--seed", seed,
-         *args.model.split())  # fmt: skip
+    call(
+        "data/make_tiny_model.py",
+        "--output_dir",
+        model,
+        "--texts",
+        dataset / "train.txt",
+        "--seed",
+        seed,
+        *args.model.split(),
+    )
     where = ("--dataset_dir", dataset, "--device", "cpu")
     seconds = call(
         "train.py", *where, "--model_name", model, "--save_dir", checkpoint, "--seed", seed, *args.training.split()
     )
     report = folder / "report.json"
-    call("analysis/evaluate.py", *where, "--params_path", checkpoint, "--report_file", report,
-         "--bad_case_file", folder / "bad_case.txt")  # fmt: skip
+    call(
+        "analysis/evaluate.py",
+        *where,
+        "--params_path",
+        checkpoint,
+        "--report_file",
+        report,
+        "--bad_case_file",
+        folder / "bad_case.txt",
+    )
     call("predict.py", *where, "--params_path", checkpoint, "--data_file", "dev.txt", "--output_file", output)
     scores = json.loads(report.read_text(encoding="utf-8"))
     rows = len(output.read_text(encoding="utf-8").splitlines())

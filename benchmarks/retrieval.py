@@ -62,13 +62,32 @@ def one_run(dataset, file, epochs, seed, args, folder):
     """{name of a figure: value}."""
     files = {"train_set_file": "train.txt", "corpus_file": "label.txt", "similar_text_pair_file": "dev.txt"}
     model, checkpoint = folder / "model", folder / "checkpoint"
-    call("data/make_tiny_model.py", "--output_dir", model, "--texts", dataset / "train.txt", "--seed", seed,
-         *args.model.split())  # fmt: skip
+    call(
+        "data/make_tiny_model.py",
+        "--output_dir",
+        model,
+        "--texts",
+        dataset / "train.txt",
+        "--seed",
+        seed,
+        *args.model.split(),
+    )
     where = [f"--{flag}={dataset / name}" for flag, name in files.items()]
     seconds, cpu = call(
-        "retrieval_based/train.py", *where, "--device", "cpu", "--model_name_or_path", model, "--save_dir", checkpoint,
-        "--seed", seed, "--epochs", epochs, *args.training.split(),
-    )  # fmt: skip
+        "retrieval_based/train.py",
+        *where,
+        "--device",
+        "cpu",
+        "--model_name_or_path",
+        model,
+        "--save_dir",
+        checkpoint,
+        "--seed",
+        seed,
+        "--epochs",
+        epochs,
+        *args.training.split(),
+    )
     return {**scores(dataset, file, checkpoint), "seconds": seconds, "CPU seconds": cpu}
 
 

@@ -163,9 +163,11 @@ def triton(folder):
 
 
 STARTS = {
-    "server": our_side, "no batching": lambda folder: our_side(folder, "--no-batching"),
-    "SimpleServer": simple_server, "triton": triton,
-}  # fmt: skip
+    "server": our_side,
+    "no batching": lambda folder: our_side(folder, "--no-batching"),
+    "SimpleServer": simple_server,
+    "triton": triton,
+}
 
 
 # -------------------------------------------------------------------------------------------------------------- driver

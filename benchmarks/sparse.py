@@ -84,12 +84,35 @@ class Experiment:
 
         model, checkpoint = self.folder / "model", str(self.folder / "checkpoint")
         if not model.exists():
-            quietly(make_tiny_model.main, "--output_dir", model, "--texts", self.folder / "train.txt",
-                    "--seed", self.seed, *MODEL.split())  # fmt: skip
+            quietly(
+                make_tiny_model.main,
+                "--output_dir",
+                model,
+                "--texts",
+                self.folder / "train.txt",
+                "--seed",
+                self.seed,
+                *MODEL.split(),
+            )
         rows = len((self.folder / "train.txt").read_text(encoding="utf-8").splitlines())
-        quietly(train.main, "--dataset_dir", self.folder, "--dev_file", "choosing.txt", "--device", "cpu",
-                "--model_name", model, "--save_dir", checkpoint, "--seed", self.seed,
-                "--epochs", round(EPOCHS * len(self.base) / rows), *TRAINING.split())  # fmt: skip
+        quietly(
+            train.main,
+            "--dataset_dir",
+            self.folder,
+            "--dev_file",
+            "choosing.txt",
+            "--device",
+            "cpu",
+            "--model_name",
+            model,
+            "--save_dir",
+            checkpoint,
+            "--seed",
+            self.seed,
+            "--epochs",
+            round(EPOCHS * len(self.base) / rows),
+            *TRAINING.split(),
+        )
         trained = load_checkpoint(checkpoint, None, Problems())
         load_model(trained, checkpoint, "cpu")
         return trained

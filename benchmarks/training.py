@@ -83,10 +83,17 @@ def worker_train_py(args):
     from text_cls.neural.training import Progress, StopSignal, Trainer
 
     flags = {
-        "dataset_dir": args.dataset_dir, "dev_file": "train.txt", "model_name": args.folder, "device": "cpu",
-        "batch_size": args.batch_size, "max_seq_length": args.max_seq_length, "max_train_samples": args.rows,
-        "epochs": 1000, "logging_steps": 1000000, "save_dir": f"{args.folder}/checkpoint",
-    }  # fmt: skip
+        "dataset_dir": args.dataset_dir,
+        "dev_file": "train.txt",
+        "model_name": args.folder,
+        "device": "cpu",
+        "batch_size": args.batch_size,
+        "max_seq_length": args.max_seq_length,
+        "max_train_samples": args.rows,
+        "epochs": 1000,
+        "logging_steps": 1000000,
+        "save_dir": f"{args.folder}/checkpoint",
+    }
     train_args = train.parse_args([f"--{name}={value}" for name, value in flags.items()])
     labels, rows = train.read_data(train_args)
     set_device("cpu")
@@ -202,9 +209,11 @@ def prepare(args, folder):
     Path(folder, "config.json").write_text(json.dumps({**saved, "labels": len(labels)}), encoding="utf-8")
     tokens = encode(rows.texts, tokenizer, model, args.max_seq_length)
     np.savez(
-        Path(folder, "tokens.npz"), input_ids=tokens.columns["input_ids"], offsets=tokens.offsets,
+        Path(folder, "tokens.npz"),
+        input_ids=tokens.columns["input_ids"],
+        offsets=tokens.offsets,
         labels=rows.multi_hot(len(labels), dtype=np.float32),
-    )  # fmt: skip
+    )
     size = sum(parameter.size for parameter in model.parameters()) / 1e6
     print(
         f"{args.model}: {size:.1f} million parameters, {len(rows)} rows of {Path(args.dataset_dir).name}, "
@@ -229,8 +238,12 @@ def main(argv=None):
             flags = [f"--{name}={getattr(args, name)}" for name in same]
             workers[side] = subprocess.Popen(
                 [python, __file__, f"--worker={side}", f"--folder={folder}", *flags],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=as_installed,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=as_installed,
+            )
             if workers[side].stdout.readline().strip() != "ready":
                 raise SystemExit(f"{side}: the worker did not start; run it by hand: {' '.join(workers[side].args)}")
         for _ in range(args.rounds):

@@ -189,8 +189,9 @@ def log_rows(rows, counts, args):
     if empty:
         logger.warning(
             "%d rows have no label and are kept: to the model they say that none applies. Where they were just not "
-            "labelled yet, label them, or export the finished ones alone", empty,
-        )  # fmt: skip
+            "labelled yet, label them, or export the finished ones alone",
+            empty,
+        )
 
 
 @command

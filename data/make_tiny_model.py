@@ -28,9 +28,11 @@ def parse_args(argv=None):
     )
     parser.add_argument("--output_dir", default=str(HERE / "tiny-ernie"), help="folder to write (data/tiny-ernie)")
     parser.add_argument(
-        "--texts", nargs="+", default=[str(HERE / "train.txt"), str(HERE / "multi_label" / "train.txt")],
+        "--texts",
+        nargs="+",
+        default=[str(HERE / "train.txt"), str(HERE / "multi_label" / "train.txt")],
         help="files whose characters make the vocabulary (the example rows)",
-    )  # fmt: skip
+    )
     parser.add_argument("--hidden_size", type=positive_int, default=128, help="(%(default)s)")
     parser.add_argument("--num_hidden_layers", type=positive_int, default=1, help="(%(default)s)")
     parser.add_argument("--num_attention_heads", type=positive_int, default=4, help="(%(default)s)")

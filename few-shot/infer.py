@@ -54,9 +54,14 @@ def main(argv=None):
     count = 0 if problems.count else count_texts(path, problems)
     with problems.collect():
         predictor = Predictor(
-            bundle_of(args.model_path_prefix), "fp16" if args.use_fp16 else "float32", args.device, args.device_id,
-            args.num_threads, args.batch_size, args.max_length,
-        )  # fmt: skip
+            bundle_of(args.model_path_prefix),
+            "fp16" if args.use_fp16 else "float32",
+            args.device,
+            args.device_id,
+            args.num_threads,
+            args.batch_size,
+            args.max_length,
+        )
     problems.stop_if_any()
     predictor.log()
     predictor.decision = overridden(predictor.decision, args)

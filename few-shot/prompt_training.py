@@ -22,9 +22,19 @@ NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would cut all gradients t
 
 # Flags that may differ when a run goes on: they do not change what is learnt.
 FREE_ON_RESUME = {
-    "data_dir", "device", "do_eval", "do_export", "do_predict", "early_stopping_patience", "export_type",
-    "logging_steps", "output_dir", "per_device_eval_batch_size", "resume_from_checkpoint", "save_total_limit",
-}  # fmt: skip
+    "data_dir",
+    "device",
+    "do_eval",
+    "do_export",
+    "do_predict",
+    "early_stopping_patience",
+    "export_type",
+    "logging_steps",
+    "output_dir",
+    "per_device_eval_batch_size",
+    "resume_from_checkpoint",
+    "save_total_limit",
+}
 
 
 def checkpoints_in(folder):
@@ -236,9 +246,12 @@ def tune(task, args, labels, rows, work, checkpoint):
             if "learning_rate" in logs:
                 logger.info(
                     "global step %d, epoch: %.2f, loss: %.5f, learning rate: %.2e, speed: %.2f step/s",
-                    state.global_step, state.epoch, logs["loss"], logs["learning_rate"],
+                    state.global_step,
+                    state.epoch,
+                    logs["loss"],
+                    logs["learning_rate"],
                     logs["interval_steps_per_second"],
-                )  # fmt: skip
+                )
 
         def on_evaluate(self, _, state, control, metrics, **__):
             logger.info(
@@ -254,25 +267,51 @@ def tune(task, args, labels, rows, work, checkpoint):
     if args.freeze_plm:  # PaddleNLP (2.8) then gives prompt and label words the model's
         adam = {name: getattr(args, f"ppt_{name}") for name in (*adam, "adam_beta1", "adam_beta2", "adam_epsilon")}
     options = PromptTuningArguments(
-        output_dir=work, device=args.device, seed=args.seed, do_train=True, do_eval=True, disable_tqdm=True,
-        report_to=[], max_steps=steps, logging_steps=args.logging_steps,
-        max_grad_norm=args.max_grad_norm or NO_CLIPPING, learning_rate=args.learning_rate, **adam,
-        lr_scheduler_type=args.lr_scheduler_type, warmup_steps=args.warmup_steps, warmup_ratio=args.warmup_ratio,
+        output_dir=work,
+        device=args.device,
+        seed=args.seed,
+        do_train=True,
+        do_eval=True,
+        disable_tqdm=True,
+        report_to=[],
+        max_steps=steps,
+        logging_steps=args.logging_steps,
+        max_grad_norm=args.max_grad_norm or NO_CLIPPING,
+        learning_rate=args.learning_rate,
+        **adam,
+        lr_scheduler_type=args.lr_scheduler_type,
+        warmup_steps=args.warmup_steps,
+        warmup_ratio=args.warmup_ratio,
         per_device_train_batch_size=args.per_device_train_batch_size,
-        evaluation_strategy=args.evaluation_strategy, eval_steps=min(args.eval_steps or steps, steps),
-        save_strategy=args.save_strategy, save_steps=min(args.save_steps or steps, steps),
+        evaluation_strategy=args.evaluation_strategy,
+        eval_steps=min(args.eval_steps or steps, steps),
+        save_strategy=args.save_strategy,
+        save_steps=min(args.save_steps or steps, steps),
         load_best_model_at_end=args.load_best_model_at_end,
-        metric_for_best_model="choice", greater_is_better=True,
-        max_seq_length=args.max_seq_length, freeze_plm=args.freeze_plm, freeze_dropout=args.freeze_dropout,
-        use_rdrop=args.use_rdrop, alpha_rdrop=args.alpha_rdrop, use_rgl=args.use_rgl, alpha_rgl=args.alpha_rgl,
-        ppt_learning_rate=args.ppt_learning_rate, ppt_weight_decay=args.ppt_weight_decay,
-        ppt_adam_beta1=args.ppt_adam_beta1, ppt_adam_beta2=args.ppt_adam_beta2,
+        metric_for_best_model="choice",
+        greater_is_better=True,
+        max_seq_length=args.max_seq_length,
+        freeze_plm=args.freeze_plm,
+        freeze_dropout=args.freeze_dropout,
+        use_rdrop=args.use_rdrop,
+        alpha_rdrop=args.alpha_rdrop,
+        use_rgl=args.use_rgl,
+        alpha_rgl=args.alpha_rgl,
+        ppt_learning_rate=args.ppt_learning_rate,
+        ppt_weight_decay=args.ppt_weight_decay,
+        ppt_adam_beta1=args.ppt_adam_beta1,
+        ppt_adam_beta2=args.ppt_adam_beta2,
         ppt_adam_epsilon=args.ppt_adam_epsilon,
-    )  # fmt: skip
+    )
     trainer = Tuner(
-        model=task.model, tokenizer=task.tokenizer, criterion=paddle.nn.BCEWithLogitsLoss(), args=options,
-        train_dataset=range(len(rows["train"])), data_collator=list, callbacks=[Follower()],
-    )  # fmt: skip
+        model=task.model,
+        tokenizer=task.tokenizer,
+        criterion=paddle.nn.BCEWithLogitsLoss(),
+        args=options,
+        train_dataset=range(len(rows["train"])),
+        data_collator=list,
+        callbacks=[Follower()],
+    )
     trainer.rdrop_criterion = divergence
     started = time.perf_counter()
     if state and (begun >= steps or patience_is_over(state)):  # PaddleNLP (2.8) would take one step more

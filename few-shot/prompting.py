@@ -160,9 +160,13 @@ def layout_of(template, tokenizer, vocab_size):
     ids = np.where(own, vocab_size + np.cumsum(own) - 1, words)
     columns = {"input_ids": words, "token_type_ids": types, "soft_token_ids": soft, "encoder_ids": encoders}
     return Layout(
-        ids=np.delete(ids, place), place=place, vocab_size=vocab_size, text_type=int(types[place]),
-        own={name: values[own] for name, values in columns.items()}, mask_id=int(ids[mask]),
-    )  # fmt: skip
+        ids=np.delete(ids, place),
+        place=place,
+        vocab_size=vocab_size,
+        text_type=int(types[place]),
+        own={name: values[own] for name, values in columns.items()},
+        mask_id=int(ids[mask]),
+    )
 
 
 @dataclass

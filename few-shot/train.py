@@ -64,8 +64,12 @@ def parse_args(argv=None):
     switch(group, "--use_rgl", False, "rows of equal labels should be alike: RGL (off)")
     group.add_argument("--alpha_rgl", type=non_negative_float, default=0.5, help="its weight (%(default)s)")
     for name, default in {
-        "learning_rate": 1e-4, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
-    }.items():  # fmt: skip
+        "learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+    }.items():
         kind = share if "beta" in name else non_negative_float
         group.add_argument(f"--ppt_{name}", type=kind, default=default, help="of prompt and label words (%(default)s)")
 
@@ -212,9 +216,13 @@ def log_scores(args, task, work, decision):
         encoded = task.encode(rows.texts, args.max_seq_length)
         scores = score(task, encoded, rows, work.labels, args.per_device_eval_batch_size, decision)
         logger.info(
-            "%s dataset size: %d, accuracy: %.5f, micro f1 score: %.5f, macro f1 score: %.5f", split.capitalize(),
-            len(rows), scores["accuracy"], scores["micro_f1_score"], scores["macro_f1_score"],
-        )  # fmt: skip
+            "%s dataset size: %d, accuracy: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
+            split.capitalize(),
+            len(rows),
+            scores["accuracy"],
+            scores["micro_f1_score"],
+            scores["macro_f1_score"],
+        )
 
 
 def predict(args, task, work, decision):

@@ -85,18 +85,23 @@ def main(argv=None):
 
     limit = trained.max_seq_length
     about = {
-        "kind": KIND, "corpus": "labels", "search": {"vote": False, "neighbours": NEIGHBOURS}, "index": None,
+        "kind": KIND,
+        "corpus": "labels",
+        "search": {"vote": False, "neighbours": NEIGHBOURS},
+        "index": None,
         "width": encoder.width,
-    }  # fmt: skip
+    }
     with bundle_folder(args.output_path, checkpoint, GRAPH, limit, "embedding", **about) as draft:
         predictor = RetrievalPredictor(draft.folder)
         texts = texts_to_compare(example_texts(labels), limit)
         wanted = encode(texts, checkpoint.tokenizer, encoder, limit)
         difference = compare(wanted, embed(encoder, wanted, 32), predictor, texts, limit)
         logger.info(
-            "The bundle's vectors are the trained model's within %.1e, on rows of %d to %d tokens", difference,
-            wanted.lengths.min(), wanted.lengths.max(),
-        )  # fmt: skip
+            "The bundle's vectors are the trained model's within %.1e, on rows of %d to %d tokens",
+            difference,
+            wanted.lengths.min(),
+            wanted.lengths.max(),
+        )
         if args.index:
             add_index(draft, predictor, labels, trained.corpus)
     logger.info("The bundle is in %s", args.output_path)

@@ -198,8 +198,9 @@ def build(args):
         search, decision = {"neighbours": VOTERS if vote else NEIGHBOURS}, vote_decision(decision)
         logger.info(
             "Scores are %s now: labels are given above 0.5. To fit that: analysis/threshold.py --bundle %s",
-            "shares of votes" if vote else "cosines", args.bundle,
-        )  # fmt: skip
+            "shares of votes" if vote else "cosines",
+            args.bundle,
+        )
     search = {"vote": vote, "neighbours": args.neighbours or search["neighbours"]}
     fields = {"corpus": args.corpus, "search": search}
     if uri is None:

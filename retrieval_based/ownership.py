@@ -124,8 +124,9 @@ def _dropped(fields, wait):
             time.sleep(wait)
         index.drop()
     except IndexUnavailable as error:
-        logger.warning("Collection %s is left in %s, for the next build to delete: %s", fields["collection"],
-                       fields["uri"], error)  # fmt: skip
+        logger.warning(
+            "Collection %s is left in %s, for the next build to delete: %s", fields["collection"], fields["uri"], error
+        )
         return False
     except UserError:  # no such collection
         pass

@@ -39,9 +39,16 @@ MOST_CELLS = 20_000_000  # scores that a threshold is fitted to: some seconds on
 OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}  # of the threshold
 # What the loop has flags for elsewhere.
 FIXED = {
-    "gradient_accumulation_steps": 1, "amp": None, "early_stop": False, "early_stop_nums": 1, "warmup": False,
-    "length_buckets": True, "num_workers": 0, "save_minutes": 10, "visualdl_dir": None,
-}  # fmt: skip
+    "gradient_accumulation_steps": 1,
+    "amp": None,
+    "early_stop": False,
+    "early_stop_nums": 1,
+    "warmup": False,
+    "length_buckets": True,
+    "num_workers": 0,
+    "save_minutes": 10,
+    "visualdl_dir": None,
+}
 
 
 def train(args, labels, rows, environment):
@@ -124,8 +131,11 @@ class RetrievalTrainer(Trainer):
         return {
             **{f"text/{name}": values for name, values in texts.items()},
             **{f"label/{name}": values for name, values in labels.items()},
-            "row": row, "target": target, "against": against, "weight": np.full(len(row), weight, np.float32),
-        }  # fmt: skip
+            "row": row,
+            "target": target,
+            "against": against,
+            "weight": np.full(len(row), weight, np.float32),
+        }
 
     def losses(self, inputs):
         """A loss a pair: float32 tensor [pairs].
@@ -138,9 +148,13 @@ class RetrievalTrainer(Trainer):
             for side in ("text/", "label/")
         )
         return in_batch_losses(
-            *self.wrapped(texts, labels), inputs["row"], inputs["target"], inputs["against"], self.args.margin,
+            *self.wrapped(texts, labels),
+            inputs["row"],
+            inputs["target"],
+            inputs["against"],
+            self.args.margin,
             self.args.scale,
-        )  # fmt: skip
+        )
 
     # --------------------------------------------------------------------------------------------------- evaluation
 

@@ -128,9 +128,12 @@ class Search:
             self.index = EmbeddedIndex(encoder.embed(corpus.texts[:1]).shape[1])
             add_entries(self.index, encoder, corpus.texts, corpus.names)
         logger.info(
-            "The %d nearest of %d entries (%s) %s", min(self.neighbours, len(self.index)), len(self.index),
-            corpus.source, "vote" if self.vote else "are looked at",
-        )  # fmt: skip
+            "The %d nearest of %d entries (%s) %s",
+            min(self.neighbours, len(self.index)),
+            len(self.index),
+            corpus.source,
+            "vote" if self.vote else "are looked at",
+        )
 
     def find(self, texts):
         """`Found` of a list of texts: for each, as many entries as `neighbours` says, or all where there are fewer."""

@@ -53,9 +53,10 @@ def parse_args(argv=None):
 
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model_name_or_path", default="rocketqa-zh-dureader-query-encoder",
+        "--model_name_or_path",
+        default="rocketqa-zh-dureader-query-encoder",
         help="name, local folder, or a checkpoint of this script (%(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument("--init_from_ckpt", help="start from the weights of this model_state.pdparams (none)")
     group.add_argument(
         "--output_emb_size", type=non_negative_int, default=256, help="width of a vector; 0 = the model's (%(default)s)"

@@ -51,7 +51,12 @@ def save_ernie_m(folder, vocab):
 
 
 SMALL = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-    "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
 FAMILIES = {"ernie": save_ernie, "ernie_m": save_ernie_m, "bert": save_bert, "roberta": save_roberta}

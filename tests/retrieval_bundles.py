@@ -27,8 +27,19 @@ def make_encoder(source, folder, **fields):
     Decision().save(folder / DECISION)
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     width = manifest["outputs"][0]["shape"][1]
-    kept = {name: manifest[name] for name in ("model", "model_type", "inputs", "num_labels", "hierarchical",
-                                              "max_seq_length", "longest_input", "pad_token_id")}  # fmt: skip
+    kept = {
+        name: manifest[name]
+        for name in (
+            "model",
+            "model_type",
+            "inputs",
+            "num_labels",
+            "hierarchical",
+            "max_seq_length",
+            "longest_input",
+            "pad_token_id",
+        )
+    }
     outputs = [{"name": "embedding", "dtype": "float32", "shape": [-1, width]}]
     search = {"vote": False, "neighbours": 20}
     own = {"kind": "retrieval", "width": width, "outputs": outputs, "corpus": "labels", "search": search, "index": None}

@@ -131,8 +131,15 @@ def test_labels_in_company(check, tmp_path):
     company = report["labels"]
     assert company["always_together"] == [["b", "c"]] and company["never_without"] == [["d", "e"]]
     assert {entry["label"]: entry["alone"] for entry in company["labels"]} == {
-        "a": 5, "a##1": 5, "a##2": 0, "b": 0, "c": 0, "d": 0, "e": 2, "lonely": 0
-    }  # fmt: skip
+        "a": 5,
+        "a##1": 5,
+        "a##2": 0,
+        "b": 0,
+        "c": 0,
+        "d": 0,
+        "e": 2,
+        "lonely": 0,
+    }
     assert found(report, "3 labels never alone")["examples"] == ["b (6 rows)", "c (6 rows)", "d (5 rows)"]
     assert company["cooccurrence"][0] == {"labels": ["b", "c"], "rows": 6}
     assert ["a##1", "a##2"] in [pair["labels"] for pair in company["cooccurrence"]]
@@ -216,8 +223,14 @@ def test_all_faults_and_yet_the_rest(check, news):
     (news / "dev.txt").write_bytes("这一行是国标编码的文字，不是统一码\t体育赛事\n".encode("gbk") * 20)
     status, log, report, page = check(news)
     assert status == 2 and report["problems"]["count"] == 6
-    for part in ("label.txt:", "has no parent here", "did you mean '体育赛事##夺冠'", "2 tabs", "labels without a text",
-                 "iconv -f GB18030"):  # fmt: skip
+    for part in (
+        "label.txt:",
+        "has no parent here",
+        "did you mean '体育赛事##夺冠'",
+        "2 tabs",
+        "labels without a text",
+        "iconv -f GB18030",
+    ):
         assert part in log and any(part in message for message in report["problems"]["messages"]), part
     assert report["files"]["train"]["rows"] == 91 and "dev" not in report["files"]
     assert "Linear baseline on train, out of fold" in log and "6 faults" in log
@@ -265,8 +278,15 @@ def test_every_kind_of_row(check, tmp_path, hierarchical):
     labels = [f"根{i}" for i in range(20)]
     if hierarchical:
         labels += [f"根{i}##叶" for i in range(20)]
-    kinds = [("没有标签的一行", []), ("一个标签", labels[:1]), ("二十个标签", labels[-20:]), ("长" * 2000, labels[1:2]),
-             ("😀", labels[2:3]), (HOSTILE, labels[3:4]), ("一个标签", labels[:1])]  # fmt: skip
+    kinds = [
+        ("没有标签的一行", []),
+        ("一个标签", labels[:1]),
+        ("二十个标签", labels[-20:]),
+        ("长" * 2000, labels[1:2]),
+        ("😀", labels[2:3]),
+        (HOSTILE, labels[3:4]),
+        ("一个标签", labels[:1]),
+    ]
     status, log, report, page = check(dataset(tmp_path, labels, train=kinds * 3, dev=kinds))
     assert status == 0, log
     assert report["files"]["train"]["without_label"] == 3 and ("levels" in report["baseline"]["dev"]) == hierarchical
@@ -326,8 +346,16 @@ def test_the_page_of_a_sound_set(check, news, width):
         driver.get(page.as_uri())
         assert_sound(driver)
         headings = [heading.text for heading in driver.find_elements("tag name", "h2")]
-        assert headings == ["Findings", "Files", "At a glance", "Lengths", "Labels", "Labels that stand together",
-                            "Linear baseline", "Is dev like train?"]  # fmt: skip
+        assert headings == [
+            "Findings",
+            "Files",
+            "At a glance",
+            "Lengths",
+            "Labels",
+            "Labels that stand together",
+            "Linear baseline",
+            "Is dev like train?",
+        ]
         tile = next(t.text for t in driver.find_elements("class name", "tile") if "threshold" in t.text)
         micro, macro = (100 * report["baseline"]["dev_with_thresholds"][kind]["f1"] for kind in ("micro", "macro"))
         assert f"{micro:.2f} / {macro:.2f}" in tile

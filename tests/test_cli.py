@@ -108,9 +108,13 @@ def test_config_that_is_not_there(capsys):
 
 
 SCRIPTS = (
-    "train.py", "predict.py", "analysis/evaluate.py", "analysis/split.py", "data/make_tiny_model.py",
+    "train.py",
+    "predict.py",
+    "analysis/evaluate.py",
+    "analysis/split.py",
+    "data/make_tiny_model.py",
     "data/download.py",
-)  # fmt: skip
+)
 SCRIPTS += ("export_model.py", "prune.py", "deploy/predictor/infer.py")
 SCRIPTS += ("deploy/triton_serving/build_repository.py", "deploy/triton_serving/seqcls_grpc_client.py")
 SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py", "deploy/simple_serving/client.py")

@@ -320,7 +320,7 @@ FAULTS = {
     "no labels": ((200, {}, b'{"result": {"label": []}}'), ["answers without the labels of each text"]),
     "too few": ((200, {}, b'{"result": {"label_name": [], "confidence": []}}'), ["without the labels of each text"]),
     "a list": ((200, {}, b"[]"), ["without the labels of each text"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

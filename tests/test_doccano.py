@@ -56,12 +56,18 @@ def as_json_min(rows):
     return json.dumps(
         [
             {
-                "text": text, "id": i, "topic": names[0] if len(names) == 1 else {"choices": names}, "annotator": 1,
-                "annotation_id": i, "created_at": "2026", "updated_at": "2026", "lead_time": 2.1,
+                "text": text,
+                "id": i,
+                "topic": names[0] if len(names) == 1 else {"choices": names},
+                "annotator": 1,
+                "annotation_id": i,
+                "created_at": "2026",
+                "updated_at": "2026",
+                "lead_time": 2.1,
             }
             for i, (text, names) in enumerate(rows)
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -88,11 +94,17 @@ def closed(names):
 @pytest.mark.parametrize(
     ("export", "rows"),
     [
-        (as_jsonl(FLAT), FLAT), (as_jsonl(FLAT, "data"), FLAT), (as_array(FLAT), FLAT),
-        (as_label_studio(FLAT), FLAT), (as_json_min(FLAT), FLAT), ("\ufeff" + as_array(FLAT), FLAT),
-        ("\n\n" + as_jsonl(FLAT).replace("\n", "\r\n"), FLAT), (as_jsonl(TREE), TREE), (as_taxonomy(TREE), TREE),
+        (as_jsonl(FLAT), FLAT),
+        (as_jsonl(FLAT, "data"), FLAT),
+        (as_array(FLAT), FLAT),
+        (as_label_studio(FLAT), FLAT),
+        (as_json_min(FLAT), FLAT),
+        ("\ufeff" + as_array(FLAT), FLAT),
+        ("\n\n" + as_jsonl(FLAT).replace("\n", "\r\n"), FLAT),
+        (as_jsonl(TREE), TREE),
+        (as_taxonomy(TREE), TREE),
     ],
-)  # fmt: skip
+)
 def test_every_export_gives_the_same_data_set(convert, export, rows):
     """And the reader of train.py takes it as it is."""
     task = "hierarchical" if rows is TREE else "multi_label"
@@ -145,15 +157,28 @@ def test_rare_labels_are_in_every_part(convert):
 
 
 def test_texts_are_cleaned_and_counted(convert):
-    rows = [("一\t二\n三\r\n四", ["甲"]), ("  两端  ", ["甲"]), (" \n", ["乙"]), ("两端", ["甲"]), ("没有", []),
-            ("😀<b>\"'&", ["乙"]), ("长" * 2000, [f"标签{i}" for i in range(20)]), ("两端", ["乙"]),
-            ("空", None)]  # fmt: skip
+    rows = [
+        ("一\t二\n三\r\n四", ["甲"]),
+        ("  两端  ", ["甲"]),
+        (" \n", ["乙"]),
+        ("两端", ["甲"]),
+        ("没有", []),
+        ("😀<b>\"'&", ["乙"]),
+        ("长" * 2000, [f"标签{i}" for i in range(20)]),
+        ("两端", ["乙"]),
+        ("空", None),
+    ]
     status, said, folder = convert(as_jsonl(rows), "--splits", "1", "--is_shuffle", "False")
     assert status == 0
     assert pairs_of(folder / "train.txt") == [
-        ("一 二 三 四", "甲"), ("两端", "甲"), ("没有", ""), ("😀<b>\"'&", "乙"),
-        ("长" * 2000, ",".join(sorted(f"标签{i}" for i in range(20)))), ("两端", "乙"), ("空", ""),
-    ]  # fmt: skip
+        ("一 二 三 四", "甲"),
+        ("两端", "甲"),
+        ("没有", ""),
+        ("😀<b>\"'&", "乙"),
+        ("长" * 2000, ",".join(sorted(f"标签{i}" for i in range(20)))),
+        ("两端", "乙"),
+        ("空", ""),
+    ]
     for line in ("1 texts held tabs", "1 rows without a text", "1 rows repeat another", "2 rows have no label"):
         assert line in said
     assert "One text, several sets of labels (乙 | 甲): 两端" in said
@@ -207,8 +232,16 @@ SPAN = "this is an annotation of a span"
     [
         ({"text": "一", "label": [[0, 3, "人名"]]}, (), SPAN),
         ({"text": "一", "entities": [{"id": 1, "label": "PER", "start_offset": 0}], "relations": []}, (), SPAN),
-        ({"data": {"text": "一"}, "annotations": [{"result": [{"type": "labels", "value": {
-            "start": 0, "end": 2, "text": "一", "labels": ["PER"]}}]}]}, (), SPAN),
+        (
+            {
+                "data": {"text": "一"},
+                "annotations": [
+                    {"result": [{"type": "labels", "value": {"start": 0, "end": 2, "text": "一", "labels": ["PER"]}}]}
+                ],
+            },
+            (),
+            SPAN,
+        ),
         ({"text": "一", "annotations": [{"label": 3, "user": 1}]}, (), "export as JSONL with the labels' names"),
         ({"text": "一", "label": [7]}, (), "label 7 is no name"),
         ({"text": "一"}, (), "no field 'label', found 'text'"),
@@ -225,7 +258,7 @@ SPAN = "this is an annotation of a span"
         ({"text": "\ud83d", "label": ["甲"]}, (), "surrogates not allowed"),
         ({"data": {"text": "一"}, "annotations": [7]}, (), "not a row as doccano or Label Studio export it"),
     ],
-)  # fmt: skip
+)
 def test_rows_that_are_none(convert, row, flags, message):
     status, said, folder = convert(json.dumps(row), *flags, "--splits", "1")
     assert status == 2 and message in said and "export" in said and not folder.exists()

@@ -153,9 +153,12 @@ def test_from_the_root_and_from_inside(trained, tmp_path, folder):
     name = "analysis/evaluate.py" if folder == "." else "evaluate.py"
     where = ["--dataset_dir", tmp_path / "data", "--params_path", model]
     answer = subprocess.run(
-        command_line(name, *where, "--device", "cpu"), cwd=ROOT / folder, capture_output=True, text=True,
+        command_line(name, *where, "--device", "cpu"),
+        cwd=ROOT / folder,
+        capture_output=True,
+        text=True,
         encoding="utf-8",
-    )  # fmt: skip
+    )
     assert answer.returncode == 0 and "Micro avg in dev dataset" in answer.stderr
     assert script.parse_args(["--dataset_dir", "data"]).params_path == str(ROOT / "checkpoint")
 

@@ -67,9 +67,15 @@ def press(driver, selector):
 SMALL = (
     ["甲", "甲##子", "乙", "丙"],
     ["一\t甲,甲##子", "二\t乙", "三 Abc\t乙", "四", "五\t甲,乙,丙", f"六{HOSTILE}\t丙"],
-    [[0.9, 0.8, 0.1, 0.1], [0.7, 0.2, 0.3, 0.1], [0.6, 0.1, 0.4, 0.2], [0.1, 0.1, 0.1, 0.1], [0.9, 0.2, 0.9, 0.3],
-     [0.2, 0.1, 0.95, 0.04]],
-)  # fmt: skip
+    [
+        [0.9, 0.8, 0.1, 0.1],
+        [0.7, 0.2, 0.3, 0.1],
+        [0.6, 0.1, 0.4, 0.2],
+        [0.1, 0.1, 0.1, 0.1],
+        [0.9, 0.2, 0.9, 0.3],
+        [0.2, 0.1, 0.95, 0.04],
+    ],
+)
 
 
 def test_numbers(page):
@@ -148,9 +154,12 @@ CORNERS = {
     "twenty labels a row": (TWENTY, ["一\t" + ",".join(TWENTY)], [[0] * 20]),
     "long": (LONG, ["长" * 2000 + "\t" + LONG[0], "x" * 2000 + "\t" + LONG[1]], [[0, 1, 0], [1, 0, 1]]),
     "hostile": ([HOSTILE, "'\"<b>"], [f"{HOSTILE}\t{HOSTILE}"], [[0.1, 0.9]]),
-    "a thousand labels, many rows": (MANY, [f"第{i}行\t{MANY[i % 1000]}" for i in range(3000)],
-                                     np.random.default_rng(0).random((3000, 1000)) ** 200),
-}  # fmt: skip
+    "a thousand labels, many rows": (
+        MANY,
+        [f"第{i}行\t{MANY[i % 1000]}" for i in range(3000)],
+        np.random.default_rng(0).random((3000, 1000)) ** 200,
+    ),
+}
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -118,10 +118,16 @@ def test_faults_of_label_words_are_told_with_their_lines(tmp_path):
     problems = Problems()
     read_label_words(str(path), problems)
     wanted = (
-        "1: 'a=='", "2: 'b==x==y'", "4: label 'c' has the word 'x' already", "6: label 'd' stands on line 5 already",
-        "7: label 'e,f' holds a comma", "8: empty line", "9: label 'g##h' has no parent here",
-        "10: '==x': a line is label or label==word", "11: 'i== == x': a line is",
-    )  # fmt: skip
+        "1: 'a=='",
+        "2: 'b==x==y'",
+        "4: label 'c' has the word 'x' already",
+        "6: label 'd' stands on line 5 already",
+        "7: label 'e,f' holds a comma",
+        "8: empty line",
+        "9: label 'g##h' has no parent here",
+        "10: '==x': a line is label or label==word",
+        "11: 'i== == x': a line is",
+    )
     assert problems.count == len(wanted)
     assert all(any(f"{path}:{text}" in message for message in problems.messages) for text in wanted)
 
@@ -281,9 +287,19 @@ def test_the_trained_model_is_taken_up_again(prompted, run, tmp_path):
     """Scores, predictions and bundle of the folder alone are those of the run that wrote it."""
     dataset, out = prompted["reviews"]
     status, log = run(
-        train.main, "--data_dir", dataset, "--resume_from_checkpoint", out, "--output_dir", tmp_path / "new",
-        "--device", "cpu", "--do_eval", "--do_predict", "--do_export",
-    )  # fmt: skip
+        train.main,
+        "--data_dir",
+        dataset,
+        "--resume_from_checkpoint",
+        out,
+        "--output_dir",
+        tmp_path / "new",
+        "--device",
+        "cpu",
+        "--do_eval",
+        "--do_predict",
+        "--do_export",
+    )
     assert status == 0, log
     best = json.loads((out / "run.json").read_text(encoding="utf-8"))["training"]["best"]
     assert "Dev dataset size: 24, accuracy: " in log and f"macro f1 score: {best:.5f}" in log
@@ -535,10 +551,15 @@ def test_every_option_of_the_optimiser_counts(tune, tmp_path, frozen):
     assert np.array_equal(learnt("--max_grad_norm", "0"), learnt("--max_grad_norm", "1e9"))  # off
     for flags in (
         ("--max_grad_norm", "1e-2"),
-        ("--ppt_learning_rate", "1e-3"), ("--ppt_weight_decay", "0.5"), ("--ppt_adam_beta1", "0.5"),
-        ("--ppt_adam_beta2", "0.5"), ("--ppt_adam_epsilon", "1e-2"), ("--warmup_steps", 2), ("--warmup_ratio", "0.5"),
+        ("--ppt_learning_rate", "1e-3"),
+        ("--ppt_weight_decay", "0.5"),
+        ("--ppt_adam_beta1", "0.5"),
+        ("--ppt_adam_beta2", "0.5"),
+        ("--ppt_adam_epsilon", "1e-2"),
+        ("--warmup_steps", 2),
+        ("--warmup_ratio", "0.5"),
         ("--lr_scheduler_type", "constant"),
-    ):  # fmt: skip
+    ):
         assert not np.array_equal(learnt(*flags), plain), flags
     for flags in (("--learning_rate", "1e-3"), ("--weight_decay", "0.5")):  # of the model
         assert np.array_equal(learnt(*flags), plain) == bool(frozen), flags
@@ -602,10 +623,16 @@ def test_all_faults_are_told_at_once(tune, few, masked, tmp_path):
     status, log = tune("--do_train", *flags, "--max_steps", "0", "--learning_rate", "0", "--save_strategy", "epoch")
     assert status == 2 and "Traceback" not in log and "nothing was done" in log
     for text in (
-        "--device tpu: expected cpu", "the folder holds thesis.txt, which would be lost", "prefix tuning puts vectors",
-        "without --evaluation_strategy nothing tells which is best", "--max_steps: 1 or more", "--learning_rate 0",
-        f"--data_dir {few}: there is no dev.txt", "--output_dir", "what is scored has to be saved",
-    ):  # fmt: skip
+        "--device tpu: expected cpu",
+        "the folder holds thesis.txt, which would be lost",
+        "prefix tuning puts vectors",
+        "without --evaluation_strategy nothing tells which is best",
+        "--max_steps: 1 or more",
+        "--learning_rate 0",
+        f"--data_dir {few}: there is no dev.txt",
+        "--output_dir",
+        "what is scored has to be saved",
+    ):
         assert text in log, text
 
 

@@ -313,8 +313,8 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
 
 
 def test_an_address_in_the_environment_that_is_none_is_no_matter(tmp_path):
-    code = "from text_cls.search.milvus_index import MilvusIndex; import os, sys; MilvusIndex.create(sys.argv[1], 'c', 3); "
-    code += "print(os.environ['MILVUS_URI'])"
+    code = "from text_cls.search.milvus_index import MilvusIndex; import os, sys; "
+    code += "MilvusIndex.create(sys.argv[1], 'c', 3); print(os.environ['MILVUS_URI'])"
     words = [sys.executable, "-c", code, str(tmp_path / "i.db")]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, "MILVUS_URI": "x.db"}, capture_output=True, text=True)
     assert done.stdout.strip() == "x.db", done.stderr

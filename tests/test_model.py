@@ -207,7 +207,9 @@ def server(tmp_path):
 
 def load_elsewhere(name, home, **environment):
     """load_pretrained in a process with a cache of its own."""
-    code = f"from text_cls.neural.model import load_pretrained; print(load_pretrained({name!r}, 5)[0].config.hidden_size)"
+    code = (
+        f"from text_cls.neural.model import load_pretrained; print(load_pretrained({name!r}, 5)[0].config.hidden_size)"
+    )
     environment = {**os.environ, "PPNLP_HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         command_line("-c", code), cwd=home, env=environment, capture_output=True, text=True, encoding="utf-8"

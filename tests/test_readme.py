@@ -12,10 +12,19 @@ import pytest
 from conftest import ROOT, lines_of, load_script
 
 FOLDERS = (
-    "", "data/", "analysis/", "deploy/predictor/", "deploy/simple_serving/", "deploy/triton_serving/",
-    "deploy/paddle_serving/", "few-shot/", "retrieval_based/",
-)  # fmt: skip
-TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS] + [("data/doccano.md", "data/doccano_zh.md")]
+    "",
+    "data/",
+    "analysis/",
+    "deploy/predictor/",
+    "deploy/simple_serving/",
+    "deploy/triton_serving/",
+    "deploy/paddle_serving/",
+    "few-shot/",
+    "retrieval_based/",
+)
+TWINS = [(f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS] + [
+    ("data/doccano.md", "data/doccano_zh.md")
+]
 READMES = [name for pair in TWINS for name in pair]
 # Where the flags of a script are told: (file without .md, heading, script).
 SECTIONS = [
@@ -107,9 +116,12 @@ def test_quickstart(tmp_path):
     leave_out = shutil.ignore_patterns(".*", "quickstart", "tiny-ernie", "checkpoint", "checkpoint_last", "__pycache__")
     shutil.copytree(ROOT, project, ignore=leave_out)
     answer = subprocess.run(
-        ["make", "--old-file=setup", "quickstart", f"VENV={sys.prefix}"], cwd=project, capture_output=True, text=True,
+        ["make", "--old-file=setup", "quickstart", f"VENV={sys.prefix}"],
+        cwd=project,
+        capture_output=True,
+        text=True,
         encoding="utf-8",
-    )  # fmt: skip
+    )
     log = answer.stdout + answer.stderr
     assert answer.returncode == 0, log
     micro = re.findall(r"Micro avg in dev dataset: precision: [\d.]+ \| recall: [\d.]+ \| F1 score ([\d.]+)", log)

@@ -210,8 +210,10 @@ def test_long_texts_emoji_and_twenty_labels(run, encoders, work):
     assert run(recall.main, "--similar_text_pair_file", work / "dev.txt", *where)[0] == 0
     file = work / "recall_result" / "recall_result_file"
     assert Counter(line.split("\t")[0] for line in lines_of_bytes(file)) == {
-        long: 2 * len(names), f"{odd}x": 2 * len(names), f"{odd}y": len(names)
-    }  # fmt: skip
+        long: 2 * len(names),
+        f"{odd}x": 2 * len(names),
+        f"{odd}y": len(names),
+    }
     answers = [
         run(script.main, "--similar_text_pair", work / "dev.txt", *where),
         run(script.main, "--similar_text_pair", work / "dev.txt", "--recall_result_file", file, *where),
@@ -354,9 +356,12 @@ def test_from_the_root_and_from_inside(encoder_bundles, encoders, tmp_path, fold
     where = ["--similar_text_pair", dataset / "dev.txt", "--params_path", encoder_bundles["news"], "--device", "cpu"]
     before = (ROOT / "retrieval_based" / "result.tsv").exists()
     answer = subprocess.run(
-        command_line(name, *where), cwd=tmp_path if folder == "." else ROOT / folder, capture_output=True, text=True,
+        command_line(name, *where),
+        cwd=tmp_path if folder == "." else ROOT / folder,
+        capture_output=True,
+        text=True,
         encoding="utf-8",
-    )  # fmt: skip
+    )
     if folder != "." and not before:
         (ROOT / "retrieval_based" / "result.tsv").unlink()
     assert answer.returncode == 0 and len(answer.stdout.splitlines()) == 7

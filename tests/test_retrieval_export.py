@@ -129,9 +129,14 @@ def test_without_an_index(encoders, run, tmp_path):
     assert status == 0 and "The index has" not in log
     assert open_bundle(str(folder)).manifest["index"] is None and not (folder / "vectors.npy").exists()
     status, log = run(
-        load_script("deploy/predictor/infer.py").main, "--device", "cpu", "--model_path_prefix", folder / "float32",
-        "--dataset_dir", encoders["news"][0],
-    )  # fmt: skip
+        load_script("deploy/predictor/infer.py").main,
+        "--device",
+        "cpu",
+        "--model_path_prefix",
+        folder / "float32",
+        "--dataset_dir",
+        encoders["news"][0],
+    )
     assert status == 2 and "has no index yet; python retrieval_based/index.py build" in log
 
 

@@ -225,9 +225,12 @@ def test_a_bundle_needs_no_paddle(encoder_bundles, tmp_path):
     where = ["--params_path", encoder_bundles["reviews"], "--data_file", "texts.txt", "--output_file", "out.txt"]
     answer = subprocess.run(
         [sys.executable, ROOT / "retrieval_based" / "predict.py", *where, "--device", "cpu", "--top_k", "1"],
-        cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
         env={**os.environ, "PYTHONPATH": str(tmp_path / "absent")},
-    )  # fmt: skip
+    )
     assert answer.returncode == 0, answer.stderr
     assert len(lines_of(tmp_path / "out.txt")[0].split("\t")) == 2
 
@@ -240,10 +243,13 @@ def test_scripts(learner, news, tmp_path):
     def sh(name, *flags, **variables):
         settings = {"PYTHON": sys.executable, "DATA": news, "DEVICE": "cpu", "MODEL": learner, **variables}
         answer = subprocess.run(
-            ["sh", str(ROOT / "retrieval_based" / "scripts" / name), *flags], cwd=tmp_path / "work",
+            ["sh", str(ROOT / "retrieval_based" / "scripts" / name), *flags],
+            cwd=tmp_path / "work",
             env={**os.environ, **{key: str(value) for key, value in settings.items()}},
-            capture_output=True, text=True, encoding="utf-8",
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
         assert answer.returncode == 0, answer.stdout + answer.stderr
         return answer.stdout + answer.stderr
 

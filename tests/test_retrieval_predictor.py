@@ -247,8 +247,16 @@ def test_without_paddle_and_without_milvus(retrieval, tmp_path):
         "import infer\n"
         "sys.exit(infer.main(sys.argv[1:]))\n"
     )
-    words = ("--device", "cpu", "--model_path_prefix", retrieval["news", "rows"], "--input_file", "texts.txt",
-             "--output_file", "out.txt")  # fmt: skip
+    words = (
+        "--device",
+        "cpu",
+        "--model_path_prefix",
+        retrieval["news", "rows"],
+        "--input_file",
+        "texts.txt",
+        "--output_file",
+        "out.txt",
+    )
     answer = subprocess.run(
         command_line("-c", code, *words), cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
     )

@@ -168,9 +168,20 @@ def test_the_client_writes_what_infer_writes(retrieval, run, tmp_path):
 def test_the_schema_is_the_truth(retrieval, tmp_path):
     with serving(retrieval["news", "rows"], tmp_path / "log", "--max_texts", 8, "--max_characters", 200) as one:
         command = command_line(
-            "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{one.port}/openapi.json", "--checks", "all",
-            "--max-examples", 8, "--seed", 1, "--generation-database", "none", "--no-color",
-        )  # fmt: skip
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"http://127.0.0.1:{one.port}/openapi.json",
+            "--checks",
+            "all",
+            "--max-examples",
+            8,
+            "--seed",
+            1,
+            "--generation-database",
+            "none",
+            "--no-color",
+        )
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
         assert answer.returncode == 0, answer.stdout + answer.stderr
         log = one.text()

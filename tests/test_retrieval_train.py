@@ -30,12 +30,28 @@ from text_cls.search.label_scores import default_decision
 paddle = import_paddle()
 script = load_script("retrieval_based/train.py")
 CONTRACT = {  # flag: default, as the older suite has them; threshold is fitted here where none is given
-    "save_dir": "./checkpoint", "max_seq_length": 512, "batch_size": 32, "output_emb_size": 256, "learning_rate": 5e-5,
-    "weight_decay": 0.0, "epochs": 10, "warmup_proportion": 0.0, "init_from_ckpt": None, "seed": 1000,
-    "save_steps": 10000, "log_steps": 10, "train_set_file": "./data/train.txt", "margin": 0.2, "scale": 30,
-    "corpus_file": "./data/label.txt", "similar_text_pair_file": "./data/dev.txt", "recall_num": 50, "evaluate": True,
-    "model_name_or_path": "rocketqa-zh-dureader-query-encoder", "threshold": None,
-}  # fmt: skip
+    "save_dir": "./checkpoint",
+    "max_seq_length": 512,
+    "batch_size": 32,
+    "output_emb_size": 256,
+    "learning_rate": 5e-5,
+    "weight_decay": 0.0,
+    "epochs": 10,
+    "warmup_proportion": 0.0,
+    "init_from_ckpt": None,
+    "seed": 1000,
+    "save_steps": 10000,
+    "log_steps": 10,
+    "train_set_file": "./data/train.txt",
+    "margin": 0.2,
+    "scale": 30,
+    "corpus_file": "./data/label.txt",
+    "similar_text_pair_file": "./data/dev.txt",
+    "recall_num": 50,
+    "evaluate": True,
+    "model_name_or_path": "rocketqa-zh-dureader-query-encoder",
+    "threshold": None,
+}
 
 
 def test_commands_of_the_older_suite_are_understood():
@@ -401,9 +417,14 @@ def test_two_processes(news, tiny_model, tmp_path):
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     answer = subprocess.run(
-        command_line(*launch, ROOT / "retrieval_based/train.py", *flags), cwd=tmp_path, env=environment,
-        capture_output=True, text=True, encoding="utf-8", timeout=300,
-    )  # fmt: skip
+        command_line(*launch, ROOT / "retrieval_based/train.py", *flags),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     logs = [(tmp_path / "log" / f"workerlog.{i}").read_text(encoding="utf-8") for i in (0, 1)]
     assert len(losses(logs[0])) == 2 and "global step" not in logs[1]

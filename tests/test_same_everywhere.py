@@ -93,9 +93,11 @@ def everything(labels, hierarchy):
 
 
 CASES = {
-    "news": "best_set", "reviews": "closure",
-    "duee": "top_down", "cail-divorce": "closure",  # texts of the public sets
-}  # fmt: skip
+    "news": "best_set",
+    "reviews": "closure",
+    "duee": "top_down",
+    "cail-divorce": "closure",  # texts of the public sets
+}
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
@@ -127,8 +129,13 @@ def case(request, trained, learner, tmp_path_factory):
     texts = [text.strip() for text, _, _ in rows]
     expected = by_predict(folder / "checkpoint", dataset, folder / "predicted.txt")
     return SimpleNamespace(
-        dataset=dataset, texts=texts, labels=labels, checkpoint=folder / "checkpoint", bundle=bundle, expected=expected,
-    )  # fmt: skip
+        dataset=dataset,
+        texts=texts,
+        labels=labels,
+        checkpoint=folder / "checkpoint",
+        bundle=bundle,
+        expected=expected,
+    )
 
 
 def test_the_decision_shows(case):

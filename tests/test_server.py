@@ -24,9 +24,14 @@ from text_cls.serving.predictor import Predictor
 
 KEY = "s3cret"
 TEXTS = [
-    "台风登陆，学校停课一天", "足球", "公司裁员三成，股价当日大跌", "😀 Café <b>\"'&</b> [CLS]", "好" * 2000, "足球",
+    "台风登陆，学校停课一天",
+    "足球",
+    "公司裁员三成，股价当日大跌",
+    "😀 Café <b>\"'&</b> [CLS]",
+    "好" * 2000,
+    "足球",
     "a\nb\tc\x00",
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -223,7 +228,7 @@ def test_the_other_route_and_no_route(serve):
         ({"data": {"text": ["a", "b" * 31]}}, "text 1 (from 0) has 31 characters, at most 30 are taken; cut it"),
         ({"data": {"text": ["好" * 30] * 4}}, "128 tokens, while 100 may wait at a time; send the texts in several"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_answered(serve, value, message):
     client = serve("news", "--max_texts", 4, "--max_characters", 30, "--queue_tokens", 100)
     answer = client.post("/models/cls_hierarchical", json=value)
@@ -470,9 +475,13 @@ def test_figures(serve):
         'text_cls_requests_total{route="/models/cls_hierarchical",status="200"} 1.0',
         'text_cls_requests_total{route="/models/cls_hierarchical",status="422"} 1.0',
         'text_cls_request_seconds_count{route="/models/cls_hierarchical"} 2.0',
-        "text_cls_texts_total 7.0", "text_cls_queue_tokens 0.0", "text_cls_queue_texts 0.0",
-        "text_cls_errors_total 0.0", "text_cls_batch_texts_sum 7.0", "text_cls_requests_under_way 1.0",
-    ):  # fmt: skip
+        "text_cls_texts_total 7.0",
+        "text_cls_queue_tokens 0.0",
+        "text_cls_queue_texts 0.0",
+        "text_cls_errors_total 0.0",
+        "text_cls_batch_texts_sum 7.0",
+        "text_cls_requests_under_way 1.0",
+    ):
         assert line in text, line
     assert serve().get("/metrics").text.count("text_cls_texts_total 0.0") == 1  # each server counts for itself
 
@@ -505,9 +514,13 @@ def test_the_event_loop_goes_on_while_a_large_request_is_tokenised(serve, monkey
 def test_settings(run, caplog, monkeypatch):
     monkeypatch.setattr("text_cls.cli.logger.propagate", True)
     environ = {
-        "TEXT_CLS_PORT": "1", "TEXT_CLS_MAX_TEXTS": "5", "TEXT_CLS_BATCHING": "false", "TEXT_CLS_API_KEY": KEY,
-        "TEXT_CLS_MAX_TEXT": "3", "OTHER": "x",
-    }  # fmt: skip
+        "TEXT_CLS_PORT": "1",
+        "TEXT_CLS_MAX_TEXTS": "5",
+        "TEXT_CLS_BATCHING": "false",
+        "TEXT_CLS_API_KEY": KEY,
+        "TEXT_CLS_MAX_TEXT": "3",
+        "OTHER": "x",
+    }
     chosen = settings.parse_args(["--port", "2"], environ=environ)
     assert (chosen.port, chosen.max_texts, chosen.batching, chosen.api_key) == (2, 5, False, KEY)
     assert "TEXT_CLS_MAX_TEXT is no setting; did you mean 'max_texts'?" in caplog.text
@@ -555,9 +568,12 @@ def test_a_start_that_fails_is_told_in_a_sentence(run, tmp_path):
 def test_a_package_that_is_missing_is_named(bundles):
     code = "import sys; sys.modules['onnxruntime'] = None; import server; sys.exit(server.main(sys.argv[1:]))"
     answer = subprocess.run(
-        command_line("-c", code, "--bundle", bundles["news"], "--port", 0), cwd=ROOT / "deploy" / "simple_serving",
-        capture_output=True, text=True, encoding="utf-8",
-    )  # fmt: skip
+        command_line("-c", code, "--bundle", bundles["news"], "--port", 0),
+        cwd=ROOT / "deploy" / "simple_serving",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     assert answer.returncode == 2 and "Traceback" not in answer.stderr, answer.stderr
     assert "onnxruntime" in answer.stderr and "pip install -r deploy/predictor/requirements-cpu.txt" in answer.stderr
 

@@ -15,10 +15,21 @@ def test_the_schema_is_the_truth(bundles, tmp_path, key):
     environment = {"TEXT_CLS_API_KEY": key} if key else {}
     with serving(bundles["news"], tmp_path / "log", *limits, **environment) as server:
         command = command_line(
-            "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", "all",
-            "--max-examples", 10 if key else 40, "--seed", 1, "--generation-database", "none", "--no-color",
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"http://127.0.0.1:{server.port}/openapi.json",
+            "--checks",
+            "all",
+            "--max-examples",
+            10 if key else 40,
+            "--seed",
+            1,
+            "--generation-database",
+            "none",
+            "--no-color",
             *(("--header", f"X-API-Key: {key}") if key else ()),
-        )  # fmt: skip
+        )
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
         assert answer.returncode == 0, answer.stdout + answer.stderr
         log = server.text()

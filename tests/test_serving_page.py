@@ -197,17 +197,23 @@ def test_the_servers_limits(visit, bundles, tmp_path):
 
 
 ANSWERS = {
-    "full": ("new Response('{\"detail\": \"x\"}', {status: 503, headers: {'Retry-After': '7'}})",
-             "The server has too much to do just now. Try again in 7 s."),
+    "full": (
+        "new Response('{\"detail\": \"x\"}', {status: 503, headers: {'Retry-After': '7'}})",
+        "The server has too much to do just now. Try again in 7 s.",
+    ),
     "stopping": ("new Response('', {status: 503})", "The server has too much to do just now. Try again soon."),
     "late": ("new Response('{}', {status: 504})", "The server did not get to it in time. Try again, with fewer texts."),
     "large": ("new Response('{}', {status: 413})", "This is too much at once. Take some lines out."),
-    "failed": ("new Response('{\"detail\": \"<b>x</b>\"}', {status: 500})",
-               "The server answers with an error (500): <b>x</b>."),
+    "failed": (
+        'new Response(\'{"detail": "<b>x</b>"}\', {status: 500})',
+        "The server answers with an error (500): <b>x</b>.",
+    ),
     "a proxy's": ("new Response('<html>', {status: 502})", "The server answers with an error (502)."),
-    "gone": ("Promise.reject(new TypeError('Failed to fetch'))",
-             "The server does not answer. Is it running, and is the network up?"),
-}  # fmt: skip
+    "gone": (
+        "Promise.reject(new TypeError('Failed to fetch'))",
+        "The server does not answer. Is it running, and is the network up?",
+    ),
+}
 
 
 def test_faults_are_told_and_trying_again_helps(visit):

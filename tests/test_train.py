@@ -227,16 +227,29 @@ def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tm
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         two = subprocess.run(
             command_line(*launch, "--log_dir", tmp_path / f"log{rows}", ROOT / "train.py", *flags),
-            cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+        )
         assert two.returncode == 0, two.stdout + two.stderr
         logs = (tmp_path / f"log{rows}" / "workerlog.0").read_text(encoding="utf-8")
         silent = (tmp_path / f"log{rows}" / "workerlog.1").read_text(encoding="utf-8")
         assert "global step" not in silent and "eval loss" not in silent
         status, log, one = train(
-            news, "--epochs", 2, "--batch_size", 2 * batch, "--max_train_samples", rows, "--model_name", still_model,
+            news,
+            "--epochs",
+            2,
+            "--batch_size",
+            2 * batch,
+            "--max_train_samples",
+            rows,
+            "--model_name",
+            still_model,
             save_dir=tmp_path / f"one{rows}",
-        )  # fmt: skip
+        )
         assert losses(logs) == pytest.approx(losses(log), abs=2e-5) and len(losses(log)) == 2 * -(-rows // (2 * batch))
         for here, there in zip(history(folder), history(one)):
             assert here == pytest.approx(there, abs=1e-5)
@@ -250,9 +263,12 @@ def start(dataset, model, folder, *flags):
     quick = "--device cpu --max_seq_length 32 --learning_rate 1e-3 --logging_steps 1 --batch_size 16".split()
     where = ["--dataset_dir", dataset, "--model_name", model, "--save_dir", folder]
     return subprocess.Popen(
-        command_line("-u", ROOT / "train.py", *where, *quick, *flags), stderr=subprocess.PIPE, text=True,
-        encoding="utf-8", cwd=ROOT,
-    )  # fmt: skip
+        command_line("-u", ROOT / "train.py", *where, *quick, *flags),
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+    )
 
 
 def read_until(process, text):

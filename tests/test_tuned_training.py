@@ -140,6 +140,10 @@ def test_folds_keep_a_text_together_and_every_row_once():
     gold = np.eye(4, dtype=bool)[np.arange(40) // 2 % 4]
     folds = cross_fitting.draw_folds(gold, texts, 3)
     assert sorted(np.concatenate(folds)) == list(range(40)) and len(folds) == 5
-    assert all({texts[i] for i in one}.isdisjoint({texts[i] for i in other}) for one in folds for other in folds
-               if one is not other)  # fmt: skip
+    assert all(
+        {texts[i] for i in one}.isdisjoint({texts[i] for i in other})
+        for one in folds
+        for other in folds
+        if one is not other
+    )
     assert [fold.tolist() for fold in cross_fitting.draw_folds(gold[:2], ["一", "一"], 3)] == [[0, 1]]

@@ -181,8 +181,13 @@ def test_tokens_are_traced_to_their_characters(families, family):
 
 def test_spans_by_hand(families):
     assert TokenSpans(families["ernie"][1])("龘 地震[SEP]é\u0301☃").tolist() == [
-        [0, 1], [2, 3], [3, 4], [4, 9], [9, 10], [11, 12]
-    ]  # fmt: skip
+        [0, 1],
+        [2, 3],
+        [3, 4],
+        [4, 9],
+        [9, 10],
+        [11, 12],
+    ]
     assert words_of_tokens([(0, 2), (2, 3), (4, 6)], np.array([[1, 3], [4, 5], [5, 6]]))[0] == [(0, 3), (4, 6)]
 
 
@@ -325,8 +330,16 @@ def test_the_page(interpret, trained, width):
 
 
 def test_hundreds_of_rows(tmp_path):
-    entry = {"label": "甲", "status": "right", "probability": 0.9, "logit": 2.0, "base_logit": -1.0, "error": 0.2,
-             "attributions": [1.0, -2.0, 0.0], "key_words": [("乙", -2.0)]}  # fmt: skip
+    entry = {
+        "label": "甲",
+        "status": "right",
+        "probability": 0.9,
+        "logit": 2.0,
+        "base_logit": -1.0,
+        "error": 0.2,
+        "attributions": [1.0, -2.0, 0.0],
+        "key_words": [("乙", -2.0)],
+    }
     rows = [
         {"line": i, "text": "甲乙丙", "read": 3, "spans": [(0, 1), (1, 2), (2, 3)], "labels": [entry] * (i % 3)}
         for i in range(700)

@@ -63,11 +63,15 @@ class TritonServer:
         data = b"".join(struct.pack("<I", len(one)) + one for one in raw)
         head = {
             "inputs": [
-                {"name": "INPUT", "datatype": "BYTES", "shape": [len(raw), 1],
-                 "parameters": {"binary_data_size": len(data)}}
+                {
+                    "name": "INPUT",
+                    "datatype": "BYTES",
+                    "shape": [len(raw), 1],
+                    "parameters": {"binary_data_size": len(data)},
+                }
             ],
             "parameters": {"binary_data_output": True},
-        }  # fmt: skip
+        }
         head = json.dumps(head).encode("utf-8")
         length = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
         status, headers, body = self.get(f"models/{model}/infer", head + data, length)

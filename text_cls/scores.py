@@ -37,7 +37,7 @@ def averages(gold, predicted):
 def scores(gold, predicted):
     """{"micro_f1", "macro_f1", "accuracy"} of label sets, bool arrays [rows, labels]; each from 0 to 1.
 
-    accuracy: share of rows whose whole label set is right. macro_f1: mean over all labels, those without a row included.
+    accuracy: share of rows whose whole label set is correct. macro_f1: mean over all labels, also those without a row.
     """
     summary = averages(gold, predicted)[0]
     return {

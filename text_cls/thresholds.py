@@ -119,9 +119,11 @@ def _values_on_grid(probabilities, gold, objective):
         return exact.mean(axis=0) if rows else np.zeros(size)
     hits, given = (
         np.bincount(label[of] * (size + 1) + passed[of], minlength=labels * (size + 1))
-        .reshape(labels, size + 1)[:, :0:-1].cumsum(axis=1)[:, ::-1].astype(np.float64)
+        .reshape(labels, size + 1)[:, :0:-1]
+        .cumsum(axis=1)[:, ::-1]
+        .astype(np.float64)
         for of in (held, slice(None))
-    )  # fmt: skip
+    )
     both = given + gold.sum(axis=0)[:, None]
     micro, macro = ratio(2 * hits.sum(axis=0), both.sum(axis=0)), ratio(2 * hits, both).mean(axis=0)
     return {"micro": micro, "macro": macro, "both": micro + macro}[objective]

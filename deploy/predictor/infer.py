@@ -97,9 +97,14 @@ def main(argv=None):
     problems.stop_if_any()
     variant = "fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32"
     predictor = open_predictor(
-        bundle_of(args.model_path_prefix), variant, args.device, args.device_id, args.num_threads, args.batch_size,
+        bundle_of(args.model_path_prefix),
+        variant,
+        args.device,
+        args.device_id,
+        args.num_threads,
+        args.batch_size,
         args.max_seq_length,
-    )  # fmt: skip
+    )
     kind = predictor.bundle.manifest["model_type"]
     if args.multilingual and kind != "ernie_m":
         raise UserError(f"{args.model_path_prefix} holds a model of type {kind}; leave --multilingual out")

@@ -71,9 +71,14 @@ def create_app(settings=None):
         await asyncio.to_thread(state.service.close)
 
     app = FastAPI(
-        title="Text classification", version="1", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan,
+        title="Text classification",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
         description="Multi-label and hierarchical labels of texts.",
-    )  # fmt: skip
+    )
     app.state.own = state
     app.add_middleware(Gate, state=state)
     add_routes(app, state)
@@ -112,9 +117,13 @@ def add_routes(app, state):
         fits = "they are found by an index" if task == RETRIEVAL else f"they are {task}"
 
         @app.post(
-            ROUTES[task], summary=f"Labels of texts, where {fits}", response_model=Answer,
-            responses=faults, openapi_extra=extra, operation_id=ROUTES[task].removeprefix("/models/"),
-        )  # fmt: skip
+            ROUTES[task],
+            summary=f"Labels of texts, where {fits}",
+            response_model=Answer,
+            responses=faults,
+            openapi_extra=extra,
+            operation_id=ROUTES[task].removeprefix("/models/"),
+        )
         async def classify(request: Request):
             return await label(request, state.service, task)
 

@@ -271,9 +271,13 @@ def label_file(args, labeller, info):
     pool = ThreadPoolExecutor(args.concurrency)
     try:
         label_texts(
-            args.input_file, count, args.output_file, lambda texts: labeller.predict(texts, batch_size, pool), log_row,
+            args.input_file,
+            count,
+            args.output_file,
+            lambda texts: labeller.predict(texts, batch_size, pool),
+            log_row,
             args.scores,
-        )  # fmt: skip
+        )
     finally:
         labeller.server.close()
         pool.shutdown(cancel_futures=True)

@@ -79,9 +79,15 @@ class Server(uvicorn.Server):
 def serve(app, bound, settings):
     """Serves on a bound socket until SIGTERM or SIGINT. Raises the UserError that keeps it from starting."""
     config = uvicorn.Config(
-        app, http=protocol_of(settings.receive_seconds), ws="none", lifespan="on", log_level="warning",
-        access_log=False, server_header=False, timeout_graceful_shutdown=1,
-    )  # fmt: skip
+        app,
+        http=protocol_of(settings.receive_seconds),
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
     state = app.state.own
     try:
         Server(config, state, settings.shutdown_seconds - CLOSING_SECONDS).run(sockets=[bound])

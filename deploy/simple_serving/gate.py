@@ -65,8 +65,12 @@ class Gate:
 
         try:
             if service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
-                await refuse(answer, 401, "an API key is wanted in the header X-API-Key or Authorization: Bearer",
-                             [(b"www-authenticate", b"Bearer")])  # fmt: skip
+                await refuse(
+                    answer,
+                    401,
+                    "an API key is wanted in the header X-API-Key or Authorization: Bearer",
+                    [(b"www-authenticate", b"Bearer")],
+                )
             else:
                 await self.app(scope, receive, answer)
         except asyncio.CancelledError:

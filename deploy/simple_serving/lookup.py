@@ -152,8 +152,12 @@ class Lookup:
         self.predictor = fresh
         self._set_answers(True)
         self._metrics.renewals.labels("done").inc()
-        logger.info("The changed bundle is taken up: %d labels, %d new and %d gone", len(after), len(after - before),
-                    len(before - after))  # fmt: skip
+        logger.info(
+            "The changed bundle is taken up: %d labels, %d new and %d gone",
+            len(after),
+            len(after - before),
+            len(before - after),
+        )
 
 
 def _try(predictor):

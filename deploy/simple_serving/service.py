@@ -21,8 +21,10 @@ from text_cls.serving import open_predictor
 
 HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
 ROUTES = {
-    HIERARCHICAL: "/models/cls_hierarchical", MULTI_LABEL: "/models/cls_multi_label", RETRIEVAL: "/models/retrieval"
-}  # fmt: skip
+    HIERARCHICAL: "/models/cls_hierarchical",
+    MULTI_LABEL: "/models/cls_multi_label",
+    RETRIEVAL: "/models/retrieval",
+}
 ANY_LENGTH = 8192  # tokens of a text where the model knows no maximum
 SEARCHED = 32  # rows searched for at a time, for the same reason as the next
 PART = 8192  # characters tokenised at a time, so that a small request waits for a part of a big one only
@@ -54,9 +56,14 @@ class Service:
         # A search that outlasts its request would else keep the process from ending in time.
         search_seconds = min(CLOSING_SECONDS, settings.deadline_seconds / 2)
         predictor = open_predictor(
-            settings.bundle, settings.variant, settings.device, settings.device_id, settings.num_threads, spin=False,
+            settings.bundle,
+            settings.variant,
+            settings.device,
+            settings.device_id,
+            settings.num_threads,
+            spin=False,
             timeout=search_seconds,
-        )  # fmt: skip
+        )
         predictor.log()
         self.longest = predictor.bundle.manifest["longest_input"] or ANY_LENGTH
         if predictor.kind == RETRIEVAL:
@@ -67,10 +74,14 @@ class Service:
         names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
         self.limits = {name: getattr(settings, name) for name in names}
         batcher = Batcher(
-            lambda rows: predictor.run(predictor.pack(rows), [np.arange(len(rows))]), predictor.columns,
-            settings.batch_tokens, settings.queue_tokens, settings.deadline_seconds / 2, settings.batching,
+            lambda rows: predictor.run(predictor.pack(rows), [np.arange(len(rows))]),
+            predictor.columns,
+            settings.batch_tokens,
+            settings.queue_tokens,
+            settings.deadline_seconds / 2,
+            settings.batching,
             self.metrics.observe_run,
-        )  # fmt: skip
+        )
         row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
         costs = batcher.warm_up(row)
         logger.info("A run of so many tokens takes: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
@@ -110,10 +121,14 @@ class Service:
         """What `/info` tells."""
         predictor = self.predictor
         return {
-            "task": self.task, "route": self.route, "labels": predictor.labels.names,
-            "model": predictor.bundle.manifest["model"], "bundle": predictor.bundle.digest,
-            "max_seq_len": predictor.max_seq_length, "limits": self.limits,
-        }  # fmt: skip
+            "task": self.task,
+            "route": self.route,
+            "labels": predictor.labels.names,
+            "model": predictor.bundle.manifest["model"],
+            "bundle": predictor.bundle.digest,
+            "max_seq_len": predictor.max_seq_length,
+            "limits": self.limits,
+        }
 
     def check_alive(self):
         """Raises Closed where no request could be accepted now, however little there is to do."""

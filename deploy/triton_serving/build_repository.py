@@ -118,19 +118,32 @@ def configurations(manifest, args, digest):
             "seqcls_batcher", python, inputs, [(output, *shape)], cpu, bounded, padding, ragged=True
         ),
         "seqcls_model": model(
-            "seqcls_model", 'platform: "onnxruntime_onnx"', inputs, [(output, *shape)], where(args.device), merged,
+            "seqcls_model",
+            'platform: "onnxruntime_onnx"',
+            inputs,
+            [(output, *shape)],
+            where(args.device),
+            merged,
             threads,
         ),
         "seqcls_postprocess": model(
-            "seqcls_postprocess", python, [("POST_INPUT", *shape), ("POST_error", *text)],
-            [(f"POST_{name}", kind, dims) for name, kind, dims in answers], cpu, merged,
+            "seqcls_postprocess",
+            python,
+            [("POST_INPUT", *shape), ("POST_error", *text)],
+            [(f"POST_{name}", kind, dims) for name, kind, dims in answers],
+            cpu,
+            merged,
         ),
         "seqcls": model(
-            "seqcls", 'platform: "ensemble"', [("INPUT", *text)], [*answers, error],
+            "seqcls",
+            'platform: "ensemble"',
+            [("INPUT", *text)],
+            [*answers, error],
             "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n",
-            limit, parameters(hierarchical=hierarchical),
+            limit,
+            parameters(hierarchical=hierarchical),
         ),
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- the folder
@@ -198,10 +211,14 @@ def main(argv=None):
         # Triton wants the folder, and git and object stores keep no empty one.
         Path(folder, "seqcls", "1", ".keep").touch()
     logger.info(
-        "%s: %d labels, at most %d tokens and %d characters of a text, %d texts of a request, on %s", args.output,
-        bundle.manifest["num_labels"], bundle.manifest["max_seq_length"], args.max_characters, args.max_batch_size,
+        "%s: %d labels, at most %d tokens and %d characters of a text, %d texts of a request, on %s",
+        args.output,
+        bundle.manifest["num_labels"],
+        bundle.manifest["max_seq_length"],
+        args.max_characters,
+        args.max_batch_size,
         args.device,
-    )  # fmt: skip
+    )
     return 0
 
 

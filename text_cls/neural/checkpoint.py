@@ -25,8 +25,10 @@ from text_cls.rows import Labels, read_labels
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
 MADE_BY = {  # kinds of checkpoint
-    "classification": "train.py", "retrieval": "retrieval_based/train.py", "prompt": "few-shot/train.py",
-}  # fmt: skip
+    "classification": "train.py",
+    "retrieval": "retrieval_based/train.py",
+    "prompt": "few-shot/train.py",
+}
 
 
 @dataclass
@@ -214,8 +216,12 @@ def _commit():
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

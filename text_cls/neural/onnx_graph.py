@@ -88,8 +88,13 @@ def _fuse_attention(graph, pad_token_id):
         node = helper.make_node(
             "MultiHeadAttention",
             [query[0].output[0], key[0].output[0], value[0].output[0], f"{name}_bias", "attention_mask"],
-            [last.output[0]], name=name, domain=MICROSOFT, num_heads=heads, scale=scale, mask_filter_value=MASKED,
-        )  # fmt: skip
+            [last.output[0]],
+            name=name,
+            domain=MICROSOFT,
+            num_heads=heads,
+            scale=scale,
+            mask_filter_value=MASKED,
+        )
         graph.remove_node(last)
         graph.add_node(node)
         nodes.append(node)
@@ -237,11 +242,15 @@ def to_int8(source, target, per_channel, spared=()):
 
     logging.getLogger().addFilter(_no_advice)
     quantize_dynamic(
-        source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=per_channel, weight_type=QuantType.QInt8,
+        source,
+        target,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=per_channel,
+        weight_type=QuantType.QInt8,
         nodes_to_exclude=list(spared),
         # Shapes of ONNX Runtime's own operators are not inferred.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-    )  # fmt: skip
+    )
 
 
 def classifier_nodes(source):

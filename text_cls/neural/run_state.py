@@ -11,10 +11,19 @@ from text_cls.neural.model import device_problem, model_name_problem, set_device
 
 # Flags that may differ when a run goes on: they do not change what is learnt.
 FREE_ON_RESUME = {
-    "config", "dataset_dir", "device", "logging_steps", "num_workers", "resume", "save_dir", "save_minutes",
-    "test_file", "visualdl_dir",
-    "log_steps", "save_steps",  # of the retrieval road
-}  # fmt: skip
+    "config",
+    "dataset_dir",
+    "device",
+    "logging_steps",
+    "num_workers",
+    "resume",
+    "save_dir",
+    "save_minutes",
+    "test_file",
+    "visualdl_dir",
+    "log_steps",
+    "save_steps",  # of the retrieval road
+}
 
 
 @dataclass

@@ -292,13 +292,16 @@ class Trainer:
     def log_scores(self, scores):
         logger.info(
             "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
-            scores["loss"], scores["micro_f1"], scores["macro_f1"],
-        )  # fmt: skip
+            scores["loss"],
+            scores["micro_f1"],
+            scores["macro_f1"],
+        )
         if f"{TUNED}micro_f1" in scores:
             logger.info(
                 "with a threshold a label, fitted to other dev rows: micro f1 score: %.5f, macro f1 score: %.5f",
-                scores[f"{TUNED}micro_f1"], scores[f"{TUNED}macro_f1"],
-            )  # fmt: skip
+                scores[f"{TUNED}micro_f1"],
+                scores[f"{TUNED}macro_f1"],
+            )
 
     @property
     def metric_name(self):
@@ -352,10 +355,12 @@ class Trainer:
     def run_all(self):
         args, progress = self.args, self.progress
         logger.info(
-            "Training: %d steps, %d an epoch, %d rows a step%s", self.total_steps, self.steps_per_epoch,
+            "Training: %d steps, %d an epoch, %d rows a step%s",
+            self.total_steps,
+            self.steps_per_epoch,
             args.batch_size * self.world * args.gradient_accumulation_steps,
             f", going on at step {progress.step}" if progress.step else "",
-        )  # fmt: skip
+        )
         if args.warmup and not args.warmup_steps:
             logger.warning("--warmup does nothing without --warmup_steps; 0.1 warms up over a tenth of the training")
         if self.total_steps <= args.warmup_steps:
@@ -403,8 +408,13 @@ class Trainer:
                 seconds = time.perf_counter() - started
                 logger.info(
                     "global step %d, epoch: %d, batch: %d, loss: %.5f, speed: %.2f step/s, %.1f text/s",
-                    progress.step, progress.epoch + 1, progress.batch, loss, steps / seconds, texts / seconds,
-                )  # fmt: skip
+                    progress.step,
+                    progress.epoch + 1,
+                    progress.batch,
+                    loss,
+                    steps / seconds,
+                    texts / seconds,
+                )
                 self.tracker.add_scalar(tag="train/loss", value=loss, step=progress.step)
                 self.tracker.add_scalar(tag="train/learning_rate", value=self.optimizer.get_lr(), step=progress.step)
                 started, steps, texts = time.perf_counter(), 0, 0
@@ -439,8 +449,11 @@ class Trainer:
             scores = self.evaluate("test")
             logger.info(
                 "Test dataset size: %d, accuracy: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
-                len(self.rows["test"]), scores["accuracy"], scores["micro_f1"], scores["macro_f1"],
-            )  # fmt: skip
+                len(self.rows["test"]),
+                scores["accuracy"],
+                scores["micro_f1"],
+                scores["macro_f1"],
+            )
         progress.finished = True
         if is_main_process():
             run = read_run(args.save_dir)

@@ -1,4 +1,4 @@
-"""An index in memory and in the files of a bundle: no server; every row compared, or hnswlib's graph where they are many.
+"""An index in memory and in a bundle's files. It compares every entry, or searches hnswlib's graph if there are many.
 
 numpy alone at import.
 """

@@ -1,4 +1,4 @@
-"""What every index of vectors with label names does: `EmbeddedIndex` and `MilvusIndex` have the methods of `VectorIndex`."""
+"""The interface of an index of vectors with label names; `EmbeddedIndex` and `MilvusIndex` implement it."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -217,9 +217,14 @@ class MilvusIndex:
         with self._asked("search"):
             for start in range(0, len(queries), QUERIES):
                 hits += self._do(
-                    "search", data=queries[start : start + QUERIES], anns_field="vector", limit=k,
-                    output_fields=["labels"], search_params={"params": self._search_params(k)}, timeout=self._timeout,
-                )  # fmt: skip
+                    "search",
+                    data=queries[start : start + QUERIES],
+                    anns_field="vector",
+                    limit=k,
+                    output_fields=["labels"],
+                    search_params={"params": self._search_params(k)},
+                    timeout=self._timeout,
+                )
         most = max(map(len, hits), default=0)
         cosines, labels = np.full((len(queries), most), MISSING, np.float32), []
         for i, row in enumerate(hits):

@@ -185,10 +185,16 @@ def _is_sound(path, count, width):
         return False
     header = np.fromfile(path, HEADER, 1)[0]
     fixed = {
-        "level_0_at": 0, "rows": count, "row_bytes": row_bytes, "number_at": row_bytes - 8,
-        "vector_at": 4 * (2 * LINKS + 1), "links_above": LINKS, "links_level_0": 2 * LINKS, "links": LINKS,
+        "level_0_at": 0,
+        "rows": count,
+        "row_bytes": row_bytes,
+        "number_at": row_bytes - 8,
+        "vector_at": 4 * (2 * LINKS + 1),
+        "links_above": LINKS,
+        "links_level_0": 2 * LINKS,
+        "links": LINKS,
         "ef": EF_CONSTRUCTION,
-    }  # fmt: skip
+    }
     if any(header[name] != value for name, value in fixed.items()) or header["entry"] >= count:
         return False
     if not np.isclose(header["spread"], 1 / np.log(LINKS)):

@@ -72,8 +72,17 @@ class Predictor:
 
     kind = CLASSIFICATION  # of the bundles it serves
 
-    def __init__(self, folder, variant="float32", device="cpu", device_id=0, num_threads=None, batch_size=32,
-                 max_seq_length=None, spin=True):  # fmt: skip
+    def __init__(
+        self,
+        folder,
+        variant="float32",
+        device="cpu",
+        device_id=0,
+        num_threads=None,
+        batch_size=32,
+        max_seq_length=None,
+        spin=True,
+    ):
         import onnxruntime
 
         if problem := device_problem(device):
@@ -158,6 +167,9 @@ class Predictor:
     def log(self):
         manifest = self.bundle.manifest
         logger.info(
-            "%s, %d labels, at most %d tokens, on %s (ONNX Runtime)", manifest["model"], len(self.labels),
-            self.max_seq_length, self.session.get_providers()[0].removesuffix("ExecutionProvider"),
-        )  # fmt: skip
+            "%s, %d labels, at most %d tokens, on %s (ONNX Runtime)",
+            manifest["model"],
+            len(self.labels),
+            self.max_seq_length,
+            self.session.get_providers()[0].removesuffix("ExecutionProvider"),
+        )

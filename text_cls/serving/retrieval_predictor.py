@@ -89,10 +89,13 @@ class RetrievalPredictor(Predictor):
         super().log()
         manifest, entries = self.bundle.manifest, len(self.index)
         logger.info(
-            "Labels of the %d nearest of %d entries (%s; %s index), %s", min(manifest["search"]["neighbours"], entries),
-            entries, "labelled rows" if manifest["corpus"] == "rows" else "label texts", manifest["index"]["kind"],
+            "Labels of the %d nearest of %d entries (%s; %s index), %s",
+            min(manifest["search"]["neighbours"], entries),
+            entries,
+            "labelled rows" if manifest["corpus"] == "rows" else "label texts",
+            manifest["index"]["kind"],
             "by vote" if manifest["search"]["vote"] else "by the nearest of each",
-        )  # fmt: skip
+        )
 
 
 def _encoder_of(bundle):

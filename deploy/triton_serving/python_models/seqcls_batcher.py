@@ -51,8 +51,10 @@ class TritonPythonModel:
             {name: np.concatenate([a[mask] for a, mask in zip(arrays, held)]) for name, arrays in columns.items()},
             np.cumsum([0, *np.concatenate([mask.sum(axis=1) for mask in held])]),
             {name: self.pad_id if name == "input_ids" else 0 for name in self.inputs},
-            pad_left=False, with_mask=False, truncated=0,
-        )  # fmt: skip
+            pad_left=False,
+            with_mask=False,
+            truncated=0,
+        )
         logits = np.zeros((len(encoded), self.num_labels), dtype=np.float32)
         errors = np.full(len(encoded), None, dtype=np.object_)
         filled = np.flatnonzero(encoded.lengths)  # rows without ids are those with an error
