@@ -102,7 +102,7 @@ def test_duplicates_within_and_across(check, tmp_path):
     finding = found(report, "dev.txt: 2 rows (50.0%) with the same text as a row of train.txt")
     assert finding["severity"] == "warning" and "flatter" in finding["remedy"]
     assert finding["examples"][0].startswith("dev.txt:1: ") and "= train.txt:5: " in finding["examples"][0]
-    other = found(report, "train.txt: 1 row with the same text as a row before, and other labels")
+    other = found(report, "train.txt: 1 row with the same text as a row before and other labels")
     assert other["examples"][0].startswith("train.txt:31: ")
     assert "analysis/split.py" in log
 
