@@ -101,12 +101,12 @@ def main(argv=None):
     use_old_ir()
     prepare_environment()
     from text_cls.neural.checkpoint import load_checkpoint, load_model
-    from text_cls.neural.export import bundle_folder, check, example_texts, folder_problem, tokenizer_problem
+    from text_cls.neural.export import bundle_folder, bundle_folder_problem, check, example_texts, tokenizer_problem
     from text_cls.rows import read_rows
 
     problems, rows = Problems(), None
     checkpoint = load_checkpoint(args.params_path, None, problems)
-    if problem := folder_problem(args.output_path, "--output_path"):
+    if problem := bundle_folder_problem(args.output_path, "--output_path"):
         problems.add(problem)
     if args.dataset_dir:
         with problems.collect():
@@ -116,7 +116,7 @@ def main(argv=None):
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt, --dataset_dir"
         )
     problems.stop_if_any()
-    load_model(checkpoint, args.params_path, "cpu")
+    load_model(checkpoint, "cpu")
     kind = checkpoint.model.config.model_type
     if args.multilingual != (kind == "ernie_m"):
         remedy = "leave --multilingual out" if args.multilingual else "give --multilingual"
@@ -124,7 +124,7 @@ def main(argv=None):
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
 
-    from text_cls.serving.predictor import Predictor, device_problem
+    from text_cls.serving.predictor import Predictor, onnx_device_problem
 
     max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
     texts = [rows.texts[i] for i in range(min(64, len(rows)))] if rows else example_texts()
@@ -139,7 +139,7 @@ def main(argv=None):
         )
         if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
             refused.append("int8")
-        if args.fp16 and device_problem("gpu"):
+        if args.fp16 and onnx_device_problem("gpu"):
             to_fp16(draft.file("float32"), draft.file("fp16"))
             draft.fields["unmeasured"] = ["fp16"]
             logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")

@@ -225,22 +225,22 @@ def main(argv=None):
     use_old_ir()
     environment = prepare_environment()
     from text_cls.neural.checkpoint import load_checkpoint, load_model
-    from text_cls.neural.export import bundle_folder, folder_problem, tokenizer_problem
-    from text_cls.neural.model import device_problem, log_model, longest_input
+    from text_cls.neural.export import bundle_folder, bundle_folder_problem, tokenizer_problem
+    from text_cls.neural.model import log_model, longest_input, paddle_device_problem
     from text_cls.rows import read_rows
 
     problems, rows = Problems(), {}
     checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems, "--params_dir")
-    if problem := device_problem(args.device):
+    if problem := paddle_device_problem(args.device):
         problems.add(problem)
     for value in args.width_mult_list:
-        if problem := folder_problem(os.path.join(args.output_dir, folder_of(value)), "--output_dir"):
+        if problem := bundle_folder_problem(os.path.join(args.output_dir, folder_of(value)), "--output_dir"):
             problems.add(problem)
     for split in ("train", "dev"):
         with problems.collect():
             rows[split] = read_rows(os.path.join(args.dataset_dir, f"{split}.txt"), checkpoint.labels, problems)
     problems.stop_if_any()
-    load_model(checkpoint, args.params_dir, args.device, "--params_dir")
+    load_model(checkpoint, args.device, "--params_dir")
     config = checkpoint.model.config
     if config.model_type == "ernie_m":
         problems.add("PaddleNLP's pruning does not know ERNIE-M; export it unpruned (python export_model.py)")

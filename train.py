@@ -16,17 +16,16 @@ from text_cls.cli import (
     Problems,
     UserError,
     command,
-    logger,
+    fraction,
     non_negative_float,
     non_negative_int,
     parse_with_config,
     positive_int,
-    share,
 )
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
 from text_cls.rows import read_labels, read_rows
-from utils import describe, describe_pair
+from utils import log_data
 
 FLAG = argparse.BooleanOptionalAction
 TUNED = ("tuned_macro_f1", "tuned_micro_f1")
@@ -65,7 +64,9 @@ def parse_args(argv=None):
     group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
     group.add_argument("--warmup_steps", type=non_negative_float, default=0, help="steps, or a share below 1 (0)")
     group.add_argument("--loss", choices=LOSSES, default="bce", help="see losses.py (%(default)s)")
-    group.add_argument("--label_smoothing", type=share, default=0.0, help="targets s/2 and 1 - s/2, not 0 and 1 (0)")
+    group.add_argument(
+        "--label_smoothing", type=fraction(), default=0.0, help="targets s/2 and 1 - s/2, not 0 and 1 (0)"
+    )
     group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="batches a step (1)")
     group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help="clip gradients; 0 = off (0)")
     group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, gpu only (off)")
@@ -116,12 +117,7 @@ def read_data(args):
                 f"{FEWEST} or more, or --metric_for_best {args.metric_for_best.removeprefix('tuned_')}"
             )
     problems.stop_if_any()
-    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
-    for part in rows.values():
-        for line in describe(part, len(labels)):
-            logger.info(line)
-    for line in describe_pair(rows["train"], rows["dev"], labels):
-        logger.warning(line)
+    log_data(labels, rows)
     return labels, rows
 
 

@@ -1,9 +1,89 @@
-"""What the scripts share beside the package: which files an output must not replace, and what a data set looks like."""
+"""What the scripts share: the flags of a model, reading and logging data, encoding and scoring rows."""
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
+
+from text_cls.cli import logger, positive_int
+
+CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # where train.py in the project's folder writes
+
+
+# -------------------------------------------------------------------------------------------------------------- flags
+
+
+def add_model_flags(
+    parser,
+    params_path=CHECKPOINT,
+    params_help="checkpoint of train.py (%(default)s)",
+    batch_size=32,
+    batch_help="rows at a time (%(default)s)",
+    label_help="must be the model's, if it is there (%(default)s)",
+    group=None,
+):
+    """--dataset_dir and --label_file; in `group`, --params_path, --device, --max_seq_length and --batch_size."""
+    parser.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
+    parser.add_argument("--label_file", default="label.txt", help=label_help)
+    group = group or parser
+    group.add_argument("--params_path", default=params_path, help=params_help)
+    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+    group.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
+    group.add_argument("--batch_size", type=positive_int, default=batch_size, help=batch_help)
+
+
+# -------------------------------------------------------------------------------------------------------------- model
+
+
+def open_model(args, problems):
+    """The checkpoint that the flags of `add_model_flags` name, without weights, and the maximum length."""
+    from text_cls.neural.checkpoint import open_checkpoint
+
+    label_file = os.path.join(args.dataset_dir, args.label_file)
+    return open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
+
+
+def load_weights(checkpoint, device, environment, flag="--params_path"):
+    """Loads model and tokenizer of a `Checkpoint` onto the device and logs what computes. environment: log lines."""
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.model import log_model
+
+    load_model(checkpoint, device, flag)
+    log_model(checkpoint.model, checkpoint.tokenizer, device, environment)
+
+
+def encode_texts(checkpoint, texts, max_seq_length):
+    """Tokens of texts as `batching.Encoded`."""
+    from text_cls.neural.model import encode
+
+    return encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+
+
+def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
+    """float32 array [texts, labels] from a loaded checkpoint, before its temperature."""
+    from text_cls.neural.model import predict_probabilities
+
+    return predict_probabilities(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), batch_size)
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def log_data(labels, rows):
+    """Logs the label set, each of the files ({split: `Rows`}), and what train and dev show only together."""
+    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
+    for part in rows.values():
+        log_rows(part, labels)
+    if {"train", "dev"} <= rows.keys():
+        for line in describe_pair(rows["train"], rows["dev"], labels):
+            logger.warning(line)
+
+
+def log_rows(rows, labels):
+    """Logs the description of one file."""
+    for line in describe(rows, len(labels)):
+        logger.info(line)
 
 
 def keep_inputs(folder, inputs, outputs, problems):

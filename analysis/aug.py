@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
-from text_cls.cli import Problems, command, logger, positive_int, progress_bar
+from text_cls.cli import Problems, command, fraction, logger, positive_int, progress_bar
 from text_cls.files import atomic_write
 from text_cls.rows import read_lines, tab_message
 
@@ -35,20 +35,13 @@ def parse_args(argv=None):
     parser.add_argument("--aug_strategy", default="substitute", choices=STRATEGIES, help="what to do (%(default)s)")
     parser.add_argument("--aug_type", default="synonym", choices=TYPES, help="where words come from (%(default)s)")
     parser.add_argument("--create_n", type=positive_int, default=2, help="new rows wanted of each (%(default)s)")
-    parser.add_argument("--aug_percent", type=share, default=0.1, help="share of words changed (%(default)s)")
+    ratio = fraction(zero=False, one=True)
+    parser.add_argument("--aug_percent", type=ratio, default=0.1, help="share of words changed (%(default)s)")
     parser.add_argument("--custom_file", help='words of --aug_type custom, JSON {"word": ["other word"]} (none)')
     parser.add_argument("--model_name", default=MLM_NAME, help="of mlm: name or folder (%(default)s)")
     parser.add_argument("--device", default="gpu", help="of mlm: cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
     parser.add_argument("--seed", type=int, default=3, help="the same rows come out again (%(default)s)")
     return parser.parse_args(argv)
-
-
-def share(text):
-    """argparse type: a number above 0 and up to 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
-    return value
 
 
 def read_pairs(path, problems):

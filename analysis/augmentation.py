@@ -252,9 +252,9 @@ def _seeded(seed):
 
 def _language_model(name, device):
     """A masked language model and its tokenizer, by PaddleNLP's name or from a folder, on the device."""
-    from text_cls.neural.model import device_problem, load_masked_lm, model_name_problem, set_device
+    from text_cls.neural.model import load_masked_lm, model_name_problem, paddle_device_problem, set_device
 
-    found = [problem for problem in (device_problem(device), model_name_problem(name)) if problem]
+    found = [problem for problem in (paddle_device_problem(device), model_name_problem(name)) if problem]
     if found:
         raise UserError("\n  ".join(found))
     set_device(device)

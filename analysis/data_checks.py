@@ -465,7 +465,7 @@ def check_similarity(train, dev, labels, seed):
             Finding(
                 "warning",
                 f"{_many(len(moved), 'label')} with another share in dev than in train, by more than chance",
-                "Fine if dev deliberately covers another time or source; otherwise split again (analysis/split.py), which "
+                "Fine if dev deliberately covers another time or source; otherwise split again: analysis/split.py "
                 "gives each label the same share",
                 _shown(examples),
             )

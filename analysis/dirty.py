@@ -21,7 +21,7 @@ from text_cls.cli import Problems, command, logger, non_negative_float, non_nega
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_lines, read_rows
-from utils import describe, keep_inputs
+from utils import CHECKPOINT, add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
 
 OUTPUTS = ("dirty_file", "rest_file", "report_file")
 REPORT = ("rank", "line", "label", "fault", "out_of_fold", "model", "why", "suggested", "given", "text")
@@ -31,19 +31,21 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
     parser.add_argument("--train_file", default="train.txt", help="labelled rows to check (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if there is one (%(default)s)")
     parser.add_argument("--method", default="confident", choices=("confident", "representer"), help="(%(default)s)")
     parser.add_argument("--seed", type=non_negative_int, default=3, help="of the folds (%(default)s)")
 
     model = parser.add_argument_group(
         "model: needed by representer; where one is named, the report shows what it says too"
     )
-    model.add_argument("--params_path", help="checkpoint of train.py (none; representer: the project's checkpoint/)")
-    model.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    model.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
-    model.add_argument("--batch_size", type=positive_int, default=16, help="rows at a time (%(default)s)")
+    add_model_flags(
+        parser,
+        params_path=None,
+        params_help="checkpoint of train.py (none; representer: the project's checkpoint/)",
+        batch_size=16,
+        label_help="must be the model's, if there is one (%(default)s)",
+        group=model,
+    )
 
     output = parser.add_argument_group("output, in dataset_dir")
     output.add_argument("--dirty_num", type=positive_int, default=100, help="rows taken out at most (%(default)s)")
@@ -55,17 +57,15 @@ def parse_args(argv=None):
     output.add_argument("--report_file", default="train_dirty_report.tsv", help="what is suspect (%(default)s)")
     args = parser.parse_args(argv)
     if args.method == "representer" and args.params_path is None:
-        args.params_path = str(ROOT / "checkpoint")
+        args.params_path = CHECKPOINT
     return args
 
 
 def read_all(args, problems):
     """(rows, labels, checkpoint or None, maximum length), checked."""
-    from text_cls.neural.checkpoint import open_checkpoint
-
     checkpoint, max_seq_length = None, None
     if args.params_path is not None:
-        checkpoint, max_seq_length = open_checkpoint(args, problems)
+        checkpoint, max_seq_length = open_model(args, problems)
         labels = checkpoint.labels
     else:
         labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
@@ -85,12 +85,10 @@ def find_suspects(args, rows, targets, checkpoint, max_seq_length, environment):
     unseen, own = calibrated_by_label(scores, pooled, targets, args.seed), None
     found = confident_learning(unseen, targets) if args.method == "confident" else None
     if checkpoint is not None:
-        from text_cls.neural.checkpoint import load_model
-        from text_cls.neural.model import encode, log_model, predict_features, predict_probabilities
+        from text_cls.neural.model import predict_features, predict_probabilities
 
-        load_model(checkpoint, args.params_path, args.device)
-        log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
-        encoded = encode(rows.texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+        load_weights(checkpoint, args.device, environment)
+        encoded = encode_texts(checkpoint, rows.texts, max_seq_length)
         own = checkpoint.decision.calibrated(predict_probabilities(checkpoint.model, encoded, args.batch_size))
         if args.method == "representer":
             features = predict_features(checkpoint.model, encoded, args.batch_size)
@@ -163,8 +161,7 @@ def main(argv=None):
     with problems.collect():
         rows, labels, checkpoint, max_seq_length = read_all(args, problems)
     problems.stop_if_any()
-    for line in describe(rows, len(labels)):
-        logger.info(line)
+    log_rows(rows, labels)
 
     targets = rows.multi_hot(len(labels))
     found, unseen, own = find_suspects(args, rows, targets, checkpoint, max_seq_length, environment)

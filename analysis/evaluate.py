@@ -15,24 +15,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, command, logger, positive_int
+from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write, write_json
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_rows
-from utils import describe, keep_inputs
+from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_model, probabilities_of
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
-    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
-    parser.add_argument("--batch_size", type=positive_int, default=32, help="rows at a time (%(default)s)")
+    add_model_flags(parser)
     parser.add_argument("--dev_file", default="dev.txt", help="any file of labelled rows (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
     parser.add_argument("--bad_case_file", default="bad_case.txt", help="wrong rows, in dataset_dir (%(default)s)")
     parser.add_argument("--report_file", help="JSON file of every figure (none)")
     parser.add_argument("--html", help="page with plots and the bad cases, to look at in a browser (none)")
@@ -105,11 +100,9 @@ def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
     from metric import classification_report, inconsistent_rows, path_report
-    from text_cls.neural.checkpoint import load_model, open_checkpoint
-    from text_cls.neural.model import encode, log_model, predict_probabilities
 
     problems = Problems()
-    checkpoint, max_seq_length = open_checkpoint(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems)
     labels = checkpoint.labels
     elsewhere = {"report_file": args.report_file, "html": args.html}
     for path in filter(None, elsewhere.values()):
@@ -121,13 +114,10 @@ def main(argv=None):
     outputs |= {f"--{name}": os.path.abspath(path) for name, path in elsewhere.items() if path}
     keep_inputs(args.dataset_dir, (args.dev_file, args.label_file), outputs, problems)
     problems.stop_if_any()
-    for line in describe(rows, len(labels)):
-        logger.info(line)
-    load_model(checkpoint, args.params_path, args.device)
-    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+    log_rows(rows, labels)
+    load_weights(checkpoint, args.device, environment)
 
-    encoded = encode(rows.texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
-    probabilities = predict_probabilities(checkpoint.model, encoded, args.batch_size)
+    probabilities = probabilities_of(checkpoint, rows.texts, max_seq_length, args.batch_size)
     gold = rows.multi_hot(len(labels))
     predicted = checkpoint.decision.decide(probabilities, labels.parents)
     report = classification_report(gold, predicted, labels.parents)

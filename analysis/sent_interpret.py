@@ -19,22 +19,17 @@ from text_cls.cli import Problems, command, logger, non_negative_int, positive_i
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_cases, read_rows
-from utils import describe, keep_inputs
+from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model, probabilities_of
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
-    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
-    parser.add_argument("--batch_size", type=positive_int, default=16, help="rows at a time (%(default)s)")
+    add_model_flags(parser, batch_size=16)
     parser.add_argument("--seed", type=non_negative_int, default=3, help="of the index of many rows (%(default)s)")
     parser.add_argument("--top_k", type=positive_int, default=3, help="training rows of each text (%(default)s)")
     parser.add_argument("--train_file", default="train.txt", help="what the model learnt from (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
     parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
     parser.add_argument("--interpret_result_file", default="sent_interpret.txt", help="file to write (%(default)s)")
     return parser.parse_args(argv)
@@ -78,12 +73,11 @@ def log_summary(cases, rows, scores, nearest):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    from text_cls.neural.checkpoint import load_model, open_checkpoint
-    from text_cls.neural.model import encode, log_model, predict_features, predict_probabilities
+    from text_cls.neural.model import predict_features
     from text_cls.search.neighbours import Neighbours
 
     problems, cases = Problems(), []
-    checkpoint, max_seq_length = open_checkpoint(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems)
     labels = checkpoint.labels
     with problems.collect():
         rows = read_rows(os.path.join(args.dataset_dir, args.train_file), labels, problems)
@@ -96,22 +90,19 @@ def main(argv=None):
     outputs = {"--interpret_result_file": args.interpret_result_file}
     keep_inputs(args.dataset_dir, inputs, outputs, problems)
     problems.stop_if_any()
-    for line in describe(rows, len(labels)):
-        logger.info(line)
-    load_model(checkpoint, args.params_path, args.device)
-    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+    log_rows(rows, labels)
+    load_weights(checkpoint, args.device, environment)
 
-    def encoded(texts):
-        return encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    def features(texts):
+        return predict_features(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), args.batch_size)
 
     open_cases = [case for case in cases if case.predicted is None]
     if open_cases:
-        texts = encoded([case.text for case in open_cases])
-        probabilities = predict_probabilities(checkpoint.model, texts, args.batch_size)
+        texts = [case.text for case in open_cases]
+        probabilities = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size)
         for case, chosen in zip(open_cases, checkpoint.decision.decide(probabilities, labels.parents)):
             case.predicted = chosen.nonzero()[0].tolist()
-    corpus = predict_features(checkpoint.model, encoded(rows.texts), args.batch_size)
-    queries = predict_features(checkpoint.model, encoded([case.text for case in cases]), args.batch_size)
+    corpus, queries = features(rows.texts), features([case.text for case in cases])
     scores, nearest = Neighbours(corpus, seed=args.seed).search(queries, args.top_k)
 
     result = os.path.join(args.dataset_dir, args.interpret_result_file)

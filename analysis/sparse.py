@@ -22,18 +22,14 @@ from text_cls.cli import Problems, UserError, command, logger, non_negative_int,
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import Texts, read_rows, read_texts
-from utils import describe, keep_inputs
+from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
-    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
-    parser.add_argument("--batch_size", type=positive_int, default=16, help="rows at a time (%(default)s)")
+    add_model_flags(parser, batch_size=16)
     parser.add_argument("--seed", type=non_negative_int, default=3, help="of new texts and large indexes (%(default)s)")
     group = parser.add_argument_group("choice")
     group.add_argument("--annotate", action="store_true", help="choose from unlabeled_file, for annotation (off)")
@@ -60,7 +56,6 @@ def parse_args(argv=None):
     group = parser.add_argument_group("files, in dataset_dir")
     group.add_argument("--train_file", default="train.txt", help="what the model learnt from (%(default)s)")
     group.add_argument("--dev_file", default="dev.txt", help="labelled rows it did not learn from (%(default)s)")
-    group.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
     group.add_argument("--unlabeled_file", default="data.txt", help="texts, one a line (%(default)s)")
     group.add_argument("--sparse_file", default="sparse.txt", help="file to write (%(default)s)")
     group.add_argument("--support_file", default="support.txt", help="file to write (%(default)s)")
@@ -152,12 +147,11 @@ def log_next_step(args, support_path):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    from text_cls.neural.checkpoint import load_model, open_checkpoint
-    from text_cls.neural.model import encode, log_model, predict_features
+    from text_cls.neural.model import predict_features
     from text_cls.search.neighbours import Neighbours
 
     problems, rows = Problems(), {}
-    checkpoint, max_seq_length = open_checkpoint(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems)
     labels = checkpoint.labels
     for name in (args.train_file, args.dev_file):
         with problems.collect():
@@ -181,15 +175,13 @@ def main(argv=None):
     problems.stop_if_any()
     train, dev = rows[args.train_file], rows[args.dev_file]
     for part in (train, dev):
-        for line in describe(part, len(labels)):
-            logger.info(line)
+        log_rows(part, labels)
     if args.annotate:
         logger.info("%s: %d texts; %d more repeat others or are in train or dev", path, len(candidates), left_out)
-    load_model(checkpoint, args.params_path, args.device)
-    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+    load_weights(checkpoint, args.device, environment)
 
     def features(texts):
-        encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+        encoded = encode_texts(checkpoint, texts, max_seq_length)
         return predict_features(checkpoint.model, encoded, args.batch_size)
 
     def row(part, i):

@@ -21,7 +21,7 @@ from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
-from utils import describe
+from utils import log_rows
 
 NAMES = ("train.txt", "dev.txt", "test.txt")
 SHOWN = 20  # labels that are missing from a file
@@ -166,8 +166,7 @@ def main(argv=None):
         if 0 < distinct < len(args.splits):
             problems.add(f"{source}: {distinct} distinct texts cannot fill {len(args.splits)} files; add rows")
     problems.stop_if_any()
-    for line in describe(rows, len(labels)):
-        logger.info(line)
+    log_rows(rows, labels)
     if made:
         logger.info("%s is not there; made of the rows' labels: %d", label_file, len(labels))
     parts = split_rows(rows, len(labels), args.splits, args.seed)

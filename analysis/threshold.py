@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
-from utils import describe
+from utils import add_model_flags, log_rows, open_model, probabilities_of
 
 OBJECTIVES = ("micro", "macro", "both", "exact")
 
@@ -28,14 +28,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
-    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
+    add_model_flags(parser)
     parser.add_argument("--bundle", help="a bundle of export_model.py in place of a checkpoint (none)")
-    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
-    parser.add_argument("--batch_size", type=positive_int, default=32, help="rows at a time (%(default)s)")
     parser.add_argument("--dev_file", default="dev.txt", help="labelled rows, not those of training (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
 
     fit = parser.add_argument_group("fitting")
     fit.add_argument("--objective", choices=OBJECTIVES, default="both", help="F1 to raise, or exact rows (%(default)s)")
@@ -45,8 +40,12 @@ def parse_args(argv=None):
         default="auto",
         help="one threshold, one a label, or what gains more (%(default)s)",
     )
-    fit.add_argument("--target_precision", type=share, help="reach this precision instead, from 0 to 1")
-    fit.add_argument("--target_recall", type=share, help="reach this recall instead, from 0 to 1")
+    fit.add_argument(
+        "--target_precision", type=fraction(zero=False, one=True), help="reach this precision instead, from 0 to 1"
+    )
+    fit.add_argument(
+        "--target_recall", type=fraction(zero=False, one=True), help="reach this recall instead, from 0 to 1"
+    )
     fit.add_argument(
         "--temperature", action="store_true", help="fit one, so that probabilities tell frequencies (as it is)"
     )
@@ -60,33 +59,21 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def share(text):
-    """argparse type: a number above 0 and up to 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and up to 1, not {text}")
-    return value
-
-
 class _OfCheckpoint:
     """Labels, decision and probabilities of a checkpoint, and a way to put another decision into it."""
 
     def __init__(self, args, problems):
-        from text_cls.neural.checkpoint import open_checkpoint
 
         self.args = args
-        self.checkpoint, self.max_seq_length = open_checkpoint(args, problems)
+        self.checkpoint, self.max_seq_length = open_model(args, problems)
         self.labels, self.decision = self.checkpoint.labels, self.checkpoint.decision
         self.path = os.path.join(args.params_path, "decision.json")
 
     def probabilities(self, texts):
         from text_cls.neural.checkpoint import load_model
-        from text_cls.neural.model import encode, predict_probabilities
 
-        load_model(self.checkpoint, self.args.params_path, self.args.device)
-        model = self.checkpoint.model
-        encoded = encode(texts, self.checkpoint.tokenizer, model, self.max_seq_length)
-        return predict_probabilities(model, encoded, self.args.batch_size)
+        load_model(self.checkpoint, self.args.device)
+        return probabilities_of(self.checkpoint, texts, self.max_seq_length, self.args.batch_size)
 
     def problem(self):
         """What would keep `write` from writing, or None."""
@@ -161,8 +148,7 @@ def main(argv=None):
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), model.labels, problems)
         start = changed(model.decision, args)
     problems.stop_if_any()
-    for line in describe(rows, len(model.labels)):
-        logger.info(line)
+    log_rows(rows, model.labels)
     if len(rows) < FEWEST:
         raise UserError(f"{rows.path}: {len(rows)} rows are too few to fit thresholds to; label {FEWEST} or more")
     if len(set(rows.texts)) < 3:
@@ -186,8 +172,7 @@ def changed(decision, args):
     """The decision with the flags that are not fitted."""
     from text_cls.decision_flags import overridden
 
-    args.threshold = args.top_k = None  # not flags here
-    return overridden(decision, args)
+    return overridden(decision, min_k=args.min_k, max_k=args.max_k, hierarchy=args.hierarchy)
 
 
 def choose(args, start, probabilities, gold, texts, labels):

@@ -21,7 +21,7 @@ from text_cls.cli import Problems, command, logger, non_negative_int, positive_i
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_cases
-from utils import keep_inputs
+from utils import add_model_flags, keep_inputs, load_weights, open_model, probabilities_of
 from word_interpret_page import write_evidence_page
 
 SHOWN = 10  # rows in the log
@@ -31,13 +31,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
-    parser.add_argument("--params_path", default=str(ROOT / "checkpoint"), help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
-    parser.add_argument("--batch_size", type=positive_int, default=16, help="changed copies at a time (%(default)s)")
+    add_model_flags(parser, batch_size=16, batch_help="changed copies at a time (%(default)s)")
     parser.add_argument("--seed", type=non_negative_int, default=3, help="of lime and grad (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="must be the model's, if it is there (%(default)s)")
     parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
     parser.add_argument("--max_rows", type=positive_int, help="only so many, from the top (all)")
     parser.add_argument(
@@ -65,11 +60,8 @@ def interpret(args):
         are in logits. LIME has no baseline, so that base_logit and error are None.
     """
     environment = prepare_environment()
-    from text_cls.neural.checkpoint import load_model, open_checkpoint
-    from text_cls.neural.model import encode, log_model, predict_probabilities
-
     problems, cases = Problems(), []
-    checkpoint, max_seq_length = open_checkpoint(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems)
     labels = checkpoint.labels
     with problems.collect():
         cases = read_cases(os.path.join(args.dataset_dir, args.interpret_input_file), labels, problems)
@@ -79,13 +71,12 @@ def interpret(args):
     keep_inputs(args.dataset_dir, (args.interpret_input_file, args.label_file), outputs, problems)
     problems.stop_if_any()
     cases = cases[: args.max_rows]
-    load_model(checkpoint, args.params_path, args.device)
+    load_weights(checkpoint, args.device, environment)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    log_model(model, tokenizer, args.device, environment)
     from attribution import Explainer
 
-    encoded = encode([case.text for case in cases], tokenizer, model, max_seq_length)
-    probabilities = predict_probabilities(model, encoded, args.batch_size)
+    texts = [case.text for case in cases]
+    probabilities = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size)
     decided = checkpoint.decision.decide(probabilities, labels.parents)
     shown = checkpoint.decision.calibrated(probabilities)
     other = 0

@@ -114,7 +114,7 @@ def worker_predict_py(folder):
     from text_cls.neural.model import encode, predict_logits
 
     checkpoint = load_checkpoint(str(folder / "checkpoint"), None, Problems())
-    load_model(checkpoint, str(folder / "checkpoint"), "cpu")
+    load_model(checkpoint, "cpu")
     return timed(
         lambda texts: encode(texts, checkpoint.tokenizer, checkpoint.model, LENGTH),
         lambda tokens: predict_logits(checkpoint.model, tokens, BATCH),

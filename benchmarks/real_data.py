@@ -98,7 +98,7 @@ def dev_probabilities(dataset, seed, dev, model=MODEL, training=TRAINING):
         where = ("--dataset_dir", dataset, "--device", "cpu", "--model_name", start, "--save_dir", path)
         call("train.py", *where, "--seed", seed, *training.split())
         checkpoint = load_checkpoint(path, None, Problems())
-        load_model(checkpoint, path, "cpu")
+        load_model(checkpoint, "cpu")
         length = checkpoint.run["arguments"]["max_seq_length"]
         encoded = encode(dev.texts, checkpoint.tokenizer, checkpoint.model, length)
         return predict_probabilities(checkpoint.model, encoded, 32)

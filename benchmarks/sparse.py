@@ -114,7 +114,7 @@ class Experiment:
             *TRAINING.split(),
         )
         trained = load_checkpoint(checkpoint, None, Problems())
-        load_model(trained, checkpoint, "cpu")
+        load_model(trained, "cpu")
         return trained
 
     def choose(self):

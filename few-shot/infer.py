@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
-from text_cls.decision_flags import add_decision_flags, overridden
-from text_cls.prediction import count_texts, label_texts
+from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.prediction import count_texts, predict_file
 
 
 def parse_args(argv=None):
@@ -64,8 +64,8 @@ def main(argv=None):
         )
     problems.stop_if_any()
     predictor.log()
-    predictor.decision = overridden(predictor.decision, args)
-    label_texts(path, count, None, predictor.predict, log_row, with_scores=False)
+    predictor.decision = overridden(predictor.decision, **decision_options(args))
+    predict_file(path, count, None, predictor.predict, log_row, with_scores=False)
     return 0
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from prompting import parse_prompt
 from text_cls.cli import Problems
 from text_cls.label_tree import SEPARATOR
-from text_cls.neural.checkpoint import folder_problem, last_folder, load_checkpoint
-from text_cls.neural.export import folder_problem as bundle_problem
-from text_cls.neural.model import device_problem, model_name_problem
+from text_cls.neural.checkpoint import checkpoint_folder_problem, last_folder, load_checkpoint
+from text_cls.neural.export import bundle_folder_problem
+from text_cls.neural.model import model_name_problem, paddle_device_problem
 from text_cls.prediction import count_texts
 from text_cls.rows import read_labels, read_lines, read_rows
 
@@ -19,18 +19,18 @@ def argument_problems(args):
     """Faults of the arguments alone, as texts."""
     if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
         yield "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"
-    yield device_problem(args.device)
+    yield paddle_device_problem(args.device)
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
         yield "a few rows are trained by one process; start it without paddle.distributed.launch"
     if args.do_train:
         yield model_name_problem(args.model_name_or_path, "--model_name_or_path")
-        yield folder_problem(args.output_dir, "prompt", "--output_dir")
+        yield checkpoint_folder_problem(args.output_dir, "prompt", "--output_dir")
         last = last_folder(args.output_dir)
         found = sorted(os.listdir(last)) if os.path.isdir(last) else []
         if strange := [name for name in found if name != "run.json" and not name.startswith("checkpoint-")]:
             yield f"{last} holds {', '.join(strange[:5])}, which would be lost; move it elsewhere"
     if args.do_train or args.do_export:
-        yield bundle_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
+        yield bundle_folder_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
     strategies = {args.evaluation_strategy, args.save_strategy}
     otherwise = len(strategies) > 1 or "steps" in strategies and args.save_steps != args.eval_steps
     if args.load_best_model_at_end and otherwise:

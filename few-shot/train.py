@@ -22,13 +22,14 @@ from text_cls.cli import (
     UserError,
     boolean,
     command,
+    fraction,
     logger,
     non_negative_float,
     non_negative_int,
     positive_int,
-    share,
 )
 from text_cls.neural.compat import prepare_environment, use_old_ir
+from utils import log_data
 
 METRICS = ("macro_f1_score", "micro_f1_score")
 PREDICTIONS = "predictions.txt"
@@ -70,7 +71,7 @@ def parse_args(argv=None):
         "adam_beta2": 0.999,
         "adam_epsilon": 1e-8,
     }.items():
-        kind = share if "beta" in name else non_negative_float
+        kind = fraction() if "beta" in name else non_negative_float
         group.add_argument(f"--ppt_{name}", type=kind, default=default, help="of prompt and label words (%(default)s)")
 
     group = parser.add_argument_group("training")
@@ -87,7 +88,7 @@ def parse_args(argv=None):
     schedules = ("linear", "cosine", "constant", "constant_with_warmup")
     group.add_argument("--lr_scheduler_type", choices=schedules, default="linear", help="(%(default)s)")
     group.add_argument("--warmup_steps", type=non_negative_int, default=0, help="(0)")
-    group.add_argument("--warmup_ratio", type=share, default=0.0, help="share of the steps (0)")
+    group.add_argument("--warmup_ratio", type=fraction(), default=0.0, help="share of the steps (0)")
     group.add_argument("--seed", type=non_negative_int, default=3, help="of dropout, order and prompt (%(default)s)")
 
     group = parser.add_argument_group("output")
@@ -227,16 +228,16 @@ def log_scores(args, task, work, decision):
 
 def predict(args, task, work, decision):
     """Labels data.txt, or test.txt where it is not there."""
-    from text_cls.prediction import decide, label_texts, log_flat, log_hierarchy
+    from text_cls.prediction import log_flat, log_hierarchy, named_labels, predict_file
     from text_cls.probabilities import sigmoid
 
     def labels_of(texts):
         logits = task.logits(task.encode(texts, args.max_seq_length), args.per_device_eval_batch_size)
-        return decide(sigmoid(logits), work.labels, decision)
+        return named_labels(sigmoid(logits), work.labels, decision)
 
     log_row = log_hierarchy if work.labels.hierarchical else log_flat
     output = os.path.join(args.output_dir, PREDICTIONS)
-    label_texts(texts_of(args), work.count, output, labels_of, log_row, with_scores=False)
+    predict_file(texts_of(args), work.count, output, labels_of, log_row, with_scores=False)
 
 
 @command
@@ -248,15 +249,8 @@ def main(argv=None):
     from text_cls.decision import Decision
     from text_cls.neural.compat import import_paddle
     from text_cls.neural.model import log_model
-    from utils import describe, describe_pair
 
-    logger.info("%d labels, %s", len(work.labels), "hierarchical" if work.labels.hierarchical else "flat")
-    for rows in work.rows.values():
-        for line in describe(rows, len(work.labels)):
-            logger.info(line)
-    if args.do_train:
-        for line in describe_pair(work.rows["train"], work.rows["dev"], work.labels):
-            logger.warning(line)
+    log_data(work.labels, work.rows)
     # A run that goes on finds the optimiser's state by the parameters' names, which are counted.
     with import_paddle().utils.unique_name.guard():
         task = load_task(args, work, args.resume_from_checkpoint if work.trained else None, args.device)

@@ -14,7 +14,7 @@ from text_cls.bundle import MANIFEST
 from text_cls.cli import Problems, UserError
 from text_cls.neural.checkpoint import load_checkpoint
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.model import device_problem, encode, forward_batches, pretrained_faults, set_device
+from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
 
 KIND = "retrieval"
 WEIGHTS, PROJECTION = "model_state.pdparams", "projection"
@@ -114,7 +114,7 @@ class TrainedEncoder:
         problems = Problems()
         with problems.collect():
             self._checkpoint = load_checkpoint(path, None, problems, kind=KIND)
-        if problem := device_problem(device):
+        if problem := paddle_device_problem(device):
             problems.add(problem)
         problems.stop_if_any()
         self.labels, self.decision, run = self._checkpoint.labels, self._checkpoint.decision, self._checkpoint.run

@@ -22,14 +22,14 @@ import numpy as np
 from metric import classification_report, recall_at
 from searching import Search, add_search_flags, for_votes, found_ids, read_corpus
 from text_cls.cli import Problems, UserError, command, logger
-from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
 from text_cls.rows import read_labels, read_lines, read_rows
 from text_cls.search.index import MISSING, Found
 from text_cls.search.label_scores import carry_decision, deepest_gold, default_decision, label_scores
-from utils import describe, keep_inputs
+from utils import keep_inputs, log_rows
 
 CUTOFFS, RESULT = (1, 5, 10, 20, 50), "result.tsv"
 
@@ -166,11 +166,10 @@ def main(argv=None):
     labels, decision, encoder, corpus = opened(args, problems)
     rows = read_rows(args.similar_text_pair, labels, problems)
     with problems.collect():
-        decision = overridden(decision, args)
+        decision = overridden(decision, **decision_options(args))
     found = read_result(path, rows, labels, problems) if path else None
     problems.stop_if_any()
-    for line in describe(rows, len(labels)):
-        logger.info(line)
+    log_rows(rows, labels)
 
     if path:
         k, vote, whole = args.recall_num or found.cosines.shape[1], bool(args.vote), False

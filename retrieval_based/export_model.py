@@ -63,12 +63,18 @@ def main(argv=None):
     use_old_ir()
     prepare_environment()
     from encoder import KIND, TrainedEncoder, embed, folder_of
-    from text_cls.neural.export import bundle_folder, compare, folder_problem, texts_to_compare, tokenizer_problem
+    from text_cls.neural.export import (
+        bundle_folder,
+        bundle_folder_problem,
+        compare,
+        texts_to_compare,
+        tokenizer_problem,
+    )
     from text_cls.neural.model import encode
     from text_cls.search.label_scores import NEIGHBOURS
 
     problems = Problems()
-    if problem := folder_problem(args.output_path, "--output_path"):
+    if problem := bundle_folder_problem(args.output_path, "--output_path"):
         problems.add(problem)
     with problems.collect():
         trained = TrainedEncoder(folder_of(args.params_path), "cpu")

@@ -239,7 +239,7 @@ def add(args):
     problems = Problems()
     predictor = open_for_change(args, problems)
     with problems.collect():
-        predictor.index  # noqa: B018  opened now, so that what is wrong with it is told in time
+        predictor.load_index()
     labels, texts, names = read_new(args, predictor, problems)
     problems.stop_if_any()
     index, bundle = predictor.index, predictor.bundle

@@ -15,8 +15,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from searching import Search, add_search_flags, open_search
 from text_cls.cli import Problems, command
-from text_cls.decision_flags import add_decision_flags, overridden
-from text_cls.prediction import decide, label_texts, log_flat, log_hierarchy
+from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.prediction import log_flat, log_hierarchy, named_labels, predict_file
 
 
 def parse_args(argv=None):
@@ -42,15 +42,15 @@ def main(argv=None):
     problems = Problems()
     encoder, corpus, count = open_search(args, args.data_file, problems)
     with problems.collect():
-        decision = overridden(corpus.decision, args)
+        decision = overridden(corpus.decision, **decision_options(args))
     problems.stop_if_any()
     search = Search(args, encoder, corpus)
 
     def predict(texts):
-        return decide(search.scores(search.find(texts)), search.labels, decision)
+        return named_labels(search.scores(search.find(texts)), search.labels, decision)
 
     log_row = log_hierarchy if search.labels.hierarchical else log_flat
-    label_texts(args.data_file, count, args.output_file, predict, log_row, args.scores)
+    predict_file(args.data_file, count, args.output_file, predict, log_row, args.scores)
     return 0
 
 

@@ -72,7 +72,7 @@ def read_corpus(args, encoder, problems):
     path, labels, decision = args.corpus_file, encoder.labels, encoder.decision
     if path is None and encoder.predictor:
         with problems.collect():
-            encoder.predictor.index  # noqa: B018  opened now, so that what is wrong with it is told in time
+            encoder.predictor.load_index()
         of_rows = encoder.predictor.bundle.manifest["corpus"] == "rows"
         corpus = Corpus("the bundle's index", labels, decision, of_rows)
     elif path is None:

@@ -21,15 +21,14 @@ from text_cls.cli import (
     UserError,
     boolean,
     command,
-    logger,
+    fraction,
     non_negative_float,
     non_negative_int,
     positive_int,
-    share,
 )
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
-from utils import describe, describe_pair
+from utils import log_data
 
 FLAG = argparse.BooleanOptionalAction
 METRICS = ("recall@1", "macro_f1", "micro_f1", "accuracy")
@@ -70,7 +69,7 @@ def parse_args(argv=None):
     group.add_argument("--margin", type=non_negative_float, default=0.2, help="from a pair's cosine (%(default)s)")
     group.add_argument("--scale", type=non_negative_float, default=30, help="of all cosines (%(default)s)")
     group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="bias and norm are spared (0)")
-    group.add_argument("--warmup_proportion", type=share, default=0.0, help="of the steps, rate rising from 0 (0)")
+    group.add_argument("--warmup_proportion", type=fraction(), default=0.0, help="of the steps, rate rising from 0 (0)")
     group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients; 0 = off (1)")
     group.add_argument("--seed", type=non_negative_int, default=1000, help="of head, dropout, order (%(default)s)")
 
@@ -81,7 +80,9 @@ def parse_args(argv=None):
     group.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="keep the latest checkpoint (off)")
     group.add_argument("--recall_num", type=positive_int, default=50, help="nearest labels of a text (%(default)s)")
     group.add_argument(
-        "--threshold", type=share, help="of a label's cosine, saved in decision.json (fitted on the dev rows; else 0.5)"
+        "--threshold",
+        type=fraction(),
+        help="of a label's cosine, saved in decision.json (fitted on the dev rows; else 0.5)",
     )
     group.add_argument(
         "--metric_for_best", choices=METRICS, help="what is best (recall@1; macro_f1 where rows have several labels)"
@@ -122,13 +123,7 @@ def read_data(args):
         if "train" in rows and len(rows["train"]) and not len(rows["train"].label_ids):
             problems.add(f"{args.train_set_file}: no row has a label; nothing can be learnt")
     problems.stop_if_any()
-    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
-    for part in rows.values():
-        for line in describe(part, len(labels)):
-            logger.info(line)
-    if "dev" in rows:
-        for line in describe_pair(rows["train"], rows["dev"], labels):
-            logger.warning(line)
+    log_data(labels, rows)
     return labels, rows
 
 

@@ -25,7 +25,7 @@ import infer
 from serving import serving
 from text_cls.cli import UserError
 from text_cls.decision import Decision
-from text_cls.prediction import decide
+from text_cls.prediction import named_labels
 from text_cls.serving.predictor import Predictor
 
 TASKS = {"news": "cls_hierarchical", "reviews": "cls_multi_label"}
@@ -157,7 +157,7 @@ def test_sample_texts(run, servers, bundles, task):
     result = json.loads(log)["result"]
     predictor = Predictor(str(bundles[task]), num_threads=1)
     probabilities = predictor.probabilities(script.SAMPLES[predictor.labels.hierarchical], 16)
-    wanted = list(decide(probabilities, predictor.labels, Decision(0.2)))
+    wanted = list(named_labels(probabilities, predictor.labels, Decision(0.2)))
     assert result["label_name"] == [names for names, _ in wanted] and any(result["label_name"])
     np.testing.assert_allclose(np.concatenate(result["confidence"]), np.concatenate([s for _, s in wanted]), atol=1e-5)
     assert [[predictor.labels.names[i] for i in ids] for ids in result["label"]] == result["label_name"]

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from text_cls.cli import UserError
 from text_cls.decision import HIERARCHY, Decision
-from text_cls.decision_flags import add_decision_flags, overridden
+from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.label_tree import depths, parent_ids, with_ancestors
 from text_cls.probabilities import sigmoid
 
@@ -329,7 +329,7 @@ def decide_with():
     """decide_with(decision, *flags) -> the decision that the flags make of it."""
     parser = argparse.ArgumentParser()
     add_decision_flags(parser)
-    return lambda decision, *flags: overridden(decision, parser.parse_args(list(flags)))
+    return lambda decision, *flags: overridden(decision, **decision_options(parser.parse_args(list(flags))))
 
 
 OWN = Decision(threshold=(0.2, 0.3), min_k=1, max_k=2, none_below=0.1, hierarchy="top_down")

@@ -132,7 +132,7 @@ def test_odd_texts(predict, tmp_path):
 def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monkeypatch):
     output = tmp_path / "out.txt"
     output.write_text("old\n", encoding="utf-8")
-    real, calls = script.decide, []
+    real, calls = script.named_labels, []
 
     def fail_later(*args):
         calls.append(1)
@@ -141,12 +141,12 @@ def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monk
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(script, "decide", fail_later)
+    monkeypatch.setattr(script, "named_labels", fail_later)
     monkeypatch.setattr(prediction, "WINDOW", 5)
     status, _ = predict("news", "--output_file", output)
     assert status == 130 and output.read_text(encoding="utf-8") == "old\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
-    monkeypatch.setattr(script, "decide", real)
+    monkeypatch.setattr(script, "named_labels", real)
     assert predict("news", "--output_file", output)[0] == 0 and len(lines_of(output)) == 40
 
 
@@ -279,21 +279,16 @@ def test_the_length_of_training_is_taken_and_another_one_told(predict, trained):
 
 def test_probabilities_are_the_dynamic_graphs(trained):
     """What is written is sigmoid of the model's logits, row by row without padding."""
-    from argparse import Namespace
-
     from text_cls.neural.checkpoint import load_model, open_checkpoint
     from text_cls.neural.model import encode, predict_probabilities
 
     dataset, model = trained["news"]
-    args = Namespace(
-        params_path=str(model), dataset_dir=str(dataset), label_file="label.txt", device="cpu", max_seq_length=None
-    )
-    checkpoint, length = open_checkpoint(args)
-    load_model(checkpoint, str(model), "cpu")
+    checkpoint, length = open_checkpoint(str(model), str(dataset / "label.txt"), "cpu")
+    load_model(checkpoint, "cpu")
     texts = lines_of(dataset / "data.txt")
     encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, length)
     probabilities = predict_probabilities(checkpoint.model, encoded, 8)
-    rows = prediction.decide(probabilities, checkpoint.labels, checkpoint.decision)
+    rows = prediction.named_labels(probabilities, checkpoint.labels, checkpoint.decision)
     for text, (names, scores) in zip(texts, rows, strict=True):
         tokens = checkpoint.tokenizer(text, max_length=length, truncation=True)
         logits = checkpoint.model(*(paddle.to_tensor([tokens[key]]) for key in ("input_ids", "token_type_ids")))

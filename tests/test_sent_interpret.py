@@ -86,7 +86,7 @@ def test_supports_are_the_training_rows_with_the_highest_cosine(interpret, train
     assert status == 0, log
     model = str(trained[task][1])
     checkpoint = load_checkpoint(model, None, Problems())
-    load_model(checkpoint, model, "cpu")
+    load_model(checkpoint, "cpu")
 
     def features(texts):
         encoded = [encode([text], checkpoint.tokenizer, checkpoint.model, 48) for text in texts]

@@ -12,7 +12,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from serving import serving
 from text_cls.decision import Decision
-from text_cls.prediction import decide
+from text_cls.prediction import named_labels
 from text_cls.serving.predictor import Predictor
 
 HOSTILE = "<img src=x onerror=document.title='run'><script>document.title='run'</script> {{1}} 😀 ' \" &amp;"
@@ -81,7 +81,7 @@ def visit(pages):
 def wanted(bundle, texts, limit=None):
     predictor = Predictor(str(bundle), num_threads=1)
     decision = predictor.decision if limit is None else Decision(limit)
-    rows = decide(predictor.probabilities(texts), predictor.labels, decision)
+    rows = named_labels(predictor.probabilities(texts), predictor.labels, decision)
     return [dict(zip(names, map(float, scores))) for names, scores in rows]
 
 

@@ -49,7 +49,7 @@ def features_of(trained, task, texts):
 
     model = str(trained[task][1])
     checkpoint = load_checkpoint(model, None, Problems())
-    load_model(checkpoint, model, "cpu")
+    load_model(checkpoint, "cpu")
     encoded = [encode([text], checkpoint.tokenizer, checkpoint.model, 48) for text in texts]
     features = np.concatenate([predict_features(checkpoint.model, one, 1) for one in encoded])
     return features / np.linalg.norm(features, axis=1, keepdims=True)

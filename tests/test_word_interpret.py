@@ -30,7 +30,7 @@ def models(trained):
     loaded = {}
     for task, (_, folder) in trained.items():
         checkpoint = load_checkpoint(str(folder), None, Problems())
-        load_model(checkpoint, str(folder), "cpu")
+        load_model(checkpoint, "cpu")
         loaded[task] = checkpoint.model, checkpoint.tokenizer
     return loaded
 

@@ -23,7 +23,7 @@ MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
 NEEDED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # of a manifest
 CLASSIFICATION, RETRIEVAL = KINDS = ("classification", "retrieval")
-MADE_BY = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}
+BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}
 
 
 @dataclass
@@ -66,7 +66,7 @@ def files_of_bundle(folder):
         return set()
 
 
-def kind_of(folder):
+def bundle_kind(folder):
     """One of `KINDS`, as a bundle's manifest says; where there is none to read, `open_bundle` tells of it."""
     recover_folder(folder)
     try:
@@ -121,7 +121,7 @@ def replace_decision(bundle, decision):
 
 def _what_to_name(folder, kind):
     """What to do about a folder without a manifest, as the end of a sentence. kind: of the bundle that is wanted."""
-    made_by = MADE_BY[kind or CLASSIFICATION]
+    made_by = BUNDLE_SCRIPTS[kind or CLASSIFICATION]
     inner = os.path.join(folder, "export")  # where few-shot/train.py puts it
     if os.path.isfile(os.path.join(inner, MANIFEST)):
         return f"the bundle is in {inner}, name that"
@@ -195,4 +195,4 @@ def _kind_problem(kind, wanted):
         return f"is of kind {kind!r}, which is not known here ({', '.join(KINDS)} are)"
     if wanted in (None, kind):
         return None
-    return f"is a bundle of kind {kind}, and {wanted} is wanted here; name a folder that {MADE_BY[wanted]} wrote"
+    return f"is a bundle of kind {kind}, and {wanted} is wanted here; name a folder that {BUNDLE_SCRIPTS[wanted]} wrote"

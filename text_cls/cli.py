@@ -14,19 +14,22 @@ import sys
 
 logger = logging.getLogger("text_classification")
 
-_ALL = "Run `make setup` and then .venv/bin/python in place of python"
-_SERVING = f"{_ALL}; on a machine that serves only: pip install -r deploy/predictor/requirements-cpu.txt"
-_HTTP = _SERVING.replace("predictor", "simple_serving")
-PACKAGES = {  # what the requirements bring, and the remedy where it is not there
-    **dict.fromkeys(("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl"), _ALL),
-    **dict.fromkeys(("trustai", "IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba"), _ALL),
-    **dict.fromkeys(("joblib", "scipy", "iterstrat", "matplotlib"), _ALL),
-    **dict.fromkeys(("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"), _SERVING),
-    "hnswlib": "pip install -r requirements-index.txt (it needs a C++ compiler: apt-get install g++)",
-    **dict.fromkeys(("pymilvus", "milvus_lite", "grpc"), "pip install -r requirements-milvus.txt"),
-    "tritonclient": "pip install -r deploy/triton_serving/requirements-client.txt",
-    **dict.fromkeys(("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"), _HTTP),
+_ALL = "Run `make setup`, then use .venv/bin/python instead of python"
+_SERVING = "; on a machine that only serves: pip install -r deploy/{}/requirements-cpu.txt"
+_REMEDIES = {  # what to do where one of these packages is missing
+    _ALL: (
+        *("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl", "trustai"),
+        *("IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba", "joblib"),
+    ),
+    _ALL + _SERVING.format("predictor"): (
+        *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"),
+    ),
+    _ALL + _SERVING.format("simple_serving"): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
+    "pip install -r requirements-index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
+    "pip install -r requirements-milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
+    "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }
+PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}
 
 
 class UserError(Exception):
@@ -141,9 +144,17 @@ def non_negative_float(text):
     return _number(text, float, 0)
 
 
-def share(text):
-    """argparse type: a number of at least 0 and below 1."""
-    return _number(text, float, 0, below=1)
+def fraction(zero=True, one=False):
+    """An argparse type: a number from 0 to 1. `zero`, `one`: whether the end itself is allowed."""
+
+    def number(text):
+        value = float(text)
+        if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+            least, most = "at least" if zero else "above", "at most" if one else "below"
+            raise argparse.ArgumentTypeError(f"must be {least} 0 and {most} 1, not {text}")
+        return value
+
+    return number
 
 
 def boolean(text):
@@ -154,11 +165,10 @@ def boolean(text):
     return values[text.lower()]
 
 
-def _number(text, kind, least, below=float("inf")):
+def _number(text, kind, least):
     value = kind(text)  # argparse words the ValueError
-    if not least <= value < below:
-        most = "" if below == float("inf") else f" and below {below}"
-        raise argparse.ArgumentTypeError(f"must be {least} or more{most}, not {text}")
+    if not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
     return value
 
 

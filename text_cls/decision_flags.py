@@ -17,23 +17,31 @@ def add_decision_flags(parser):
     group.add_argument("--hierarchy", choices=tuple(HIERARCHY), help=f"how a hierarchy is read. {ways}")
 
 
-def overridden(decision, args):
-    """The decision with what the flags say in place of what the file says, and a log line of it.
+def decision_options(args):
+    """What the flags of `add_decision_flags` say, as keyword arguments of `overridden`."""
+    return {name: getattr(args, name) for name in ("threshold", "min_k", "max_k", "top_k", "hierarchy")}
 
+
+def overridden(decision, threshold=None, min_k=None, max_k=None, top_k=None, hierarchy=None):
+    """The decision with the given fields replaced; each change is logged.
+
+    Args:
+        threshold, min_k, max_k, hierarchy: as in `Decision`; None keeps the decision's own.
+        top_k: sets `min_k` and `max_k` to one number.
     Raises:
-        UserError: the flags contradict each other.
+        UserError: the values contradict each other.
     """
-    given = {name: getattr(args, name) for name in ("threshold", "min_k", "max_k", "hierarchy")}
+    given = {"threshold": threshold, "min_k": min_k, "max_k": max_k, "hierarchy": hierarchy}
     given = {name: value for name, value in given.items() if value is not None}
-    if args.top_k is not None:
+    if top_k is not None:
         if {"min_k", "max_k"} & set(given):
             raise UserError("--top_k says how many labels a row gets; leave out --min_k and --max_k")
-        given |= {"min_k": args.top_k, "max_k": args.top_k}
+        given |= {"min_k": top_k, "max_k": top_k}
     elif "min_k" in given and "max_k" not in given and decision.max_k is not None:
         given["max_k"] = max(decision.max_k, given["min_k"])
     elif "max_k" in given and "min_k" not in given:
         given["min_k"] = min(decision.min_k, given["max_k"])
-    if args.min_k or args.top_k:  # what the user asks for outranks the file's "none of these"
+    if min_k or top_k:  # what the user asks for outranks the file's "none of these"
         given["none_below"] = None
     try:
         changed = replace(decision, **given)

@@ -105,3 +105,19 @@ def recover_folder(path):
     aside = f"{os.path.realpath(path)}.old"
     if not os.path.exists(path) and os.path.isdir(aside):
         os.rename(aside, os.path.realpath(path))
+
+
+def overwrite_problem(path, ours, flag):
+    """Why a folder must not be replaced: it holds files that are not ours. None if it may be.
+
+    Args:
+        path: the folder, as given by `flag`; it need not exist.
+        ours: names of the files that may be lost.
+    """
+    if os.path.isfile(path):
+        return f"{flag} {path}: this is a file; name a folder"
+    others = sorted(set(os.listdir(path)) - set(ours)) if os.path.isdir(path) else []
+    if not others:
+        return None
+    shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
+    return f"{flag} {path}: the folder holds {shown}, which would be lost; name a new folder"

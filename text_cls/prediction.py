@@ -26,7 +26,7 @@ def count_texts(path, problems, longest=None):
     return count
 
 
-def label_texts(path, count, output, predict, log_row, with_scores):
+def predict_file(path, count, output, predict, log_row, with_scores):
     """Labels the texts of a checked file in order; memory does not grow with it.
 
     Args:
@@ -64,7 +64,7 @@ def label_texts(path, count, output, predict, log_row, with_scores):
         logger.info("%d of %d rows have no label, as none is above its threshold; %s", bare, done, remedy)
 
 
-def decide(probabilities, labels, decision):
+def named_labels(probabilities, labels, decision):
     """Yields (label names, their probabilities) of each row of an array [rows, labels]."""
     shown = decision.calibrated(probabilities)
     for row, chosen in zip(shown, decision.decide(probabilities, labels.parents)):

@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
-from text_cls.decision_flags import add_decision_flags, overridden
-from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
+from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
 
 def parse_args(argv=None):
@@ -109,12 +109,12 @@ def main(argv=None):
     if args.multilingual and kind != "ernie_m":
         raise UserError(f"{args.model_path_prefix} holds a model of type {kind}; leave --multilingual out")
     predictor.log()
-    predictor.decision = overridden(predictor.decision, args)
+    predictor.decision = overridden(predictor.decision, **decision_options(args))
     if args.perf:
         measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
     else:
         log_row = log_hierarchy if predictor.labels.hierarchical else log_flat
-        label_texts(path, count, args.output_file, predictor.predict, log_row, args.scores)
+        predict_file(path, count, args.output_file, predictor.predict, log_row, args.scores)
     return 0
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from settings import API_KEY, seconds
 from text_cls.cli import Problems, UserError, command, non_negative_float, positive_int
 from text_cls.label_tree import SEPARATOR
-from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
+from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
 LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
 SAMPLES = {  # by whether the labels are a hierarchy
@@ -270,7 +270,7 @@ def label_file(args, labeller, info):
     log_row = log_hierarchy if info["hierarchical"] else log_flat
     pool = ThreadPoolExecutor(args.concurrency)
     try:
-        label_texts(
+        predict_file(
             args.input_file,
             count,
             args.output_file,

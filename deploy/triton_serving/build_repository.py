@@ -149,16 +149,6 @@ def configurations(manifest, args, digest):
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
-def folder_problem(path):
-    """What speaks against replacing the folder `path`: something there that is no model of this repository, or None."""
-    if os.path.isfile(path):
-        return f"--output {path}: this is a file; name a folder"
-    strange = sorted(set(os.listdir(path)) - MODELS) if os.path.isdir(path) else []
-    if strange:
-        return f"--output {path}: the folder holds {', '.join(strange[:5])}, which would be lost; name a new folder"
-    return None
-
-
 def copy_part(bundle, folder, names):
     """A part of a bundle that is a bundle by itself: the files named, under a manifest that tells of them alone."""
     from text_cls.bundle import MANIFEST
@@ -186,9 +176,9 @@ def main(argv=None):
     if args.use_quantize and args.device == "gpu":
         raise UserError("--use_quantize is for --device cpu; on a GPU, use --use_fp16")
     from text_cls.bundle import CLASSIFICATION, open_bundle
-    from text_cls.files import atomic_folder, atomic_write, sha256
+    from text_cls.files import atomic_folder, atomic_write, overwrite_problem, sha256
 
-    if problem := folder_problem(args.output):
+    if problem := overwrite_problem(args.output, MODELS, "--output"):
         raise UserError(problem)
     bundle = open_bundle(args.bundle, CLASSIFICATION)
     graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")

@@ -126,7 +126,7 @@ class Server:
 
 def label(server, args):
     """Labels --texts, or --input_file as a stream."""
-    from text_cls.prediction import count_texts, label_texts, log_flat, log_hierarchy
+    from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
     if args.output_file and not args.input_file:
         raise UserError("--output_file: name the texts too, --input_file")
@@ -148,7 +148,7 @@ def label(server, args):
 
     if args.input_file:
         log_row = log_hierarchy if hierarchical else log_flat
-        label_texts(args.input_file, count, args.output_file, predict, log_row, args.scores)
+        predict_file(args.input_file, count, args.output_file, predict, log_row, args.scores)
         return
     rows = list(infer(args.texts))
     result = {

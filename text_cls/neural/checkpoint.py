@@ -18,13 +18,13 @@ import numpy as np
 
 from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
-from text_cls.files import atomic_folder, recover_folder, sha256, write_json
+from text_cls.files import atomic_folder, overwrite_problem, recover_folder, sha256, write_json
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.model import device_problem, load_pretrained, longest_input, set_device
+from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
 from text_cls.rows import Labels, read_labels
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
-MADE_BY = {  # kinds of checkpoint
+CHECKPOINT_SCRIPTS = {  # kinds of checkpoint
     "classification": "train.py",
     "retrieval": "retrieval_based/train.py",
     "prompt": "few-shot/train.py",
@@ -39,6 +39,7 @@ class Checkpoint:
     decision: Decision
     run: dict
     longest: int | None = None  # tokens the model takes
+    path: str | None = None  # the folder it was read from
 
 
 def last_folder(save_dir):
@@ -75,27 +76,21 @@ def _read_json(path):
         raise UserError(f"{path} is damaged ({error}); train again, or take the folder from a backup") from error
 
 
-def kind_of(run):
-    """What a checkpoint is for: a key of `MADE_BY`. run: its `run.json`, empty where it has none."""
+def checkpoint_kind(run):
+    """What a checkpoint is for: a key of `CHECKPOINT_SCRIPTS`. run: its `run.json`, empty where it has none."""
     return run.get("kind", "classification")
 
 
-def folder_problem(path, kind="classification", flag="--save_dir"):
-    """What speaks against writing a checkpoint to `path`: something there that is not its like, and would be lost."""
-    if os.path.isfile(path):
-        return f"{flag} {path}: this is a file; name a folder"
+def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
+    """Why writing a checkpoint of a kind to the folder `path` would destroy something, or None."""
     run = read_run(path)
-    if run and kind_of(run) != kind:
-        return f"{flag} {path}: the folder holds a {kind_of(run)} model, which would be lost; name a new folder"
+    if run and checkpoint_kind(run) != kind:
+        return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
-    # What a killed run was writing there ends so (files.py), and is no loss.
-    strange = sorted(name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) not in ours)
-    if strange and not _from_older_suite(found):
-        return (
-            f"{flag} {path}: the folder holds {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}, which "
-            "would be lost; name a new folder"
-        )
-    return None
+    if not _from_older_suite(found):
+        # A run that was killed may leave temporary files (files.py).
+        found = {name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) in ours}
+    return overwrite_problem(path, found, flag)
 
 
 def _from_older_suite(files):
@@ -109,18 +104,20 @@ def load_checkpoint(path, label_file, problems, flag="--params_path", kind="clas
     Args:
         path: the folder.
         label_file: the data set's own label file, or None. Where it exists it must agree with the checkpoint's.
-        kind: a key of `MADE_BY`; a checkpoint of another kind is refused.
+        kind: a key of `CHECKPOINT_SCRIPTS`; a checkpoint of another kind is refused.
     """
     recover_folder(path)
     if not os.path.exists(os.path.join(path, "model_state.pdparams")):
         what = "holds no model_state.pdparams" if os.path.isdir(path) else "is not there"
-        raise UserError(f"{flag} {path} {what}; train first (python {MADE_BY[kind]} ...) or name the folder it wrote")
+        raise UserError(
+            f"{flag} {path} {what}; train first (python {CHECKPOINT_SCRIPTS[kind]} ...) or name the folder it wrote"
+        )
     run, own = read_run(path), os.path.join(path, "label.txt")
-    if kind_of(run) != kind:
-        what, otherwise = f"a {kind_of(run)} model", f", or use the scripts for {kind_of(run)}"
+    if checkpoint_kind(run) != kind:
+        what, otherwise = f"a {checkpoint_kind(run)} model", f", or use the scripts for {checkpoint_kind(run)}"
         if not run:  # a model of the older suite, or what a trainer saves underway
             what, otherwise = "no run.json", ""
-        raise UserError(f"{flag} {path} holds {what}; name a folder that {MADE_BY[kind]} wrote{otherwise}")
+        raise UserError(f"{flag} {path} holds {what}; name a folder that {CHECKPOINT_SCRIPTS[kind]} wrote{otherwise}")
     given = label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not given:
         missing = f"neither {own} nor {label_file} is there" if label_file else f"{own} is not there"
@@ -134,7 +131,7 @@ def load_checkpoint(path, label_file, problems, flag="--params_path", kind="clas
     if len(outputs.get("id2label", labels.names)) != len(labels):
         problems.add(f"{path}: the model has {len(outputs['id2label'])} outputs, the label file {len(labels)} labels")
     longest = longest_input(SimpleNamespace(**{"model_type": None, **outputs}))
-    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run, longest)
+    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run, longest, path)
 
 
 def _disagreement(label_file, theirs, own, labels):
@@ -161,30 +158,35 @@ def _load_decision(path, num_labels):
     return decision
 
 
-def load_model(checkpoint, path, device, flag="--params_path"):
+def load_model(checkpoint, device, flag="--params_path"):
     """Completes a `Checkpoint` of `load_checkpoint` with model and tokenizer, on the device, in evaluation mode."""
     set_device(device)
-    checkpoint.model, checkpoint.tokenizer = load_pretrained(path, len(checkpoint.labels), flag=flag)
+    checkpoint.model, checkpoint.tokenizer = load_pretrained(checkpoint.path, len(checkpoint.labels), flag=flag)
     checkpoint.model.eval()
 
 
-def open_checkpoint(args, problems=None):
-    """The checkpoint of `--params_path` for `--device`, with all that is wrong with either told at once.
+def open_checkpoint(path, label_file, device, max_seq_length=None, problems=None):
+    """The checkpoint in the folder `path`, all problems with it and with the device reported together.
 
+    Args:
+        label_file: as in `load_checkpoint`.
+        max_seq_length: tokens of a text; None for the length it was trained with.
+        problems: `Problems` to add to; without it, they are raised.
     Returns:
-        Checkpoint without model, and the maximum length: `--max_seq_length`, or the one it was trained with.
+        Checkpoint without model, and the maximum length.
     """
-    problems = problems or Problems()
-    label_file = os.path.join(args.dataset_dir, args.label_file)
-    checkpoint = load_checkpoint(args.params_path, label_file, problems)
-    if problem := device_problem(args.device):
-        problems.add(problem)
+    found = Problems() if problems is None else problems
+    checkpoint = load_checkpoint(path, label_file, found)
+    if problem := paddle_device_problem(device):
+        found.add(problem)
     trained_with = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
-    if checkpoint.longest and (args.max_seq_length or 0) > checkpoint.longest:
-        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes {checkpoint.longest} tokens at most")
-    if args.max_seq_length not in (None, trained_with):
-        logger.warning("--max_seq_length %d, while the model was trained with %d", args.max_seq_length, trained_with)
-    return checkpoint, args.max_seq_length or trained_with
+    if checkpoint.longest and (max_seq_length or 0) > checkpoint.longest:
+        found.add(f"--max_seq_length {max_seq_length}: this model takes {checkpoint.longest} tokens at most")
+    if max_seq_length not in (None, trained_with):
+        logger.warning("--max_seq_length %d, while the model was trained with %d", max_seq_length, trained_with)
+    if problems is None:
+        found.stop_if_any()
+    return checkpoint, max_seq_length or trained_with
 
 
 # ----------------------------------------------------------------------------------------------------------- the run

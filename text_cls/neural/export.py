@@ -15,7 +15,7 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.bundle import VARIANTS, files_of_bundle, write_manifest
 from text_cls.cli import UserError
-from text_cls.files import atomic_folder
+from text_cls.files import atomic_folder, overwrite_problem
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input
@@ -34,15 +34,9 @@ OLDER_FILES |= {*VARIANTS.values(), "model_state.pdparams", "model_config.json"}
 OLDER_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-shot/
 
 
-def folder_problem(path, flag):
-    """What speaks against writing a bundle to `path`: files there that are no bundle's, and would be lost."""
-    if os.path.isfile(path):
-        return f"{flag} {path}: this is a file; name a folder"
-    found = set(os.listdir(path)) if os.path.isdir(path) else set()
-    strange = sorted(found - OLDER_FILES - files_of_bundle(path))
-    if not strange:
-        return None
-    return f"{flag} {path}: the folder holds {', '.join(strange[:5])}, which would be lost; name a new folder"
+def bundle_folder_problem(path, flag):
+    """Why writing a bundle to the folder `path` would destroy something, or None."""
+    return overwrite_problem(path, OLDER_FILES | files_of_bundle(path), flag)
 
 
 def tokenizer_problem(tokenizer):

@@ -33,7 +33,7 @@ FOLDER_HELP = (
 # ------------------------------------------------------------------------------------------------------------- device
 
 
-def device_problem(device):
+def paddle_device_problem(device):
     """What keeps `--device` from being used here, in one line that says what to do, or None."""
     paddle = import_paddle()
     kind, colon, number = device.partition(":")

@@ -5,9 +5,9 @@ import signal
 from dataclasses import dataclass, field
 
 from text_cls.cli import Problems, UserError, logger
-from text_cls.neural.checkpoint import describe_run, folder_problem, last_folder, read_run
+from text_cls.neural.checkpoint import checkpoint_folder_problem, describe_run, last_folder, read_run
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.model import device_problem, model_name_problem, set_device
+from text_cls.neural.model import model_name_problem, paddle_device_problem, set_device
 
 # Flags that may differ when a run goes on: they do not change what is learnt.
 FREE_ON_RESUME = {
@@ -64,10 +64,10 @@ def run_problems(args, model, flag, kind="classification"):
         model: name or folder of the model to start from, given as `flag`.
         kind: of the checkpoint.
     """
-    yield device_problem(args.device)
+    yield paddle_device_problem(args.device)
     yield model_name_problem(model, flag)
-    yield folder_problem(args.save_dir, kind)
-    yield folder_problem(last_folder(args.save_dir), kind)
+    yield checkpoint_folder_problem(args.save_dir, kind)
+    yield checkpoint_folder_problem(last_folder(args.save_dir), kind)
     if args.init_from_ckpt and not os.path.isfile(args.init_from_ckpt):
         yield f"--init_from_ckpt {args.init_from_ckpt}: there is no such file"
     if args.max_seq_length < 3:

@@ -16,14 +16,14 @@ def open_predictor(folder, *args, timeout=10.0, **options):
     Raises:
         UserError: as of `Predictor`; or a retrieval bundle has no index, or its index does not open.
     """
-    from text_cls.bundle import RETRIEVAL, kind_of
+    from text_cls.bundle import RETRIEVAL, bundle_kind
 
-    if kind_of(folder) != RETRIEVAL:
+    if bundle_kind(folder) != RETRIEVAL:
         from text_cls.serving.predictor import Predictor
 
         return Predictor(folder, *args, **options)
     from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
     predictor = RetrievalPredictor(folder, *args, timeout=timeout, **options)
-    predictor.index  # noqa: B018  opened now, so that what is wrong with it is told before the first long step
+    predictor.load_index()  # now, so that a faulty index is reported before the first long step
     return predictor

@@ -15,7 +15,7 @@ import numpy as np
 from text_cls.batching import Encoded, budget_batches
 from text_cls.bundle import CLASSIFICATION, open_bundle
 from text_cls.cli import UserError, logger
-from text_cls.prediction import decide
+from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
 from text_cls.tokenization import load_tokenizer
 
@@ -24,7 +24,7 @@ GPU_PACKAGE = "onnxruntime-gpu"
 OLDEST = (1, 21)
 
 
-def device_problem(device):
+def onnx_device_problem(device):
     """What keeps ONNX Runtime from computing on a device, with what to do, or None."""
     import onnxruntime
 
@@ -85,7 +85,7 @@ class Predictor:
     ):
         import onnxruntime
 
-        if problem := device_problem(device):
+        if problem := onnx_device_problem(device):
             raise UserError(problem)
         if variant == "fp16" and device == "cpu":
             raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: leave it out")
@@ -162,7 +162,7 @@ class Predictor:
 
     def predict(self, texts, max_seq_length=None):
         """Yields (label names, their probabilities) of each text, in order."""
-        return decide(self.probabilities(texts, max_seq_length), self.labels, self.decision)
+        return named_labels(self.probabilities(texts, max_seq_length), self.labels, self.decision)
 
     def log(self):
         manifest = self.bundle.manifest

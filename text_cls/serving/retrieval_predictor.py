@@ -8,7 +8,6 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
 """
 
 import copy
-from functools import cached_property
 
 from text_cls.bundle import DECISION, RETRIEVAL, open_bundle
 from text_cls.cli import UserError, logger
@@ -33,19 +32,25 @@ class RetrievalPredictor(Predictor):
 
     def __init__(self, *args, timeout=10.0, **options):
         super().__init__(*args, **options)
-        self._timeout = timeout
+        self._timeout, self._index = timeout, None
 
     @property
     def columns(self):
         """Numbers that the graph gives for a row: the width of a vector."""
         return self.bundle.manifest["width"]
 
-    @cached_property
+    @property
     def index(self):
-        """The bundle's `VectorIndex`.
+        """The bundle's `VectorIndex`, opened on first use; `load_index` says what it raises."""
+        if self._index is None:
+            self.load_index()
+        return self._index
+
+    def load_index(self):
+        """Opens the bundle's index.
 
         Raises:
-            UserError: there is none, it is damaged, or its server not to be had; the text says what to do.
+            UserError: there is none, it is damaged, or its server is unavailable; the text says what to do.
         """
         manifest = self.bundle.manifest
         if manifest["index"] is None:
@@ -53,7 +58,7 @@ class RetrievalPredictor(Predictor):
                 f"{self.bundle.folder} has no index yet; python retrieval_based/index.py build --bundle "
                 f"{self.bundle.folder} --corpus labels"
             )
-        return open_index(self.bundle.folder, manifest, self._timeout)
+        self._index = open_index(self.bundle.folder, manifest, self._timeout)
 
     def embed(self, texts, max_seq_length=None):
         """Unit vectors of a list of texts: float32 array [texts, width]."""
@@ -82,7 +87,7 @@ class RetrievalPredictor(Predictor):
         other.take(bundle)
         where = bundle.manifest["index"]
         if where != self.bundle.manifest["index"] or where["kind"] == "embedded":  # else the connection stays
-            other.__dict__.pop("index", None)
+            other._index = None
         return other
 
     def log(self):
