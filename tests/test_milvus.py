@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import settings
+from test_embedded_index import HOSTILE, WIDTH, AnyOrder
 from test_neighbours import clusters
-from test_vector_index import HOSTILE, WIDTH, AnyOrder
 
 from text_cls.cli import UserError
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -321,6 +321,7 @@ def test_an_address_in_the_environment_that_is_none_is_no_matter(tmp_path):
 
 
 def test_nothing_of_milvus_is_imported_before_it_is_needed():
-    code = "import sys, text_cls.search.milvus_index, text_cls.search.open_index; print([m for m in sys.modules if m.startswith(('pymilvus', 'grpc'))])"
+    code = "import sys, text_cls.search.milvus_index, text_cls.search.open_index; "
+    code += "print([m for m in sys.modules if m.startswith(('pymilvus', 'grpc'))])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,11 +13,11 @@ from text_cls.cli import UserError
 from text_cls.neural import compat, model
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import (
-    device_problem,
     encode,
     load_pretrained,
     longest_input,
     model_name_problem,
+    paddle_device_problem,
     predict_features,
     predict_logits,
 )
@@ -120,20 +120,22 @@ def test_missing_weights_are_news_and_a_new_classifier_is_not(tiny_model, tmp_pa
 
 
 def test_device_problems():
-    assert device_problem("cpu") is None
+    assert paddle_device_problem("cpu") is None
     for device in ("gpu", "gpu:0", "xpu", "npu"):
-        assert "is built without" in device_problem(device) and "use --device cpu" in device_problem(device)
+        assert "is built without" in paddle_device_problem(device) and "use --device cpu" in paddle_device_problem(
+            device
+        )
     for device in ("cuda", "gpu:x", "cpu:", ""):
-        assert "expected cpu, gpu, xpu or npu" in device_problem(device)
+        assert "expected cpu, gpu, xpu or npu" in paddle_device_problem(device)
 
 
 def test_device_problems_of_a_gpu_build(monkeypatch):
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
-    assert device_problem("gpu") == "--device gpu: no gpu found on this machine; use --device cpu"
+    assert paddle_device_problem("gpu") == "--device gpu: no gpu found on this machine; use --device cpu"
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
-    assert device_problem("gpu") is None and device_problem("gpu:1") is None
-    assert "has 2 gpu, numbered from 0; use --device gpu:1" in device_problem("gpu:2")
+    assert paddle_device_problem("gpu") is None and paddle_device_problem("gpu:1") is None
+    assert "has 2 gpu, numbered from 0; use --device gpu:1" in paddle_device_problem("gpu:2")
 
 
 def test_model_folder_problems(tiny_model, tmp_path):

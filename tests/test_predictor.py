@@ -181,7 +181,7 @@ def test_no_gpu_is_told_with_its_reason(bundles, monkeypatch, installed, message
 def test_fp16_is_for_gpus_and_int8_for_cpus(bundles, monkeypatch):
     with pytest.raises(UserError, match="fp16 is for --device gpu"):
         Predictor(str(bundles["news"]), variant="fp16")
-    monkeypatch.setattr(module, "device_problem", lambda device: None)
+    monkeypatch.setattr(module, "onnx_device_problem", lambda device: None)
     with pytest.raises(UserError, match="int8 is for --device cpu"):
         Predictor(str(bundles["news"]), variant="int8", device="gpu")
 
