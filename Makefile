@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements/cpu.txt)
 # Named after what is to be installed, so that a changed requirement completes the environment and an unchanged one costs nothing.
-READY := $(VENV)/.ready-$(shell cat requirements-base.txt $(REQUIREMENTS) requirements-dev.txt constraints.txt | cksum | cut -d' ' -f1)
+READY := $(VENV)/.ready-$(shell cat requirements/base.txt $(REQUIREMENTS) requirements/dev.txt requirements/constraints.txt | cksum | cut -d' ' -f1)
 
-TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt constraints.txt | cksum | cut -d' ' -f1)
+TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt requirements/constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint test-setup triton-setup bench-setup clean
@@ -21,7 +21,7 @@ $(READY):
 	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else 'Python 3.10, 3.11 or 3.12 is needed, this is ' + sys.version.split()[0] + '; try: make setup PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -r $(REQUIREMENTS) -r requirements-dev.txt
+	$(BIN)/python -m pip install -r $(REQUIREMENTS) -r requirements/dev.txt
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -50,9 +50,9 @@ test: test-setup  ## Run the tests
 test-setup: setup  ## Add what the tests need, where it can be had: hnswlib, Milvus Lite, Chromium, Triton
 	@$(MAKE) --no-print-directory triton-setup || \
 		echo "Triton could not be set up (see above); its tests are skipped"
-	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements-index.txt || \
+	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/index.txt || \
 		echo "hnswlib was not built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
-	@$(BIN)/python -c "import milvus_lite, pymilvus" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements-milvus.txt || \
+	@$(BIN)/python -c "import milvus_lite, pymilvus" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/milvus.txt || \
 		echo "Milvus Lite could not be had; its tests are skipped"
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \

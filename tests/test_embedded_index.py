@@ -19,7 +19,7 @@ from text_cls.search.open_index import open_index
 
 needs_hnswlib = pytest.mark.skipif(
     not neighbours.importlib.util.find_spec("hnswlib") and not os.environ.get("CI"),
-    reason="pip install -r requirements-index.txt",
+    reason="pip install -r requirements/index.txt",
 )
 KINDS = [False, pytest.param(True, marks=needs_hnswlib)]
 HOSTILE = ["引\"号' or 1==1", "<script>alert(1)</script>", "😀", "100%\\n", "长" * 2000, "a##b"]
@@ -374,4 +374,4 @@ def test_without_hnswlib_a_graph_is_left_aside(saved, monkeypatch, capfd):
     index = open_index(str(saved), MANIFEST)
     assert (index.search(clusters(60), 1).cosines > 0.99999).all()
     if (saved / GRAPH).exists():
-        assert "pip install -r requirements-index.txt" in capfd.readouterr().err
+        assert "pip install -r requirements/index.txt" in capfd.readouterr().err

@@ -22,7 +22,7 @@ from text_cls.search.index import MISSING, IndexUnavailable
 from text_cls.search.open_index import open_index
 
 if not (find_spec("pymilvus") and find_spec("milvus_lite")) and not os.environ.get("CI"):
-    pytest.skip("pymilvus and milvus-lite: pip install -r requirements-milvus.txt", allow_module_level=True)
+    pytest.skip("pymilvus and milvus-lite: pip install -r requirements/milvus.txt", allow_module_level=True)
 
 from text_cls.search import milvus_index
 from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, uri_problem

@@ -87,7 +87,7 @@ def test_memory_does_not_grow_with_queries_times_rows(monkeypatch):
 
 def test_the_index_finds_what_exact_search_finds():
     if not os.environ.get("CI"):
-        pytest.importorskip("hnswlib", reason="pip install -r requirements-index.txt")
+        pytest.importorskip("hnswlib", reason="pip install -r requirements/index.txt")
     corpus, queries = clusters(5000, seed=1), clusters(300, seed=2)
     exact, approximate = (Neighbours(corpus, index).search(queries, 10) for index in (False, True))
     found = [len(set(a) & set(b)) / 10 for a, b in zip(exact[1], approximate[1])]
@@ -121,7 +121,7 @@ def test_without_hnswlib_every_row_is_compared_and_the_remedy_told(monkeypatch, 
     corpus = clusters(100)
     scores, rows = Neighbours(corpus).search(corpus, 1)
     assert rows[:, 0].tolist() == list(range(100)) and scores.min() > 0.999999
-    assert "pip install -r requirements-index.txt" in capfd.readouterr().err
+    assert "pip install -r requirements/index.txt" in capfd.readouterr().err
 
 
 def test_what_the_graph_does_not_reach_is_found_by_comparing(monkeypatch):

@@ -22,7 +22,7 @@ KINDS = [
         "milvus",
         marks=pytest.mark.skipif(
             not (find_spec("pymilvus") and find_spec("milvus_lite")) and not os.environ.get("CI"),
-            reason="pymilvus and milvus-lite: pip install -r requirements-milvus.txt",
+            reason="pymilvus and milvus-lite: pip install -r requirements/milvus.txt",
         ),
     ),
 ]

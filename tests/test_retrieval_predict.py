@@ -237,7 +237,7 @@ def test_a_bundle_needs_no_paddle(encoder_bundles, tmp_path):
 
 def test_scripts(learner, news, tmp_path):
     """The commands of scripts/, one after the other, on the example data with a tiny model."""
-    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install -r requirements-milvus.txt")
+    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install -r requirements/milvus.txt")
     (tmp_path / "work").mkdir()
 
     def sh(name, *flags, **variables):

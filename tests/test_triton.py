@@ -263,7 +263,7 @@ def test_variants_are_for_their_devices(bundles, run, tmp_path):
 
 
 def test_the_containers_packages_are_those_of_the_tests():
-    held = set(lines_of(ROOT / "constraints.txt"))
+    held = set(lines_of(ROOT / "requirements" / "constraints.txt"))
     pins = [line.split("#")[0].strip() for line in lines_of(FOLDER / "requirements.txt") if "==" in line]
     assert len(pins) == 2 and set(pins) <= held
 

@@ -25,8 +25,8 @@ _REMEDIES = {  # what to do where one of these packages is missing
         *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"),
     ),
     _ALL + _SERVING.format("simple_serving"): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
-    "pip install -r requirements-index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
-    "pip install -r requirements-milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
+    "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
+    "pip install -r requirements/milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }
 PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}

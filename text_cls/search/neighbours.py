@@ -142,7 +142,7 @@ def _has_hnswlib(count):
     if importlib.util.find_spec("hnswlib") is None:
         logger.warning(
             "%d rows are compared one by one, since hnswlib is not installed. For an index: "
-            "pip install -r requirements-index.txt (it needs a C++ compiler: apt-get install g++)",
+            "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)",
             count,
         )
         return False
