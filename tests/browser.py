@@ -6,6 +6,9 @@ import shutil
 import tempfile
 
 import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
 
@@ -41,3 +44,51 @@ def assert_sound(driver):
     assert not errors, errors
     wide = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert wide <= 0, f"{wide} pixels wider than the window"
+
+
+# [[[label's path, percent, level or ""], ...] of each text]
+READ = """
+const read = (list, above) => [...list.children].flatMap(item => {
+  const [name, , percent] = item.querySelector('.entry').children;
+  const level = name.querySelector('.level'), path = above + name.lastChild.textContent;
+  const below = item.querySelector('ul');
+  return [[path, percent.textContent, level ? level.textContent : ''], ...(below ? read(below, path + '##') : [])];
+});
+return [...document.querySelectorAll('article')].map(one => {
+  const list = one.querySelector('ul');
+  return list ? read(list, '') : [];
+});
+"""
+
+
+class Page:
+    """The page of a running server.py."""
+
+    def __init__(self, driver, url):
+        self.driver = driver
+        driver.get(url)
+        self.wait(lambda: self["about"].text or self["fault"].text)
+
+    def __getitem__(self, name):
+        return self.driver.find_element(By.ID, name)
+
+    def wait(self, condition):
+        return WebDriverWait(self.driver, 30, 0.05).until(lambda _: condition())
+
+    def ask(self, text):
+        """Types texts and sends them by keyboard; returns what the page then shows of labels."""
+        self["texts"].clear()
+        # Sent by script: chromedriver's keyboard has no emoji.
+        self.driver.execute_script("arguments[0].value = arguments[1]", self["texts"], text)
+        self["texts"].send_keys(Keys.CONTROL, Keys.ENTER)
+        return self.labels()
+
+    def labels(self):
+        self.wait(lambda: self["send"].is_enabled())
+        return self.driver.execute_script(READ)
+
+    def threshold(self, value):
+        self.driver.execute_script("arguments[0].value = arguments[1]", self["threshold"], value)
+        for event in ("input", "change"):
+            self.driver.execute_script("arguments[0].dispatchEvent(new Event(arguments[1]))", self["threshold"], event)
+        return self.labels()

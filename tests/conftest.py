@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores; a tiny model gains nothing from threads. Read by Paddle when it is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import http.server
+import platform
+import re
+import threading
+
 from text_cls.neural.compat import import_paddle, use_old_ir
 
 # Exporting needs Paddle imported this way, which the scripts do by themselves; those that tests start still do.
@@ -271,3 +276,59 @@ def prompted(masked, tmp_path_factory):
         assert train.main([*where, *what, *flags.split()]) == 0
         result[name] = dataset, folder / "out"
     return result
+
+
+@pytest.fixture
+def evaluate(run, trained, tmp_path):
+    """evaluate(task, *flags) -> (status, log, data set); the data set is a copy, since bad_case.txt lands in it."""
+
+    import evaluate as script
+
+    def call(task, *flags, edit=None):
+        dataset, model = trained[task]
+        copy = tmp_path / task
+        if not copy.exists():
+            shutil.copytree(dataset, copy)
+        if edit:
+            edit(copy)
+        where = ("--dataset_dir", copy, "--params_path", model)
+        status, log = run(script.main, *where, "--device", "cpu", *flags)
+        return status, log, copy
+
+    return call
+
+
+@pytest.fixture
+def file_server(tmp_path):
+    """A local server of a folder: (its address, the folder)."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", folder
+        httpd.shutdown()
+
+
+@pytest.fixture(scope="session")
+def triton():
+    """.venv-triton's Python, or the reason why there is none."""
+    from triton_server import PYTHON, VENV
+
+    if not list(VENV.glob(".ready-*")):
+        message = f"{VENV} is not ready: make triton-setup"
+        to_be_had = (sys.platform, platform.machine()) == ("linux", "x86_64")
+        pytest.fail(message) if os.environ.get("CI") and to_be_had else pytest.skip(message)
+    return PYTHON
+
+
+def plain(log):
+    """Log lines without time and level."""
+    return [re.sub(r"^\[.*?\] \[.*?\] - ", "", line) for line in log.splitlines()]

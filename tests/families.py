@@ -4,6 +4,10 @@ from pathlib import Path
 
 from conftest import ROOT
 
+from text_cls.decision import Decision
+from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
+from text_cls.rows import Labels
+
 
 def save_bert(folder, vocab):
     from paddlenlp.transformers import BertConfig, BertModel, BertTokenizer
@@ -60,3 +64,12 @@ SMALL = {
     "pad_token_id": 0,
 }
 FAMILIES = {"ernie": save_ernie, "ernie_m": save_ernie_m, "bert": save_bert, "roberta": save_roberta}
+
+
+def save_as_checkpoint(families, family, folder):
+    """A checkpoint of a small model of a family with five labels."""
+    model, tokenizer = families[family]
+    labels = Labels(["a", "a##x", "b", "b##x", "c"])
+    run = {"arguments": {"max_seq_length": 48}}
+    save_checkpoint(str(folder), Checkpoint(model, tokenizer, labels, Decision(), run))
+    return folder

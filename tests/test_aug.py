@@ -2,8 +2,7 @@ import json
 import subprocess
 
 import pytest
-from conftest import ROOT, command_line, lines_of, write_lines
-from test_predict import plain
+from conftest import ROOT, command_line, lines_of, plain, write_lines
 
 import aug as script
 from augmentation import Augmenter

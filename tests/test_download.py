@@ -6,7 +6,6 @@ import threading
 
 import pytest
 from conftest import ROOT, lines_of
-from test_model import server  # noqa: F401
 
 import download
 
@@ -58,15 +57,15 @@ def test_from_an_archive(fetch, archive, tmp_path):
     assert status == 2 and "is there already; remove it" in output
 
 
-def test_over_the_network(fetch, archive, server, tmp_path):  # noqa: F811
-    address, folder = server
+def test_over_the_network(fetch, archive, file_server, tmp_path):
+    address, folder = file_server
     shutil.copy(archive, folder)
     status, output = fetch("--url", f"{address}/set.tar.gz")
     assert status == 0 and left_behind(tmp_path) == ["divorce"]
 
 
-def test_a_source_that_is_not_there(fetch, server, tmp_path):  # noqa: F811
-    status, output = fetch("--url", f"{server[0]}/nothing.tar.gz")
+def test_a_source_that_is_not_there(fetch, file_server, tmp_path):
+    status, output = fetch("--url", f"{file_server[0]}/nothing.tar.gz")
     assert status == 2 and "ot found" in output and "pass it: --archive FILE" in output and left_behind(tmp_path) == []
 
 

@@ -4,30 +4,10 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, command_line, lines_of, write_lines
-from test_predict import plain
+from conftest import ROOT, command_line, lines_of, plain, write_lines
 
 import evaluate as script
 from text_cls.decision import Decision
-
-
-@pytest.fixture
-def evaluate(run, trained, tmp_path):
-    """evaluate(task, *flags) -> (status, log, data set); the data set is a copy, since bad_case.txt lands in it."""
-
-    def call(task, *flags, edit=None):
-        dataset, model = trained[task]
-        copy = tmp_path / task
-        if not copy.exists():
-            shutil.copytree(dataset, copy)
-        if edit:
-            edit(copy)
-        where = ("--dataset_dir", copy, "--params_path", model)
-        status, log = run(script.main, *where, "--device", "cpu", *flags)
-        return status, log, copy
-
-    return call
-
 
 NUMBER = r"\d+\.\d\d"
 HEAD = [

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from browser import assert_sound, chromium
 from conftest import lines_of, write_lines
-from test_evaluate import evaluate  # noqa: F401
 
 from evaluation_page import write_evaluation_page
 from metric import classification_report
@@ -179,7 +178,7 @@ def test_corners_fit_the_window(page, width):
 
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
-def test_of_a_real_run(evaluate, tmp_path, task):  # noqa: F811
+def test_of_a_real_run(evaluate, tmp_path, task):
     """The page's figures are those of the report, its bad cases those of bad_case.txt, and it says where it is."""
     path, report_file = tmp_path / "pages" / "report.html", tmp_path / "report.json"
     status, log, dataset = evaluate(task, "--html", path, "--report_file", report_file)
@@ -209,7 +208,7 @@ def test_of_a_real_run(evaluate, tmp_path, task):  # noqa: F811
             assert len(texts(driver, "#label-rows tr")) == min(25, len(names))
 
 
-def test_probabilities_are_those_that_predict_shows(evaluate, run, trained, tmp_path):  # noqa: F811
+def test_probabilities_are_those_that_predict_shows(evaluate, run, trained, tmp_path):
     """After the temperature of decision.json, if it has one."""
     import predict
 
@@ -231,6 +230,6 @@ def test_probabilities_are_those_that_predict_shows(evaluate, run, trained, tmp_
     assert compared > 10
 
 
-def test_the_page_cannot_be_a_folder(evaluate, tmp_path):  # noqa: F811
+def test_the_page_cannot_be_a_folder(evaluate, tmp_path):
     status, log, _ = evaluate("reviews", "--html", tmp_path)
     assert status == 2 and f"{tmp_path} is a folder; name a file to write" in log and "parameters" not in log

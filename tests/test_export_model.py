@@ -7,24 +7,14 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, lines_of
+from families import save_as_checkpoint
 
 import export_model as script
 from text_cls.bundle import open_bundle
 from text_cls.cli import Problems, UserError
-from text_cls.decision import Decision
 from text_cls.neural import export, onnx_graph
-from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
-from text_cls.rows import Labels, read_rows
+from text_cls.rows import read_rows
 from text_cls.serving.predictor import Predictor
-
-
-def save_as_checkpoint(families, family, folder):
-    """A checkpoint of a small model of a family with five labels."""
-    model, tokenizer = families[family]
-    labels = Labels(["a", "a##x", "b", "b##x", "c"])
-    run = {"arguments": {"max_seq_length": 48}}
-    save_checkpoint(str(folder), Checkpoint(model, tokenizer, labels, Decision(), run))
-    return folder
 
 
 def nodes_of(path):

@@ -11,8 +11,7 @@ import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
 from prompts import HARD, infer
 from starlette.testclient import TestClient
-from test_triton import client, triton  # noqa: F401
-from triton_server import triton_server
+from triton_server import client, triton_server
 
 import build_repository
 import infer as offline
@@ -90,7 +89,7 @@ def test_thresholds_are_fitted_to_it(run, prompted, tmp_path):
     assert Predictor(str(tmp_path / "export")).decision.threshold != 0.5
 
 
-def test_triton_serves_it(run, triton, prompted, tmp_path):  # noqa: F811
+def test_triton_serves_it(run, triton, prompted, tmp_path):
     dataset, out = prompted["reviews"]
     flags = ("--bundle", out / "export", "--output", tmp_path / "models", "--device", "cpu")
     status, log = run(build_repository.main, *flags)

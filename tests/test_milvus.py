@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import settings
-from test_embedded_index import HOSTILE, WIDTH, AnyOrder
-from test_neighbours import clusters
+from indexes import HOSTILE, WIDTH, AnyOrder, clusters
 
 from text_cls.cli import UserError
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -23,6 +22,8 @@ from text_cls.search.open_index import open_index
 
 if not (find_spec("pymilvus") and find_spec("milvus_lite")) and not os.environ.get("CI"):
     pytest.skip("pymilvus and milvus-lite: pip install -r requirements/milvus.txt", allow_module_level=True)
+
+from milvus_server import start_milvus
 
 from text_cls.search import milvus_index
 from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, uri_problem
@@ -264,26 +265,13 @@ def test_a_collection_that_is_never_loaded_is_waited_for_no_longer_than_the_limi
     assert asked == [milvus_index.LOAD_TIMEOUT] == [600]
 
 
-def serve(folder, port):
-    """A server of Milvus Lite in a process of its own, when it answers."""
-    command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process
-        time.sleep(0.1)
-    process.kill()
-    raise AssertionError("milvus_lite server did not start")
-
-
 def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
     """The same code on http://; while it is down a search says so within its time, and afterwards it works again."""
     monkeypatch.setenv("MILVUS_TOKEN", "root:s3cret")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = serve(tmp_path / "data", port)
+    process = start_milvus(tmp_path / "data", port)
     try:
         uri = f"http://127.0.0.1:{port}"
         one = MilvusIndex.create(uri, "labels", 3, timeout=3)
@@ -297,7 +285,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
         with pytest.raises(IndexUnavailable, match="did not search") as error:
             other.search(np.eye(3), 3)
         assert time.monotonic() - started < 30 and "s3cret" not in str(error.value)
-        process = serve(tmp_path / "data", port)
+        process = start_milvus(tmp_path / "data", port)
         for _ in range(20):
             try:
                 found = other.search(np.eye(3), 3)

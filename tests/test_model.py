@@ -1,8 +1,6 @@
-import http.server
 import os
 import shutil
 import subprocess
-import threading
 
 import numpy as np
 import pytest
@@ -188,25 +186,6 @@ def test_a_mistyped_name_is_told(monkeypatch):
         load_pretrained("ernie-3.0-medum-zh", 5)
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A local server of a folder: (its address, the folder)."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_address[1]}", folder
-        httpd.shutdown()
-
-
 def load_elsewhere(name, home, **environment):
     """load_pretrained in a process with a cache of its own."""
     code = (
@@ -218,9 +197,9 @@ def load_elsewhere(name, home, **environment):
     )
 
 
-def test_a_named_model_is_downloaded_once(server, tiny_model, tmp_path):
+def test_a_named_model_is_downloaded_once(file_server, tiny_model, tmp_path):
     """From a local server in the place of PaddleNLP's, which PPNLP_ENDPOINT names, as a mirror behind a wall would."""
-    address, folder = server
+    address, folder = file_server
     shutil.copytree(tiny_model, folder / "models" / "community" / "team" / "small")
     home = tmp_path / "home"
     home.mkdir()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from indexes import clusters
 
 from text_cls.neural.compat import import_paddle, import_trustai
 from text_cls.neural.model import encode, predict_features
@@ -14,13 +15,6 @@ from text_cls.search import neighbours
 from text_cls.search.neighbours import Neighbours
 
 import_paddle()
-
-
-def clusters(rows, width=48, count=12, seed=0, centres_seed=0):
-    """Vectors in a few directions, as the features of a trained classifier are."""
-    random = np.random.default_rng(seed)
-    centres = np.random.default_rng(centres_seed).normal(size=(count, width)) * 2
-    return np.tanh(centres[random.integers(count, size=rows)] + random.normal(size=(rows, width))).astype(np.float32)
 
 
 def by_hand(corpus, queries, k):

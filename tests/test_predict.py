@@ -1,11 +1,10 @@
 import json
-import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, command_line, lines_of, write_lines
+from conftest import ROOT, command_line, lines_of, plain, write_lines
 
 import predict as script
 from text_cls import prediction
@@ -27,11 +26,6 @@ def predict(run, trained, tmp_path, monkeypatch):
         return run(script.main, "--dataset_dir", dataset, "--params_path", model, "--device", "cpu", *flags)
 
     return call
-
-
-def plain(log):
-    """Log lines without time and level."""
-    return [re.sub(r"^\[.*?\] \[.*?\] - ", "", line) for line in log.splitlines()]
 
 
 def test_hierarchical_blocks(predict, trained, tmp_path):

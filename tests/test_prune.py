@@ -127,7 +127,7 @@ def test_two_widths_of_one_folder():
 
 
 def test_ernie_m_is_refused(families, run, news, tmp_path):
-    from test_export_model import save_as_checkpoint
+    from families import save_as_checkpoint
 
     checkpoint = save_as_checkpoint(families, "ernie_m", tmp_path / "m")
     labels = load_checkpoint(str(checkpoint), None, Problems()).labels

@@ -14,12 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from browser import assert_sound, chromium
+from browser import Page, assert_sound, chromium
 from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from retrieval_bundles import put_index
 from selenium.webdriver.common.by import By
 from starlette.testclient import TestClient
-from test_serving_page import Page
 
 import client
 import lookup
@@ -542,8 +541,9 @@ def test_while_the_index_is_down_no_request_reaches_the_model(serve):
 @pytest.fixture
 def in_milvus(bundle, tmp_path):
     """(a bundle whose index is on a server of Milvus Lite, a function that starts the server again, its process)."""
-    from test_milvus import MilvusIndex
-    from test_milvus import serve as start_milvus
+    from milvus_server import start_milvus
+
+    from text_cls.search.milvus_index import MilvusIndex
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from conftest import REAL_DATA, lines_of, write_lines
 from starlette.testclient import TestClient
-from test_triton import names_and_scores, triton  # noqa: F401
-from triton_server import triton_server
+from triton_server import names_and_scores, triton_server
 
 import build_repository
 import evaluate
@@ -157,5 +156,5 @@ def test_files_and_http(case, tmp_path):
     assert by_http(case.bundle, case.texts) == case.expected
 
 
-def test_triton(case, triton, tmp_path):  # noqa: F811
+def test_triton(case, triton, tmp_path):
     assert by_triton(case.bundle, case.texts, tmp_path) == case.expected

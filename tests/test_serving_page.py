@@ -4,11 +4,10 @@ import re
 from contextlib import ExitStack
 
 import pytest
-from browser import assert_sound, chromium
+from browser import READ, Page, assert_sound, chromium
 from conftest import lines_of
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from serving import serving
 from text_cls.decision import Decision
@@ -16,19 +15,6 @@ from text_cls.prediction import named_labels
 from text_cls.serving.predictor import Predictor
 
 HOSTILE = "<img src=x onerror=document.title='run'><script>document.title='run'</script> {{1}} 😀 ' \" &amp;"
-# [[[label's path, percent, level or ""], ...] of each text]
-READ = """
-const read = (list, above) => [...list.children].flatMap(item => {
-  const [name, , percent] = item.querySelector('.entry').children;
-  const level = name.querySelector('.level'), path = above + name.lastChild.textContent;
-  const below = item.querySelector('ul');
-  return [[path, percent.textContent, level ? level.textContent : ''], ...(below ? read(below, path + '##') : [])];
-});
-return [...document.querySelectorAll('article')].map(one => {
-  const list = one.querySelector('ul');
-  return list ? read(list, '') : [];
-});
-"""
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +24,6 @@ def pages(bundles, tmp_path_factory):
         log = tmp_path_factory.mktemp("logs")
         started = {name: stack.enter_context(serving(bundle, log / name)) for name, bundle in bundles.items()}
         yield {name: f"http://127.0.0.1:{one.port}/" for name, one in started.items()}
-
-
-class Page:
-    def __init__(self, driver, url):
-        self.driver = driver
-        driver.get(url)
-        self.wait(lambda: self["about"].text or self["fault"].text)
-
-    def __getitem__(self, name):
-        return self.driver.find_element(By.ID, name)
-
-    def wait(self, condition):
-        return WebDriverWait(self.driver, 30, 0.05).until(lambda _: condition())
-
-    def ask(self, text):
-        """Types texts and sends them by keyboard; returns what the page then shows of labels."""
-        self["texts"].clear()
-        # Sent by script: chromedriver's keyboard has no emoji.
-        self.driver.execute_script("arguments[0].value = arguments[1]", self["texts"], text)
-        self["texts"].send_keys(Keys.CONTROL, Keys.ENTER)
-        return self.labels()
-
-    def labels(self):
-        self.wait(lambda: self["send"].is_enabled())
-        return self.driver.execute_script(READ)
-
-    def threshold(self, value):
-        self.driver.execute_script("arguments[0].value = arguments[1]", self["threshold"], value)
-        for event in ("input", "change"):
-            self.driver.execute_script("arguments[0].dispatchEvent(new Event(arguments[1]))", self["threshold"], event)
-        return self.labels()
 
 
 @pytest.fixture

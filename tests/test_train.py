@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, command_line, lines_of, write_lines
+from training_runs import assert_same_weights, assert_whole, compare, history, read_until, start, weights
 
 import train as script
 from text_cls.neural.checkpoint import read_run
@@ -38,29 +39,8 @@ CONTRACT = {  # flag: default, as the two guides have them
 }
 
 
-def weights(folder):
-    state = paddle.load(str(Path(folder, "model_state.pdparams")))
-    return {name: value.numpy() for name, value in state.items()}
-
-
-def assert_same_weights(folder, other, tolerance=1e-6):
-    """Equal but for rounding: a matrix product rounds by where its arrays happen to lie in memory, on some processors.
-
-    A key's bias adds the same to all scores of a query, which softmax does not see: its true gradient is 0, and Adam
-    makes whole steps of what rounding leaves there. So it is not compared.
-    """
-    expected = weights(other)
-    for name, value in weights(folder).items():
-        if not name.endswith("k_proj.bias"):
-            assert value == pytest.approx(expected[name], abs=tolerance), name
-
-
 def losses(log):
     return [float(value) for value in re.findall(r"global step \d+, .* loss: ([\d.]+),", log)]
-
-
-def history(folder):
-    return read_run(str(folder))["progress"]["history"]
 
 
 def test_defaults_are_the_guides():
@@ -257,48 +237,6 @@ def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tm
 
 
 # ---------------------------------------------------------------------------------------------- stopping and going on
-
-
-def start(dataset, model, folder, *flags):
-    quick = "--device cpu --max_seq_length 32 --learning_rate 1e-3 --logging_steps 1 --batch_size 16".split()
-    where = ["--dataset_dir", dataset, "--model_name", model, "--save_dir", folder]
-    return subprocess.Popen(
-        command_line("-u", ROOT / "train.py", *where, *quick, *flags),
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=ROOT,
-    )
-
-
-def read_until(process, text):
-    """The log up to the line that holds the text."""
-    log = ""
-    for line in process.stderr:
-        log += line
-        if text in line:
-            return log
-    raise AssertionError(f"{text!r} never came:\n{log}")
-
-
-def assert_whole(folder):
-    """A folder that is there is complete: it predicts."""
-    if Path(folder).exists():
-        assert set(os.listdir(folder)) == set(read_run(str(folder))["files"])
-        assert weights(folder)
-
-
-def compare(log, folder, expected):
-    """The losses of the steps logged and the model kept are those of the run nothing happened to."""
-    status, expected_log, expected_folder = expected
-    assert status == 0
-    of = dict(re.findall(r"global step (\d+), .* loss: ([\d.]+),", expected_log))
-    steps = re.findall(r"global step (\d+), .* loss: ([\d.]+),", log)
-    assert set(of) == {step for step, _ in steps}
-    assert all(float(of[step]) == pytest.approx(float(loss), abs=1.1e-5) for step, loss in steps)  # 5 digits
-    for here, there in zip(history(folder), history(expected_folder), strict=True):
-        assert here == pytest.approx(there, abs=1e-6)
-    assert_same_weights(folder, expected_folder)
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(news, train, tiny_model, tmp_path):

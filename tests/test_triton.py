@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import platform
 import re
 import shutil
 import socket
@@ -17,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, lines_of, write_lines
-from triton_server import PYTHON, VENV, NotReady, triton_server
+from triton_server import NotReady, client, names_and_scores, triton_server
 
 import build_repository as script
 import export_model
@@ -43,7 +42,7 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def ernie_m(families, tmp_path_factory):
     """Bundle of a small ERNIE-M with random weights: it has one input alone."""
-    from test_export_model import save_as_checkpoint
+    from families import save_as_checkpoint
 
     folder = tmp_path_factory.mktemp("ernie_m")
     checkpoint = save_as_checkpoint(families, "ernie_m", folder / "checkpoint")
@@ -56,16 +55,6 @@ def ernie_m(families, tmp_path_factory):
 def bundle(bundles, tmp_path):
     """A copy to damage."""
     return shutil.copytree(bundles["news"], tmp_path / "bundle")
-
-
-@pytest.fixture(scope="session")
-def triton():
-    """.venv-triton's Python, or the reason why there is none."""
-    if not list(VENV.glob(".ready-*")):
-        message = f"{VENV} is not ready: make triton-setup"
-        to_be_had = (sys.platform, platform.machine()) == ("linux", "x86_64")
-        pytest.fail(message) if os.environ.get("CI") and to_be_had else pytest.skip(message)
-    return PYTHON
 
 
 @pytest.fixture(scope="module")
@@ -136,19 +125,6 @@ def wait_until(happened):
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def names_and_scores(outputs):
-    """What a text's row says: (label names, probabilities) or its error, and that all its outputs agree."""
-    rows = []
-    for label, confidence, names, (error,) in zip(
-        *(outputs[name] for name in ("label", "confidence", "label_name", "error"))
-    ):
-        held = label >= 0
-        assert held[: held.sum()].all() and not any(names[~held]) and not confidence[~held].any()
-        assert not (error and held.any())
-        rows.append(error or (list(names[held]), confidence[held]))
-    return rows
 
 
 def assert_same(outputs, predictor, texts):
@@ -414,14 +390,6 @@ def test_a_full_queue_refuses_at_once(narrow, held):
 
 
 # --------------------------------------------------------------------------------------------------------- the clients
-
-
-def client(triton, kind, *flags, **variables):
-    """(exit status, standard output, standard error) of a client in an environment that has no more than it needs."""
-    words = [str(word) for word in (triton, FOLDER / f"seqcls_{kind}_client.py", *flags)]
-    environment = {**os.environ, **variables}
-    answer = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", env=environment)
-    return answer.returncode, answer.stdout, answer.stderr
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])

@@ -8,7 +8,7 @@ import pytest
 from conftest import lines_of, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train import compare, history, read_until, start
+from training_runs import compare, history, read_until, start
 
 import threshold
 from text_cls import cross_fitting, thresholds

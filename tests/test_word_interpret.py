@@ -9,7 +9,7 @@ from browser import assert_sound, chromium
 from conftest import ROOT, command_line, lines_of, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenization import HARD
+from texts import HARD
 
 import word_interpret as script
 from attribution import TOLERANCE, Evidence, Explainer

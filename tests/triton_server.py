@@ -216,3 +216,24 @@ def stop(process):
 
 if __name__ == "__main__":  # of make triton-setup
     sys.exit(missing_library())
+
+
+def client(triton, kind, *flags, **variables):
+    """(exit status, standard output, standard error) of a client in an environment that has no more than it needs."""
+    words = [str(word) for word in (triton, ROOT / "deploy" / "triton_serving" / f"seqcls_{kind}_client.py", *flags)]
+    environment = {**os.environ, **variables}
+    answer = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", env=environment)
+    return answer.returncode, answer.stdout, answer.stderr
+
+
+def names_and_scores(outputs):
+    """What a text's row says: (label names, probabilities) or its error, and that all its outputs agree."""
+    rows = []
+    for label, confidence, names, (error,) in zip(
+        *(outputs[name] for name in ("label", "confidence", "label_name", "error"))
+    ):
+        held = label >= 0
+        assert held[: held.sum()].all() and not any(names[~held]) and not confidence[~held].any()
+        assert not (error and held.any())
+        rows.append(error or (list(names[held]), confidence[held]))
+    return rows

@@ -1,0 +1,19 @@
+"""A server of Milvus Lite as a process of its own."""
+
+import socket
+import subprocess
+import sys
+import time
+
+
+def start_milvus(folder, port):
+    """A server of Milvus Lite in a process of its own, when it answers."""
+    command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(folder), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError("milvus_lite server did not start")
