@@ -1,10 +1,10 @@
-"""Label texts with the bundle of a prompt model on ONNX Runtime; neither Paddle nor PaddleNLP is needed.
+"""Predict labels with the bundle of a prompt model on ONNX Runtime; needs neither Paddle nor PaddleNLP.
 
     python few-shot/infer.py --device cpu --model_path_prefix prompted/export/model --data_dir data
     python few-shot/infer.py --device gpu --model_path_prefix prompted/export/model --data_dir data --use_fp16
 
-It reads data.txt and writes the labels to the log. The bundle is an ordinary one: deploy/predictor/infer.py writes them
-to a file, with scores, and the servers of deploy/ serve it.
+It reads data.txt and logs the labels. The bundle is an ordinary one: deploy/predictor/infer.py writes labels and scores
+to a file, and the servers in deploy/ serve it.
 """
 
 import argparse
@@ -23,21 +23,21 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model_path_prefix", required=True, help="bundle, or the static graph in it (required)")
-    parser.add_argument("--model_name", help="not needed: the bundle holds tokenizer and prompt")
-    parser.add_argument("--data_dir", required=True, help="folder of data.txt (required)")
-    parser.add_argument("--max_length", type=positive_int, help="tokens of a row, prompt included (as in training)")
-    parser.add_argument("--use_fp16", action="store_true", help="half precision, on a GPU (off)")
-    parser.add_argument("--batch_size", type=positive_int, default=200, help="full-length rows a batch (%(default)s)")
-    parser.add_argument("--num_threads", type=positive_int, help="threads on a CPU (its cores)")
-    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="(%(default)s)")
+    parser.add_argument("--model_path_prefix", required=True, help="bundle, or its static graph (required)")
+    parser.add_argument("--model_name", help="ignored: the bundle has the tokenizer (none)")
+    parser.add_argument("--data_dir", required=True, help="folder with data.txt (required)")
+    parser.add_argument("--max_length", type=positive_int, help="tokens per row, with prompt (as in training)")
+    parser.add_argument("--use_fp16", action="store_true", help="half precision; only on a GPU (off)")
+    parser.add_argument("--batch_size", type=positive_int, default=200, help="full-length rows per batch (%(default)s)")
+    parser.add_argument("--num_threads", type=positive_int, help="CPU threads (all cores)")
+    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="where to compute (%(default)s)")
     parser.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
 def log_row(text, names):
-    """The older suite's block."""
+    """Logs a row in the format of PaddleNLP's application."""
     logger.info("input data: %s", text)
     logger.info("labels: %s", ", ".join(names))
     logger.info("-----------------------------")
@@ -50,7 +50,7 @@ def main(argv=None):
 
     problems, path = Problems(), os.path.join(args.data_dir, "data.txt")
     if not os.path.exists(path):
-        problems.add(f"--data_dir {args.data_dir}: there is no data.txt; write the texts into it, one a line")
+        problems.add(f"--data_dir {args.data_dir}: there is no data.txt; write the texts to it, one per line")
     count = 0 if problems.count else count_texts(path, problems)
     with problems.collect():
         predictor = Predictor(

@@ -1,12 +1,12 @@
-"""What there is to work on, all of it checked at once: arguments, labels with their words, rows, a trained model."""
+"""The inputs of train.py, all checked at once: arguments, labels with their words, rows, a trained model."""
 
 import os
 from dataclasses import dataclass
 
-from prompting import parse_prompt
+from prompting import Prompt, parse_prompt
 from text_cls.cli import Problems
 from text_cls.label_tree import SEPARATOR
-from text_cls.neural.checkpoint import checkpoint_folder_problem, last_folder, load_checkpoint
+from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import bundle_folder_problem
 from text_cls.neural.model import model_name_problem, paddle_device_problem
 from text_cls.prediction import count_texts
@@ -16,12 +16,12 @@ EXPORT = "export"  # folder of the bundle in output_dir
 
 
 def argument_problems(args):
-    """Faults of the arguments alone, as texts."""
+    """Yields a message for each problem with the arguments alone, and None where there is none."""
     if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
         yield "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"
     yield paddle_device_problem(args.device)
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
-        yield "a few rows are trained by one process; start it without paddle.distributed.launch"
+        yield "prompt tuning runs in a single process; start it without paddle.distributed.launch"
     if args.do_train:
         yield model_name_problem(args.model_name_or_path, "--model_name_or_path")
         yield checkpoint_folder_problem(args.output_dir, "prompt", "--output_dir")
@@ -31,100 +31,112 @@ def argument_problems(args):
             yield f"{last} holds {', '.join(strange[:5])}, which would be lost; move it elsewhere"
     if args.do_train or args.do_export:
         yield bundle_folder_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
+    yield from schedule_problems(args)
+    if not args.learning_rate:
+        yield "--learning_rate 0: to train only soft tokens and label words, give --freeze_plm"
+
+
+def schedule_problems(args):
+    """The same for the flags that say when to train, score and save."""
     strategies = {args.evaluation_strategy, args.save_strategy}
     otherwise = len(strategies) > 1 or "steps" in strategies and args.save_steps != args.eval_steps
     if args.load_best_model_at_end and otherwise:
-        yield "--load_best_model_at_end: what is scored has to be saved; give --save_strategy as --evaluation_strategy"
+        yield "--load_best_model_at_end: every scored model must be saved; save as often as you evaluate"
     if args.load_best_model_at_end and args.evaluation_strategy == "no":
-        yield "--load_best_model_at_end: without --evaluation_strategy nothing tells which is best"
+        yield "--load_best_model_at_end: --evaluation_strategy no gives no scores to choose the best model by"
     if args.evaluation_strategy == "steps" and not args.eval_steps:
-        yield "--evaluation_strategy steps: say how many, --eval_steps 100"
+        yield "--evaluation_strategy steps: give the number of steps, like --eval_steps 100"
     elif args.save_strategy == "steps" and not args.save_steps:
-        yield "--save_strategy steps: say how many, --save_steps 100"
+        yield "--save_strategy steps: give the number of steps, like --save_steps 100"
     for what, flag in (("evaluation", "eval"), ("save", "save")):
         strategy = getattr(args, f"{what}_strategy")
         if strategy != "steps" and getattr(args, f"{flag}_steps"):
-            yield f"--{flag}_steps: with --{what}_strategy {strategy} it is not read; leave one of them out"
+            yield f"--{flag}_steps has no effect with --{what}_strategy {strategy}; leave one of them out"
     if args.max_steps == 0 or args.max_steps < -1:
-        yield "--max_steps: 1 or more, or -1 for whole epochs"
-    if not args.learning_rate:
-        yield "--learning_rate 0: to train prompt and label words alone, give --freeze_plm"
+        yield "--max_steps: must be 1 or more, or -1 to count epochs instead"
 
 
 @dataclass
-class Work:
-    """What there is to work on. words: of each label. parts: the prompt. rows: {"train", "dev", "test"}, as needed.
-    trained: `Checkpoint`, where nothing is trained. count: texts to label."""
+class PromptData:
+    """What train.py works on.
 
-    labels: object
-    words: list
-    parts: list
+    prompt: `Prompt`. rows: {"train", "dev", "test": `Rows`}, those needed. trained: `Checkpoint` of a trained model, or
+    None with --do_train. count: texts to predict.
+    """
+
+    prompt: Prompt
     rows: dict
-    trained: object
+    trained: Checkpoint | None
     count: int
 
 
 def read_all(args):
-    """The `Work`, all of it checked at once. Completes `args`."""
+    """Reads and checks everything, and reports all problems at once. Returns `PromptData`.
+
+    Fills in `args.max_seq_length`, `args.truncate_mode` and, without --do_train, `args.resume_from_checkpoint`.
+    """
     problems, trained, parts = Problems(), None, None
     for message in filter(None, argument_problems(args)):
         problems.add(message)
     with problems.collect():
         trained = None if args.do_train else open_trained(args, problems)
         parts = trained.run["prompt"] if trained else parse_prompt(args.prompt)
-    was = trained.run["arguments"] if trained else {"max_seq_length": 512, "truncate_mode": "tail"}
-    args.max_seq_length = args.max_seq_length or was["max_seq_length"]
-    args.truncate_mode = args.truncate_mode or was["truncate_mode"]
-
-    wanted = {"train": args.do_train, "dev": args.do_train or args.do_eval}
-    needed = [f"{split}.txt" for split in wanted if wanted[split]] + (["label.txt"] if args.do_train else [])
-    missing = [name for name in needed if not os.path.exists(os.path.join(args.data_dir, name))]
-    if args.do_predict and not os.path.exists(texts_of(args)):
-        missing.append("data.txt and no test.txt")
-    if missing and not os.path.isdir(args.data_dir):
-        problems.add(f"--data_dir {args.data_dir} is no folder; name the one that holds train.txt, dev.txt, label.txt")
-    elif missing:
-        problems.add(f"--data_dir {args.data_dir}: there is no {', no '.join(missing)}")
+    defaults = trained.run["arguments"] if trained else {"max_seq_length": 512, "truncate_mode": "tail"}
+    args.max_seq_length = args.max_seq_length or defaults["max_seq_length"]
+    args.truncate_mode = args.truncate_mode or defaults["truncate_mode"]
+    splits = ["train", "dev"] if args.do_train else ["dev"] if args.do_eval else []
+    if problem := missing_files(args, splits):
+        problems.add(problem)
     problems.stop_if_any()
     if trained:
         labels, words = trained.labels, trained.run["label_words"]
     else:
         labels, words = read_label_words(os.path.join(args.data_dir, "label.txt"), problems)
-    problems.stop_if_any()  # else every row would be called wrong
-    wanted["test"] = args.do_predict and os.path.exists(os.path.join(args.data_dir, "test.txt"))
-    rows = {}
-    for split in (split for split in wanted if wanted[split]):
-        rows[split] = read_labelled(os.path.join(args.data_dir, f"{split}.txt"), labels, problems)
+    problems.stop_if_any()  # with wrong labels, every row would be reported
+    if args.do_predict and os.path.exists(os.path.join(args.data_dir, "test.txt")):
+        splits.append("test")
+    rows = {split: read_labelled(os.path.join(args.data_dir, f"{split}.txt"), labels, problems) for split in splits}
     count = count_texts(texts_of(args), problems) if args.do_predict else 0
     problems.stop_if_any()
-    return Work(labels, words, parts, rows, trained, count)
+    return PromptData(Prompt(parts, labels, words), rows, trained, count)
+
+
+def missing_files(args, splits):
+    """What data_dir lacks, as a message, or None. splits: those whose files are needed."""
+    needed = [f"{split}.txt" for split in splits] + (["label.txt"] if args.do_train else [])
+    missing = [name for name in needed if not os.path.exists(os.path.join(args.data_dir, name))]
+    if args.do_predict and not os.path.exists(texts_of(args)):
+        missing.append("data.txt and no test.txt")
+    if missing and not os.path.isdir(args.data_dir):
+        return f"--data_dir {args.data_dir} is not a folder; name the one with train.txt, dev.txt and label.txt"
+    return f"--data_dir {args.data_dir}: there is no {', no '.join(missing)}" if missing else None
 
 
 def open_trained(args, problems):
-    """The `Checkpoint`, still without its model, of --resume_from_checkpoint or output_dir."""
+    """The `Checkpoint` of --resume_from_checkpoint, by default output_dir; its model is not loaded yet."""
     flag = "--resume_from_checkpoint" if args.resume_from_checkpoint else "--output_dir"
     args.resume_from_checkpoint = args.resume_from_checkpoint or args.output_dir
     trained = load_checkpoint(args.resume_from_checkpoint, None, problems, flag, "prompt")
     if args.prompt is not None and parse_prompt(args.prompt) != trained.run["prompt"]:
-        problems.add("--prompt is another than that of the trained model; leave it out")
+        problems.add("--prompt differs from the trained model's; leave it out")
     label_file = os.path.join(args.data_dir, "label.txt")
     if os.path.exists(label_file):
         given, _ = read_label_words(label_file, problems)
         if given.names != trained.labels.names:
-            problems.add(f"{label_file} does not name the labels of the trained model, in their order")
+            problems.add(f"{label_file} does not list the trained model's labels in the same order")
     return trained
 
 
 def texts_of(args):
-    """The file that --do_predict labels."""
+    """The file whose labels --do_predict predicts."""
     data = os.path.join(args.data_dir, "data.txt")
     return data if os.path.exists(data) else os.path.join(args.data_dir, "test.txt")
 
 
 def read_label_words(path, problems):
-    """`label.txt` with its words: lines `label` or `label==word`, several of one label for several words.
+    """Reads `label.txt` with its words. A line is `label` or `label==word`; several words take several lines.
 
-    A label without a word has itself for one, in a hierarchy its last piece.
+    A label without a word is its own word; in a hierarchy, its last piece is.
     Returns:
         (`Labels`, [[word, ...] of each label]).
     """
@@ -132,9 +144,9 @@ def read_label_words(path, problems):
     for number, line in read_lines(path):
         name, equals, word = (piece.strip() for piece in line.partition("=="))
         if equals and not (name and word and "==" not in word):
-            problems.add(f"{path}:{number}: {line.strip()!r}: a line is label or label==word")
+            problems.add(f"{path}:{number}: {line.strip()!r}: expected label or label==word")
         if equals and word in words.get(name, ()):
-            problems.add(f"{path}:{number}: label {name!r} has the word {word!r} already; delete the line")
+            problems.add(f"{path}:{number}: label {name!r} already has the word {word!r}; delete the line")
         if not equals or name and name not in words:
             lines.append((number, name))
         words.setdefault(name, [])
@@ -144,11 +156,11 @@ def read_label_words(path, problems):
 
 
 def read_labelled(path, labels, problems):
-    """`read_rows` of a file in which every row has to tell its labels: `text<TAB>` alone says that it has none."""
+    """`read_rows` for a file in which every row must have a tab, even one without labels: `text<TAB>`."""
     for number, line in read_lines(path):
         if line.strip() and "\t" not in line:
             problems.add(
-                f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if it has none of "
-                "them. Texts to label belong into data.txt"
+                f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label applies. "
+                "Texts to predict belong in data.txt"
             )
     return read_rows(path, labels, problems)

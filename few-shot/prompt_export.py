@@ -1,7 +1,7 @@
-"""From a prompt model to an ordinary bundle: a classifier of (input_ids, token_type_ids), as every server takes it.
+"""Exports a prompt model as an ordinary bundle: a classifier of (input_ids, token_type_ids), as every server needs.
 
-What the prompt adds is constant once trained. So soft tokens, past their encoder, become rows of the word embeddings,
-and template.json tells a tokenizer which ids stand before and after the text.
+What the prompt adds is constant once trained. So the encoded soft tokens become rows of the word embeddings, and
+template.json tells the tokenizer which ids to put before and after the text.
 """
 
 import copy
@@ -15,11 +15,11 @@ from text_cls.neural.checkpoint import Checkpoint
 from text_cls.neural.export import bundle_folder, compare, example_texts, texts_to_compare
 from text_cls.neural.onnx_graph import to_fp16
 
-GRAPH = "model"  # as the older suite names it
+GRAPH = "model"  # the file name in PaddleNLP's application
 
 
 def make_classifier(task):
-    """A layer that gives the logits [rows, labels] of ids [rows, tokens] as `task.serving` makes them."""
+    """A layer that maps ids [rows, tokens] made by `task.serving` to logits [rows, labels]."""
     import paddle
 
     prompt, layout = task.model, task.layout
@@ -37,13 +37,13 @@ def make_classifier(task):
             pad = task.tokenizer.pad_token_id
             embeddings.word_embeddings = paddle.nn.Embedding(*rows.shape, padding_idx=pad)
             embeddings.word_embeddings.weight.set_value(rows)
-            # Servers give type 0 to all tokens; here it is the text's.
+            # Servers give all tokens type 0, so that type takes the embedding of the text's.
             types.set_value(paddle.concat([types[layout.text_type : layout.text_type + 1], types[1:]]))
 
         def forward(self, input_ids, token_type_ids=None, attention_mask=None):
             states = self.encoder(input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)[0]
             mask = (input_ids == layout.mask_id).astype(states.dtype).unsqueeze(1)
-            return self.head(paddle.matmul(mask, states)).squeeze(1)  # a product picks it in any batch, and in ONNX
+            return self.head(paddle.matmul(mask, states)).squeeze(1)  # a product selects it in any batch, and in ONNX
 
     with paddle.no_grad():
         classifier = PromptClassifier()
@@ -52,7 +52,7 @@ def make_classifier(task):
 
 
 def _own_embeddings(task):
-    """Word embeddings of the ids from the vocabulary's size on, soft tokens past their encoder: [own, width]."""
+    """Word embeddings of the ids that the prompt adds to the vocabulary, soft tokens encoded: [own ids, width]."""
     import paddle
 
     template, layout = task.model.template, task.layout
@@ -64,51 +64,58 @@ def _own_embeddings(task):
     return states[0][paddle.to_tensor(np.flatnonzero(layout.ids >= layout.vocab_size))]
 
 
-def write_prompt_files(folder, work):
-    """template_config.json and verbalizer_config.json, as PaddleNLP writes them. work: `Work` of train.py."""
+def write_prompt_files(folder, prompt):
+    """Writes template_config.json and verbalizer_config.json as PaddleNLP does. prompt: `Prompt`."""
     with open(os.path.join(folder, "template_config.json"), "w", encoding="utf-8") as file:
-        kind = "SoftTemplate" if any({"soft", "soft_id"} & set(part) for part in work.parts) else "ManualTemplate"
-        for line in (work.parts, {"class": kind}):
+        kind = "SoftTemplate" if any({"soft", "soft_id"} & set(part) for part in prompt.parts) else "ManualTemplate"
+        for line in (prompt.parts, {"class": kind}):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    write_json(os.path.join(folder, "verbalizer_config.json"), dict(zip(work.labels.names, work.words)))
+    write_json(os.path.join(folder, "verbalizer_config.json"), dict(zip(prompt.labels.names, prompt.words)))
 
 
-def export(path, task, work, decision, args):
-    """Writes the bundle, which must give the tokens and logits of the prompt model. Returns the largest difference."""
+def export(path, task, decision, max_seq_length, export_type):
+    """Writes the bundle and checks that its tokens and logits are the prompt model's.
+
+    Args:
+        path: folder of the bundle. task: `PromptTask` on a CPU. decision: `Decision`. export_type: paddle, or onnx for
+            a bundle without the static graph.
+    Returns:
+        the largest difference of a logit.
+    """
     from text_cls.serving.predictor import Predictor
 
     classifier = make_classifier(task)
-    whole = Checkpoint(classifier, task.tokenizer, work.labels, decision, {})
-    with bundle_folder(path, whole, GRAPH, args.max_seq_length) as draft:
-        write_json(os.path.join(draft.folder, "template.json"), task.layout.template(args.truncate_mode))
-        write_prompt_files(draft.folder, work)
-        if args.export_type == "onnx":
+    whole = Checkpoint(classifier, task.tokenizer, task.prompt.labels, decision, {})
+    with bundle_folder(path, whole, GRAPH, max_seq_length) as draft:
+        write_json(os.path.join(draft.folder, "template.json"), task.layout.template(task.truncate_mode))
+        write_prompt_files(draft.folder, task.prompt)
+        if export_type == "onnx":
             for name in os.listdir(draft.folder):
                 if name.startswith((f"{GRAPH}.pdmodel", f"{GRAPH}.pdiparams")):
                     os.remove(os.path.join(draft.folder, name))
             draft.fields["static_graph"] = None
         to_fp16(draft.file("float32"), draft.file("fp16"))
-        draft.fields["unmeasured"] = ["fp16"]  # as there may be no GPU here
+        draft.fields["unmeasured"] = ["fp16"]  # there may be no GPU to measure it on
         draft.seal()
-        return check(task, Predictor(draft.folder), example_texts(), args.max_seq_length, args.truncate_mode)
+        return check(task, Predictor(draft.folder), example_texts(), max_seq_length)
 
 
-def check(task, predictor, texts, max_seq_length, truncate_mode):
-    """Compares a bundle with the prompt model, on texts that become shorter and longer rows, tokenised by PaddleNLP.
+def check(task, predictor, texts, max_seq_length):
+    """Compares a bundle with the prompt model on rows of all lengths made of `texts`, tokenised by PaddleNLP.
 
     Returns:
         the largest difference of a logit.
     Raises:
-        UserError: it is more than 1e-4, or the tokens differ.
+        UserError: that difference exceeds 1e-4, or the tokens differ.
     """
     texts = [*texts_to_compare(texts, max_seq_length), f"[MASK]一{task.tokenizer.mask_token}二"]
-    wanted = task.pack([_tokens(task, text, max_seq_length, truncate_mode) for text in texts])
+    wanted = task.pack([_tokens(task, text, max_seq_length) for text in texts])
     return compare(wanted, task.logits(wanted, 32), predictor, texts, max_seq_length)
 
 
-def _tokens(task, text, max_seq_length, truncate_mode):
+def _tokens(task, text, max_seq_length):
     tokenizer, layout = task.tokenizer, task.layout
     ids = np.array(tokenizer.encode(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
     room = max_seq_length - len(layout.ids)
-    ids = ids[:room] if truncate_mode == "tail" else ids[max(0, len(ids) - room) :]
+    ids = ids[:room] if task.truncate_mode == "tail" else ids[max(0, len(ids) - room) :]
     return np.insert(layout.ids, layout.place, np.where(ids == tokenizer.mask_token_id, tokenizer.unk_token_id, ids))

@@ -1,7 +1,7 @@
-"""Training of a prompt model by PaddleNLP's PromptTrainer: batches, scores, log lines, early stop, going on.
+"""Training of a prompt model: a run of PaddleNLP's PromptTrainer on this project's batches, losses and scores.
 
-Batches are drawn from (seed, epoch) and dropout from (seed, step), so that a run that goes on from a checkpoint of the
-trainer ends as one that was never stopped.
+Batches are drawn from (seed, epoch) and dropout from (seed, step), so that a run resumed from a checkpoint ends exactly
+as one that was never interrupted. This module imports Paddle: import it after `compat.import_paddle()`.
 """
 
 import os
@@ -9,81 +9,34 @@ import shutil
 import time
 
 import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle.io import DataLoader
+from paddlenlp.prompt import PromptTrainer, PromptTuningArguments
+from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
 
+from prompt_checkpoints import checkpoints_in
 from text_cls.batching import shuffled_batches
-from text_cls.cli import Problems, UserError, logger, progress_bar
+from text_cls.cli import logger, progress_bar
 from text_cls.decision import Decision
-from text_cls.neural.checkpoint import last_folder, read_run
+from text_cls.neural.training import load_weights
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
 
-STATE = ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "trainer_state.json", "rng_state.pth")
-NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would cut all gradients to 0 by a limit of 0
+NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would scale all gradients to 0 with a limit of 0
 
-# Flags that may differ when a run goes on: they do not change what is learnt.
-FREE_ON_RESUME = {
-    "data_dir",
-    "device",
-    "do_eval",
-    "do_export",
-    "do_predict",
-    "early_stopping_patience",
-    "export_type",
-    "logging_steps",
-    "output_dir",
-    "per_device_eval_batch_size",
-    "resume_from_checkpoint",
-    "save_total_limit",
-}
-
-
-def checkpoints_in(folder):
-    """{step: path} of the trainer's checkpoints, in order."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    steps = sorted(int(name[11:]) for name in names if name.startswith("checkpoint-") and name[11:].isdigit())
-    return {step: os.path.join(folder, f"checkpoint-{step}") for step in steps}
-
-
-def latest_checkpoint(folder):
-    """A checkpoint of the trainer: the folder itself, or the newest whole one in it; None where there is none."""
-    folders = checkpoints_in(folder).values()
-    whole = [path for path in (folder, *folders) if all(os.path.exists(os.path.join(path, name)) for name in STATE)]
-    return whole[-1] if whole else None
-
-
-def checkpoint_to_go_on(args, run):
-    """The trainer's checkpoint that --resume_from_checkpoint names, of a run like this one."""
-    folder, last = latest_checkpoint(args.resume_from_checkpoint), last_folder(args.output_dir)
-    if folder is None and os.path.realpath(args.resume_from_checkpoint) == os.path.realpath(last):
-        raise UserError(
-            f"--resume_from_checkpoint {args.resume_from_checkpoint}: nothing is saved there yet; leave it out to "
-            "start from the beginning"
-        )
-    if folder is None:
-        raise UserError(
-            f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint of a stopped training is there; "
-            "name the folder <output_dir>_last, or leave out --do_train to use a trained model"
-        )
-    home = os.path.dirname(os.path.realpath(folder))
-    if home != os.path.realpath(last):
-        raise UserError(
-            f"--resume_from_checkpoint {args.resume_from_checkpoint}: a run goes on in its own folder, which is {last} "
-            f"for --output_dir {args.output_dir}; give that run's --output_dir, or rename the folder"
-        )
-    saved, problems = read_run(home), Problems()
-    for name, now in run["arguments"].items():
-        then = saved.get("arguments", {}).get(name)
-        if name not in FREE_ON_RESUME and then != now:
-            problems.add(f"--resume_from_checkpoint: --{name} was {then}, is {now}")
-    for name, digest in run["data"].items():
-        if saved.get("data", {}).get(name) != digest:
-            problems.add(f"--resume_from_checkpoint: {name} is not the file that run was started with")
-    problems.stop_if_any()
-    return folder
+# Flags that PaddleNLP's trainer has under the same name.
+SAME_FLAGS = (
+    *("device", "seed", "logging_steps", "max_seq_length", "learning_rate", "per_device_train_batch_size"),
+    *("lr_scheduler_type", "warmup_steps", "warmup_ratio"),
+    *("evaluation_strategy", "save_strategy", "load_best_model_at_end"),
+    *("freeze_plm", "freeze_dropout", "use_rdrop", "alpha_rdrop", "use_rgl", "alpha_rgl"),
+    *("ppt_learning_rate", "ppt_weight_decay", "ppt_adam_beta1", "ppt_adam_beta2", "ppt_adam_epsilon"),
+)
 
 
 def score(task, encoded, rows, labels, batch_size, decision):
-    """Loss (mean binary cross-entropy), micro and macro F1, accuracy (exact label sets) of labelled rows."""
+    """Loss (mean binary cross-entropy), micro and macro F1, and accuracy (exact label sets) on labelled rows."""
     logits, gold = task.logits(encoded, batch_size), rows.multi_hot(len(labels))
     loss = np.maximum(logits, 0) - logits * gold + np.log1p(np.exp(-np.abs(logits)))
     found = scores(gold, decision.decide(sigmoid(logits), labels.parents))
@@ -95,8 +48,133 @@ def score(task, encoded, rows, labels, batch_size, decision):
     }
 
 
+def divergence(logits, others):
+    """R-Drop's term (Liang et al. 2021, https://arxiv.org/abs/2106.14448) for sigmoids: the symmetric Kullback-Leibler
+    divergence of two passes, each label a distribution of its own. PaddleNLP's takes a softmax over the labels."""
+    return ((F.sigmoid(logits) - F.sigmoid(others)) * (logits - others)).mean() / 2
+
+
+def consistency(vectors, labels):
+    """RGL's loss (Wang et al. 2022, https://aclanthology.org/2022.findings-naacl.81): rows with equal label sets should
+    be similar at the mask, others not. PaddleNLP's (2.8) compares arrays as numbers, and all tokens, not the mask.
+
+    Args:
+        vectors: float tensor [rows, width]. labels: 0/1 tensor [rows, labels].
+    """
+    vectors, rows = F.normalize(vectors, axis=1), len(labels)
+    same = (labels.unsqueeze(0) == labels.unsqueeze(1)).all(axis=-1).astype(vectors.dtype)
+    loss = F.binary_cross_entropy_with_logits(100 * vectors @ vectors.T, same, reduction="sum")
+    return loss / max(1, rows * (rows - 1)) / 100
+
+
+# -------------------------------------------------------------------------------------------------------------- the run
+
+
+class PromptRun:
+    """One training of a task's model, in place.
+
+    Args:
+        task: `PromptTask`. args: of train.py. rows: {"train", "dev": `Rows`}. folder: for the trainer's checkpoints.
+    """
+
+    def __init__(self, task, args, rows, folder):
+        self.task, self.args, self.rows, self.folder = task, args, rows, folder
+        self.tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
+        for split, encoded in self.tokens.items():
+            mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
+            logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
+        self.batches = Batches(self.tokens["train"].lengths, args.per_device_train_batch_size, args.seed)
+        self.steps = args.max_steps if args.max_steps > 0 else len(self.batches) * args.num_train_epochs
+        self.metric = f"eval_{args.metric_for_best_model}"
+        self.trainer = self.bar = self.seconds = None
+
+    def train(self, checkpoint):
+        """Trains to the end, from one of the trainer's checkpoints, or from the start if `checkpoint` is None.
+
+        Then the model is the best one if `args.load_best_model_at_end`, else the last one.
+        """
+        state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")) if checkpoint else None
+        done = state.global_step if state else 0
+        logger.info("Training: %d steps at most%s", self.steps, f", going on at step {done}" if done else "")
+        self.trainer, started = RunTrainer(self), time.perf_counter()
+        if state and (done >= self.steps or self.patience_is_over(state)):  # PaddleNLP (2.8) would take another step
+            self.trainer.state = state
+            saved = self.best_checkpoint(state) if self.args.load_best_model_at_end else checkpoint
+            load_weights(self.task.model, os.path.join(saved, "model_state.pdparams"), "--resume_from_checkpoint")
+        else:
+            with progress_bar(self.steps, "step", initial=done) as self.bar:
+                self.trainer.train(checkpoint)
+        self.seconds = time.perf_counter() - started
+
+    def result(self):
+        """{"steps", "seconds", "losses": those logged, "history": scores on dev, "best": score or None}."""
+        history = self.trainer.state.log_history
+        return {
+            "steps": self.trainer.state.global_step,
+            "seconds": self.seconds,
+            "losses": [entry["loss"] for entry in history if "learning_rate" in entry],
+            "history": [entry for entry in history if self.metric in entry],
+            "best": max((entry[self.metric] for entry in history if self.metric in entry), default=None),
+        }
+
+    def arguments(self):
+        """PaddleNLP's arguments of the trainer."""
+        args, adam = self.args, {"weight_decay": self.args.weight_decay}
+        if args.freeze_plm:  # PaddleNLP (2.8) would then apply the model's to soft tokens and label words
+            adam = {name: getattr(args, f"ppt_{name}") for name in (*adam, "adam_beta1", "adam_beta2", "adam_epsilon")}
+        return PromptTuningArguments(
+            output_dir=self.folder,
+            do_train=True,
+            do_eval=True,
+            disable_tqdm=True,
+            report_to=[],
+            max_steps=self.steps,
+            max_grad_norm=args.max_grad_norm or NO_CLIPPING,
+            eval_steps=min(args.eval_steps or self.steps, self.steps),
+            save_steps=min(args.save_steps or self.steps, self.steps),
+            metric_for_best_model="choice",
+            greater_is_better=True,
+            **adam,
+            **{name: getattr(args, name) for name in SAME_FLAGS},
+        )
+
+    def inputs(self, chosen):
+        """Input arrays and labels of the training rows with these numbers."""
+        labels = self.rows["train"].multi_hot(len(self.task.prompt.labels), chosen, np.float32)
+        return {**self.task.inputs(self.tokens["train"], np.array(chosen)), "labels": labels}
+
+    def evaluate(self):
+        """Scores on dev as {"eval_<name>": value}; "eval_choice" is what the best model is chosen by."""
+        args, labels = self.args, self.task.prompt.labels
+        found = score(
+            self.task, self.tokens["dev"], self.rows["dev"], labels, args.per_device_eval_batch_size, Decision()
+        )
+        metrics = {f"eval_{name}": value for name, value in found.items()}
+        # On few rows many models have the same score, at first 0: of these, the one with the lower loss is better.
+        # (min(1, NaN) is 1.)
+        metrics["eval_choice"] = found[args.metric_for_best_model] - 1e-6 * min(1, found["loss"])
+        return metrics
+
+    def best_checkpoint(self, state):
+        """The checkpoint of the best model. The state has the path of the run that saved it, perhaps elsewhere."""
+        return os.path.join(self.folder, os.path.basename(state.best_model_checkpoint))
+
+    def best_score(self, state):
+        """The best score so far, and the number of evaluations since."""
+        history = [entry for entry in state.log_history if self.metric in entry]
+        best = int(np.argmax([entry["eval_choice"] for entry in history]))
+        return history[best][self.metric], len(history) - 1 - best
+
+    def patience_is_over(self, state):
+        """Whether the run should stop early."""
+        if not self.args.load_best_model_at_end:
+            return False
+        best, since = self.best_score(state)
+        return best > 0 and since >= self.args.early_stopping_patience  # with a score of 0 nothing has been learnt yet
+
+
 class Batches:
-    """Row numbers of each batch of an epoch, the batches of one epoch other than those of another."""
+    """Row numbers of the batches of an epoch; each epoch has other batches."""
 
     def __init__(self, lengths, batch_size, seed):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
@@ -108,223 +186,100 @@ class Batches:
         return iter(shuffled_batches(self.lengths, self.batch_size, [self.seed, self.epoch]))
 
 
-def divergence(logits, others):
-    """R-Drop's term (Liang et al. 2021, https://arxiv.org/abs/2106.14448) for sigmoids: the symmetric Kullback-Leibler
-    divergence of two passes, each label a distribution of its own. PaddleNLP's takes a softmax over the labels."""
-    import paddle.nn.functional as F
-
-    return ((F.sigmoid(logits) - F.sigmoid(others)) * (logits - others)).mean() / 2
+# -------------------------------------------------------------------------------------------------- PaddleNLP's trainer
 
 
-def consistency(vectors, labels):
-    """RGL's loss (Wang et al. 2022, https://aclanthology.org/2022.findings-naacl.81): rows of equal label sets should
-    be alike at the mask, others not. PaddleNLP's (2.8) compares arrays as numbers, and all tokens in place of the mask.
+class RunTrainer(PromptTrainer):
+    """Trains the model of a `PromptRun` on its rows, and scores it as the run does."""
 
-    Args:
-        vectors: float tensor [rows, width]. labels: 0/1 tensor [rows, labels].
-    """
-    import paddle.nn.functional as F
+    def __init__(self, run):
+        super().__init__(
+            model=run.task.model,
+            tokenizer=run.task.tokenizer,
+            criterion=paddle.nn.BCEWithLogitsLoss(),
+            args=run.arguments(),
+            train_dataset=range(len(run.rows["train"])),
+            data_collator=list,
+            callbacks=[RunCallback(run)],
+        )
+        self.run, self.rdrop_criterion = run, divergence
 
-    vectors, rows = F.normalize(vectors, axis=1), len(labels)
-    same = (labels.unsqueeze(0) == labels.unsqueeze(1)).all(axis=-1).astype(vectors.dtype)
-    loss = F.binary_cross_entropy_with_logits(100 * vectors @ vectors.T, same, reduction="sum")
-    return loss / max(1, rows * (rows - 1)) / 100
+    def _map_dataset(self, dataset):
+        return dataset
+
+    def get_train_dataloader(self):
+        return DataLoader(self.train_dataset, batch_sampler=self.run.batches, collate_fn=self.run.inputs)
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        self.masks = inputs["masked_positions"]
+        return super().compute_loss(model, inputs, return_outputs)
+
+    def _compute_rgl_loss(self, embeddings, labels, equal_type="raw"):
+        vectors = paddle.gather(embeddings.reshape([-1, embeddings.shape[-1]]), self.masks)
+        return self.args.alpha_rgl * consistency(vectors, labels)
+
+    def evaluate(self, *_, **__):
+        metrics = self.run.evaluate()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
+        os.makedirs(output_dir, exist_ok=True)
+        paddle.save(self.model.state_dict(), os.path.join(output_dir, "model_state.pdparams"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint=None):
+        Trainer._load_from_checkpoint(self, resume_from_checkpoint)  # PromptTrainer's loads the template, which we have
+
+    def _load_rng_state(self, checkpoint):
+        pass  # RunCallback seeds every step
 
 
-def tune(task, args, labels, rows, work, checkpoint):
-    """Trains the task's model in place; at the end it is the best one, if `args.load_best_model_at_end`.
+class RunCallback(TrainerCallback):
+    """Sets the random seeds of epochs and steps, logs, deletes old checkpoints, and stops early."""
 
-    Args:
-        rows: {"train", "dev": `Rows`}. work: folder for the trainer's checkpoints. checkpoint: one of them to go on
-            from, or None.
-    Returns:
-        {"steps", "seconds", "losses": the logged ones, "history": scores of dev, "best": score or None}.
-    """
-    import paddle
-    from paddle.io import DataLoader
-    from paddlenlp.prompt import PromptTrainer, PromptTuningArguments
-    from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
+    def __init__(self, run):
+        self.run = run
 
-    from text_cls.neural.training import load_weights
+    def on_train_begin(self, _, state, control, **__):
+        if state.best_model_checkpoint:
+            state.best_model_checkpoint = self.run.best_checkpoint(state)
 
-    tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
-    for split, encoded in tokens.items():
-        mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
-        logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
-    batches = Batches(tokens["train"].lengths, args.per_device_train_batch_size, args.seed)
-    steps = args.max_steps if args.max_steps > 0 else len(batches) * args.num_train_epochs
-    metric = f"eval_{args.metric_for_best_model}"
-    state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")) if checkpoint else None
-    begun = state.global_step if state else 0
-    logger.info("Training: %d steps at most%s", steps, f", going on at step {begun}" if begun else "")
+    def on_epoch_begin(self, _, state, control, **__):
+        self.run.batches.epoch = state.global_step // len(self.run.batches)
 
-    def best_saved(state):
-        """The folder of the best model, whose path was that of the run that saved it, perhaps elsewhere."""
-        return os.path.join(work, os.path.basename(state.best_model_checkpoint))
+    def on_step_begin(self, _, state, control, **__):
+        paddle.seed(self.run.args.seed * 1_000_003 + state.global_step)
 
-    def best_score(state):
-        """The best score, and how many came after it."""
-        history = [entry for entry in state.log_history if metric in entry]
-        best = int(np.argmax([entry["eval_choice"] for entry in history]))
-        return history[best][metric], len(history) - 1 - best
+    def on_step_end(self, _, state, control, **__):
+        self.run.bar.update(1)
 
-    def patience_is_over(state):
-        if not args.load_best_model_at_end:
-            return False
-        score, since = best_score(state)
-        return score > 0 and since >= args.early_stopping_patience  # with a score of 0 nothing has been learnt yet
+    def on_save(self, _, state, control, **__):
+        """Keeps the best and the last --save_total_limit: in a single process, PaddleNLP (2.8) keeps all."""
+        saved = checkpoints_in(self.run.folder)
+        kept = [path for step, path in saved.items() if step <= state.global_step][-self.run.args.save_total_limit :]
+        kept += [self.run.best_checkpoint(state)] if state.best_model_checkpoint else []
+        for path in saved.values():
+            if path not in kept:
+                shutil.rmtree(path)
 
-    def collate(chosen):
-        return {
-            **task.inputs(tokens["train"], np.array(chosen)),
-            "labels": rows["train"].multi_hot(len(labels), chosen, np.float32),
-        }
-
-    class Tuner(PromptTrainer):
-        """PaddleNLP's, on this suite's rows and scores."""
-
-        def _map_dataset(self, dataset):
-            return dataset
-
-        def get_train_dataloader(self):
-            return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=collate)
-
-        def compute_loss(self, model, inputs, return_outputs=False):
-            self.masks = inputs["masked_positions"]
-            return super().compute_loss(model, inputs, return_outputs)
-
-        def _compute_rgl_loss(self, embeddings, labels, equal_type="raw"):
-            vectors = paddle.gather(embeddings.reshape([-1, embeddings.shape[-1]]), self.masks)
-            return self.args.alpha_rgl * consistency(vectors, labels)
-
-        def evaluate(self, *_, **__):
-            scores = score(task, tokens["dev"], rows["dev"], labels, args.per_device_eval_batch_size, Decision())
-            metrics = {f"eval_{name}": value for name, value in scores.items()}
-            # Of few rows many models score the same, at first all of them 0: then the lower loss is better.
-            # (Of 1 and a loss that is no number any more, min takes 1.)
-            metrics["eval_choice"] = scores[args.metric_for_best_model] - 1e-6 * min(1, scores["loss"])
-            self.log(metrics)
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-            return metrics
-
-        def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
-            os.makedirs(output_dir, exist_ok=True)
-            paddle.save(self.model.state_dict(), os.path.join(output_dir, "model_state.pdparams"))
-
-        def _load_from_checkpoint(self, resume_from_checkpoint=None):
-            Trainer._load_from_checkpoint(self, resume_from_checkpoint)  # the template is the same one
-
-        def _load_rng_state(self, checkpoint):
-            pass  # see the callback
-
-    class Follower(TrainerCallback):
-        """Draws by epoch and step, logs, and stops early."""
-
-        def on_train_begin(self, _, state, control, **__):
-            if state.best_model_checkpoint:
-                state.best_model_checkpoint = best_saved(state)
-
-        def on_epoch_begin(self, _, state, control, **__):
-            batches.epoch = state.global_step // len(batches)
-
-        def on_step_begin(self, _, state, control, **__):
-            paddle.seed(args.seed * 1_000_003 + state.global_step)
-
-        def on_step_end(self, _, state, control, **__):
-            bar.update(1)
-
-        def on_save(self, _, state, control, **__):
-            """Keeps as many as --save_total_limit says, and the best: PaddleNLP (2.8) keeps all of a single process."""
-            saved = checkpoints_in(work)
-            kept = [path for step, path in saved.items() if step <= state.global_step][-args.save_total_limit :]
-            kept += [best_saved(state)] if state.best_model_checkpoint else []
-            for path in saved.values():
-                if path not in kept:
-                    shutil.rmtree(path)
-
-        def on_log(self, _, state, control, logs, **__):
-            if "learning_rate" in logs:
-                logger.info(
-                    "global step %d, epoch: %.2f, loss: %.5f, learning rate: %.2e, speed: %.2f step/s",
-                    state.global_step,
-                    state.epoch,
-                    logs["loss"],
-                    logs["learning_rate"],
-                    logs["interval_steps_per_second"],
-                )
-
-        def on_evaluate(self, _, state, control, metrics, **__):
+    def on_log(self, _, state, control, logs, **__):
+        if "learning_rate" in logs:
             logger.info(
-                "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
-                *(metrics[f"eval_{name}"] for name in ("loss", "micro_f1_score", "macro_f1_score")),
+                "global step %d, epoch: %.2f, loss: %.5f, learning rate: %.2e, speed: %.2f step/s",
+                state.global_step,
+                state.epoch,
+                logs["loss"],
+                logs["learning_rate"],
+                logs["interval_steps_per_second"],
             )
-            logger.info("Current best %s: %.5f", args.metric_for_best_model, best_score(state)[0])
-            if patience_is_over(state):
-                logger.info("Early stop!")
-                control.should_training_stop = True
 
-    adam = {"weight_decay": args.weight_decay}
-    if args.freeze_plm:  # PaddleNLP (2.8) then gives prompt and label words the model's
-        adam = {name: getattr(args, f"ppt_{name}") for name in (*adam, "adam_beta1", "adam_beta2", "adam_epsilon")}
-    options = PromptTuningArguments(
-        output_dir=work,
-        device=args.device,
-        seed=args.seed,
-        do_train=True,
-        do_eval=True,
-        disable_tqdm=True,
-        report_to=[],
-        max_steps=steps,
-        logging_steps=args.logging_steps,
-        max_grad_norm=args.max_grad_norm or NO_CLIPPING,
-        learning_rate=args.learning_rate,
-        **adam,
-        lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=args.warmup_steps,
-        warmup_ratio=args.warmup_ratio,
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        evaluation_strategy=args.evaluation_strategy,
-        eval_steps=min(args.eval_steps or steps, steps),
-        save_strategy=args.save_strategy,
-        save_steps=min(args.save_steps or steps, steps),
-        load_best_model_at_end=args.load_best_model_at_end,
-        metric_for_best_model="choice",
-        greater_is_better=True,
-        max_seq_length=args.max_seq_length,
-        freeze_plm=args.freeze_plm,
-        freeze_dropout=args.freeze_dropout,
-        use_rdrop=args.use_rdrop,
-        alpha_rdrop=args.alpha_rdrop,
-        use_rgl=args.use_rgl,
-        alpha_rgl=args.alpha_rgl,
-        ppt_learning_rate=args.ppt_learning_rate,
-        ppt_weight_decay=args.ppt_weight_decay,
-        ppt_adam_beta1=args.ppt_adam_beta1,
-        ppt_adam_beta2=args.ppt_adam_beta2,
-        ppt_adam_epsilon=args.ppt_adam_epsilon,
-    )
-    trainer = Tuner(
-        model=task.model,
-        tokenizer=task.tokenizer,
-        criterion=paddle.nn.BCEWithLogitsLoss(),
-        args=options,
-        train_dataset=range(len(rows["train"])),
-        data_collator=list,
-        callbacks=[Follower()],
-    )
-    trainer.rdrop_criterion = divergence
-    started = time.perf_counter()
-    if state and (begun >= steps or patience_is_over(state)):  # PaddleNLP (2.8) would take one step more
-        trainer.state, saved = state, best_saved(state) if args.load_best_model_at_end else checkpoint
-        load_weights(task.model, os.path.join(saved, "model_state.pdparams"), "--resume_from_checkpoint")
-    else:
-        with progress_bar(steps, "step", initial=begun) as bar:
-            trainer.train(checkpoint)
-    history = trainer.state.log_history
-    return {
-        "steps": trainer.state.global_step,
-        "seconds": time.perf_counter() - started,
-        "losses": [entry["loss"] for entry in history if "learning_rate" in entry],
-        "history": [entry for entry in history if metric in entry],
-        "best": max((entry[metric] for entry in history if metric in entry), default=None),
-    }
+    def on_evaluate(self, _, state, control, metrics, **__):
+        logger.info(
+            "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
+            *(metrics[f"eval_{name}"] for name in ("loss", "micro_f1_score", "macro_f1_score")),
+        )
+        logger.info("Current best %s: %.5f", self.run.args.metric_for_best_model, self.run.best_score(state)[0])
+        if self.run.patience_is_over(state):
+            logger.info("Early stop!")
+            control.should_training_stop = True

@@ -1,11 +1,11 @@
-"""Prompt tuning: a masked-language model learns from a few labelled rows by filling in the label's word.
+"""Prompt tuning: a masked-language model learns from a few labelled rows to fill in the label's word.
 
     python few-shot/train.py --device gpu --data_dir data --output_dir prompted --prompt "这句话描述的事件是" \\
         --max_seq_length 128 --ppt_learning_rate 3e-4 --do_train --do_eval --do_predict --do_export
-    python few-shot/train.py --device gpu --data_dir data --output_dir prompted --do_export    # of what is trained
+    python few-shot/train.py --device gpu --data_dir data --output_dir prompted --do_export    # the trained model
     python few-shot/infer.py --device cpu --model_path_prefix prompted/export/model --data_dir data
 
-Rows as everywhere; lines of label.txt may be label==word. What is exported is an ordinary bundle, for all servers.
+The data files are those of train.py, but a line of label.txt may be label==word. Every server takes the bundle.
 """
 
 import argparse
@@ -39,75 +39,10 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-
-    def switch(group, name, default, text):
-        group.add_argument(name, type=boolean, nargs="?", const=True, default=default, help=text)
-
-    group = parser.add_argument_group("what to do")
-    switch(group, "--do_train", False, "train on train.txt, choose by dev.txt (off)")
-    switch(group, "--do_eval", False, "score dev.txt (off)")
-    switch(group, "--do_predict", False, "label data.txt, else test.txt; score test.txt if it is there (off)")
-    switch(group, "--do_export", False, "write a bundle to output_dir/export (off)")
-
-    group = parser.add_argument_group("data and model")
-    group.add_argument("--data_dir", default="./data", help="folder of train.txt, dev.txt, label.txt ... (%(default)s)")
-    group.add_argument("--prompt", help="see README.md (\"{'soft'}{'text': 'text_a'}{'mask'}\")")
-    group.add_argument("--model_name_or_path", default="ernie-3.0-base-zh", help="masked-language ERNIE (%(default)s)")
-    group.add_argument("--max_seq_length", type=positive_int, help="tokens, prompt included (as in training; 512)")
-    group.add_argument("--truncate_mode", choices=("tail", "head"), help="cut a text there (as in training; tail)")
-    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-
-    group = parser.add_argument_group("prompt tuning")
-    switch(group, "--freeze_plm", False, "train prompt and label words alone (off)")
-    switch(group, "--freeze_dropout", False, "and leave the model's dropout off (off)")
-    switch(group, "--use_rdrop", False, "two passes of a row should agree: R-Drop (off)")
-    group.add_argument("--alpha_rdrop", type=non_negative_float, default=5.0, help="its weight (%(default)s)")
-    switch(group, "--use_rgl", False, "rows of equal labels should be alike: RGL (off)")
-    group.add_argument("--alpha_rgl", type=non_negative_float, default=0.5, help="its weight (%(default)s)")
-    for name, default in {
-        "learning_rate": 1e-4,
-        "weight_decay": 0.0,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
-        "adam_epsilon": 1e-8,
-    }.items():
-        kind = fraction() if "beta" in name else non_negative_float
-        group.add_argument(f"--ppt_{name}", type=kind, default=default, help="of prompt and label words (%(default)s)")
-
-    group = parser.add_argument_group("training")
-    group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help="of the model (%(default)s)")
-    group.add_argument("--num_train_epochs", type=positive_int, default=100, help="(%(default)s)")
-    group.add_argument("--max_steps", type=int, default=-1, help="so many steps in place of epochs; -1 = off (-1)")
-    group.add_argument("--per_device_train_batch_size", type=positive_int, default=8, help="(%(default)s)")
-    group.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help="(%(default)s)")
-    group.add_argument(
-        "--early_stopping_patience", type=positive_int, default=4, help="end after so many scores without a better (4)"
-    )
-    group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="of the model (0)")
-    group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients; 0 = off (1)")
-    schedules = ("linear", "cosine", "constant", "constant_with_warmup")
-    group.add_argument("--lr_scheduler_type", choices=schedules, default="linear", help="(%(default)s)")
-    group.add_argument("--warmup_steps", type=non_negative_int, default=0, help="(0)")
-    group.add_argument("--warmup_ratio", type=fraction(), default=0.0, help="share of the steps (0)")
-    group.add_argument("--seed", type=non_negative_int, default=3, help="of dropout, order and prompt (%(default)s)")
-
-    group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", required=True, help="model, predictions.txt, export/ (required)")
-    group.add_argument(
-        "--export_type", choices=("paddle", "onnx"), default="paddle", help="onnx: no static graph (paddle)"
-    )
-    group.add_argument("--metric_for_best_model", choices=METRICS, default=METRICS[0], help="(%(default)s)")
-    switch(group, "--load_best_model_at_end", None, "keep the best, not the last (on if there is evaluation)")
-    when = ("no", "steps", "epoch")
-    group.add_argument("--evaluation_strategy", choices=when, help="when to score (epoch; steps with --eval_steps)")
-    group.add_argument("--eval_steps", type=positive_int, help="steps from score to score (none)")
-    group.add_argument("--save_strategy", choices=when, help="when the trainer saves (as it scores)")
-    group.add_argument("--save_steps", type=positive_int, help="steps from save to save (as eval_steps)")
-    group.add_argument("--save_total_limit", type=positive_int, default=1, help="saves kept beside the best (1)")
-    group.add_argument("--logging_steps", type=positive_int, default=5, help="steps from line to line (%(default)s)")
-    group.add_argument(
-        "--resume_from_checkpoint", help="<output_dir>_last to go on training; without --do_train, the trained model"
-    )
+    add_data_flags(parser)
+    add_prompt_flags(parser.add_argument_group("prompt tuning"))
+    add_training_flags(parser.add_argument_group("training"))
+    add_output_flags(parser.add_argument_group("output"))
     args = parser.parse_args(argv)
     args.freeze_plm |= args.freeze_dropout
     args.evaluation_strategy = args.evaluation_strategy or ("steps" if args.eval_steps else "epoch")
@@ -119,11 +54,108 @@ def parse_args(argv=None):
     return args
 
 
-# ------------------------------------------------------------------------------------------------------------- the work
+def add_switch(group, name, default, text):
+    group.add_argument(name, type=boolean, nargs="?", const=True, default=default, help=text)
 
 
-def load_task(args, work, trained, device):
-    """The `PromptTask` on a device: of the folder `trained`, as it was trained, or without one a pretrained model's."""
+def add_data_flags(parser):
+    group = parser.add_argument_group("what to do")
+    add_switch(group, "--do_train", False, "train on train.txt, choose the best model on dev.txt (off)")
+    add_switch(group, "--do_eval", False, "evaluate on dev.txt (off)")
+    add_switch(group, "--do_predict", False, "label data.txt, else test.txt; evaluate on test.txt if it exists (off)")
+    add_switch(group, "--do_export", False, "write a bundle to <output_dir>/export (off)")
+
+    group = parser.add_argument_group("data and model")
+    group.add_argument("--data_dir", default="./data", help="folder of train.txt, dev.txt, label.txt ... (%(default)s)")
+    group.add_argument("--prompt", help="template, see README.md (\"{'soft'}{'text': 'text_a'}{'mask'}\")")
+    group.add_argument("--model_name_or_path", default="ernie-3.0-base-zh", help="masked-language ERNIE (%(default)s)")
+    group.add_argument("--max_seq_length", type=positive_int, help="tokens per row, with prompt (as in training; 512)")
+    group.add_argument("--truncate_mode", choices=("tail", "head"), help="end to cut long texts at (as trained; tail)")
+    group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
+
+
+def add_prompt_flags(group):
+    add_switch(group, "--freeze_plm", False, "train only soft tokens and label words (off)")
+    add_switch(group, "--freeze_dropout", False, "like --freeze_plm, and also disable the model's dropout (off)")
+    add_switch(group, "--use_rdrop", False, "R-Drop: two passes over a row should agree (off)")
+    group.add_argument("--alpha_rdrop", type=non_negative_float, default=5.0, help="R-Drop weight (%(default)s)")
+    add_switch(group, "--use_rgl", False, "RGL: rows with equal labels should be similar at the mask (off)")
+    group.add_argument("--alpha_rgl", type=non_negative_float, default=0.5, help="RGL weight (%(default)s)")
+    for name, default in {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+    }.items():
+        kind = fraction() if "beta" in name else non_negative_float
+        text = f"{name.replace('_', ' ').replace('adam', 'Adam')} of soft tokens and label words (%(default)s)"
+        group.add_argument(f"--ppt_{name}", type=kind, default=default, help=text)
+
+
+def add_training_flags(group):
+    group.add_argument(
+        "--learning_rate", type=non_negative_float, default=3e-5, help="peak learning rate of the model (%(default)s)"
+    )
+    group.add_argument("--num_train_epochs", type=positive_int, default=100, help="passes over train.txt (%(default)s)")
+    group.add_argument("--max_steps", type=int, default=-1, help="train this many steps, not epochs; -1 = off (-1)")
+    group.add_argument(
+        "--per_device_train_batch_size", type=positive_int, default=8, help="rows per step (%(default)s)"
+    )
+    group.add_argument(
+        "--per_device_eval_batch_size", type=positive_int, default=32, help="rows per evaluation batch (%(default)s)"
+    )
+    group.add_argument(
+        "--early_stopping_patience",
+        type=positive_int,
+        default=4,
+        help="stop after this many evaluations without improvement (%(default)s)",
+    )
+    group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="weight decay of the model (0)")
+    group.add_argument(
+        "--max_grad_norm", type=non_negative_float, default=1.0, help="clip gradients to this norm; 0 = off (1)"
+    )
+    schedules = ("linear", "cosine", "constant", "constant_with_warmup")
+    group.add_argument(
+        "--lr_scheduler_type", choices=schedules, default="linear", help="learning rate schedule (%(default)s)"
+    )
+    group.add_argument("--warmup_steps", type=non_negative_int, default=0, help="steps of warmup (0)")
+    group.add_argument("--warmup_ratio", type=fraction(), default=0.0, help="warmup as a fraction of the steps (0)")
+    group.add_argument(
+        "--seed", type=non_negative_int, default=3, help="random seed of prompt, order, dropout (%(default)s)"
+    )
+
+
+def add_output_flags(group):
+    group.add_argument("--output_dir", required=True, help="folder of model, predictions.txt, export/ (required)")
+    group.add_argument(
+        "--export_type",
+        choices=("paddle", "onnx"),
+        default="paddle",
+        help="onnx: no static graph in the bundle (paddle)",
+    )
+    group.add_argument(
+        "--metric_for_best_model", choices=METRICS, default=METRICS[0], help="dev score of the best model (%(default)s)"
+    )
+    add_switch(group, "--load_best_model_at_end", None, "keep the best model, not the last (on if there is evaluation)")
+    when = ("no", "steps", "epoch")
+    group.add_argument("--evaluation_strategy", choices=when, help="when to evaluate (epoch; steps with --eval_steps)")
+    group.add_argument("--eval_steps", type=positive_int, help="steps between evaluations (none)")
+    group.add_argument("--save_strategy", choices=when, help="when to save checkpoints (as --evaluation_strategy)")
+    group.add_argument("--save_steps", type=positive_int, help="steps between checkpoints (as --eval_steps)")
+    group.add_argument("--save_total_limit", type=positive_int, default=1, help="checkpoints kept besides the best (1)")
+    group.add_argument("--logging_steps", type=positive_int, default=5, help="steps between log lines (%(default)s)")
+    group.add_argument(
+        "--resume_from_checkpoint",
+        help="<output_dir>_last to resume training; without --do_train, a trained model (output_dir)",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ the steps
+
+
+def load_task(args, prompt, trained, device):
+    """The `PromptTask` on a device: the trained model in the folder `trained`, or a pretrained one if that is None."""
     import paddle
     from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
 
@@ -140,14 +172,16 @@ def load_task(args, work, trained, device):
         plm, tokenizer = load_masked_lm(args.model_name_or_path, "--model_name_or_path")
         kind = plm.config.model_type
         if kind != "ernie":
-            raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is taken here")
-    task = make_task(plm, tokenizer, work.parts, work.labels, work.words, args)
+            raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is supported")
+    task = make_task(
+        plm, tokenizer, prompt, args.max_seq_length, args.truncate_mode, args.freeze_plm, args.freeze_dropout
+    )
     if trained:
         load_weights(task.model, os.path.join(trained, "model_state.pdparams"), "--resume_from_checkpoint")
     return task
 
 
-def save(args, task, work, run):
+def save(args, task, run):
     """Writes the trained model to output_dir, whole or not at all."""
     import paddle
 
@@ -156,51 +190,55 @@ def save(args, task, work, run):
     from text_cls.files import atomic_folder, write_json
 
     with atomic_folder(args.output_dir) as folder:
-        config = task.model.plm.config
-        config.id2label, config.label2id = dict(enumerate(work.labels.names)), dict(work.labels.index)
+        config, labels = task.model.plm.config, task.prompt.labels
+        config.id2label, config.label2id = dict(enumerate(labels.names)), dict(labels.index)
         config.save_pretrained(folder)
         paddle.save(task.model.state_dict(), os.path.join(folder, "model_state.pdparams"))
         task.tokenizer.save_pretrained(folder)
-        work.labels.write(os.path.join(folder, "label.txt"))
+        labels.write(os.path.join(folder, "label.txt"))
         Decision().save(os.path.join(folder, "decision.json"))
-        write_prompt_files(folder, work)
+        write_prompt_files(folder, task.prompt)
         files = sorted([*os.listdir(folder), "run.json", PREDICTIONS, EXPORT])
-        run = {**run, "prompt": work.parts, "label_words": work.words, "files": files}
+        run = {**run, "prompt": task.prompt.parts, "label_words": task.prompt.words, "files": files}
         write_json(os.path.join(folder, "run.json"), run)
 
 
-def train(args, task, work):
-    """Trains, and writes output_dir. What is saved underway lies in <output_dir>_last until then."""
-    from prompt_training import checkpoint_to_go_on, latest_checkpoint, tune
+def train(args, task, rows):
+    """Trains, and writes output_dir. Until then, the trainer's checkpoints are in <output_dir>_last."""
+    from prompt_checkpoints import checkpoint_to_resume, latest_checkpoint
+    from prompt_training import PromptRun
     from text_cls.files import write_json
     from text_cls.neural.checkpoint import describe_run, last_folder, read_run
 
     files = {name: os.path.join(args.data_dir, name) for name in ("label.txt", "train.txt", "dev.txt")}
     run, last = {"kind": "prompt", **describe_run(vars(args), files)}, last_folder(args.output_dir)
-    going_on = checkpoint_to_go_on(args, run) if args.resume_from_checkpoint else None
-    if not going_on:
+    checkpoint = checkpoint_to_resume(args, run) if args.resume_from_checkpoint else None
+    if not checkpoint:
         if read_run(last):
-            logger.warning("%s holds a run that was stopped; this one replaces it", last)
+            logger.warning("%s holds an interrupted run; this one replaces it", last)
         shutil.rmtree(last, ignore_errors=True)
     write_json(os.path.join(last, "run.json"), run)
-    if unknown := unknown_words(task.tokenizer, work.labels, work.words):
+    if unknown := unknown_words(task.tokenizer, task.prompt):
         shown = ", ".join(unknown[:5]) + (" ..." if unknown[5:] else "")
-        logger.warning("The model knows no piece of %d words: %s. Give others in label.txt", len(unknown), shown)
+        logger.warning(
+            "The model knows no token of %d label words: %s. Choose others in label.txt", len(unknown), shown
+        )
     try:
-        rows = {split: work.rows[split] for split in ("train", "dev")}
-        result = tune(task, args, work.labels, rows, last, going_on)
+        training = PromptRun(task, args, {split: rows[split] for split in ("train", "dev")}, last)
+        training.train(checkpoint)
     except KeyboardInterrupt:
         if latest_checkpoint(last):
-            logger.info("Stopped; to go on with what was saved: --resume_from_checkpoint %s", last)
+            logger.info("Stopped; to resume from the last checkpoint: --resume_from_checkpoint %s", last)
         else:
-            logger.info("Stopped before anything was saved")
+            logger.info("Stopped before the first checkpoint")
         raise
     except MemoryError as error:
         raise UserError(
             f"out of memory with --per_device_train_batch_size {args.per_device_train_batch_size} and "
             f"--max_seq_length {args.max_seq_length}; halve one of them"
         ) from error
-    save(args, task, work, {**run, "training": result})
+    result = training.result()
+    save(args, task, {**run, "training": result})
     shutil.rmtree(last)
     if result["best"] is not None:
         logger.info("Final best %s: %.5f", args.metric_for_best_model, result["best"])
@@ -208,36 +246,38 @@ def train(args, task, work):
     logger.info("Save %s prompt model in %s", kept, args.output_dir)
 
 
-def log_scores(args, task, work, decision):
-    """Scores of dev and test, where they are asked for."""
+def log_scores(args, task, rows, decision):
+    """Logs the scores on dev with --do_eval, and on test if its rows were read."""
     from prompt_training import score
 
-    for split in (["dev"] if args.do_eval else []) + (["test"] if "test" in work.rows else []):
-        rows = work.rows[split]
-        encoded = task.encode(rows.texts, args.max_seq_length)
-        scores = score(task, encoded, rows, work.labels, args.per_device_eval_batch_size, decision)
+    for split in (["dev"] if args.do_eval else []) + (["test"] if "test" in rows else []):
+        part = rows[split]
+        encoded = task.encode(part.texts, args.max_seq_length)
+        scores = score(task, encoded, part, task.prompt.labels, args.per_device_eval_batch_size, decision)
         logger.info(
             "%s dataset size: %d, accuracy: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
             split.capitalize(),
-            len(rows),
+            len(part),
             scores["accuracy"],
             scores["micro_f1_score"],
             scores["macro_f1_score"],
         )
 
 
-def predict(args, task, work, decision):
-    """Labels data.txt, or test.txt where it is not there."""
+def predict(args, task, count, decision):
+    """Predicts the labels of data.txt, or of test.txt if there is no data.txt. count: number of texts in it."""
     from text_cls.prediction import log_flat, log_hierarchy, named_labels, predict_file
     from text_cls.probabilities import sigmoid
 
+    labels = task.prompt.labels
+
     def labels_of(texts):
         logits = task.logits(task.encode(texts, args.max_seq_length), args.per_device_eval_batch_size)
-        return named_labels(sigmoid(logits), work.labels, decision)
+        return named_labels(sigmoid(logits), labels, decision)
 
-    log_row = log_hierarchy if work.labels.hierarchical else log_flat
+    log_row = log_hierarchy if labels.hierarchical else log_flat
     output = os.path.join(args.output_dir, PREDICTIONS)
-    predict_file(texts_of(args), work.count, output, labels_of, log_row, with_scores=False)
+    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False)
 
 
 @command
@@ -245,30 +285,31 @@ def main(argv=None):
     args = parse_args(argv)
     use_old_ir()
     environment = prepare_environment()
-    work = read_all(args)
+    data = read_all(args)
     from text_cls.decision import Decision
     from text_cls.neural.compat import import_paddle
     from text_cls.neural.model import log_model
 
-    log_data(work.labels, work.rows)
-    # A run that goes on finds the optimiser's state by the parameters' names, which are counted.
+    log_data(data.prompt.labels, data.rows)
+    # A resumed run finds the optimiser's state by the parameters' names, which contain a counter.
     with import_paddle().utils.unique_name.guard():
-        task = load_task(args, work, args.resume_from_checkpoint if work.trained else None, args.device)
+        task = load_task(args, data.prompt, args.resume_from_checkpoint if data.trained else None, args.device)
         log_model(task.model.plm, task.tokenizer, args.device, environment)
         logger.info("A row: %s", task.describe())
         if args.do_train:
-            train(args, task, work)
-    decision = work.trained.decision if work.trained else Decision()
-    log_scores(args, task, work, decision)
+            train(args, task, data.rows)
+    decision = data.trained.decision if data.trained else Decision()
+    log_scores(args, task, data.rows, decision)
     if args.do_predict:
-        predict(args, task, work, decision)
+        predict(args, task, data.count, decision)
     if args.do_export:
         from prompt_export import export
 
         folder = args.output_dir if args.do_train else args.resume_from_checkpoint
         path = os.path.join(args.output_dir, EXPORT)
-        # On a CPU, as a GPU's products are rounded too much to be compared.
-        difference = export(path, load_task(args, work, folder, "cpu"), work, decision, args)
+        # On a CPU, because a GPU's rounding is too coarse to compare logits.
+        task = load_task(args, data.prompt, folder, "cpu")
+        difference = export(path, task, decision, args.max_seq_length, args.export_type)
         logger.info("The bundle is in %s; its logits are the trained model's within %.1e", path, difference)
     return 0
 

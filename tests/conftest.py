@@ -279,6 +279,26 @@ def prompted(masked, tmp_path_factory):
 
 
 @pytest.fixture
+def few(tmp_path):
+    """A data set of 24 rows for few-shot/."""
+    from prompts import few_rows
+
+    return few_rows(ROOT / "data/multi_label", tmp_path / "data", 24, 12, 3)
+
+
+@pytest.fixture
+def train_prompt(run, masked, few, tmp_path):
+    """train_prompt(*flags) -> (status, log): a short run of few-shot/train.py on `few` into tmp_path/out."""
+    from prompts import train
+
+    def call(*flags, data=few):
+        where = ("--data_dir", data, "--output_dir", tmp_path / "out", "--model_name_or_path", masked)
+        return run(train.main, *where, "--device", "cpu", "--max_seq_length", 40, "--num_train_epochs", 2, *flags)
+
+    return call
+
+
+@pytest.fixture
 def evaluate(run, trained, tmp_path):
     """evaluate(task, *flags) -> (status, log, data set); the data set is a copy, since bad_case.txt lands in it."""
 

@@ -41,7 +41,7 @@ def test_it_logs_each_row_with_the_trained_models_labels(run, case):
     assert log.count(" - ----") == len(texts) and any(wanted)
 
 
-def test_the_command_line_decides_otherwise(run, case):
+def test_the_command_line_overrides_the_decision(run, case):
     dataset, bundle, _ = case
     flags = ("--model_path_prefix", bundle, "--data_dir", dataset, "--device", "cpu", "--top_k", 1)
     status, log = run(infer.main, *flags, "--hierarchy", "closure")
@@ -102,7 +102,7 @@ def test_triton_serves_it(run, triton, prompted, tmp_path):
 
 
 def test_without_paddle(prompted):
-    """As on a machine that has none."""
+    """As on a machine without it."""
     dataset, out = prompted["reviews"]
     flags = ["--model_path_prefix", str(out / "export"), "--data_dir", str(dataset), "--device", "cpu"]
     code = (
@@ -132,7 +132,7 @@ def test_half_precision_is_in_the_bundle_and_for_gpus(run, prompted):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "there is no data.txt; write the texts into it"),
+        ((), "there is no data.txt; write the texts to it"),
         (("--model_path_prefix", "nowhere/model"), "nowhere/manifest.json: No such file or directory"),
         (("--max_length", "3"), "max_seq_length 3: {fixed} tokens are not the text's"),
     ],
@@ -147,7 +147,7 @@ def test_what_is_refused(run, prompted, tmp_path, flags, message):
     )
 
 
-def test_a_text_cannot_put_its_own_mask(prompted):
+def test_a_text_cannot_contain_a_mask(prompted):
     bundle = str(prompted["reviews"][1] / "export")
     with open(f"{bundle}/template.json", encoding="utf-8") as file:
         template = json.load(file)
