@@ -284,7 +284,7 @@ def dataaug_files(aug_type):
         lines = [
             f"--aug_type {aug_type} needs files of PaddleNLP that are missing and could not be downloaded",
             f"  reason: {str(error).strip('<>')}",
-            "  remedy: download each with a browser and save it as shown:",
+            "  remedy: download each with a browser and save it under its path:",
             *(f"    {FILES[name][1]} as {paths[name]}" for name in missing),
             "  without them: --aug_strategy delete or swap; aug.py also takes your own words: --aug_type custom",
         ]

@@ -41,7 +41,7 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for the folds (%(default)s)")
 
     model = parser.add_argument_group(
-        "model, required by representer; with any method, the report includes its probabilities"
+        "model (required by representer, otherwise optional; the report includes its probabilities)"
     )
     add_model_flags(
         parser,

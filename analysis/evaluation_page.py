@@ -169,7 +169,7 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
         level=", both of one level" if labels.hierarchical else "",
         bad=len(cases),
         rows=len(rows),
-        alone=f"Of {missed} missed labels, {alone} have no wrong label instead.",
+        alone=f"Of {missed} missed labels, {alone} are not replaced by a wrong label.",
         most=f" Only the {PAIRS} most frequent pairs are shown." if len(pairs) == PAIRS else "",
     )
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -281,7 +281,7 @@ def _calibration(sums):
 
 
 def _pairs(gold, predicted, parents):
-    """[[missed label, label predicted instead, rows], ...], and how many missed labels have no wrong label instead."""
+    """[[missed label, label predicted instead, rows], ...], and how many missed labels are not replaced by a wrong one."""
     missed, instead, rows, alone = confused_pairs(gold, predicted, parents)
     return np.column_stack([missed, instead, rows])[:PAIRS].tolist(), int(alone.sum())
 

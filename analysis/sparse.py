@@ -218,15 +218,15 @@ def main(argv=None):
         return part.texts[i], checkpoint.labels.join_ids(part.labels_of(i))
 
     corpus, queries = Neighbours(features(train.texts), seed=args.seed), features(dev.texts)
-    sparse, means = least_supported(corpus.search(queries, args.rationale_num_sparse)[0], args.sparse_num)
+    sparse_rows, means = least_supported(corpus.search(queries, args.rationale_num_sparse)[0], args.sparse_num)
     path = os.path.join(args.dataset_dir, args.sparse_file)
-    write_rows(path, (row(dev, i) for i in sparse))
-    logger.info("Sparse data saved in %s: %d of %d dev rows", path, len(sparse), len(dev))
-    logger.info("Average score in sparse data: %.4f; in all dev rows: %.4f", means[sparse].mean(), means.mean())
+    write_rows(path, (row(dev, i) for i in sparse_rows))
+    logger.info("Sparse data saved in %s: %d of %d dev rows", path, len(sparse_rows), len(dev))
+    logger.info("Average score in sparse data: %.4f; in all dev rows: %.4f", means[sparse_rows].mean(), means.mean())
 
     if args.annotate:
         corpus = Neighbours(features(candidates), seed=args.seed)
-    scores, nearest = corpus.search(queries[sparse], args.rationale_num_support)
+    scores, nearest = corpus.search(queries[sparse_rows], args.rationale_num_support)
     chosen = choose_supports(scores, nearest, args.support_threshold, args.support_num)
     if args.annotate:
         supports = [(candidates[i], "") for i in chosen]

@@ -116,7 +116,7 @@ def test_what_a_person_sees_and_does(page):
         assert [text.split()[2] for text in texts(driver, ".case p")] == ["二", "三"]
         press(
             driver, "#pair-rows tr:nth-child(2) button"
-        )  # 丙 is missed in row five too, but without a wrong label instead
+        )  # 丙 is missed in row five too, but not replaced by a wrong label
         assert [text.split()[1] for text in texts(driver, ".case p")] == ["6"]
         press(driver, "#case-pair")
         assert len(texts(driver, ".case")) == 4
