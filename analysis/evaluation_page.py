@@ -281,7 +281,7 @@ def _calibration(sums):
 
 
 def _pairs(gold, predicted, parents):
-    """[[missed label, label predicted instead, rows], ...], and how many missed labels are not replaced by a wrong one."""
+    """[[missed label, label predicted instead, rows], ...], and how many missed labels no wrong label replaces."""
     missed, instead, rows, alone = confused_pairs(gold, predicted, parents)
     return np.column_stack([missed, instead, rows])[:PAIRS].tolist(), int(alone.sum())
 
