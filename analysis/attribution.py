@@ -1,8 +1,8 @@
-"""How much each word of a text speaks for or against a label: TrustAI's integrated gradients, LIME and gradient SHAP.
+"""How much each word of a text supports or opposes a label: TrustAI's integrated gradients, LIME and gradient SHAP.
 
-TrustAI explains the one class of highest softmax by its probability. With one sigmoid a label there is no such class,
-and a probability near 0 or 1 hides what moves it; so each interpreter is given a function of ours that answers for the
-logits of the labels asked for. The baseline is the text with every word's embedding at zero, [CLS] and [SEP] kept.
+TrustAI explains the probability of the one class with the highest softmax. With one sigmoid per label there is no such
+class, and a probability near 0 or 1 hides what moves it. Each interpreter therefore gets a function that returns the
+logits of the requested labels. The baseline is the text with every word's embedding at zero; [CLS] and [SEP] are kept.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from text_cls.neural.model import encode, logits_of
 from token_spans import TokenSpans, word_spans, words_of_tokens
 
 METHODS = {"ig": "integrated gradients", "lime": "LIME", "grad": "gradient SHAP"}
-TOLERANCE = 0.05  # of the logit difference, between it and the sum of the attributions
+TOLERANCE = 0.05  # allowed error of the sum of the attributions, as a share of the logit difference
 FIRST_STEPS, MOST_STEPS = 16, 512
 LIME_SAMPLES, LIME_SAMPLES_A_WORD, SHAP_SAMPLES, SHAP_NOISE = 500, 4, 50, 0.1
 
 
 @dataclass
-class Evidence:
-    """What a method found in one text.
+class Attribution:
+    """The attributions of one text.
 
-    spans: [(start, end)] of the words. attributions: float64 [labels, words] in logits, 0 for words the model does not
-    read. read: words before the text is cut at the maximum length. logits, base_logits: float64 [labels], of the text
-    and of the baseline. steps: evaluations of the model.
+    spans: [(start, end)] of the words. values: float64 [labels, words] in logits, 0 for words beyond the maximum
+    length. read: number of words within it. logits, base_logits: float64 [labels], of the text and of the baseline.
+    steps: evaluations of the model.
     """
 
     spans: list
-    attributions: np.ndarray
+    values: np.ndarray
     read: int
     logits: np.ndarray
     base_logits: np.ndarray
@@ -37,30 +37,30 @@ class Evidence:
 
     @property
     def errors(self):
-        """Share of the logit difference that the attributions leave over, float64 [labels]; inf where it is 0."""
+        """Share of the logit difference that the sum of the attributions misses, float64 [labels]; inf if that is 0."""
         difference = self.logits - self.base_logits
-        left = np.abs(difference - self.attributions.sum(axis=1))
+        left = np.abs(difference - self.values.sum(axis=1))
         return np.divide(left, np.abs(difference), out=np.where(left > 0, np.inf, 0.0), where=difference != 0)
 
 
 class Explainer:
-    """Evidence in texts by one method of `METHODS`, for one model.
+    """Computes attributions for one model by one method of `METHODS`.
 
     Args:
-        batch_size: copies of a text the model takes at a time.
+        batch_size: number of changed copies of a text per forward pass.
     """
 
     def __init__(self, model, tokenizer, method, max_seq_length, batch_size=16, seed=3):
         self._trustai = import_trustai()
         self._model, self._tokenizer = model, tokenizer
         self._spans = TokenSpans(tokenizer)
-        # TrustAI's way to find them; PaddleNLP's (2.8) get_input_embeddings does not know ERNIE-M's.
+        # As TrustAI finds them; get_input_embeddings of PaddleNLP (2.8) does not know ERNIE-M's.
         self._embeddings = next(layer for name, layer in model.named_sublayers() if name.endswith("word_embeddings"))
         self._attribute = {"ig": self._ig, "lime": self._lime, "grad": self._grad}[method]
         self._max_seq_length, self._batch_size, self._seed = max_seq_length, batch_size, seed
 
     def explain(self, text, labels):
-        """`Evidence` in a text on the labels of the given numbers."""
+        """The `Attribution` of a text for labels, a list of label numbers."""
         import paddle
 
         encoded = encode([text], self._tokenizer, self._model, self._max_seq_length)
@@ -75,7 +75,7 @@ class Explainer:
         if len(word_of_token) and self._labels:
             attributions[:] = self._attribute(inputs, word_of_token, len(spans), whole - base)
         read = len(spans) if not encoded.truncated else int(word_of_token.max(initial=-1)) + 1
-        return Evidence(spans, attributions, read, whole, base, self._evaluations)
+        return Attribution(spans, attributions, read, whole, base, self._evaluations)
 
     def _logits_at(self, inputs, scale):
         import paddle
@@ -87,39 +87,39 @@ class Explainer:
     # ---------------------------------------------------------------------------------------------------- the methods
 
     def _ig(self, inputs, word_of_token, num_words, difference):
-        """Sundararajan, Taly and Yan 2017. As many steps as it takes for the sums to be right, up to `MOST_STEPS`."""
+        """Sundararajan, Taly and Yan 2017. Doubles the steps until the sums are right, up to `MOST_STEPS`."""
         interpreter = self._trustai.IntGradInterpreter(
             self._model, batch_size=self._batch_size, predict_fn=self._gradients_on_path
         )
         steps = FIRST_STEPS
         while True:
-            # One row, so one entry: the labels' numbers are in self._labels, for one forward pass of all.
+            # One entry for the one row; the label numbers are in self._labels, for one forward pass of all labels.
             result = interpreter.interpret(tuple(inputs), labels=np.zeros(1), steps=steps)[0]
             by_word = _by_word(result.attributions, word_of_token, num_words)
-            met = np.abs(by_word.sum(axis=1) - difference) <= TOLERANCE * np.abs(difference)
-            if met.all() or steps >= MOST_STEPS:
+            is_exact = np.abs(by_word.sum(axis=1) - difference) <= TOLERANCE * np.abs(difference)
+            if is_exact.all() or steps >= MOST_STEPS:
                 return by_word
             steps *= 2
 
     def _gradients_on_path(self, inputs, label, left=0, right=1, steps=1, paddle_model=None, embedding_name=None):
-        """What IntGradInterpreter asks for: steps `left` to `right` of the way from the baseline to the text.
+        """`predict_fn` of IntGradInterpreter: steps `left` to `right` on the path from the baseline to the text.
 
-        It gives [steps, labels, tokens, 1] in place of the gradients by the embeddings, those times the embeddings
-        already, and 0 to 1 as the embeddings of the way: less memory by the factor of their width.
+        Returns [steps, labels, tokens, 1], gradients already multiplied with the embeddings, instead of gradients, and
+        positions from 0 to 1 instead of the embeddings: this saves memory by a factor of the embedding width.
         """
         import paddle
 
-        way = (np.arange(left, right) / steps)[:, None, None]
-        scale = paddle.to_tensor(way, "float32")
+        positions = (np.arange(left, right) / steps)[:, None, None]
+        scale = paddle.to_tensor(positions, "float32")
         by_token, logits = self._run(inputs, lambda embeddings: (embeddings, scale))
-        return by_token[..., None], label, way[..., None], logits[:, self._labels]
+        return by_token[..., None], label, positions[..., None], logits[:, self._labels]
 
     def _lime(self, inputs, word_of_token, num_words, difference):
-        """Ribeiro, Singh and Guestrin 2016, on words: a word left out is [UNK] in all its tokens."""
+        """Ribeiro, Singh and Guestrin 2016, on words: all tokens of an omitted word become [UNK]."""
         import paddle
 
         def logits_without(masks):
-            """masks: tuple of an int tensor [rows, words], 0 where the word is left out."""
+            """masks: tuple of one int tensor [rows, words], 0 for an omitted word."""
             kept = np.pad(masks[0].numpy()[:, word_of_token] > 0, ((0, 0), (1, 1)), constant_values=True)
             many = [paddle.concat([field] * len(kept)) for field in inputs]
             many[0] = paddle.where(paddle.to_tensor(kept), many[0], paddle.full_like(many[0], unknown))
@@ -131,9 +131,9 @@ class Explainer:
         interpreter = self._trustai.LIMEInterpreter(
             self._model, unk_id=0, random_seed=self._seed, predict_fn=logits_without, batch_size=self._batch_size
         )
-        read = int(word_of_token.max()) + 1  # words behind the maximum length have no token, and would get noise
+        read = int(word_of_token.max()) + 1  # words beyond the maximum length have no token, and would get noise
         ones = paddle.ones([1, read], dtype="int64")
-        # A list of labels as the class of the one row: scikit-learn fits them all to the same samples.
+        # The class of the one row is a list of labels: scikit-learn fits them all to the same samples.
         samples = max(LIME_SAMPLES, LIME_SAMPLES_A_WORD * read)
         result = interpreter.interpret((ones,), labels=[self._labels], num_samples=samples)[0]
         attributions = np.zeros((len(self._labels), num_words))
@@ -156,14 +156,14 @@ class Explainer:
     # ------------------------------------------------------------------------------------------------------ the model
 
     def _run(self, inputs, transform, gradients=True):
-        """Runs the model on scaled embeddings; what comes first and last, [CLS] and [SEP], keeps its own.
+        """Runs the model on changed embeddings; the first and the last token, [CLS] and [SEP], keep theirs.
 
         Args:
             inputs: tensors [rows, tokens].
-            transform: function of the embeddings [rows, tokens, width] that gives (embeddings, scale [rows, 1, 1]).
+            transform: function of the embeddings [rows, tokens, width] that returns (embeddings, scale [rows, 1, 1]).
         Returns:
-            (float32 [rows, labels, tokens], gradients of the logits times the embeddings the text has more than the
-            baseline, or None; logits, float32 [rows, all labels]).
+            (float32 [rows, labels, tokens], gradients of the logits times the difference between the embeddings of
+            the text and of the baseline, or None; logits, float32 [rows, all labels]).
         """
         import paddle
 
@@ -195,7 +195,7 @@ class Explainer:
 
 
 def _by_word(by_token, word_of_token, num_words):
-    """Sums over each word's tokens: [labels, words] of [labels, tokens], special ones at both ends included."""
+    """Sums over each word's tokens, [labels, words]. by_token: [labels, tokens], including [CLS] and [SEP]."""
     by_word = np.zeros((len(by_token), num_words))
     np.add.at(by_word.T, word_of_token, np.asarray(by_token, np.float64)[:, 1:-1].T)
     return by_word

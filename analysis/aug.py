@@ -1,11 +1,11 @@
-"""Make more training rows out of those there are, by changing words; the labels stay as they are.
+"""Makes more training rows from existing ones by changing words; the labels stay the same.
 
     python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --aug_strategy delete --create_n 2
     python analysis/aug.py --aug_strategy mix --aug_type custom --custom_file words.json
     python analysis/aug.py --aug_strategy substitute --aug_type mlm --model_name ernie-1.0-large-zh-cw --device gpu
 
-The new rows alone go to --aug_path; at the end the script prints how to train on both. delete, swap and custom need
-nothing from the network; synonym, homonym and mlm take PaddleNLP's files, and are for Chinese.
+Writes only the new rows to --aug_path, and prints how to train on both files. delete, swap and custom need no network;
+synonym, homonym and mlm need PaddleNLP's files and are for Chinese.
 """
 
 import argparse
@@ -31,21 +31,25 @@ def parse_args(argv=None):
     )
     data = ROOT / "data"
     parser.add_argument("--train_path", default=str(data / "train.txt"), help="labelled rows (%(default)s)")
-    parser.add_argument("--aug_path", default=str(data / "aug.txt"), help="new rows, replaced (%(default)s)")
-    parser.add_argument("--aug_strategy", default="substitute", choices=STRATEGIES, help="what to do (%(default)s)")
-    parser.add_argument("--aug_type", default="synonym", choices=TYPES, help="where words come from (%(default)s)")
-    parser.add_argument("--create_n", type=positive_int, default=2, help="new rows wanted of each (%(default)s)")
+    parser.add_argument(
+        "--aug_path", default=str(data / "aug.txt"), help="file for the new rows, overwritten (%(default)s)"
+    )
+    parser.add_argument(
+        "--aug_strategy", default="substitute", choices=STRATEGIES, help="how words are changed (%(default)s)"
+    )
+    parser.add_argument("--aug_type", default="synonym", choices=TYPES, help="source of new words (%(default)s)")
+    parser.add_argument("--create_n", type=positive_int, default=2, help="new rows per row (%(default)s)")
     ratio = fraction(zero=False, one=True)
-    parser.add_argument("--aug_percent", type=ratio, default=0.1, help="share of words changed (%(default)s)")
-    parser.add_argument("--custom_file", help='words of --aug_type custom, JSON {"word": ["other word"]} (none)')
-    parser.add_argument("--model_name", default=MLM_NAME, help="of mlm: name or folder (%(default)s)")
-    parser.add_argument("--device", default="gpu", help="of mlm: cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    parser.add_argument("--seed", type=int, default=3, help="the same rows come out again (%(default)s)")
+    parser.add_argument("--aug_percent", type=ratio, default=0.1, help="share of words to change (%(default)s)")
+    parser.add_argument("--custom_file", help='JSON {"word": ["other word"]} for --aug_type custom (none)')
+    parser.add_argument("--model_name", default=MLM_NAME, help="model of mlm, a name or folder (%(default)s)")
+    parser.add_argument("--device", default="gpu", help="device of mlm: cpu, gpu, xpu, npu or gpu:0 (%(default)s)")
+    parser.add_argument("--seed", type=int, default=3, help="random seed (%(default)s)")
     return parser.parse_args(argv)
 
 
 def read_pairs(path, problems):
-    """(text, the rest of the line: a tab and the labels, or nothing) of each row, as a stream."""
+    """Yields (text, rest of the line) of each row; the rest is a tab and the labels, or empty."""
     for number, line in read_lines(path):
         text, tab, labels = line.partition("\t")
         if line.count("\t") > 1:
@@ -57,12 +61,12 @@ def read_pairs(path, problems):
 
 
 def key_of(text):
-    """8 bytes in place of a text, so that the texts of a large file fit into memory."""
+    """An 8-byte hash of a text, so that the texts of a large file fit into memory."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
 
 
 def write_new_rows(path, pairs, augmenter, rows, known):
-    """Writes what comes of the rows, less what is known. Returns counts: made, known, in_train, short, none."""
+    """Writes the new rows whose texts are not known. Returns counts: made, in_train, again, short, none."""
     counts, made = Counter(), set()
     with atomic_write(path) as file, progress_bar(rows, "row") as bar:
         for text, labels in pairs:
@@ -84,17 +88,17 @@ def write_new_rows(path, pairs, augmenter, rows, known):
 
 
 def log_next_step(train_path, aug_path):
-    """The commands that train on the rows of both files."""
+    """Logs the commands that train on the rows of both files."""
     with open(train_path, "rb") as file:
         file.seek(-1, os.SEEK_END)
-        ended = file.read() == b"\n"
+        ends_with_newline = file.read() == b"\n"
     folder, taken = os.path.dirname(train_path), {os.path.realpath(train_path), os.path.realpath(aug_path)}
     names = itertools.chain(["train_aug.txt"], (f"train_aug{n}.txt" for n in itertools.count(2)))
     name = next(name for name in names if os.path.realpath(os.path.join(folder, name)) not in taken)
     both = os.path.join(folder, name)
-    # Without the line break the last row and the first new one would become one line.
-    parts = "cat '%s' '%s'" if ended else "{ cat '%s'; echo; cat '%s'; }"
-    logger.info("Next, train on both; label.txt stays as it is, and dev.txt, which tells whether it helped:")
+    # Without a line break, the last row and the first new one would become one line.
+    parts = "cat '%s' '%s'" if ends_with_newline else "{ cat '%s'; echo; cat '%s'; }"
+    logger.info("Next, train on both; leave label.txt and dev.txt unchanged, so that dev shows whether it helped:")
     logger.info("  " + parts + " > '%s'", train_path, aug_path, both)
     logger.info("  python train.py --dataset_dir '%s' --train_file %s", folder or ".", name)
 
@@ -125,12 +129,10 @@ def main(argv=None):
     problems.stop_if_any()
 
     counts = write_new_rows(args.aug_path, read_pairs(args.train_path, problems), augmenter, rows, known)
-    logger.info("%d new rows of %d saved in %s", counts["made"], rows, args.aug_path)
+    logger.info("%d new rows from %d saved in %s", counts["made"], rows, args.aug_path)
+    logger.info("Dropped: %d already in %s, %d duplicates", counts["in_train"], args.train_path, counts["again"])
     logger.info(
-        "Dropped: %d that stand in %s already, %d made twice", counts["in_train"], args.train_path, counts["again"]
-    )
-    logger.info(
-        "Rows with too few words, or none that is in the dictionary: %d gave fewer than %d new ones, %d gave none",
+        "Rows with too few words, or none in the dictionary: %d gave fewer than %d new rows, %d gave none",
         counts["short"],
         args.create_n,
         counts["none"],

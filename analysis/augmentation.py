@@ -1,8 +1,8 @@
-"""New texts from old ones, by changing words: substitute, insert, delete, swap, or the four in turn (mix).
+"""Makes new texts from existing ones by changing words: substitute, insert, delete, swap, or all four in turn (mix).
 
-Words come from PaddleNLP's dictionaries or a masked language model (`paddlenlp.dataaug`, for Chinese), or from a
-dictionary of the user's own. Deleting, swapping and the user's dictionary are done here, since dataaug downloads a
-vocabulary and stop words even for them, leaves Latin words alone, and takes its chances from the global generators.
+Words come from PaddleNLP's dictionaries, a masked language model (`paddlenlp.dataaug`, for Chinese) or the user's own
+dictionary. Deleting, swapping and the user's dictionary are implemented here: dataaug downloads a vocabulary and stop
+words even for these, ignores Latin words, and uses the global random generators.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ STRATEGIES = ("substitute", "insert", "delete", "swap", "mix")
 TYPES = ("synonym", "homonym", "mlm", "custom")
 IN_TURN = ("substitute", "insert", "delete", "swap")  # what "mix" does
 MLM_NAME = "ernie-1.0-large-zh-cw"  # dataaug's own default
-TRIES = 5  # for each text wanted, as dataaug tries
+TRIES = 5  # per requested text, as in dataaug
 NEGATIONS = frozenset("不没未无非别莫勿") | {"not", "no", "never", "none", "nor", "without", "cannot"}
 CUSTOM_HELP = 'expected JSON of the form {"word": ["other word", "another"]}'
 
-# Files of paddlenlp.dataaug (2.8): {its name for it: (MD5, URL)}. It keeps a copy a class; here one serves both.
+# Files of paddlenlp.dataaug (2.8): {its name: (MD5, URL)}. It keeps one copy per class; here both classes share one.
 URL = "https://bj.bcebos.com/paddlenlp/data"
 FILES = {
     "stop_words": ("a4a76df756194777ca18cd788231b474", f"{URL}/stopwords.txt"),
@@ -35,24 +35,23 @@ FILES = {
     "word_synonym": ("aaa9f864b4af4123bce4bf138a5bfa0d", f"{URL}/word_synonym.json"),
     "word_homonym": ("a578c04201a697e738f6a1ad555787d5", f"{URL}/word_homonym.json"),
 }
-TIMEOUT = 10  # seconds without an answer; Paddle's own download waits for ever
-WINDOW = 128  # characters that a masked language model sees of a longer text
+TIMEOUT = 10  # seconds without an answer; Paddle's own download has no limit
+WINDOW = 128  # characters of a longer text that a masked language model sees
 
 
 class Augmenter:
-    """Makes new texts. What comes of a text depends on it, the settings and the seed, not on the texts before it.
+    """Makes new texts. The result depends only on the text, the settings and the seed, not on earlier texts.
 
     Args:
         strategy: one of STRATEGIES.
-        aug_type: one of TYPES, for "substitute", "insert" and "mix": where the words come from. A language model
-            changes one word, whatever `aug_percent` says.
-        create_n: new texts wanted of each text.
-        aug_percent: share of a text's words to change, above 0 and up to 1; at least one is changed.
-        custom_file: JSON file of "custom", {"word": ["other word", ...]}.
-        model_name, device: of "mlm": PaddleNLP's name of a masked language model or its folder; where it computes.
+        aug_type: one of TYPES, the source of words for "substitute", "insert" and "mix". "mlm" always changes one word.
+        create_n: new texts per text.
+        aug_percent: share of a text's words to change, above 0 and up to 1; at least one word is changed.
+        custom_file: for "custom", a JSON file {"word": ["other word", ...]}.
+        model_name, device: for "mlm", the PaddleNLP name or folder of a masked language model, and its device.
 
     Raises:
-        UserError: a file is not here and cannot be had; the text says which, from where, and where to put it.
+        UserError: a file is missing and unavailable; the message gives its address and where to save it.
     """
 
     def __init__(
@@ -69,10 +68,10 @@ class Augmenter:
         self.create_n, self.seed = create_n, seed
         names = IN_TURN if strategy == "mix" else (strategy,)
         if strategy in ("delete", "swap"):
-            source = None  # they put in no words
+            source = None  # they add no words
         elif aug_type == "custom":
             dictionary = read_dictionary(custom_file)
-            source = functools.partial(_Own, dictionary=dictionary, tokenizer=jieba_tokenizer(tuple(dictionary)))
+            source = functools.partial(_OwnWords, dictionary=dictionary, tokenizer=jieba_tokenizer(tuple(dictionary)))
         else:
             problems = Problems()
             with problems.collect():
@@ -82,14 +81,14 @@ class Augmenter:
             problems.stop_if_any()
             source = functools.partial(_Dataaug, aug_type=aug_type, files=files, model=model)
         self.operations = [
-            (source if name in ("substitute", "insert") else _Own)(name, aug_percent=aug_percent) for name in names
+            (source if name in ("substitute", "insert") else _OwnWords)(name, aug_percent=aug_percent) for name in names
         ]
 
     def augment(self, text):
-        """Up to `create_n` new texts, all different and none of them `text`; fewer, or none, where it has few words."""
-        chance, found = random.Random(f"{self.seed}\t{text}"), {}
-        running = [operation(text, chance) for operation in self.operations]
-        first = chance.randrange(len(running))
+        """Up to `create_n` distinct new texts, none equal to `text`; fewer or none if it has too few words."""
+        rng, found = random.Random(f"{self.seed}\t{text}"), {}
+        running = [operation(text, rng) for operation in self.operations]
+        first = rng.randrange(len(running))
         for turn in range(TRIES * self.create_n * len(running)):
             new = next(running[(first + turn) % len(running)], "").strip()
             if new and new != text:
@@ -99,64 +98,66 @@ class Augmenter:
         return list(found)
 
 
-# ----------------------------------------------------------------------------------------------- without any download
+# ------------------------------------------------------------------------------------------------- without a download
 
 
-class _Own:
-    """One strategy on split words: `operation(text, chance)` yields new texts, or ends where none can be made."""
+class _OwnWords:
+    """One strategy on split words: `operation(text, rng)` yields new texts, and ends when there are none."""
 
     def __init__(self, name, aug_percent, dictionary=None, tokenizer=None):
         self.make, self.aug_percent = getattr(self, f"_{name}"), aug_percent
         self.dictionary, self.tokenizer = dictionary, tokenizer
 
-    def __call__(self, text, chance):
+    def __call__(self, text, rng):
         pieces = split_words(text, self.tokenizer)
         words = [i for i, piece in enumerate(pieces) if any(c.isalpha() for c in piece)]
         wanted = max(1, math.ceil(self.aug_percent * len(words)))
-        # Taking out or moving a negation turns the meaning round, and the labels would be wrong.
+        # Without its negation, or with it elsewhere, a text means the opposite, and its labels would be wrong.
         movable = [i for i in words if not _negates(pieces[i])]
-        return self.make(pieces, words, movable, wanted, chance)
+        return self.make(pieces, words, movable, wanted, rng)
 
-    def _delete(self, pieces, words, movable, wanted, chance):
+    def _delete(self, pieces, words, movable, wanted, rng):
         wanted = min(wanted, len(movable), len(words) - 1)
         while wanted > 0:
-            gone = set(chance.sample(movable, wanted))
-            # The space after a deleted word goes with it.
+            deleted = set(rng.sample(movable, wanted))
+            # The space after a deleted word is deleted too.
             yield "".join(
-                piece for i, piece in enumerate(pieces) if i not in gone and not (piece.isspace() and i - 1 in gone)
+                piece
+                for i, piece in enumerate(pieces)
+                if i not in deleted and not (piece.isspace() and i - 1 in deleted)
             )
 
-    def _swap(self, pieces, words, movable, wanted, chance):
+    def _swap(self, pieces, words, movable, wanted, rng):
         pairs, movable = [], set(movable)
         for left, right in zip(words, words[1:]):
             if left in movable and right in movable and "".join(pieces[left + 1 : right]).strip() == "":
                 pairs.append((left, right))
         while pairs:
             new, moved = list(pieces), set()
-            for left, right in chance.sample(pairs, len(pairs)):
+            for left, right in rng.sample(pairs, len(pairs)):
                 if left not in moved and right not in moved and len(moved) < 2 * wanted:
                     new[left], new[right] = pieces[right], pieces[left]
                     moved |= {left, right}
             yield "".join(new)
 
-    def _substitute(self, pieces, words, movable, wanted, chance):
-        for new, places in self._places(pieces, wanted, chance):
+    def _substitute(self, pieces, words, movable, wanted, rng):
+        for new, places in self._places(pieces, wanted, rng):
             for i in places:
-                new[i] = chance.choice(self.dictionary[pieces[i]])
+                new[i] = rng.choice(self.dictionary[pieces[i]])
             yield "".join(new)
 
-    def _insert(self, pieces, words, movable, wanted, chance):
-        for new, places in self._places(pieces, wanted, chance):
+    def _insert(self, pieces, words, movable, wanted, rng):
+        for new, places in self._places(pieces, wanted, rng):
             for i in places:
-                pair = [pieces[i], chance.choice(self.dictionary[pieces[i]])]
-                chance.shuffle(pair)
+                pair = [pieces[i], rng.choice(self.dictionary[pieces[i]])]
+                rng.shuffle(pair)
                 new[i] = ("" if has_chinese(pieces[i]) else " ").join(pair)
             yield "".join(new)
 
-    def _places(self, pieces, wanted, chance):
+    def _places(self, pieces, wanted, rng):
         known = [i for i, piece in enumerate(pieces) if piece in self.dictionary]
         while known:
-            yield list(pieces), chance.sample(known, min(wanted, len(known)))
+            yield list(pieces), rng.sample(known, min(wanted, len(known)))
 
 
 def _negates(word):
@@ -164,7 +165,7 @@ def _negates(word):
 
 
 def read_dictionary(path, name="--custom_file"):
-    """A dictionary of words as {word: [other words]}. `name`: what a message calls the file."""
+    """Reads a dictionary {word: [other words]}. name: what messages call the file."""
     if path is None:
         raise UserError(f"--aug_type custom needs --custom_file; {CUSTOM_HELP}")
     try:
@@ -181,16 +182,16 @@ def read_dictionary(path, name="--custom_file"):
             raise UserError(f"{name} {path}: word {word!r}: {CUSTOM_HELP}")
         if word != "".join(word.split()) or not word or any(set(other) & set("\t\r\n") for other in others):
             raise UserError(
-                f"{name} {path}: word {word!r}: a word holds no space, and what replaces it no tab or line break"
+                f"{name} {path}: word {word!r}: a word must not contain spaces, nor its replacement tabs or line breaks"
             )
     return dictionary
 
 
-# -------------------------------------------------------------------------------------------------------- PaddleNLP's
+# ------------------------------------------------------------------------------------------------- PaddleNLP's dataaug
 
 
 class _Dataaug:
-    """A class of paddlenlp.dataaug on files that are here, used like `_Own`."""
+    """A class of paddlenlp.dataaug on local files, used like `_OwnWords`."""
 
     def __init__(self, name, aug_percent, aug_type, files, model):
         from paddlenlp import dataaug
@@ -200,7 +201,7 @@ class _Dataaug:
                 return files[mode]
 
             def _generate_sequence(self, words, changes, *side):
-                # WordInsert (2.8) forgets on which side of the word its mask stood before it puts the prediction there.
+                # WordInsert (2.8) forgets on which side of the word the mask was when it inserts the prediction.
                 if side and side[0] in (0, 1):
                     self.side = side
                 return super()._generate_sequence(words, changes, *(side and self.side))
@@ -208,27 +209,29 @@ class _Dataaug:
         try:
             # "random" loads neither a dictionary nor a model.
             self.engine = Local("random" if model else aug_type, create_n=1, aug_percent=aug_percent)
-        except Exception as error:  # it does nothing here but read the files
+        except Exception as error:  # all it does here is read the files
             paths = ", ".join(files.values())
-            raise UserError(f"dataaug cannot read its files ({error!r}); delete the damaged one of {paths}") from error
-        self.engine.stop_words = set(self.engine.stop_words)  # it looks each word up in a list
+            raise UserError(
+                f"dataaug cannot read its files ({error!r}); delete the damaged one among {paths}"
+            ) from error
+        self.engine.stop_words = set(self.engine.stop_words)  # dataaug looks each word up in a list
         self.window, self.refused = None, ()
         if model:
             self.engine.type, (self.engine.mlm_model, self.engine.mlm_tokenizer) = "mlm", model
-            # The text and a word's worth of masks have to fit.
+            # The text and the masks of one word have to fit.
             self.window = min(WINDOW, getattr(model[0].config, "max_position_embeddings", 512) // 2 - 2)
             self.refused = ("##", *model[1].all_special_tokens)
 
-    def __call__(self, text, chance):
+    def __call__(self, text, rng):
         width = self.window or len(text)
         while True:
-            start = chance.randrange(max(1, len(text) - width + 1))
+            start = rng.randrange(max(1, len(text) - width + 1))
             part = text[start : start + width]
-            start, part = start + len(part) - len(part.lstrip()), part.strip()  # dataaug strips it, too
-            with _seeded(chance.randrange(2**32)):
+            start, part = start + len(part) - len(part.lstrip()), part.strip()  # dataaug strips it too
+            with _seeded(rng.randrange(2**32)):
                 (found,) = self.engine.augment(part)
             if not found and width >= len(text):
-                return  # it has tried often enough itself
+                return  # dataaug itself has tried often enough
             if not found or any(token in found[0] and token not in part for token in self.refused):
                 yield ""
             else:
@@ -237,7 +240,7 @@ class _Dataaug:
 
 @contextlib.contextmanager
 def _seeded(seed):
-    """The global generators, which dataaug uses, seeded for the block."""
+    """Seeds the global random generators, which dataaug uses, within the block."""
     import numpy as np
 
     before = random.getstate(), np.random.get_state()
@@ -251,7 +254,7 @@ def _seeded(seed):
 
 
 def _language_model(name, device):
-    """A masked language model and its tokenizer, by PaddleNLP's name or from a folder, on the device."""
+    """(model, tokenizer): a masked language model on the device. name: PaddleNLP's name of it, or its folder."""
     from text_cls.neural.model import load_masked_lm, model_name_problem, paddle_device_problem, set_device
 
     found = [problem for problem in (paddle_device_problem(device), model_name_problem(name)) if problem]
@@ -264,7 +267,7 @@ def _language_model(name, device):
 
 
 def dataaug_files(aug_type):
-    """The files that dataaug needs as {its name: path}, fetched where they are not here."""
+    """{name: path} of the files that dataaug needs; missing ones are downloaded."""
     from text_cls.neural.compat import import_paddle
 
     import_paddle()
@@ -279,17 +282,17 @@ def dataaug_files(aug_type):
             missing.remove(name)
     except (OSError, http.client.HTTPException) as error:
         lines = [
-            f"words of type {aug_type} need files of PaddleNLP that are not here and could not be downloaded",
+            f"--aug_type {aug_type} needs files of PaddleNLP that are missing and could not be downloaded",
             f"  reason: {str(error).strip('<>')}",
-            "  remedy: fetch each with a browser and save it under the name given:",
+            "  remedy: download each with a browser and save it under its path:",
             *(f"    {FILES[name][1]} as {paths[name]}" for name in missing),
-            "  without them: --aug_strategy delete or swap; aug.py takes words of your own, too: --aug_type custom",
+            "  without them: --aug_strategy delete or swap; aug.py also takes your own words: --aug_type custom",
         ]
         raise UserError("\n".join(lines)) from error
-    strange = [name for name in names if _md5(paths[name]) != FILES[name][0]]
-    if strange:
-        logger.info("Not PaddleNLP's own files, used as they are: %s", ", ".join(paths[name] for name in strange))
-    for name in set(strange) & {f"word_{aug_type}"}:
+    changed = [name for name in names if _md5(paths[name]) != FILES[name][0]]
+    if changed:
+        logger.info("Using files that differ from PaddleNLP's: %s", ", ".join(paths[name] for name in changed))
+    for name in set(changed) & {f"word_{aug_type}"}:
         read_dictionary(paths[name], "dictionary")
     return paths
 
@@ -304,7 +307,7 @@ def _download(source, path):
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, open(temporary, "wb") as file:
             shutil.copyfileobj(answer, file)
         if _md5(temporary) != digest:
-            raise OSError(f"{url} gave something else than the file that PaddleNLP expects (MD5 {digest})")
+            raise OSError(f"{url} sent a different file from the one that PaddleNLP expects (MD5 {digest})")
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):

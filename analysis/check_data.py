@@ -1,10 +1,10 @@
-"""The data doctor: what is wrong with a data set, and what a simple model reaches on it, before a GPU minute is spent.
+"""Checks a data set before training: its problems, and what a simple model reaches on it. Needs no GPU.
 
     python analysis/check_data.py --dataset_dir data
     python analysis/check_data.py --dataset_dir data --tokenizer ./checkpoint --max_seq_length 64 128 --output_dir out
 
-Prints findings, the most serious first, each with what to do, and writes report.html (open it in a browser) and
-report.json. Ends with status 2 where train.py would refuse the files.
+Prints findings with remedies, the most serious first, and writes report.html (open it in a browser) and report.json.
+Exits with status 2 if train.py would reject the files.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from text_cls.files import write_json
 from text_cls.neural.compat import import_paddle
 from text_cls.rows import Labels, read_labels, read_rows
 
-PROBLEMS_KEPT = 1000  # in the reports; the console shows the first 20
-EXAMPLES_SHOWN = 2  # of a finding on the console
+PROBLEMS_KEPT = 1000  # in the reports; the log shows the first 20
+EXAMPLES_SHOWN = 2  # per finding in the log
 
 
 def parse_args(argv=None):
@@ -33,39 +33,40 @@ def parse_args(argv=None):
     parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
     parser.add_argument("--train_file", default="train.txt", help="rows to train on (%(default)s)")
     parser.add_argument("--dev_file", default="dev.txt", help="rows to evaluate on (%(default)s)")
-    parser.add_argument("--test_file", default="test.txt", help="more labelled rows, if it is there (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="(%(default)s)")
+    parser.add_argument("--test_file", default="test.txt", help="more labelled rows, if it exists (%(default)s)")
+    parser.add_argument("--label_file", default="label.txt", help="all labels (%(default)s)")
     parser.add_argument(
         "--tokenizer",
-        help="checkpoint, bundle, model folder or model name: counts true tokens and "
-        "unknown characters (none: lengths are estimated)",
+        help="checkpoint, bundle, or model folder or name; for exact lengths and unknown characters (none: estimate)",
     )
     parser.add_argument(
         "--max_seq_length",
         type=positive_int,
         nargs="+",
         default=[64, 128, 256, 512],
-        help="lengths to tell the share of cut texts for (64 128 256 512)",
+        help="lengths to report the share of cut texts for (64 128 256 512)",
     )
     parser.add_argument("--output_dir", help="folder of report.html and report.json (dataset_dir)")
     parser.add_argument(
-        "--no_baseline", action="store_true", help="leave out the linear baseline, which takes most of the time (off)"
+        "--no_baseline", action="store_true", help="skip the linear baseline, which takes most of the time (off)"
     )
-    parser.add_argument("--seed", type=non_negative_int, default=3, help="of folds and samples (%(default)s)")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=3, help="random seed for folds and samples (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 
 def read_dataset(args, problems):
-    """Labels and {split: Rows} of what can be read; what cannot goes to `problems`."""
+    """Labels and {split: Rows} of all that can be read; the rest goes to `problems`."""
     label_path = os.path.join(args.dataset_dir, args.label_file)
     paths = {s: os.path.join(args.dataset_dir, getattr(args, f"{s}_file")) for s in ("train", "dev", "test")}
     labels = Labels([])
     with problems.collect():
         labels = read_labels(label_path, problems)
-    if not len(labels):  # go on with what the rows name
+    if not len(labels):  # continue with the labels that the rows name
         from split import labels_of_rows
 
-        with Problems().collect():  # what is wrong with the rows is told below
+        with Problems().collect():  # the same problems are collected below
             labels = labels_of_rows(paths["train"], Problems())
     splits = {}
     for split, path in paths.items():
@@ -79,7 +80,7 @@ def read_dataset(args, problems):
 
 
 def open_tokenizer(name):
-    """The tokenizer of a folder, or of a model's name, which PaddleNLP downloads where it is not on this machine."""
+    """The tokenizer of a folder, or of a model name, which PaddleNLP downloads if necessary."""
     from text_cls.tokenization import load_tokenizer
 
     try:
@@ -93,14 +94,13 @@ def open_tokenizer(name):
             return load_tokenizer(folder)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error.__context__ or error).strip() or repr(error)).splitlines()[0]
-        raise UserError(
-            f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, a bundle or a model"
-        ) from error
+        raise UserError(f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, bundle or model") from error
 
 
 def examine(args, labels, splits, tokenizer):
-    """Figures by section, and all findings."""
+    """({section: figures}, all findings, {split: lengths of the texts})."""
     import data_checks
+    import model_checks
 
     report, findings = {}, []
 
@@ -114,18 +114,18 @@ def examine(args, labels, splits, tokenizer):
     add("labels", data_checks.check_labels(splits, labels))
     unit = f"tokens of {args.tokenizer}"
     if tokenizer:
-        *outcome, lengths = data_checks.check_vocabulary(splits, tokenizer, args.tokenizer)
+        *outcome, lengths = model_checks.check_vocabulary(splits, tokenizer, args.tokenizer)
         add("vocabulary", outcome)
     else:
         unit = "tokens, estimated"
-        lengths = {split: data_checks.estimated_lengths(rows.texts) for split, rows in splits.items()}
-    add("lengths", data_checks.check_lengths(lengths, unit, args.max_seq_length))
+        lengths = {split: model_checks.estimated_lengths(rows.texts) for split, rows in splits.items()}
+    add("lengths", model_checks.check_lengths(lengths, unit, args.max_seq_length))
     train, dev = splits.get("train"), splits.get("dev")
     if train is not None and dev is not None:
-        add("similarity", data_checks.check_similarity(train, dev, labels, args.seed))
+        add("similarity", model_checks.check_similarity(train, dev, labels, args.seed))
     if train is not None and len(labels) and not args.no_baseline and len(set(train.texts)) > 1:
-        logger.info("Training the linear baseline, and again for thresholds that hold for rows it has not seen")
-        add("baseline", data_checks.check_baseline(train, dev, labels, args.seed))
+        logger.info("Training the linear baseline, and again on parts of train to fit thresholds on unseen rows")
+        add("baseline", model_checks.check_baseline(train, dev, labels, args.seed))
     findings.sort(key=lambda finding: data_checks.SEVERITIES.index(finding.severity))
     return report, findings, lengths
 
@@ -137,11 +137,11 @@ def log_findings(problems, findings):
     if problems.count > Problems.SHOWN:
         logger.error("... and %d more, see the report", problems.count - Problems.SHOWN)
     for finding in findings:
-        say = logger.warning if finding.severity == "warning" else logger.info
-        say("%s", finding.what)
+        log = logger.warning if finding.severity == "warning" else logger.info
+        log("%s", finding.what)
         for example in finding.examples[:EXAMPLES_SHOWN]:
-            say("    %s", example)
-        say("    -> %s", finding.remedy)
+            log("    %s", example)
+        log("    -> %s", finding.remedy)
 
 
 @command
@@ -149,13 +149,13 @@ def main(argv=None):
     args, started = parse_args(argv), time.perf_counter()
     folder = args.output_dir or args.dataset_dir
     if not os.path.isdir(args.dataset_dir):
-        raise UserError(f"--dataset_dir {args.dataset_dir}: there is no such folder")
+        raise UserError(f"--dataset_dir {args.dataset_dir}: no such folder")
     problems = Problems()
     problems.SHOWN = PROBLEMS_KEPT
     tokenizer = open_tokenizer(args.tokenizer) if args.tokenizer else None
     labels, splits = read_dataset(args, problems)
     paths = [os.path.join(folder, name) for name in ("report.html", "report.json")]
-    write_json(paths[1], {"problems": problems.messages})  # not writable is better known now than at the end
+    write_json(paths[1], {"problems": problems.messages})  # fails now, not at the end, if the folder is not writable
 
     from check_data_page import write_report
     from text_cls.neural.checkpoint import versions
@@ -172,7 +172,7 @@ def main(argv=None):
     write_json(paths[1], report)
     write_report(paths[0], report, lengths)
     logger.info(
-        "%d faults, %d warnings; report saved in %s and %s",
+        "%d errors, %d warnings; report saved in %s and %s",
         problems.count,
         sum(finding.severity == "warning" for finding in findings),
         *paths,

@@ -1,10 +1,10 @@
-"""The data doctor's report as a page: what check_data.py writes to report.html."""
+"""The HTML page of `check_data.py`: report.html."""
 
 import numpy as np
 
 from text_cls.html_page import escape, svg, tiles, write_page
 
-SHOWN = 1000  # labels and reader's faults in the tables; report.json has the rest
+SHOWN = 1000  # labels and errors in the tables; report.json has the rest
 STYLE = """
 .finding { border-left: 5px solid var(--line); padding: 6px 12px; margin: 10px 0; background: var(--tint); }
 .finding.is-fault { border-color: var(--wrong); } .finding.is-warning { border-color: var(--missed); }
@@ -27,7 +27,7 @@ td.bars { width: 24%; min-width: 90px; }
 
 
 def write_report(path, report, lengths):
-    """report: the dict of report.json. lengths: {split: int array of the rows' tokens}, for the plot."""
+    """report: the dict of report.json. lengths: {split: int array, tokens of each row}, for the plot."""
     title = f"Data check: {report['dataset']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -50,15 +50,15 @@ def write_report(path, report, lengths):
 def _tiles(report):
     figures = [(f"{files['rows']:,}", f"rows in {split}") for split, files in report["files"].items()]
     figures.append((len(report["labels"]["labels"]), "labels"))
-    figures.append((report["problems"]["count"], "faults"))
+    figures.append((report["problems"]["count"], "errors"))
     figures.append((sum(f["severity"] == "warning" for f in report["findings"]), "warnings"))
     baseline = report.get("baseline", {})
-    where = "dev" if "dev" in baseline else "out_of_fold"
-    if where in baseline:
-        name = "linear baseline on dev" if where == "dev" else "linear baseline, out of fold"
-        figures.append((_f1s(baseline[where]), f"micro / macro F1, {name}"))
+    scored = "dev" if "dev" in baseline else "out_of_fold"
+    if scored in baseline:
+        name = "linear baseline on dev" if scored == "dev" else "linear baseline, out of fold"
+        figures.append((_f1s(baseline[scored]), f"micro / macro F1, {name}"))
     if "dev_with_thresholds" in baseline:
-        figures.append((_f1s(baseline["dev_with_thresholds"]), "the same with a threshold a label"))
+        figures.append((_f1s(baseline["dev_with_thresholds"]), "the same with one threshold per label"))
     return tiles(figures)
 
 
@@ -74,9 +74,9 @@ def _table(head, rows, style=""):
     """HTML of a table.
 
     Args:
-        head: names of the columns; those of numbers end in '#', those of bars in '='.
-        rows: lists of cells, HTML already.
-        style: "tall" for one that scrolls, "narrow" for one that does not fill the page.
+        head: column names; ending in '#' for numbers, in '=' for bars.
+        rows: lists of cells, as HTML.
+        style: "tall" scrolls, "narrow" does not fill the page.
     """
     kinds = {"#": ' class="number"', "=": ' class="bars"'}
     kinds = [kinds.get(name[-1:], "") for name in head]
@@ -92,7 +92,7 @@ def _name(label):
 
 
 def _bar(value, most, weak=False):
-    """A bar for a value, most being the longest."""
+    """A bar for a value; one for `most` has the full length."""
     width = 100 * value / most if most else 0
     return f'<span class="bar{" weak" if weak else ""}" style="width:{width:.1f}%" role="presentation"></span>'
 
@@ -116,13 +116,13 @@ def _problems(problems):
     more = problems["count"] - min(SHOWN, len(problems["messages"]))
     rest = f"<p>... and {more} more</p>" if more else ""
     return (
-        f'<h2>Faults</h2><p>train.py refuses these files until they are mended.</p><div class="finding is-fault tall">'
+        f'<h2>Errors</h2><p>train.py rejects these files until they are fixed.</p><div class="finding is-fault tall">'
         f"<ul>{items}</ul>{rest}</div>"
     )
 
 
 def _files(report):
-    head = ["file", "rows#", "labels a row#", "without a label#", "blank lines#"]
+    head = ["file", "rows#", "labels per row#", "without a label#", "blank lines#"]
     rows = [
         [escape(f["path"]), f"{f['rows']:,}", f"{f['labels_per_row']:.2f}", f["without_label"], f["blank_lines"]]
         for f in report["files"].values()
@@ -130,58 +130,69 @@ def _files(report):
     return "<h2>Files</h2>" + _table(head, rows)
 
 
-def _plots(report, lengths):
+def _figure(title, x, y):
     from matplotlib.figure import Figure
 
-    def figure(title, x):
-        drawing = Figure(figsize=(4.6, 2.9))
-        axes = drawing.subplots()
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel(x, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        return drawing, axes
+    drawing = Figure(figsize=(4.6, 2.9))
+    axes = drawing.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawing, axes
 
-    drawings, names = [], list(lengths)
-    if names:
-        drawing, axes = figure("Length of texts", "tokens")
-        most = max(int(np.quantile(values, 0.995)) for values in lengths.values()) + 1
-        bins = np.linspace(0, max(most, 8), 41)
-        for name, values in lengths.items():
-            axes.hist(values, bins, weights=np.full(len(values), 1 / max(1, len(values))), histtype="step", label=name)
-        axes.set_ylabel("share of rows", fontsize=9)
-        axes.legend(fontsize=8, frameon=False)
-        drawings.append(svg(drawing, "Length of texts by file"))
-        drawing, axes = figure("Labels of a row", "labels")
-        for k, (name, files) in enumerate(report["files"].items()):
-            counts = np.array(files["rows_by_number_of_labels"])
-            width = 0.8 / len(report["files"])
-            axes.bar(
-                np.arange(len(counts)) + (k - (len(report["files"]) - 1) / 2) * width,
-                counts / counts.sum(),
-                width,
-                label=name,
-            )
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel("share of rows", fontsize=9)
-        axes.legend(fontsize=8, frameon=False)
-        drawings.append(svg(drawing, "Number of labels of a row by file"))
+
+def _plots(report, lengths):
+    drawings = [_length_plot(lengths), _label_count_plot(report["files"])] if lengths else []
     train = sorted((label["rows"].get("train", 0) for label in report["labels"]["labels"]), reverse=True)
     if train and train[0]:
-        drawing, axes = figure("Rows of each label in train", "labels, the most frequent first")
-        axes.plot(np.arange(1, len(train) + 1), train, marker=".", markersize=3, linewidth=1)
-        axes.set_yscale("symlog")
-        axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel("rows", fontsize=9)
-        drawings.append(svg(drawing, "Rows of each label in train, the most frequent first"))
+        drawings.append(_frequency_plot(train))
     boxes = "".join(f"<div>{drawing}</div>" for drawing in drawings)
     return f'<h2>At a glance</h2><div class="plots">{boxes}</div>' if boxes else ""
 
 
+def _length_plot(lengths):
+    drawing, axes = _figure("Length of texts", "tokens", "share of rows")
+    most = max(int(np.quantile(values, 0.995)) for values in lengths.values()) + 1
+    bins = np.linspace(0, max(most, 8), 41)
+    for name, values in lengths.items():
+        axes.hist(values, bins, weights=np.full(len(values), 1 / max(1, len(values))), histtype="step", label=name)
+    axes.legend(fontsize=8, frameon=False)
+    return svg(drawing, "Length of texts, by file")
+
+
+def _label_count_plot(files):
+    drawing, axes = _figure("Labels per row", "labels", "share of rows")
+    width = 0.8 / len(files)
+    for k, (name, figures) in enumerate(files.items()):
+        counts = np.array(figures["rows_by_number_of_labels"])
+        positions = np.arange(len(counts)) + (k - (len(files) - 1) / 2) * width
+        axes.bar(positions, counts / counts.sum(), width, label=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=8, frameon=False)
+    return svg(drawing, "Labels per row, by file")
+
+
+def _frequency_plot(counts):
+    drawing, axes = _figure("Rows per label in train", "labels, most frequent first", "rows")
+    axes.plot(np.arange(1, len(counts) + 1), counts, marker=".", markersize=3, linewidth=1)
+    axes.set_yscale("symlog")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return svg(drawing, "Rows per label in train, most frequent first")
+
+
 def _lengths(lengths):
     limits = list(next(iter(lengths["files"].values()), {"cut": ()})["cut"])
-    head = ["file", "median#", "90 of 100#", "99 of 100#", "longest#", *(f"cut at {limit}#" for limit in limits)]
+    head = [
+        "file",
+        "median#",
+        "90th percentile#",
+        "99th percentile#",
+        "longest#",
+        *(f"cut at {limit}#" for limit in limits),
+    ]
     rows = [
         [
             escape(split),
@@ -190,7 +201,7 @@ def _lengths(lengths):
         ]
         for split, f in lengths["files"].items()
     ]
-    note = f'<p class="note">In {escape(lengths["unit"])}, special tokens included.</p>'
+    note = f'<p class="note">In {escape(lengths["unit"])}, including special tokens.</p>'
     return f"<h2>Lengths</h2>{note}{_table(head, rows)}"
 
 
@@ -217,7 +228,7 @@ def _labels(report):
         ]
         for label in order[:SHOWN]
     ]
-    note = "Rows of each label, the most frequent first. Alone: rows in train where it is the only label, or path."
+    note = "Rows per label, most frequent first. Alone: rows in train with no other label or path."
     if kinds:
         note += " F1: of the linear baseline, in percent."
     more = f" The first {SHOWN} of {len(order)}." if len(order) > SHOWN else ""
@@ -230,9 +241,9 @@ def _pairs(labels):
         return ""
     most = pairs[0]["rows"]
     rows = [[*map(_name, pair["labels"]), _bar(pair["rows"], most), f"{pair['rows']:,}"] for pair in pairs]
-    note = "The pairs that stand together in most rows of train; a label and its parent are not counted."
+    note = "The pairs that share the most rows of train, without pairs of a label and its parent."
     return (
-        f'<h2>Labels that stand together</h2><p class="note">{note}</p>'
+        f'<h2>Labels that appear together</h2><p class="note">{note}</p>'
         f"{_table(['label', 'and', '=', 'rows#'], rows, 'tall')}"
     )
 
@@ -240,7 +251,7 @@ def _pairs(labels):
 def _baseline(baseline):
     if not baseline:
         return ""
-    titles = {"dev": "dev", "dev_with_thresholds": "dev, a threshold a label", "out_of_fold": "train, out of fold"}
+    titles = {"dev": "dev", "dev_with_thresholds": "dev, one threshold per label", "out_of_fold": "train, out of fold"}
     head, rows = ["rows scored", "level", "micro F1#", "macro F1#", "exact match#"], []
     for kind, title in titles.items():
         if kind not in baseline:
@@ -251,8 +262,8 @@ def _baseline(baseline):
             cells = (_percent(scores["micro"]["f1"]), _percent(scores["macro"]["f1"]), _percent(scores["accuracy"]))
             rows.append([escape(title), name, *cells])
     note = (
-        f"TF-IDF of runs of 1 to 3 characters and a linear SVM a label, trained on {baseline['rows']:,} rows. "
-        "Thresholds come from train alone, from scores of rows the model had not seen. In percent."
+        f"TF-IDF of runs of 1 to 3 characters and one linear SVM per label, trained on {baseline['rows']:,} rows. "
+        "Thresholds come only from train, from scores of rows that the model was not trained on. In percent."
     )
     return f'<h2>Linear baseline</h2><p class="note">{note}</p>{_table(head, rows)}'
 
@@ -262,14 +273,14 @@ def _similarity(similarity):
         return ""
     text = "<h2>Is dev like train?</h2>"
     if "auc" in similarity:
-        auc = f"{similarity['auc']:.2f} (0.5 is guessing, 1 is certainty)"
+        auc = f"{similarity['auc']:.2f} (0.5: guessing, 1: certain)"
         text += f"<p>A linear model tells rows of dev from rows of train with an AUC of {auc}.</p>"
-    moved = similarity["label_shares_that_differ"]
-    if not moved:
-        return text + "<p>No label's share differs by more than chance allows.</p>"
-    rows = [[_name(m["label"]), f"{100 * m['train']:.1f}%", f"{100 * m['dev']:.1f}%"] for m in moved[:SHOWN]]
+    different = similarity["label_shares_that_differ"]
+    if not different:
+        return text + "<p>No label's share differs by more than chance.</p>"
+    rows = [[_name(d["label"]), f"{100 * d['train']:.1f}%", f"{100 * d['dev']:.1f}%"] for d in different[:SHOWN]]
     return text + _table(
-        ["labels whose share differs", "of train#", "of dev#"], rows, "tall" if len(rows) > 15 else "narrow"
+        ["labels whose share differs", "in train#", "in dev#"], rows, "tall" if len(rows) > 15 else "narrow"
     )
 
 
@@ -279,5 +290,5 @@ def _vocabulary(vocabulary):
     rows = [[escape(char), f"U+{ord(char):04X}", count] for char, count in vocabulary["unknown_characters"].items()]
     name = escape(vocabulary["tokenizer"])
     text = f"<p>{vocabulary['unknown_share']:.3%} of all characters are unknown to {name}.</p>"
-    table = _table(["character", "code", "times#"], rows, "narrow") if rows else ""
-    return f"<h2>Characters the tokenizer does not know</h2>{text}{table}"
+    table = _table(["character", "code", "count#"], rows, "narrow") if rows else ""
+    return f"<h2>Characters unknown to the tokenizer</h2>{text}{table}"

@@ -1,6 +1,7 @@
-"""What is wrong with a data set, or worth knowing of it, before anyone trains: figures, and findings with a remedy.
+"""Checks of a data set before training that need no model: files, duplicates, leftovers of other formats, labels.
 
-Each check takes rows that are in memory and gives (figures, findings); the figures are as they stand in `report.json`.
+Each check takes rows in memory and returns (figures, findings); the figures go to `report.json` unchanged. The checks
+that need a tokenizer or the linear baseline are in `model_checks`.
 """
 
 import re
@@ -9,47 +10,40 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from metric import classification_report
-from near_duplicates import near_duplicates, normal
+from near_duplicates import find_near_duplicates, normalized
 from text_cls.label_tree import SEPARATOR
-from text_cls.thresholds import fit_thresholds
 
-SEVERITIES = ("warning", "note")  # it costs F1, or flatters it; worth knowing
+SEVERITIES = ("warning", "note")  # warning: lowers F1 or inflates it; note: worth knowing
 EXAMPLES, TEXT_SHOWN = 5, 80
-RARE = 10  # training rows, below which a label is hardly learnt
-TOGETHER = 5  # rows, from which two labels that always stand together do so for a reason
-ALIKE, STRANGE = 0.6, 0.75  # AUC of telling dev from train
-SAMPLE = 3000  # rows of each file for that
-CELLS = 4_000_000  # rows x labels of the baseline: some minutes; of larger sets it takes a sample
-COMMON_LIMIT = 512  # tokens that most models take
-FOLDS = 3  # of the baseline; five would take half as long again
+RARE = 10  # a label with fewer training rows is hardly learnt
+TOGETHER = 5  # two labels that always appear together are reported from this many rows on
 ODDITIES = (
     (
         r'\A"(?:[^"]|"")*"\Z',
-        "wrapped in double quotes, inner ones doubled, left over from a CSV file",
+        "wrapped in double quotes, with inner quotes doubled, left over from a CSV file",
         "Read the CSV file with a CSV reader (Python's csv module), which removes them; new texts will not have them",
     ),
     (
         "\ufffd",
-        "the character U+FFFD, since characters were lost when the file was converted",
-        "Convert the file anew from its source, in the source's own encoding",
+        "the character U+FFFD, because characters were lost in a conversion",
+        "Convert the file again from its source, using the source's own encoding",
     ),
     (
         r"(?i)&(?:[a-z]{2,8}|#\d+);|</?[a-z][^<>]{0,80}>",
         "HTML tags or entities",
-        "Take them out, from new texts too: they cost length and tell nothing",
+        "Remove them, from new texts too: they take up tokens and carry no meaning",
     ),
     (
         r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u2028\u2029\ufeff]",
         "control or zero-width characters",
-        "Take them out; two texts can look the same and be different",
+        "Remove them: they make texts differ that look the same",
     ),
 )
 
 
 @dataclass
 class Finding:
-    """what: a plain sentence. remedy: what to do. examples: places or names, a few."""
+    """severity: one of SEVERITIES. what: a sentence. remedy: what to do. examples: a few places or names."""
 
     severity: str
     what: str
@@ -58,20 +52,22 @@ class Finding:
 
 
 def place(rows, i):
-    """A row as people find it: file, line, and the beginning of its text."""
+    """Where to find a row: file, line, and the beginning of its text."""
     text = rows.texts[i]
-    return f"{_name(rows)}:{rows.lines[i]}: {text[:TEXT_SHOWN]}{'...' if len(text) > TEXT_SHOWN else ''}"
+    return f"{file_name(rows)}:{rows.lines[i]}: {text[:TEXT_SHOWN]}{'...' if len(text) > TEXT_SHOWN else ''}"
 
 
-def _many(count, noun):
+def counted(count, noun):
+    """The count with its noun, as "1 row" or "2 rows"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _name(rows):
+def file_name(rows):
     return re.split(r"[/\\]", rows.path)[-1]
 
 
-def _shown(names):
+def shortened(names):
+    """The first `EXAMPLES` names, and how many more there are."""
     return [*names[:EXAMPLES], *([f"and {len(names) - EXAMPLES} more"] if len(names) > EXAMPLES else [])]
 
 
@@ -101,8 +97,8 @@ def check_files(splits):
             findings.append(
                 Finding(
                     "note",
-                    f"{_name(rows)}: {_many(empty, 'row')} ({_percent(empty, len(rows))}) without a label",
-                    "Correct if they are examples of none of the labels; if they are not labelled yet, remove them",
+                    f"{file_name(rows)}: {counted(empty, 'row')} ({_percent(empty, len(rows))}) without a label",
+                    "Correct if none of the labels applies to them; remove them if they are not labelled yet",
                     [place(rows, i) for i in np.flatnonzero(counts == 0)[:EXAMPLES]],
                 )
             )
@@ -110,8 +106,8 @@ def check_files(splits):
             findings.append(
                 Finding(
                     "note",
-                    f"{_name(rows)}: {_many(rows.completed, 'row')} with a child and not its parent",
-                    "Nothing: the parents are added while reading",
+                    f"{file_name(rows)}: {counted(rows.completed, 'row')} with a child label but not its parent",
+                    "Nothing to do: the parents are added when the file is read",
                 )
             )
     return figures, findings
@@ -120,8 +116,8 @@ def check_files(splits):
 # -------------------------------------------------------------------------------------------------------------- texts
 
 
-class _Stack:
-    """Rows of all files, one after the other."""
+class _AllRows:
+    """The rows of all files, one after the other."""
 
     def __init__(self, splits):
         self.names, self.rows = list(splits), list(splits.values())
@@ -140,67 +136,68 @@ class _Stack:
 
 
 def check_duplicates(splits):
-    """Texts that are the same but for case and spaces, and nearly the same ones, within files and across them."""
-    stack = _Stack(splits)
+    """Texts that are identical except for case and spaces, and nearly identical ones, within and across files."""
+    stack = _AllRows(splits)
     seen, number = {}, np.arange(len(stack.texts))
-    first = np.array([seen.setdefault(normal(text), i) for i, text in enumerate(stack.texts)], dtype=np.int64)
-    match, _ = near_duplicates(stack.texts)
+    first = np.array([seen.setdefault(normalized(text), i) for i, text in enumerate(stack.texts)], dtype=np.int64)
+    match, _ = find_near_duplicates(stack.texts)
     same = first < number
-    kinds = {"the same": (same, first), "nearly the same": (~same & (match >= 0), match)}
     figures, findings = {}, []
-    for kind, (found, other) in kinds.items():
+    for kind, found, other in (("same", same, first), ("nearly", ~same & (match >= 0), match)):
         for here, split in enumerate(stack.names):
             for there in range(here + 1):
                 rows = np.flatnonzero(found & (stack.split == here))
                 rows = rows[stack.split[other[rows]] == there]
                 disagreeing = [i for i in rows if stack.labels(i) != stack.labels(other[i])]
                 key = split if here == there else f"{split} in {stack.names[there]}"
-                figures.setdefault("same" if kind == "the same" else "nearly", {})[key] = {
-                    "rows": len(rows),
-                    "other_labels": len(disagreeing),
-                }
+                figures.setdefault(kind, {})[key] = {"rows": len(rows), "other_labels": len(disagreeing)}
                 if len(rows):
                     severity, what, remedy = _duplicate_finding(kind, stack, here, there, len(rows))
                     findings.append(Finding(severity, what, remedy, stack.pairs(rows, other)))
-                if disagreeing and kind == "the same":
-                    findings.append(
-                        Finding(
-                            "warning",
-                            f"{_name(stack.rows[here])}: {_many(len(disagreeing), 'row')} with the same text as "
-                            f"a row {'before' if here == there else 'of ' + _name(stack.rows[there])} and other labels",
-                            "One of each pair is labelled wrongly: look at them and mend the labels",
-                            stack.pairs(disagreeing, other),
-                        )
-                    )
+                if disagreeing and kind == "same":
+                    what = _disagreement(stack, here, there, len(disagreeing))
+                    remedy = "One row of each pair is labelled wrongly: check them and fix the labels"
+                    findings.append(Finding("warning", what, remedy, stack.pairs(disagreeing, other)))
     return figures, findings
+
+
+def _disagreement(stack, here, there, count):
+    rows = f"{file_name(stack.rows[here])}: {counted(count, 'row')}"
+    return f"{rows} with the same text as {_other_row(stack, here, there)} but different labels"
+
+
+def _other_row(stack, here, there):
+    return "an earlier row" if here == there else f"a row of {file_name(stack.rows[there])}"
 
 
 def _duplicate_finding(kind, stack, here, there, count):
     rows, other = stack.rows[here], stack.rows[there]
-    what = f"{_name(rows)}: {_many(count, 'row')} ({_percent(count, len(rows))}) with {kind} text as a row "
+    alike = "the same" if kind == "same" else "nearly the same"
+    what = f"{file_name(rows)}: {counted(count, 'row')} ({_percent(count, len(rows))}) with {alike} text as "
+    what += _other_row(stack, here, there)
     if here == there:
-        return "note", f"{what}before", "Each counts more than once; keep one of them unless that is meant"
+        return "note", what, "Each counts more than once; keep only one of them unless this is intended"
     return (
-        "warning" if kind == "the same" or count > len(rows) / 100 else "note",
-        f"{what}of {_name(other)}",
-        f"The scores on {_name(rows)} flatter the model: take these rows out of {_name(other)}, or split anew with "
-        "analysis/split.py, which keeps a text in one file",
+        "warning" if kind == "same" or count > len(rows) / 100 else "note",
+        what,
+        f"Scores on {file_name(rows)} are too high: remove these rows from {file_name(other)}, or split again with "
+        "analysis/split.py, which keeps equal texts in one file",
     )
 
 
 def check_characters(splits):
-    """Texts that carry remains of another format."""
-    stack, figures, findings = _Stack(splits), {}, []
+    """Texts with leftovers of other formats."""
+    stack, figures, findings = _AllRows(splits), {}, []
     for pattern, what, remedy in ODDITIES:
         rows = [i for i, text in enumerate(stack.texts) if re.search(pattern, text)]
         figures[what.partition(",")[0]] = len(rows)
         if rows:
-            counts = Counter(_name(stack.rows[stack.split[i]]) for i in rows)
-            where = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            counts = Counter(file_name(stack.rows[stack.split[i]]) for i in rows)
+            files = ", ".join(f"{count} in {name}" for name, count in counts.items())
             findings.append(
                 Finding(
                     "warning",
-                    f"{_many(len(rows), 'text')} ({where}): {what}",
+                    f"{counted(len(rows), 'text')} ({files}): {what}",
                     remedy,
                     [stack.place(i) for i in rows[:EXAMPLES]],
                 )
@@ -214,20 +211,20 @@ def check_characters(splits):
 def _sparse(rows, num_labels):
     from scipy import sparse
 
-    held = np.ones(len(rows.label_ids), dtype=np.int64), rows.label_ids, rows.offsets
-    return sparse.csr_matrix(held, shape=(len(rows), num_labels))
+    cells = np.ones(len(rows.label_ids), dtype=np.int64), rows.label_ids, rows.offsets
+    return sparse.csr_matrix(cells, shape=(len(rows), num_labels))
 
 
 def paths_per_row(rows, parents):
-    """Labels of each row that have no child in it, int64 [rows]: its paths, or, for flat labels, its labels."""
+    """Number of labels of each row without a child in it, int64 [rows]: its paths, or all labels if they are flat."""
     counts = np.diff(rows.offsets)
-    row, above = np.repeat(np.arange(len(rows)), counts), parents[rows.label_ids]
-    keys = np.unique(row[above >= 0] * max(1, len(parents)) + above[above >= 0])
+    row, parent = np.repeat(np.arange(len(rows)), counts), parents[rows.label_ids]
+    keys = np.unique(row[parent >= 0] * max(1, len(parents)) + parent[parent >= 0])
     return counts - np.bincount(keys // max(1, len(parents)), minlength=len(rows))
 
 
 def check_labels(splits, labels):
-    """How often each label stands in each file, alone and beside others. What is said of pairs is so in train."""
+    """How often each label appears in each file, and, in train, alone and with other labels."""
     findings, support = [], {split: rows.support(len(labels)) for split, rows in splits.items()}
     train = splits.get("train")
     figures = {
@@ -242,7 +239,7 @@ def check_labels(splits, labels):
         alone = np.bincount(train.label_ids[np.repeat(single, np.diff(train.offsets))], minlength=len(labels))
         together = _sparse(train, len(labels))
         together = (together.T @ together).tocoo()
-        findings += _company_findings(figures, labels, support["train"], alone, together)
+        findings += _cooccurrence_findings(figures, labels, support["train"], alone, together)
     return figures, findings
 
 
@@ -250,7 +247,7 @@ def _frequency_findings(labels, support):
     train = support["train"]
 
     def names(mask):
-        return _shown(
+        return shortened(
             [f"{labels.names[i]} ({train[i]})" for i in np.flatnonzero(mask)[np.argsort(train[mask], kind="stable")]]
         )
 
@@ -258,41 +255,46 @@ def _frequency_findings(labels, support):
     if unseen.any():
         yield Finding(
             "warning",
-            f"{unseen.sum()} of {_many(len(labels), 'label')} without a row in train",
-            "Label rows of them, or take them out of the label file",
+            f"{unseen.sum()} of {counted(len(labels), 'label')} without a row in train",
+            "Label rows with them, or remove them from the label file",
             names(unseen),
         )
     if rare.any():
         yield Finding(
             "warning",
-            f"{rare.sum()} of {_many(len(labels), 'label')} with fewer than {RARE} rows in train",
-            "Label more rows of these first: macro F1 counts each label the same. analysis/sparse.py finds "
-            "rows to label, analysis/aug.py makes more of those there are",
+            f"{rare.sum()} of {counted(len(labels), 'label')} with fewer than {RARE} rows in train",
+            "Label more rows of these first, because every label counts equally in macro F1. analysis/sparse.py finds "
+            "rows to label, analysis/aug.py makes more rows from existing ones",
             names(rare),
         )
     untested = (support["dev"] == 0) & ~unseen if "dev" in support else np.zeros(len(labels), dtype=bool)
     if untested.any():
         yield Finding(
             "warning",
-            f"{untested.sum()} of {_many(len(labels), 'label')} without a row in dev",
-            "Their F1 is 0 whatever the model does, and macro F1 is lower by it: split anew with "
+            f"{untested.sum()} of {counted(len(labels), 'label')} without a row in dev",
+            "Their F1 is 0 whatever the model predicts, which lowers macro F1: split again with "
             "analysis/split.py, which puts rare labels into each file",
             names(untested),
         )
 
 
-def _company_findings(figures, labels, support, alone, together):
-    """Findings on labels beside others, from rows of each label, those on a single path, and pairs of labels."""
+def _cooccurrence_findings(figures, labels, support, alone, together):
+    """Findings on labels that appear together, which also fill `figures`.
+
+    Args:
+        support, alone: int [labels], rows of each label, and rows in which it is the only path.
+        together: COO matrix [labels, labels] of the rows that pairs of labels share.
+    """
     never = (alone == 0) & (support >= TOGETHER)
     for i, entry in enumerate(figures["labels"]):
         entry["alone"] = int(alone[i])
     if never.any():
         yield Finding(
             "note",
-            f"{_many(never.sum(), 'label')} never alone: every row has another label"
-            + (" of another path" if labels.hierarchical else ""),
-            "A model learns them only with their company. Label rows that have one alone, if there are any",
-            _shown([f"{labels.names[i]} ({support[i]} rows)" for i in np.flatnonzero(never)]),
+            f"{counted(never.sum(), 'label')} never alone: every row also has another label"
+            + (" from another path" if labels.hierarchical else ""),
+            "A model learns them only in these combinations. Label rows with only one of them, if there are any",
+            shortened([f"{labels.names[i]} ({support[i]} rows)" for i in np.flatnonzero(never)]),
         )
     one, other, count = together.row, together.col, together.data
     related = _related(labels, one, other)
@@ -304,16 +306,16 @@ def _company_findings(figures, labels, support, alone, together):
     if always.any():
         yield Finding(
             "warning",
-            f"{_many(always.sum(), 'pair')} of labels always together in train",
-            "No model can tell them apart: make one label of them, or label rows with one alone",
-            _shown([f"{a} + {b}" for a, b in figures["always_together"]]),
+            f"{counted(always.sum(), 'pair')} of labels always together in train",
+            "No model can tell them apart: merge them, or label rows with only one of them",
+            shortened([f"{a} + {b}" for a, b in figures["always_together"]]),
         )
     if implied.any():
         yield Finding(
             "note",
-            f"{_many(implied.sum(), 'label')} never without a certain other one",
-            f"If it is their parent, write them as parent{SEPARATOR}child; the model's answers then agree",
-            _shown([f"{a}, only with {b}" for a, b in figures["never_without"]]),
+            f"{counted(implied.sum(), 'label')} never without one particular other label",
+            f"If that is the parent, write them as parent{SEPARATOR}child, so that predictions are consistent",
+            shortened([f"{a}, only with {b}" for a, b in figures["never_without"]]),
         )
     order = np.lexsort((-count, ~((one < other) & ~related)))[:200]
     figures["cooccurrence"] = [
@@ -324,233 +326,11 @@ def _company_findings(figures, labels, support, alone, together):
 
 
 def _related(labels, one, other):
-    """True where a label is the other's ancestor, bool [pairs]."""
+    """True if one label is the other's ancestor, bool [pairs]."""
     related = np.zeros(len(one), dtype=bool)
     for low, high in ((one, other), (other, one)):
-        above = low
-        while (above >= 0).any():
-            above = np.where(above >= 0, labels.parents[above], -1)
-            related |= above == high
+        ancestors = low
+        while (ancestors >= 0).any():
+            ancestors = np.where(ancestors >= 0, labels.parents[ancestors], -1)
+            related |= ancestors == high
     return related
-
-
-# ------------------------------------------------------------------------------------------------------------- length
-
-
-def check_lengths(lengths, unit, max_seq_lengths):
-    """lengths: {split: int array, tokens of each row with [CLS] and [SEP]}. unit: what they are, in words."""
-    figures, findings = {"unit": unit, "files": {}}, []
-    for split, values in lengths.items():
-        if not len(values):
-            continue
-        cut = {str(limit): float((values > limit).mean()) for limit in max_seq_lengths}
-        quantiles = {str(q): int(np.quantile(values, q / 100, method="higher")) for q in (50, 90, 95, 99, 100)}
-        figures["files"][split] = {"quantiles": quantiles, "cut": cut}
-    of_train = lengths.get("train", np.zeros(0, int))
-    if len(of_train):
-        enough = int(np.quantile(of_train, 0.99, method="higher"))
-        shares = ", ".join(f"{(of_train > limit).mean():.1%} at {limit}" for limit in max_seq_lengths)
-        about = "about " if "estimated" in unit else ""
-        remedy = f"--max_seq_length {enough} cuts {about}one in a hundred. Shorter is faster; a cut text loses its end"
-        if enough > COMMON_LIMIT:
-            remedy = (
-                f"Many models take {COMMON_LIMIT} tokens at most (ERNIE 3.0: 2048): shorten the texts, or put what "
-                "tells the label first; a cut text loses its end"
-            )
-        findings.append(
-            Finding(
-                "note",
-                f"train: texts are cut as follows ({unit}): {shares}; 99 of 100 have at most {enough}",
-                remedy,
-            )
-        )
-    return figures, findings
-
-
-def estimated_lengths(texts):
-    """Tokens that texts have at least with ERNIE's vocabulary, special ones included: int array [texts].
-
-    A Chinese character, a mark and a word of Latin letters or digits are one each; rare words are more than one.
-    """
-    token = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
-    return np.array([len(token.findall(text)) + 2 for text in texts], dtype=np.int64)
-
-
-def check_vocabulary(splits, tokenizer, name):
-    """Characters that a tokenizer (of `tokenization.load_tokenizer`) does not know, and lengths by it: figures,
-    findings, {split: lengths}."""
-    characters, lengths, unknown_rows = Counter(), {}, {}
-    for split, rows in splits.items():
-        sizes, unknown = [], []
-        for start in range(0, len(rows), 1024):
-            chunk = [rows.texts[i] for i in range(start, min(start + 1024, len(rows)))]
-            ids = tokenizer.encode(chunk, 1 << 20)
-            sizes += map(len, ids)
-            unknown += [bool((row == tokenizer.unk_id).any()) for row in ids]
-            characters.update(char for text in chunk for char in text if not char.isspace())
-        lengths[split], unknown_rows[split] = np.array(sizes, dtype=np.int64), np.array(unknown, dtype=bool)
-    known = list(characters)
-    unknown = {
-        c: characters[c]
-        for c, ids in zip(known, tokenizer.encode(known, 6 + tokenizer.fixed))
-        if tokenizer.unk_id in ids
-    }
-    share = sum(unknown.values()) / max(1, characters.total())
-    top = Counter(unknown).most_common(20)
-    figures = {
-        "tokenizer": name,
-        "unknown_share": share,
-        "unknown_characters": dict(top),
-        "rows_with_unknown": {split: int(mask.sum()) for split, mask in unknown_rows.items()},
-    }
-    findings = []
-    if unknown:
-        severity = "warning" if share > 0.01 else "note"
-        findings.append(
-            Finding(
-                severity,
-                f"{share:.2%} of all characters ({len(unknown)} different ones) are unknown to {name}",
-                "The model sees one and the same [UNK] for all of them. "
-                + (
-                    "Take a model for the language of these texts"
-                    if severity == "warning"
-                    else "Harmless as rare as that"
-                ),
-                [f"{char} ({count})" for char, count in top[:EXAMPLES]],
-            )
-        )
-    return figures, findings, lengths
-
-
-# --------------------------------------------------------------------------------------------------------- similarity
-
-
-def check_similarity(train, dev, labels, seed):
-    """How much dev is like train: whether a linear model can tell them apart, and the share of each label in both."""
-    import linear_baseline
-
-    figures, findings = {}, []
-    sample = [train.sample(SAMPLE, seed), dev.sample(SAMPLE, seed)]
-    known = {normal(text) for text in sample[0].texts}
-    texts = [*sample[0].texts, *(text for text in sample[1].texts if normal(text) not in known)]
-    is_dev = np.arange(len(texts)) >= len(sample[0])
-    if min(is_dev.sum(), (~is_dev).sum()) >= 20:
-        from sklearn.metrics import roc_auc_score
-
-        features = linear_baseline.features_of(texts)
-        scores, _ = linear_baseline.out_of_fold(texts, is_dev[:, None], seed=seed, features=features)
-        auc = float(roc_auc_score(is_dev, scores[:, 0]))
-        model = linear_baseline.fit(texts, is_dev[:, None], seed=seed, calibrate=False, features=features)
-        names = model.vectorizer.get_feature_names_out()
-        order = np.argsort(model.coef[0])
-        figures = {
-            "auc": auc,
-            "more_in_dev": names[order[::-1][:10]].tolist(),
-            "more_in_train": names[order[:10]].tolist(),
-        }
-        findings.append(_similarity_finding(figures))
-    shares = np.stack([rows.support(len(labels)) / max(1, len(rows)) for rows in (train, dev)])
-    pooled = (train.support(len(labels)) + dev.support(len(labels))) / max(1, len(train) + len(dev))
-    error = np.sqrt(pooled * (1 - pooled) * (1 / max(1, len(train)) + 1 / max(1, len(dev))))
-    z = np.divide(shares[1] - shares[0], error, out=np.zeros(len(labels)), where=error > 0)
-    # 4 standard errors: a chance of 6 in 100,000 a label, where dev is drawn from the same rows as train.
-    moved = np.flatnonzero(np.abs(z) > 4)
-    moved = moved[np.argsort(-np.abs(z[moved]).round(6), kind="stable")]
-    figures["label_shares_that_differ"] = [
-        {"label": labels.names[i], "train": float(shares[0, i]), "dev": float(shares[1, i])} for i in moved
-    ]
-    if len(moved):
-        examples = [f"{labels.names[i]}: {shares[0, i]:.1%} of train, {shares[1, i]:.1%} of dev" for i in moved]
-        findings.append(
-            Finding(
-                "warning",
-                f"{_many(len(moved), 'label')} with another share in dev than in train, by more than chance",
-                "Fine if dev deliberately covers another time or source; otherwise split again: analysis/split.py "
-                "gives each label the same share",
-                _shown(examples),
-            )
-        )
-    return figures, findings
-
-
-def _similarity_finding(figures):
-    auc = figures["auc"]
-    told = f"a linear model tells dev from train with an AUC of {auc:.2f} (0.5 is guessing, 1 is certainty)"
-    if auc < ALIKE:
-        return Finding("note", f"dev looks like train: {told}", "Nothing: scores on dev speak for texts like these")
-    marks = [
-        f"more in dev: {', '.join(map(repr, figures['more_in_dev'][:EXAMPLES]))}",
-        f"more in train: {', '.join(map(repr, figures['more_in_train'][:EXAMPLES]))}",
-    ]
-    remedy = (
-        "Right if dev is of another time or source on purpose; otherwise mix the rows and split with analysis/split.py"
-    )
-    if auc < STRANGE:
-        return Finding("note", f"dev differs somewhat from train: {told}", remedy, marks)
-    return Finding("warning", f"dev is unlike train: {told}", remedy, marks)
-
-
-# ----------------------------------------------------------------------------------------------------------- baseline
-
-
-def check_baseline(train, dev, labels, seed):
-    """The linear baseline on dev, or out of fold on train where there is no dev: micro and macro F1, levels, classes.
-
-    Thresholds are fitted to out-of-fold scores of train; dev is only scored.
-    """
-    import linear_baseline
-
-    rows = train.sample(max(1, CELLS // max(1, len(labels))), seed)
-    targets, texts = rows.multi_hot(len(labels)), list(rows.texts)
-    features = linear_baseline.features_of(texts)
-    held_out, _ = linear_baseline.out_of_fold(texts, targets, FOLDS, seed, features)
-    thresholds = fit_thresholds(held_out, targets)
-    figures = {"rows": len(rows), "thresholds": dict(zip(labels.names, thresholds.tolist()))}
-    figures["out_of_fold"] = _report(targets, held_out > 0, labels)
-    if dev is not None and len(dev):
-        dev = dev.sample(max(1, CELLS // max(1, len(labels))), seed)
-        model = linear_baseline.fit(texts, targets, seed=seed, calibrate=False, features=features)
-        scores, gold = model.scores(dev.texts), dev.multi_hot(len(labels))
-        figures["dev"] = _report(gold, scores > 0, labels)
-        figures["dev_with_thresholds"] = _report(gold, scores > thresholds, labels)
-    return figures, list(_baseline_findings(figures, len(train)))
-
-
-def _report(gold, predicted, labels):
-    report = classification_report(gold, predicted, labels.parents)
-    report["per_class"] = [{"label": name, **scores} for name, scores in zip(labels.names, report["per_class"])]
-    return report
-
-
-def _f1s(report):
-    """Micro and macro F1 of a report in percent, as text."""
-    return f"micro F1 {100 * report['micro']['f1']:.2f}, macro F1 {100 * report['macro']['f1']:.2f}"
-
-
-def _baseline_findings(figures, rows):
-    best = figures.get("dev_with_thresholds", figures["out_of_fold"])
-    where = "dev" if "dev" in figures else "train"
-    how = where if where == "dev" else "train, out of fold"
-    sample = f" (trained on a sample of {figures['rows']} of {rows} rows)" if figures["rows"] < rows else ""
-    with_thresholds = f"; with a threshold a label {_f1s(best)}" if "dev" in figures else ""
-    plain = figures.get("dev", figures["out_of_fold"])
-    yield Finding(
-        "note",
-        f"Linear baseline on {how}{sample}: {_f1s(plain)}{with_thresholds}",
-        "A neural model has to beat this to be worth its GPU",
-    )
-    if best["micro"]["f1"] < 0.3:
-        yield Finding(
-            "warning",
-            "The baseline finds next to nothing",
-            "Read some rows: do text and labels belong together? Has each label enough rows?",
-        )
-    weak = [s for s in best["per_class"] if s["support"] >= RARE and s["f1"] < 0.5]
-    if weak:
-        weak.sort(key=lambda scores: scores["f1"])
-        yield Finding(
-            "note",
-            f"{_many(len(weak), 'label')} of {RARE} or more rows in {where} with an F1 below 50%",
-            "Read some of their rows: is the label clear to a person? analysis/dirty.py finds wrong labels",
-            _shown([f"{s['label']} ({s['f1']:.0%}, {s['support']} rows)" for s in weak]),
-        )

@@ -1,12 +1,12 @@
-"""Find the training rows whose labels are probably wrong, and say which labels and why.
+"""Finds training rows whose labels are probably wrong, and reports which labels and why.
 
     python analysis/dirty.py --device cpu --dataset_dir data
     python analysis/dirty.py --device gpu --dataset_dir data --params_path ./checkpoint --dirty_num 200
     python analysis/dirty.py --device gpu --dataset_dir data --params_path ./checkpoint --method representer
 
-The most suspect rows go to train_dirty.txt, the others to train_dirty_rest.txt, and what is wrong with each of the
-first to train_dirty_report.tsv. Look at the suspects, correct them, and train on both files together.
-The default method needs no model: it judges each row by linear models that have not seen it.
+Writes the most suspect rows to train_dirty.txt, the others to train_dirty_rest.txt, and what is wrong with each suspect
+row to train_dirty_report.tsv. Check and correct the suspect rows, then train on both files. The default method needs no
+model: it scores each row with linear models that were not trained on it.
 """
 
 import argparse
@@ -32,29 +32,41 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--train_file", default="train.txt", help="labelled rows to check (%(default)s)")
-    parser.add_argument("--method", default="confident", choices=("confident", "representer"), help="(%(default)s)")
-    parser.add_argument("--seed", type=non_negative_int, default=3, help="of the folds (%(default)s)")
+    parser.add_argument(
+        "--method",
+        default="confident",
+        choices=("confident", "representer"),
+        help="how to find label errors (%(default)s)",
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for the folds (%(default)s)")
 
     model = parser.add_argument_group(
-        "model: needed by representer; where one is named, the report shows what it says too"
+        "model (required by representer, otherwise optional; the report includes its probabilities)"
     )
     add_model_flags(
         parser,
         params_path=None,
         params_help="checkpoint of train.py (none; representer: the project's checkpoint/)",
         batch_size=16,
-        label_help="must be the model's, if there is one (%(default)s)",
+        label_help="all labels; if there is a model, it must have the same (%(default)s)",
         group=model,
     )
 
     output = parser.add_argument_group("output, in dataset_dir")
-    output.add_argument("--dirty_num", type=positive_int, default=100, help="rows taken out at most (%(default)s)")
     output.add_argument(
-        "--dirty_threshold", type=non_negative_float, default=0, help="a row's score must be above it (%(default)s)"
+        "--dirty_num", type=positive_int, default=100, help="maximum number of suspect rows to write (%(default)s)"
     )
-    output.add_argument("--dirty_file", default="train_dirty.txt", help="suspects, worst first (%(default)s)")
-    output.add_argument("--rest_file", default="train_dirty_rest.txt", help="the other rows (%(default)s)")
-    output.add_argument("--report_file", default="train_dirty_report.tsv", help="what is suspect (%(default)s)")
+    output.add_argument(
+        "--dirty_threshold",
+        type=non_negative_float,
+        default=0,
+        help="minimum score of a suspect row, exclusive (%(default)s)",
+    )
+    output.add_argument("--dirty_file", default="train_dirty.txt", help="suspect rows, worst first (%(default)s)")
+    output.add_argument("--rest_file", default="train_dirty_rest.txt", help="all other rows (%(default)s)")
+    output.add_argument(
+        "--report_file", default="train_dirty_report.tsv", help="which labels are suspect, and why (%(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.method == "representer" and args.params_path is None:
         args.params_path = CHECKPOINT
@@ -62,7 +74,7 @@ def parse_args(argv=None):
 
 
 def read_all(args, problems):
-    """(rows, labels, checkpoint or None, maximum length), checked."""
+    """(rows, labels, checkpoint or None, maximum length), checked; problems go to `problems`."""
     checkpoint, max_seq_length = None, None
     if args.params_path is not None:
         checkpoint, max_seq_length = open_model(args, problems)
@@ -71,16 +83,16 @@ def read_all(args, problems):
         labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
     rows = read_rows(os.path.join(args.dataset_dir, args.train_file), labels, problems)
     if len(rows) and len(set(rows.texts)) < 2:
-        problems.add(f"{rows.path}: all texts are the same; a row is judged by other rows")
+        problems.add(f"{rows.path}: all texts are the same; a row is judged by rows with other texts")
     return rows, labels, checkpoint, max_seq_length
 
 
-def find_suspects(args, rows, targets, checkpoint, max_seq_length, environment):
-    """(Suspects, out-of-fold probabilities, the model's probabilities or None), arrays [rows, labels]."""
+def find_label_errors(args, rows, targets, checkpoint, max_seq_length, environment):
+    """(`LabelErrors`, out-of-fold probabilities, the model's probabilities or None), arrays [rows, labels]."""
     import linear_baseline
     from label_errors import calibrated_by_label, confident_learning, representer_values
 
-    logger.info("Out-of-fold probabilities of %d rows by a linear model ...", len(rows))
+    logger.info("Computing out-of-fold probabilities of %d rows with a linear model ...", len(rows))
     scores, pooled = linear_baseline.out_of_fold(list(rows.texts), targets, seed=args.seed)
     unseen, own = calibrated_by_label(scores, pooled, targets, args.seed), None
     found = confident_learning(unseen, targets) if args.method == "confident" else None
@@ -97,7 +109,7 @@ def find_suspects(args, rows, targets, checkpoint, max_seq_length, environment):
 
 
 class Reasons:
-    """Why a label of a row is suspect, in a sentence. unseen, targets: arrays [rows, labels]."""
+    """Explains in a sentence why a label of a row is suspect. unseen, targets: arrays [rows, labels]."""
 
     def __init__(self, unseen, targets):
         self._unseen = unseen
@@ -114,10 +126,10 @@ class Reasons:
 
 
 def write_report(path, chosen, rows, labels, targets, found, unseen, own):
-    """A line for each suspect label of the chosen rows, with the labels as they would be without the faults.
+    """Writes a line per suspect label of the chosen rows, with the corrected labels of the row.
 
     Returns:
-        {"missing", "wrong": labels told}.
+        {"missing", "wrong": number of labels written}.
     """
     from label_errors import corrected, deepest
 
@@ -125,20 +137,20 @@ def write_report(path, chosen, rows, labels, targets, found, unseen, own):
     with atomic_write(path) as file:
         file.write("\t".join(REPORT) + "\n")
         for rank, i in enumerate(chosen, 1):
-            flags, given = found.flags[i], targets[i]
-            suggested = labels.join(corrected(given, flags, labels.parents))
-            for fault, mask in (("missing", flags & ~given), ("wrong", flags & given)):
+            flags, gold = found.flags[i], targets[i]
+            suggested = labels.join(corrected(gold, flags, labels.parents))
+            for fault, mask in (("missing", flags & ~gold), ("wrong", flags & gold)):
                 for label in deepest(mask, labels.parents):
                     faults[fault] += 1
                     model = "" if own is None else f"{own[i, label]:.4f}"
                     columns = (rank, rows.lines[i], labels.names[label], fault, f"{unseen[i, label]:.4f}", model)
-                    columns += (reasons(i, label, fault), suggested, labels.join(given), rows.texts[i])
+                    columns += (reasons(i, label, fault), suggested, labels.join(gold), rows.texts[i])
                     file.write("\t".join(map(str, columns)) + "\n")
     return faults
 
 
 def split_file(source, lines, dirty_path, rest_path):
-    """The rows of `lines`, line numbers in the order wanted, to one file, all others to the other, as they stand."""
+    """Copies the rows of `lines`, line numbers, to `dirty_path` in that order, and all other rows to `rest_path`."""
     taken = dict.fromkeys(int(line) for line in lines)
     with atomic_write(rest_path) as rest:
         for number, line in read_lines(source):
@@ -164,17 +176,17 @@ def main(argv=None):
     log_rows(rows, labels)
 
     targets = rows.multi_hot(len(labels))
-    found, unseen, own = find_suspects(args, rows, targets, checkpoint, max_seq_length, environment)
+    found, unseen, own = find_label_errors(args, rows, targets, checkpoint, max_seq_length, environment)
     scores, order = found.scores(), found.order()
     suspect = [i for i in order if scores[i] > args.dirty_threshold]
     chosen = suspect[: args.dirty_num]
     faults = write_report(report, chosen, rows, labels, targets, found, unseen, own)
     split_file(source, rows.lines[chosen], dirty, rest)
-    logger.info("Suspect rows: %d of %d, the worst %d taken out", len(suspect), len(rows), len(chosen))
-    logger.info("Their labels: %d given and probably wrong, %d probably missing", faults["wrong"], faults["missing"])
+    logger.info("Suspect rows: %d of %d, the worst %d written", len(suspect), len(rows), len(chosen))
+    logger.info("Their labels: %d probably wrong, %d probably missing", faults["wrong"], faults["missing"])
     for i in chosen[:5]:
         logger.info("line %d, score %.2f: %s [%s]", rows.lines[i], scores[i], rows.texts[i], labels.join(targets[i]))
-    logger.info("Suspects saved in %s, other rows in %s, reasons in %s", dirty, rest, report)
+    logger.info("Suspect rows saved in %s, other rows in %s, reasons in %s", dirty, rest, report)
     logger.info("Next: correct the labels in %s, append the other rows to it, and train on that", dirty)
     return 0
 

@@ -1,10 +1,10 @@
-"""Score a checkpoint on labelled rows, class by class, and keep the rows it gets wrong.
+"""Scores a checkpoint on labelled rows, per class, and writes the rows it gets wrong.
 
     python analysis/evaluate.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/evaluate.py --device cpu --dataset_dir data --dev_file test.txt --report_file report.json
     python analysis/evaluate.py --device cpu --dataset_dir data --html report.html
 
-The wrong rows go to bad_case.txt in the data set's folder: text, labels and prediction, separated by tabs.
+Writes the wrong rows to bad_case.txt in --dataset_dir: text, labels and prediction, separated by tabs.
 """
 
 import argparse
@@ -28,9 +28,11 @@ def parse_args(argv=None):
     )
     add_model_flags(parser)
     parser.add_argument("--dev_file", default="dev.txt", help="any file of labelled rows (%(default)s)")
-    parser.add_argument("--bad_case_file", default="bad_case.txt", help="wrong rows, in dataset_dir (%(default)s)")
-    parser.add_argument("--report_file", help="JSON file of every figure (none)")
-    parser.add_argument("--html", help="page with plots and the bad cases, to look at in a browser (none)")
+    parser.add_argument(
+        "--bad_case_file", default="bad_case.txt", help="file for wrong rows, in dataset_dir (%(default)s)"
+    )
+    parser.add_argument("--report_file", help="JSON file for all figures (none)")
+    parser.add_argument("--html", help="HTML page with plots and bad cases (none)")
     return parser.parse_args(argv)
 
 
@@ -39,7 +41,7 @@ def percent(ratios, form):
 
 
 def log_report(report, names):
-    """The guide's lines in the guide's order. Ratios in percent."""
+    """Logs the guide's lines in the guide's order, with ratios in percent."""
     form = "precision: {:.2f} | recall: {:.2f} | F1 score {:.2f}"
     logger.info("-----Evaluate model-------")
     logger.info("Dev dataset size: %d", report["rows"])
@@ -66,23 +68,23 @@ def log_report(report, names):
 
 
 def log_hierarchy(report, form):
-    """What a hierarchy has beyond the guide's lines."""
+    """Logs figures of a hierarchy that the guide does not have."""
     paths, rows = report["paths"], report["inconsistent_rows"]
     logger.info("Hierarchical avg in dev dataset: %s", percent(report["hierarchical"], form))
-    logger.info("Whole paths in dev dataset: %s", percent(paths, form))
+    logger.info("Complete paths in dev dataset: %s", percent(paths, form))
     for kind, other in (("missed", "predicted"), ("wrong", "gold")):
-        of = paths[kind]
-        counts = ", ".join(f"{count} at {edges}" for edges, count in of["distances"].items())
+        distances = paths[kind]["distances"]
+        counts = ", ".join(f"{count} at {edges}" for edges, count in distances.items())
         logger.info(
             "%d %s paths, on average %.2f edges from the nearest %s one%s",
-            of["count"],
+            paths[kind]["count"],
             kind,
-            of["mean"],
+            paths[kind]["mean"],
             other,
             f": {counts}" if counts else "",
         )
     logger.info(
-        "Rows with a label whose parent is missing: %d by the thresholds alone, %d as decided",
+        "Rows with a label whose parent is missing: %d by thresholds only, %d as decided",
         rows["by_thresholds"],
         rows["as_decided"],
     )
@@ -107,7 +109,7 @@ def main(argv=None):
     elsewhere = {"report_file": args.report_file, "html": args.html}
     for path in filter(None, elsewhere.values()):
         if os.path.isdir(path):
-            problems.add(f"{path} is a folder; name a file to write")
+            problems.add(f"{path} is a folder; name a file")
     with problems.collect():
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), labels, problems)
     outputs = {"--bad_case_file": args.bad_case_file}
@@ -137,7 +139,7 @@ def main(argv=None):
     if args.html:
         from evaluation_page import write_evaluation_page
 
-        source = f"{rows.path}, labelled by the model in {args.params_path}"
+        source = f"{rows.path}, predicted by the model in {args.params_path}"
         shown = checkpoint.decision.calibrated(probabilities)
         write_evaluation_page(args.html, source, rows, labels, shown, gold, predicted, report)
         logger.info("Page saved in %s; open it in a browser", args.html)

@@ -1,10 +1,10 @@
-// The page of evaluate.py --html. DATA is made by evaluation_page.py. Texts are set as textContent, never as HTML.
+// The page of evaluate.py --html. DATA comes from evaluation_page.py. Texts are set as textContent, never as HTML.
 "use strict";
 
 const STATES = ["right", "missed", "wrong"];
 const $ = (id) => document.getElementById(id);
-const LABELS = DATA.labels.map(([name, level, f1, precision, recall, support, given], id) => ({
-  id, name, level, f1, precision, recall, support, given,
+const LABELS = DATA.labels.map(([name, level, f1, precision, recall, support, predicted], id) => ({
+  id, name, level, f1, precision, recall, support, predicted,
   shown: DATA.hierarchical ? name.split("##").join(" › ") : name,
 }));
 const fixed = (number) => number.toFixed(2);
@@ -38,7 +38,7 @@ function labelChoice(select, first) {
   for (const label of LABELS) select.append(element("option", "", label.shown, { value: label.id }));
 }
 
-// Shows `size` entries at a time. Returns {set: takes the entries, all: shows all of them, page: the first again}.
+// Shows `size` entries at a time. Returns {set: replaces the entries, all: shows all, page: shows the first page}.
 function pager(host, size, draw) {
   const back = element("button", "", "‹ Back"), place = element("span", "", "", { "aria-live": "polite" }), next = element("button", "", "Next ›");
   let entries = [], start = 0;
@@ -76,7 +76,7 @@ const labelPager = pager($("label-pager"), 25, (labels) => {
     cell(row, "number extra", fixed(label.recall));
     bar(row, "count", label.support / most);
     cell(row, "number", label.support);
-    cell(row, "number extra", label.given);
+    cell(row, "number extra", label.predicted);
     return row;
   }));
 });
@@ -163,7 +163,7 @@ function showCurves() {
   $("reliability").replaceChildren(diagram);
   const rows = `${label.support} ${label.support === 1 ? "row" : "rows"}`;
   key($("curve-key"), sides.map(([kind, name, { ap }]) =>
-    [kind, kind === "one" && !label.support ? `${name}: no row has it` : `${name}: AP ${fixed(ap)}`]));
+    [kind, kind === "one" && !label.support ? `${name}: no rows` : `${name}: AP ${fixed(ap)}`]));
   key($("reliability-key"), sides.map(([kind, name, , { ece }]) =>
     [kind, `${name}: ECE ${fixed(ece)} %${kind === "one" ? `, ${rows}` : ""}`]));
 }
@@ -172,17 +172,17 @@ function showCurves() {
 
 const pairPager = pager($("pair-pager"), 15, (pairs) => {
   const most = Math.max(1, ...DATA.pairs.map((pair) => pair[2]));
-  $("pair-rows").replaceChildren(...pairs.map(([missed, given, count]) => {
+  $("pair-rows").replaceChildren(...pairs.map(([missed, instead, count]) => {
     const row = element("tr");
     nameCell(row, LABELS[missed]);
-    nameCell(row, LABELS[given]);
+    nameCell(row, LABELS[instead]);
     bar(row, "rows", count / most);
     cell(row, "number", count);
     cell(row, "number extra", `${((100 * count) / LABELS[missed].support).toFixed(1)} %`);
     const button = element("button", "", "Show", {
-      "aria-label": `Show the rows that miss ${LABELS[missed].name} and have ${LABELS[given].name}`,
+      "aria-label": `Show the rows that miss ${LABELS[missed].name} and have ${LABELS[instead].name}`,
     });
-    button.onclick = () => { choosePair([missed, given]); $("cases").scrollIntoView(); };
+    button.onclick = () => { choosePair([missed, instead]); $("cases").scrollIntoView(); };
     cell(row, "act").append(button);
     return row;
   }));
@@ -191,7 +191,7 @@ const pairPager = pager($("pair-pager"), 15, (pairs) => {
 // ---------------------------------------------------------------------------------------------------------- bad cases
 
 let chosenPair = null;
-// How far the worst probability is from where it should be.
+// The largest distance of a probability from its gold value, 0 or 1.
 const sureness = DATA.cases.map(([, , labels]) =>
   Math.max(...labels.map(([, state, chance]) => (state === 0 ? 0 : state === 1 ? 1 - chance : chance))));
 const lowered = DATA.cases.map((entry) => entry[1].toLowerCase());
@@ -246,7 +246,7 @@ $("focus").addEventListener("change", showCurves);
 for (const id of ["case-label", "case-kind", "case-sort"]) $(id).addEventListener("change", showCases);
 $("case-find").addEventListener("input", showCases);
 $("case-pair").onclick = () => choosePair(null);
-// On paper every label stands; of the bad cases those of the page shown.
+// Prints all labels, but only the bad cases of the current page.
 window.addEventListener("beforeprint", labelPager.all);
 window.addEventListener("afterprint", labelPager.page);
 showLabels();

@@ -1,4 +1,4 @@
-"""The page of `evaluate.py --html`: a model's report for people who would rather look than read."""
+"""The HTML page of `evaluate.py --html`: a model's report with plots and bad cases."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from metric import average_precision, calibration_error, confused_pairs, precisi
 from text_cls.html_page import escape, tiles, write_page
 from text_cls.label_tree import depths
 
-POINTS = 60  # of a curve, drawn 300 pixels wide
-PAIRS = 200  # of confused labels, the most frequent ones
+POINTS = 60  # per curve, which is drawn 300 pixels wide
+PAIRS = 200  # of confused labels, most frequent first
 BINS = 10
 
 STYLE = """
@@ -73,13 +73,13 @@ BODY = """
 <div class="controls">
 <label>Sort <select id="label-sort"><option value="f1">lowest F1 first</option>
 <option value="best">highest F1 first</option><option value="support">most rows first</option>
-<option value="file">as in the label file</option></select></label>
+<option value="file">order of the label file</option></select></label>
 {level_choice}
 <label>Find <input id="label-find" type="search" placeholder="part of a name"></label>
 </div>
 <div class="wide"><table class="bars"><thead><tr><th>label</th><th colspan="2">F1</th>
 <th class="number extra">precision</th><th class="number extra">recall</th><th colspan="2">rows</th>
-<th class="number extra" title="rows that are given the label, rightly or wrongly">given</th></tr></thead>
+<th class="number extra" title="rows with this label predicted, right or wrong">predicted</th></tr></thead>
 <tbody id="label-rows"></tbody></table></div>
 <div class="pager" id="label-pager"></div>
 
@@ -88,34 +88,34 @@ BODY = """
 <div class="charts">
 <section><h3>Precision and recall</h3>
 <div id="curve"></div><p class="key" id="curve-key"></p>
-<p class="note">What other thresholds would give. The dots are the labels as decided now. AP, average precision, is the
-area under the curve.</p></section>
+<p class="note">Precision and recall at all thresholds. The dots mark the current decision. AP, average precision, is
+the area under the curve.</p></section>
 <section><h3>Calibration</h3>
 <div id="reliability"></div><p class="key" id="reliability-key"></p>
-<p class="note">Of labels with a probability of 0.8, how many are gold? Above the broken line the model is too modest,
-below it too sure. Dots are larger where there are more probabilities. ECE, the expected calibration error, is the mean
-distance from that line, over {bins} bins of equal width. Over all labels it is small where labels are rare: most
-probabilities are then next to 0, and right. The mean of the labels' own is {mean_ece} %.</p></section>
+<p class="note">Of labels with a probability of 0.8, how many are gold? Above the dashed line the model is too unsure,
+below it too sure. Larger dots stand for more probabilities. ECE, the expected calibration error, is the mean distance
+from that line over {bins} bins of equal width. For all labels together it is small if labels are rare, because most
+probabilities are then close to 0, and right. The mean of the labels' own errors is {mean_ece} %.</p></section>
 </div>
 
-<h2 id="confused">Taken for each other</h2>
-<p class="note">A row counts for a pair when it lacks the gold label on the left and has the wrong label on
-the right{level}. A row that lacks two labels and has one wrong one counts for both pairs. {alone}{most}</p>
-<div class="wide"><table class="bars"><thead><tr><th>missed</th><th>given instead</th><th colspan="2">rows</th>
+<h2 id="confused">Confused labels</h2>
+<p class="note">A row counts for a pair if its prediction misses the gold label on the left and has the wrong label on
+the right{level}. With two missed labels and one wrong label, it counts for both pairs. {alone}{most}</p>
+<div class="wide"><table class="bars"><thead><tr><th>missed</th><th>predicted instead</th><th colspan="2">rows</th>
 <th class="number extra" title="of the rows with the missed label">of its rows</th><th class="act"></th></tr></thead>
 <tbody id="pair-rows"></tbody></table></div>
 <div class="pager" id="pair-pager"></div>
 
 <h2 id="cases">Bad cases</h2>
-<p class="note">{bad} of {rows} rows have a label set that is not the gold one. Each label with its probability:<br>
+<p class="note">Predicted and gold labels differ in {bad} of {rows} rows. Each label with its probability:<br>
 <span class="chip right">right</span><span class="chip missed">missed</span><span class="chip wrong">wrong</span></p>
 <div class="controls">
 <label>Search <input id="case-find" type="search" placeholder="part of a text"></label>
 <label>Label <select id="case-label"></select></label>
 <label>which is <select id="case-kind"><option value="">missed or wrong</option><option value="1">missed</option>
 <option value="2">wrong</option><option value="0">right</option></select></label>
-<label>Sort <select id="case-sort"><option value="file">as in the file</option>
-<option value="sure">surest mistakes first</option></select></label>
+<label>Sort <select id="case-sort"><option value="file">order of the file</option>
+<option value="sure">most confident errors first</option></select></label>
 <button id="case-pair" hidden></button>
 </div>
 <div id="case-rows"></div>
@@ -131,8 +131,8 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
     """Writes the page, whole or not at all.
 
     Args:
-        source: text on what was scored, and by what.
-        rows: `Rows` [rows]. labels: `Labels` [labels]. probabilities: float array [rows, labels], as people see them.
+        source: what was scored, and by what model, in words.
+        rows: `Rows` [rows]. labels: `Labels` [labels]. probabilities: calibrated, float array [rows, labels].
         gold, predicted: bool arrays [rows, labels]. report: dict of `classification_report`.
     """
     depth = depths(labels.parents)
@@ -169,8 +169,8 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
         level=", both of one level" if labels.hierarchical else "",
         bad=len(cases),
         rows=len(rows),
-        alone=f"Of {missed} missed labels, {alone} have no wrong one in their place.",
-        most=f" Of all pairs, the {PAIRS} most frequent." if len(pairs) == PAIRS else "",
+        alone=f"Of {missed} missed labels, {alone} are not replaced by a wrong label.",
+        most=f" Only the {PAIRS} most frequent pairs are shown." if len(pairs) == PAIRS else "",
     )
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     write_page(path, "Evaluation", body, STYLE, script, data)
@@ -183,7 +183,7 @@ def _headline(report, bad, calibration):
         (percent(macro["f1"]), "macro F1"),
         (percent(micro["precision"]), "micro precision"),
         (percent(micro["recall"]), "micro recall"),
-        (percent(report["accuracy"]), "% of rows wholly right"),
+        (percent(report["accuracy"]), "% of rows with all labels right"),
         (bad, f"bad cases of {report['rows']} rows"),
         (f"{calibration[0]['ece']:.2f}", "% calibration error"),
     ]
@@ -210,7 +210,7 @@ def _levels(report):
         '<h2 id="levels">Levels</h2><div class="wide"><table class="bars"><thead><tr><th>level</th>'
         '<th class="number">labels</th><th colspan="2">micro F1</th><th colspan="2">macro F1</th>'
         f'<th class="number">rows right, %</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        '<p class="note">A label is known by its full path. Rows right: all labels of that level are.</p>'
+        '<p class="note">Each label is a full path. Rows right: rows in which all labels of that level are right.</p>'
     )
 
 
@@ -234,16 +234,16 @@ def _paths(report):
     )
     means = " and ".join(f"{paths[kind]['mean']:.2f} for {kind} ones" for kind in ("missed", "wrong"))
     return (
-        f'<h2 id="paths">Whole paths</h2><p class="note">Of {paths["gold"]} gold paths and {paths["predicted"]} '
-        f"predicted ones, {paths['right']} are the same from the root to the deepest label: precision "
+        f'<h2 id="paths">Complete paths</h2><p class="note">Of {paths["gold"]} gold paths and {paths["predicted"]} '
+        f"predicted ones, {paths['right']} match from the root to the deepest label: precision "
         f"{percent(paths['precision'])}, recall {percent(paths['recall'])}, F1 {percent(paths['f1'])}.</p>"
         f"{table if lines else ''}"
-        '<p class="note">How far from the end of a missed path the nearest predicted path ends, and from that of a '
-        "wrong path the nearest gold one, in edges of the tree: 1 is a level early or late, 2 a sibling or two "
-        "levels; what is far off is another branch. Where a row has no path to compare with, it is as many as the path "
-        "has levels. "
+        '<p class="note">Edges of the tree between the end of a missed path and that of the nearest predicted path, or '
+        "between a wrong path and the nearest gold one: 1 is one level too early or too late, 2 is a sibling or two "
+        "levels, and more is another branch. If a row has no path to compare with, it is the number of levels of the "
+        "path. "
         f"On average {means}. Rows with a label whose parent is missing: "
-        f"{rows['by_thresholds']} by the thresholds alone, {rows['as_decided']} as decided.</p>"
+        f"{rows['by_thresholds']} by thresholds only, {rows['as_decided']} as decided.</p>"
     )
 
 
@@ -255,10 +255,10 @@ def _level_choice(depth):
 
 
 def _curves(gold, probabilities):
-    """Curves and calibration of all labels (first) and of each, for the script, and the labels' mean calibration error.
+    """Curves and calibration, of all labels together first, then of each, and the mean calibration error of labels.
 
     curves: {ap: percent, points: [[recall, precision], ...]}. calibration: {ece: percent, bins: [[mean probability,
-    share of gold, count], ...]}, bins without a probability left out. Labels without gold have an empty curve.
+    share of gold, count], ...]}, without empty bins. Labels without gold rows have an empty curve.
     """
     columns = [(gold[:, i], probabilities[:, i]) for i in range(gold.shape[1])]
     sums = [reliability(*column, BINS) for column in columns]
@@ -281,9 +281,9 @@ def _calibration(sums):
 
 
 def _pairs(gold, predicted, parents):
-    """[[missed label, label given, rows], ...], and how many missed labels have no wrong one in their place."""
-    missed, given, rows, alone = confused_pairs(gold, predicted, parents)
-    return np.column_stack([missed, given, rows])[:PAIRS].tolist(), int(alone.sum())
+    """[[missed label, label predicted instead, rows], ...], and how many missed labels no wrong label replaces."""
+    missed, instead, rows, alone = confused_pairs(gold, predicted, parents)
+    return np.column_stack([missed, instead, rows])[:PAIRS].tolist(), int(alone.sum())
 
 
 def _case(rows, i, probabilities, gold, predicted):

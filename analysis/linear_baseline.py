@@ -1,7 +1,7 @@
-"""The linear baseline: TF-IDF of character n-grams and one linear SVM a label. Seconds on a CPU, no pretrained weights.
+"""The linear baseline: TF-IDF of character n-grams and one linear SVM per label. Needs seconds on a CPU.
 
-What a neural model has to beat, and a model that can be trained five times over where every row must be judged by one
-that has not seen it. scikit-learn inside functions.
+A neural model has to beat it, and it is cheap enough to train once per fold, to score every row by a model that was not
+trained on it. scikit-learn is imported inside functions.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ import numpy as np
 from text_cls.cli import progress_bar
 
 NGRAMS, LEAST_TEXTS, MOST_FEATURES = (1, 3), 2, 300_000
-WORTH_PROCESSES = 2e7  # n-grams x labels to solve; below, a second process takes longer to start than it saves
+WORTH_PROCESSES = 2e7  # n-grams x labels; with less work, a second process costs more time than it saves
 
 
 @dataclass
 class Features:
-    """TF-IDF of texts. vectorizer: scikit-learn's, fitted. matrix: float64 CSR [rows, n-grams]."""
+    """TF-IDF of texts. vectorizer: fitted, from scikit-learn. matrix: float64 CSR [rows, n-grams]."""
 
     vectorizer: object
     matrix: object
@@ -32,19 +32,19 @@ class LinearModel:
     calibration: tuple | None
 
     def scores(self, texts):
-        """Signed distances to each label's plane, float32 [rows, labels]; the label is predicted where above 0."""
+        """Signed distance to each label's hyperplane, float32 [rows, labels]; a label is predicted if above 0."""
         matrix = self.vectorizer.transform(texts).astype(np.float32)
         return matrix @ self.coef.T + self.intercept
 
     def probabilities(self, texts):
-        """float32 [rows, labels]. See `fit` for where they come from; 0.5 need not be where the score is 0."""
+        """float32 [rows, labels]; see `fit`. A score of 0 need not have a probability of 0.5."""
         if self.calibration is None:
-            raise ValueError("fit(..., calibrate=True) makes a model with probabilities")
+            raise ValueError("this model has no probabilities; use fit(..., calibrate=True)")
         return _calibrated(self.scores(texts), self.calibration)
 
 
 def features_of(texts):
-    """`Features` of a sequence of texts: all runs of 1 to 3 characters, case ignored, counts as 1 + log."""
+    """`Features` of a sequence of texts: all runs of 1 to 3 characters, ignoring case, with counts as 1 + log."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
@@ -58,7 +58,7 @@ def features_of(texts):
 
 
 def _share_a_character(texts):
-    """False where no n-gram stands in two texts, so that none would be left."""
+    """False if no n-gram occurs in two texts: the minimum of two texts would then leave no features."""
     seen = set()
     for text in texts:
         if not seen.isdisjoint(text):
@@ -68,15 +68,15 @@ def _share_a_character(texts):
 
 
 def fit(texts, targets, seed=3, calibrate=True, features=None):
-    """A model of all labels.
+    """Trains a model of all labels.
 
     Args:
         texts: sequence of str, none of them empty.
-        targets: bool array [rows, labels]. A label that no row has is never predicted, one that all have always.
-        calibrate: have probabilities, for the time of a second fit. A sigmoid over all labels (Platt 1999) is fitted to
-            the scores of a fifth of the rows under a model of the other four fifths; with too few texts for that, to
-            the rows' own.
-        features: `features_of(texts)`, where they are there already.
+        targets: bool array [rows, labels]. A label that no row has is never predicted; one that all rows have, always.
+        calibrate: also fit probabilities, which takes as long again. One sigmoid for all labels (Platt 1999) is fitted
+            to the scores of a fifth of the rows, by a model of the other four fifths; with too few texts for that, by
+            a model of all rows.
+        features: `features_of(texts)`, if already computed.
     """
     features = features or features_of(texts)
     targets = np.asarray(targets, dtype=bool)
@@ -85,25 +85,25 @@ def fit(texts, targets, seed=3, calibrate=True, features=None):
     coef, intercept = (np.concatenate([part[i] for _, _, part in parts]) for i in range(2))
     calibration = None
     if calibrate:
-        held = _folds(texts, targets, 5, seed)[0]
-        kept = np.setdiff1d(rows, held) if len(held) < len(rows) else rows
-        scores = _held_out(features.matrix, targets, [(kept, held)], seed)[held]
-        calibration = _platt(scores, targets[held])
+        test_rows = _folds(texts, targets, 5, seed)[0]
+        train_rows = np.setdiff1d(rows, test_rows) if len(test_rows) < len(rows) else rows
+        scores = _scores_by_split(features.matrix, targets, [(train_rows, test_rows)], seed)[test_rows]
+        calibration = _platt(scores, targets[test_rows])
     return LinearModel(features.vectorizer, coef, intercept, calibration)
 
 
 def out_of_fold(texts, targets, folds=5, seed=3, features=None):
-    """Scores and probabilities of each row by a model that has not seen its text.
+    """Scores and probabilities of each row by a model that was not trained on its text.
 
-    N-grams and their weights come from all texts: they know nothing of the labels, and cost more time than a fold.
+    N-grams and their weights come from all texts: they do not depend on the labels, and take longer than a fold.
     Folds come from `splitting.stratified_split`.
 
     Args:
         texts, targets, features: as in `fit`.
-        folds: so many models, fewer where there are fewer different texts.
+        folds: number of models; fewer if there are fewer distinct texts.
     Returns:
-        (scores, probabilities), float32 arrays [rows, labels]. The sigmoid of a fold's probabilities is fitted to the
-        scores of the other folds.
+        (scores, probabilities), float32 arrays [rows, labels]. The sigmoid of each fold is fitted to the scores of the
+        other folds.
     Raises:
         ValueError: all texts are the same.
     """
@@ -111,17 +111,17 @@ def out_of_fold(texts, targets, folds=5, seed=3, features=None):
     targets = np.asarray(targets, dtype=bool)
     parts, rows = _folds(texts, targets, folds, seed), np.arange(len(targets))
     if len(parts) < 2:
-        raise ValueError("out-of-fold scores need two different texts")
-    scores = _held_out(features.matrix, targets, [(np.setdiff1d(rows, held), held) for held in parts], seed)
+        raise ValueError("out-of-fold scores need at least two distinct texts")
+    scores = _scores_by_split(features.matrix, targets, [(np.setdiff1d(rows, part), part) for part in parts], seed)
     probabilities = np.empty_like(scores)
-    for held in parts:
-        others = np.setdiff1d(rows, held)
-        probabilities[held] = _calibrated(scores[held], _platt(scores[others], targets[others]))
+    for part in parts:
+        others = np.setdiff1d(rows, part)
+        probabilities[part] = _calibrated(scores[part], _platt(scores[others], targets[others]))
     return scores, probabilities
 
 
 def _folds(texts, targets, folds, seed):
-    """Row numbers of each fold, a list of int arrays; a repeated text is in one fold. Fewer with too few texts."""
+    """Row numbers of each fold, a list of int arrays. Rows with the same text share a fold; few texts, fewer folds."""
     from text_cls.splitting import stratified_split
 
     folds = min(folds, len(set(texts)))
@@ -131,23 +131,23 @@ def _folds(texts, targets, folds, seed):
 # ------------------------------------------------------------------------------------------------------------- solving
 
 
-def _held_out(matrix, targets, splits, seed):
-    """Scores float32 [rows, labels] of the held rows of each (kept, held) split; the rest stays 0."""
+def _scores_by_split(matrix, targets, splits, seed):
+    """Scores, float32 [rows, labels], of the test rows of each split (train_rows, test_rows); 0 for other rows."""
     scores = np.zeros(targets.shape, dtype=np.float32)
-    for (_, held), columns, part in _in_parts(_scores_of, matrix, targets, splits, seed):
-        scores[np.ix_(held, columns)] = part
+    for (_, test_rows), columns, part in _in_parts(_scores_of, matrix, targets, splits, seed):
+        scores[np.ix_(test_rows, columns)] = part
     return scores
 
 
 def _in_parts(solve, matrix, targets, splits, seed):
-    """(split, columns, `solve(matrix, targets, split, columns, seed)`) of parts of the labels, in the labels' order.
+    """[(split, columns, `solve(matrix, targets, split, columns, seed)`)] for parts of the labels, in their order.
 
-    In processes: liblinear draws from one generator a process, so that threads would make the result depend on time.
+    Uses processes: liblinear has one random generator per process, so results of threads would depend on timing.
     """
     from joblib import Parallel, cpu_count, delayed
 
     columns = np.arange(targets.shape[1])
-    work = sum(matrix.nnz * len(kept) / max(1, len(targets)) for kept, _ in splits) * len(columns)
+    work = sum(matrix.nnz * len(train_rows) / max(1, len(targets)) for train_rows, _ in splits) * len(columns)
     processes = cpu_count() if work > WORTH_PROCESSES else 1
     chunks = np.array_split(columns, min(len(columns), 4 * processes))
     jobs = [(split, chunk) for split in splits for chunk in chunks]
@@ -161,15 +161,15 @@ def _in_parts(solve, matrix, targets, splits, seed):
 
 
 def _planes(matrix, targets, split, columns, seed):
-    """coef [columns, n-grams] and intercept [columns] of the split's kept rows."""
+    """coef [columns, n-grams] and intercept [columns], fitted to the split's training rows."""
     from sklearn.svm import LinearSVC
 
-    kept, _ = split
-    matrix = matrix[kept]
+    train_rows, _ = split
+    matrix = matrix[train_rows]
     coef = np.zeros((len(columns), matrix.shape[1]), dtype=np.float32)
     intercept = np.zeros(len(columns), dtype=np.float32)
     for i, column in enumerate(columns):
-        target = targets[kept, column]
+        target = targets[train_rows, column]
         if target.any() and not target.all():
             svm = LinearSVC(random_state=seed).fit(matrix, target)
             coef[i], intercept[i] = svm.coef_[0], svm.intercept_[0]
@@ -187,9 +187,10 @@ def _scores_of(matrix, targets, split, columns, seed):
 
 
 def _platt(scores, targets):
-    """(slope, offset) of the sigmoid that makes probabilities of scores, by Newton's method on all labels at once.
+    """(slope, offset) of the sigmoid that turns scores into probabilities, fitted to all labels at once.
 
-    Targets are drawn in as Platt does, so that separable scores have a finite slope (Lin, Lin and Weng 2007).
+    By Newton's method, with Platt's smoothed targets, so that separable scores have a finite slope (Lin, Lin and Weng
+    2007).
     """
     scores, targets = scores.ravel().astype(np.float64), targets.ravel()
     positive = targets.sum()

@@ -1,34 +1,34 @@
-"""Texts that are nearly the same, among a million as among a hundred: MinHash and locality-sensitive hashing.
+"""Finds nearly identical texts, in a hundred texts or in a million: MinHash and locality-sensitive hashing.
 
-numpy alone. Time and memory grow with the number of texts, not with its square.
+Needs only numpy. Time and memory grow linearly with the number of texts.
 """
 
 import numpy as np
 
-SIMILARITY = 0.8  # Jaccard similarity of two texts' sets of 3 characters, from which they count as nearly the same
-BANDS, HASHES = 10, 4  # a pair of that similarity meets in some band with probability 0.995, one of 0.9 always but 3e-5
-END = (1 << 21) - 1  # beyond Unicode
-PART = 1 << 21  # characters at a time
+SIMILARITY = 0.8  # two texts are nearly identical if their sets of 3-character runs have this Jaccard similarity
+BANDS, HASHES = 10, 4  # pairs of that similarity share a band with probability 0.995; of 0.9, with 1 - 3e-5
+END = (1 << 21) - 1  # not a Unicode character
+PART = 1 << 21  # characters processed at a time
 
 
-def normal(text):
-    """What two texts share that differ in case and spaces alone."""
+def normalized(text):
+    """The text without case and spaces."""
     return "".join(text.split()).casefold()
 
 
-def near_duplicates(texts, similarity=SIMILARITY, seed=3):
-    """The most similar earlier text of each.
+def find_near_duplicates(texts, similarity=SIMILARITY, seed=3):
+    """For each text, the most similar earlier one.
 
     Candidates share a band of MinHash values (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-    chapter 3); their similarity is then computed exactly. Of many texts in one bucket each is compared with the first
-    and with the two before it, so that a thousand copies of one text cost a thousand comparisons.
+    chapter 3); their similarity is then computed exactly. Each text of a bucket is compared only with the first one
+    and with the two before it, so that comparisons grow linearly with the number of copies of a text.
 
     Args:
         texts: sequence of str.
-        similarity: the least Jaccard similarity of the sets of 3 characters, above 0.
+        similarity: minimum Jaccard similarity of the sets of 3-character runs, above 0.
     Returns:
-        match: int64 [texts], a text before it that is as similar, -1 where none was found.
-        value: float32 [texts], their similarity; 1 where the texts are the same to `normal`, 0 without a match.
+        match: int64 [texts], number of the earlier text, or -1 if none was found.
+        similarity: float32 [texts]; 1 if the texts are equal after `normalized`, 0 without a match.
     """
     values, offsets = _shingles(texts)
     candidates = _candidates(_signatures(values, offsets, seed))
@@ -50,7 +50,7 @@ def near_duplicates(texts, similarity=SIMILARITY, seed=3):
 
 
 def _parts(sizes):
-    """(start, end) of neighbouring entries of about `PART` characters together, one at least."""
+    """(start, end) of slices with about `PART` characters in total and at least one entry."""
     ends, start = np.cumsum(sizes), 0
     while start < len(sizes):
         end = max(start + 1, int(np.searchsorted(ends, ends[start] - sizes[start] + PART, side="right")))
@@ -59,18 +59,18 @@ def _parts(sizes):
 
 
 def _shingles(texts):
-    """Sets of 3 characters as hashes, those of text i from offsets[i] to offsets[i + 1]: uint32 and int64 [texts + 1].
+    """Hashes of 3-character runs, uint32, and offsets, int64 [texts + 1]: text i has offsets[i] to offsets[i + 1].
 
-    A text of less than 3 characters is one such set's only member.
+    A text of fewer than 3 characters has a single hash.
     """
     parts, counts = [], [np.zeros(1, dtype=np.int64)]
     for start, end in _parts(np.array([len(text) for text in texts], dtype=np.int64)):
-        chunk = [normal(texts[i]) for i in range(start, end)]
+        chunk = [normalized(texts[i]) for i in range(start, end)]
         lengths = np.array([len(text) for text in chunk], dtype=np.int64)
         codes = np.frombuffer("".join(f"{text}\0\0\0" for text in chunk).encode("utf-32-le"), dtype="<u4")
         codes, sizes = codes.astype(np.uint64), np.maximum(1, lengths - 2)
         starts = np.cumsum(lengths + 3) - lengths - 3
-        # Three marks that are no character end each text, so that no n-gram reaches into the next one.
+        # Three END marks follow each text, so that no n-gram reaches into the next one.
         codes[(starts + lengths)[:, None] + np.arange(3)] = END
         packed = (codes[:-2] << np.uint64(42)) | (codes[1:-1] << np.uint64(21)) | codes[2:]
         rows = np.repeat(np.arange(len(chunk)), sizes)
@@ -83,7 +83,7 @@ def _shingles(texts):
 
 
 def _mixed(keys):
-    """64-bit keys with all bits depending on all (the finaliser of MurmurHash3)."""
+    """64-bit keys in which every output bit depends on every input bit (the finaliser of MurmurHash3)."""
     keys = keys ^ (keys >> np.uint64(33))
     keys = keys * np.uint64(0xFF51AFD7ED558CCD)
     keys = keys ^ (keys >> np.uint64(33))
@@ -92,7 +92,7 @@ def _mixed(keys):
 
 
 def _signatures(values, offsets, seed):
-    """MinHash of each text: a key of each band, uint64 [bands, texts]."""
+    """MinHash: one key per band and text, uint64 [bands, texts]."""
     random = np.random.default_rng(seed)
     salts = random.integers(0, 1 << 63, size=(BANDS, HASHES), dtype=np.uint64)
     keys = np.zeros((BANDS, len(offsets) - 1), dtype=np.uint64)
@@ -108,7 +108,7 @@ def _signatures(values, offsets, seed):
 
 
 def _candidates(keys):
-    """Pairs (later, earlier) of texts in one bucket of some band, int64 [pairs, 2], each pair once, in rising order."""
+    """Pairs (later, earlier) of texts that share a bucket in some band: int64 [pairs, 2], sorted, without repeats."""
     pairs, size = [np.zeros(0, dtype=np.int64)], keys.shape[1]
     for key in keys:
         order = np.argsort(key, kind="stable")
@@ -117,14 +117,14 @@ def _candidates(keys):
         first = np.maximum.accumulate(np.where(new, np.arange(size), 0))
         for back in (1, 2, None):
             other = first if back is None else np.arange(size) - back
-            held = np.flatnonzero((other >= first) & (other < np.arange(size)))
-            pairs.append(order[held] * size + order[other[held]])
+            paired = np.flatnonzero((other >= first) & (other < np.arange(size)))
+            pairs.append(order[paired] * size + order[other[paired]])
         pairs = [np.unique(np.concatenate(pairs))]
     return np.stack([pairs[0] // max(1, size), pairs[0] % max(1, size)], axis=1)
 
 
 def _jaccard(values, offsets, one, other):
-    """Jaccard similarity of the sets of texts one[i] and other[i], float32 [pairs]."""
+    """Jaccard similarity of texts one[i] and other[i], float32 [pairs]."""
     sizes = np.diff(offsets)
 
     def members(rows):

@@ -1,10 +1,10 @@
-"""Tell which training rows stand behind a prediction: those whose texts the model sees as most alike.
+"""Finds the training rows behind a prediction: those whose texts are most similar for the model.
 
     python analysis/sent_interpret.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/sent_interpret.py --device cpu --dataset_dir data --interpret_input_file data.txt --top_k 5
 
-Texts come from bad_case.txt, which evaluate.py writes, or any file of text[<TAB>labels[<TAB>prediction]]; the answer
-goes to sent_interpret.txt. Both are in the data set's folder.
+Reads bad_case.txt, which evaluate.py writes, or any file of text[<TAB>labels[<TAB>prediction]], and writes
+sent_interpret.txt. Both are in --dataset_dir.
 """
 
 import argparse
@@ -27,16 +27,18 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser, batch_size=16)
-    parser.add_argument("--seed", type=non_negative_int, default=3, help="of the index of many rows (%(default)s)")
-    parser.add_argument("--top_k", type=positive_int, default=3, help="training rows of each text (%(default)s)")
-    parser.add_argument("--train_file", default="train.txt", help="what the model learnt from (%(default)s)")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=3, help="random seed for the index of many rows (%(default)s)"
+    )
+    parser.add_argument("--top_k", type=positive_int, default=3, help="training rows per text (%(default)s)")
+    parser.add_argument("--train_file", default="train.txt", help="rows the model was trained on (%(default)s)")
     parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
-    parser.add_argument("--interpret_result_file", default="sent_interpret.txt", help="file to write (%(default)s)")
+    parser.add_argument("--interpret_result_file", default="sent_interpret.txt", help="output file (%(default)s)")
     return parser.parse_args(argv)
 
 
 def write_blocks(path, cases, rows, labels, scores, nearest):
-    """The guide's block for each text. scores, nearest: what `Neighbours.search` gives for the texts."""
+    """Writes the guide's block for each text. scores, nearest: from `Neighbours.search`."""
     with atomic_write(path) as file:
         for case, cosines, numbers in zip(cases, scores, nearest):
             file.write(f"text: {case.text}\npredict label: {labels.join_ids(case.predicted)}\n")
@@ -47,15 +49,15 @@ def write_blocks(path, cases, rows, labels, scores, nearest):
 
 
 def log_summary(cases, rows, scores, nearest):
-    """How alike the supports are, and for how many texts they hold what the model missed."""
+    """Logs how similar the supports are, and how many texts have a missed label that no support has."""
     logger.info("Average score of the first support: %.4f, of all: %.4f", scores[:, 0].mean(), scores.mean())
     missed = [set(case.gold or ()) - set(case.predicted) for case in cases]
-    found = [set().union(*(rows.labels_of(i).tolist() for i in numbers)) for numbers in nearest]
+    supported = [set().union(*(rows.labels_of(i).tolist() for i in numbers)) for numbers in nearest]
     if any(missed):
-        unsupported = sum(bool(labels - near) for labels, near in zip(missed, found))
+        unsupported = sum(bool(labels - near) for labels, near in zip(missed, supported))
         logger.info(
-            "%d texts have labels that the model missed; for %d of them one of these stands in none of the supports: "
-            "training has no rows like them with it, and more would help (sparse.py --annotate finds some)",
+            "The model missed labels of %d texts; for %d of these, no support has one of the missed labels: "
+            "train has no similar rows with it, so add some (sparse.py --annotate finds candidates)",
             sum(map(bool, missed)),
             unsupported,
         )
@@ -63,7 +65,7 @@ def log_summary(cases, rows, scores, nearest):
     copies = [case.line for case in cases if case.text in texts]
     if copies:
         logger.warning(
-            "%d texts are training rows too (first: line %d); of such a text, the first support is the text itself",
+            "%d texts are also training rows (first: line %d); their first support is the text itself",
             len(copies),
             copies[0],
         )
@@ -85,7 +87,7 @@ def main(argv=None):
     with problems.collect():
         cases = read_cases(path, labels, problems)
     if not cases:
-        problems.add("evaluate.py writes the rows it finds wrong to bad_case.txt; other texts: --interpret_input_file")
+        problems.add("run evaluate.py, which writes wrong rows to bad_case.txt, or name a file: --interpret_input_file")
     inputs = (args.train_file, args.label_file, args.interpret_input_file)
     outputs = {"--interpret_result_file": args.interpret_result_file}
     keep_inputs(args.dataset_dir, inputs, outputs, problems)
@@ -96,11 +98,11 @@ def main(argv=None):
     def features(texts):
         return predict_features(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), args.batch_size)
 
-    open_cases = [case for case in cases if case.predicted is None]
-    if open_cases:
-        texts = [case.text for case in open_cases]
+    unpredicted = [case for case in cases if case.predicted is None]
+    if unpredicted:
+        texts = [case.text for case in unpredicted]
         probabilities = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size)
-        for case, chosen in zip(open_cases, checkpoint.decision.decide(probabilities, labels.parents)):
+        for case, chosen in zip(unpredicted, checkpoint.decision.decide(probabilities, labels.parents)):
             case.predicted = chosen.nonzero()[0].tolist()
     corpus, queries = features(rows.texts), features([case.text for case in cases])
     scores, nearest = Neighbours(corpus, seed=args.seed).search(queries, args.top_k)

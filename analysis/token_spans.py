@@ -1,7 +1,7 @@
-"""Where tokens and words stand in a text: what is said of tokens can then be said of the words a reader sees.
+"""Character positions of tokens and words in a text, so that values of tokens can be assigned to words.
 
-For `return_offsets_mapping`, PaddleNLP's slow tokenizers (2.8) look their tokens up in the text again, and give
-an unknown one the spaces or the words beside it. Here each character is followed through the tokenizer instead.
+For `return_offsets_mapping`, PaddleNLP's slow tokenizers (2.8) search the text for each token, and give an unknown
+token the spaces or words next to it. This module follows each character through the tokenizer instead.
 """
 
 import re
@@ -13,7 +13,7 @@ from words import split_words
 
 
 def word_spans(text):
-    """[(start, end)] of the words of a text in order, marks among them; between them stand spaces alone."""
+    """[(start, end)] of the words of a text, in order, including punctuation; only spaces lie between them."""
     spans, end = [], 0
     for piece in split_words(text):
         start, end = end, end + len(piece)
@@ -23,7 +23,7 @@ def word_spans(text):
 
 
 class TokenSpans:
-    """Finds the characters each token of a text was made of. For WordPiece and for ERNIE-M's SentencePiece."""
+    """Finds the characters each token was made from. Supports WordPiece and ERNIE-M's SentencePiece."""
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
@@ -34,10 +34,10 @@ class TokenSpans:
         self._forms = {}
 
     def __call__(self, text):
-        """int array [tokens, 2]: start and end of each token of the whole text, without the added special ones.
+        """int array [tokens, 2]: start and end of each token of the whole text, without the added special tokens.
 
         Raises:
-            UserError: the tokenizer is of another kind.
+            UserError: the tokenizer is of an unsupported kind.
         """
         tokens, spans, end = [], [], 0
         for special in self._special.finditer(text):
@@ -48,16 +48,16 @@ class TokenSpans:
         self._add_part(text, end, len(text), tokens, spans)
         if tokens != self._tokenizer.tokenize(text):
             name = type(self._tokenizer).__name__
-            raise UserError(f"{name}: its tokens cannot be traced to characters; WordPiece and ERNIE-M tokenizers can")
+            raise UserError(f"{name}: cannot trace its tokens to characters; only WordPiece and ERNIE-M are supported")
         return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def _add_part(self, text, start, end, tokens, spans):
-        """Tokens of text[start:end], which holds no special token, and where they stand."""
-        if start > 0:  # as PaddleNLP does beside a special token
+        """Adds the tokens of text[start:end], which contains no special token, and their spans."""
+        if start > 0:  # PaddleNLP strips spaces next to a special token
             start += len(text[start:end]) - len(text[start:end].lstrip())
         if end < len(text):
             end -= len(text[start:end]) - len(text[start:end].rstrip())
-        # What each character becomes in small letters may be two characters, as for the Turkish İ.
+        # In lower case, one character may become two, as the Turkish İ does.
         lowered = [text[i].lower() if self._lower else text[i] for i in range(start, end)]
         source = [i for i, made in enumerate(lowered, start) for _ in made]
         add = self._add_wordpiece if hasattr(self._tokenizer, "wordpiece_tokenizer") else self._add_sentencepiece
@@ -77,7 +77,7 @@ class TokenSpans:
                 at += size
 
     def _form(self, char):
-        """What the basic tokenizer makes of a character: spaces stand where it splits."""
+        """What the basic tokenizer makes of a character, with spaces where it splits."""
         if char not in self._forms:
             self._forms[char] = " ".join(self._tokenizer.basic_tokenizer.tokenize(f"x{char}x"))[1:-1]
         return self._forms[char]
@@ -85,13 +85,13 @@ class TokenSpans:
     def _add_sentencepiece(self, text, source, tokens, spans):
         if not hasattr(self._tokenizer, "sp_model"):
             return
-        stream = []  # of each character of the pieces: the first and the last character of the text it was made of
+        stream = []  # for each character of the pieces: the first and the last character of the text it was made from
         char_at = [i for i, char in enumerate(text) for _ in char.encode("utf-8")]
         for piece in self._tokenizer.sp_model.encode(text, return_type="proto").pieces:
             within = sorted({*char_at[piece.begin : piece.end]}) or [char_at[min(piece.begin, len(char_at) - 1)]]
             inked = [i for i in within if not text[i].isspace()] or within
             made = len(piece.piece.replace("▁", ""))
-            # Normalising may make one character of several or several of one; then each stands for all.
+            # Normalisation may merge or split characters; each result then stands for all of them.
             stream += [(i, i) for i in inked] if made == len(inked) else [(inked[0], inked[-1])] * made
         at = 0
         for token in self._tokenizer._tokenize(text):
@@ -102,12 +102,12 @@ class TokenSpans:
 
 
 def words_of_tokens(words, tokens):
-    """The words, joined where one token runs over two, and the word of each token.
+    """The words, joined if a token spans two of them, and the word of each token.
 
     Args:
-        words: [(start, end)] in order. tokens: int array [tokens, 2] of `TokenSpans`.
+        words: [(start, end)] in order. tokens: int array [tokens, 2] from `TokenSpans`.
     Returns:
-        [(start, end)], and an int array [tokens]. Each token belongs to one word; a word may have no token.
+        [(start, end)] of words, and an int array [tokens] of word numbers. A word may have no token.
     """
     word_at = np.zeros(max((end for _, end in words), default=0), dtype=np.int64)
     for i, (start, end) in enumerate(words):

@@ -1,11 +1,11 @@
-"""Show which words of a text speak for and against each label the model gave it, or missed.
+"""Shows which words of a text support or oppose each label that the model predicted or missed.
 
     python analysis/word_interpret.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/word_interpret.py --device cpu --dataset_dir data --interpreter lime --max_rows 20
     python analysis/word_interpret.py --device cpu --dataset_dir data --interpret_input_file data.txt --max_rows 20
 
-Texts come from bad_case.txt, which evaluate.py writes, or any file of text[<TAB>labels[<TAB>prediction]]; without the
-third column the model predicts. The answer, in the data set's folder, is a page for people and a .jsonl for programs.
+Reads bad_case.txt, which evaluate.py writes, or any file of text[<TAB>labels[<TAB>prediction]]; without the third
+column the model predicts. Writes an HTML page and a .jsonl file to --dataset_dir.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_cases
 from utils import add_model_flags, keep_inputs, load_weights, open_model, probabilities_of
-from word_interpret_page import write_evidence_page
+from word_interpret_page import write_interpretation_page
 
 SHOWN = 10  # rows in the log
 
@@ -31,33 +31,37 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    add_model_flags(parser, batch_size=16, batch_help="changed copies at a time (%(default)s)")
-    parser.add_argument("--seed", type=non_negative_int, default=3, help="of lime and grad (%(default)s)")
+    add_model_flags(parser, batch_size=16, batch_help="changed copies of a text at a time (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for lime and grad (%(default)s)")
     parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
-    parser.add_argument("--max_rows", type=positive_int, help="only so many, from the top (all)")
+    parser.add_argument("--max_rows", type=positive_int, help="maximum number of texts, from the top (all)")
     parser.add_argument(
         "--interpreter",
         default="ig",
         choices=("ig", "lime", "grad"),
         help="integrated gradients, LIME or gradient SHAP (%(default)s)",
     )
-    parser.add_argument("--key_words_num", type=positive_int, default=5, help="strongest words named (%(default)s)")
-    parser.add_argument("--output_html", default="word_interpret.html", help="page, in dataset_dir (%(default)s)")
-    parser.add_argument("--output_jsonl", default="word_interpret.jsonl", help="data, in dataset_dir (%(default)s)")
+    parser.add_argument(
+        "--key_words_num", type=positive_int, default=5, help="number of strongest words to list (%(default)s)"
+    )
+    parser.add_argument("--output_html", default="word_interpret.html", help="HTML page, in dataset_dir (%(default)s)")
+    parser.add_argument(
+        "--output_jsonl", default="word_interpret.jsonl", help="JSON lines, in dataset_dir (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 
 def interpret(args):
-    """Explains the texts of `args`, which `parse_args` made.
+    """Explains the texts of the input file. args: from `parse_args`.
 
     Returns:
-        list of dicts, one for each text, of
-        line, text, gold, predicted: its line, and lists of label names; gold is None where the file has none;
-        read: characters before the model's input ends;
-        spans: [(start, end)] of its words; steps: evaluations of the model it took;
+        list of dicts, one per text, with the keys
+        line, text, gold, predicted: line number, text, and lists of label names; gold is None if the file has none;
+        read: number of characters within the maximum length;
+        spans: [(start, end)] of the words; steps: evaluations of the model;
         labels: list of {label, status, probability, logit, base_logit, error, attributions [words], key_words}. status
         is right, wrong or missed, or predicted without gold labels. Attributions and key words, [(word, attribution)],
-        are in logits. LIME has no baseline, so that base_logit and error are None.
+        are in logits. base_logit and error are None for LIME, which has no baseline.
     """
     environment = prepare_environment()
     problems, cases = Problems(), []
@@ -66,7 +70,7 @@ def interpret(args):
     with problems.collect():
         cases = read_cases(os.path.join(args.dataset_dir, args.interpret_input_file), labels, problems)
     if not cases:
-        problems.add("evaluate.py writes the rows it finds wrong to bad_case.txt; other texts: --interpret_input_file")
+        problems.add("run evaluate.py, which writes wrong rows to bad_case.txt, or name a file: --interpret_input_file")
     outputs = {"--output_html": args.output_html, "--output_jsonl": args.output_jsonl}
     keep_inputs(args.dataset_dir, (args.interpret_input_file, args.label_file), outputs, problems)
     problems.stop_if_any()
@@ -79,13 +83,15 @@ def interpret(args):
     probabilities = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size)
     decided = checkpoint.decision.decide(probabilities, labels.parents)
     shown = checkpoint.decision.calibrated(probabilities)
-    other = 0
+    differing = 0
     for case, chosen in zip(cases, decided):
         chosen = chosen.nonzero()[0].tolist()
-        other += case.predicted not in (None, chosen)
+        differing += case.predicted not in (None, chosen)
         case.predicted = chosen if case.predicted is None else case.predicted
-    if other:
-        logger.warning("%d rows have another prediction than this model's; was the file made by another model?", other)
+    if differing:
+        logger.warning(
+            "%d rows have a prediction that differs from this model's; is the file from another model?", differing
+        )
 
     explainer = Explainer(model, tokenizer, args.interpreter, max_seq_length, args.batch_size, args.seed)
     rows = []
@@ -97,26 +103,22 @@ def interpret(args):
 
 
 def _explain(case, explainer, labels, probability, temperature, args):
-    asked = sorted({*case.predicted, *(case.gold or ())})
-    found = explainer.explain(case.text, asked)
+    label_ids = sorted({*case.predicted, *(case.gold or ())})
+    found = explainer.explain(case.text, label_ids)
     row = {
         "line": case.line,
         "text": case.text,
         "gold": None if case.gold is None else [labels.names[i] for i in case.gold],
         "predicted": [labels.names[i] for i in case.predicted],
-        "read": len(case.text)
-        if found.read == len(found.spans)
-        else found.spans[found.read - 1][1]
-        if found.read
-        else 0,
+        "read": _characters_read(case.text, found),
         "spans": found.spans,
         "steps": found.steps,
         "labels": [],
     }
     complete = args.interpreter != "lime"
-    # Divided like the logits that probabilities are made of; what adds up still does.
-    logits, base, attributions = (x / temperature for x in (found.logits, found.base_logits, found.attributions))
-    for k, label in enumerate(asked):
+    # Divided by the temperature, like the logits of the probabilities; sums stay equal.
+    logits, base, attributions = (x / temperature for x in (found.logits, found.base_logits, found.values))
+    for k, label in enumerate(label_ids):
         row["labels"].append(
             {
                 "label": labels.names[label],
@@ -132,6 +134,13 @@ def _explain(case, explainer, labels, probability, temperature, args):
     return row
 
 
+def _characters_read(text, found):
+    """Characters of the text within the maximum length."""
+    if found.read == len(found.spans):
+        return len(text)
+    return found.spans[found.read - 1][1] if found.read else 0
+
+
 def _status(label, case):
     if case.gold is None:
         return "predicted"
@@ -141,13 +150,13 @@ def _status(label, case):
 
 
 def _key_words(text, spans, attributions, count):
-    """The words of greatest weight for or against a label: [(word, weight)]."""
+    """The words with the strongest attributions: [(word, attribution)]."""
     order = sorted(range(len(spans)), key=lambda i: -abs(attributions[i]))[:count]
     return [(text[slice(*spans[i])], float(attributions[i])) for i in order if attributions[i]]
 
 
 def write_jsonl(path, rows, method):
-    """One line for each text and label, with every word's place in the text and its attribution."""
+    """Writes a line per text and label, with the position and attribution of every word."""
     with atomic_write(path) as file:
         for row in rows:
             for entry in row["labels"]:
@@ -168,16 +177,16 @@ def log_rows(rows):
             words = ", ".join(f"{word} {value:+.2f}" for word, value in entry["key_words"])
             logger.info("%s %s (%.3f): %s", entry["status"], entry["label"], entry["probability"], words)
         logger.info("-" * 28)
-    bare = sum(not row["labels"] for row in rows)
-    if bare:
-        logger.info("%d rows have no label, neither predicted nor gold, and so no evidence", bare)
+    empty = sum(not row["labels"] for row in rows)
+    if empty:
+        logger.info("%d rows have neither predicted nor gold labels, so nothing to explain", empty)
     cut = sum(row["read"] < len(row["text"]) for row in rows)
     if cut:
-        logger.info("%d texts are longer than the model reads; words behind its end have no evidence", cut)
+        logger.info("%d texts exceed the maximum length; words beyond it have no attribution", cut)
 
 
 def log_errors(rows, tolerance):
-    """Where attributions do not add up to what they explain. Gradient SHAP samples, so that its sums are rough."""
+    """Logs for how many labels the attributions add up. Gradient SHAP samples, so its sums are inexact."""
     entries = [(row, entry) for row in rows for entry in row["labels"] if entry["error"] is not None]
     missed = [(row["line"], entry["label"]) for row, entry in entries if entry["error"] > tolerance]
     if entries:
@@ -188,16 +197,16 @@ def log_errors(rows, tolerance):
             len(entries),
         )
     if missed:
-        logger.warning("Not for line %d, label %s, and %d more; read these with care", *missed[0], len(missed) - 1)
+        logger.warning("Not for line %d, label %s, and %d more; these are less reliable", *missed[0], len(missed) - 1)
 
 
 def write(args, rows):
-    """Writes both files, for what `interpret(args)` gave. Returns their paths: page, data."""
+    """Writes both files. rows: from `interpret(args)`. Returns their paths: page, data."""
     from attribution import METHODS, TOLERANCE
 
     page, data = (os.path.join(args.dataset_dir, name) for name in (args.output_html, args.output_jsonl))
     write_jsonl(data, rows, args.interpreter)
-    write_evidence_page(page, rows, METHODS[args.interpreter], TOLERANCE)
+    write_interpretation_page(page, rows, METHODS[args.interpreter], TOLERANCE)
     return page, data
 
 
@@ -209,7 +218,7 @@ def main(argv=None):
 
     log_rows(rows)
     log_errors(rows, TOLERANCE)
-    logger.info("Evidence of %d texts saved in %s and %s", len(rows), *write(args, rows))
+    logger.info("Attributions of %d texts saved in %s and %s", len(rows), *write(args, rows))
     return 0
 
 

@@ -17,7 +17,7 @@ function tint(node, value, strongest) {
   if (value < 0 && alpha > 0.06) node.className = "against";
 }
 
-// Offsets count Unicode characters, as in Python; JavaScript's strings count some of them twice.
+// Offsets count Unicode characters, as in Python; JavaScript strings count some of them twice.
 function drawText(row, entry) {
   const line = element("p"), characters = Array.from(row.text);
   const strongest = entry ? Math.max(0, ...entry.words.map(Math.abs)) : 0;
@@ -43,7 +43,7 @@ const signed = (value) => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.a
 function describe(entry) {
   const words = entry.key.map(([word, value]) => `${word} ${signed(value)}`).join(", ");
   const from = entry.base === null ? "" : ` (${signed(entry.base)} without words)`;
-  const rough = entry.rough ? " Rough: the words' strengths do not add up to that difference." : "";
+  const rough = entry.rough ? " Inexact: the strengths of the words do not add up to that difference." : "";
   return `Probability ${entry.probability}, logit ${signed(entry.logit)}${from}. Strongest: ${words || "none"}.${rough}`;
 }
 
@@ -52,7 +52,7 @@ function drawRow(row) {
   const body = element("div");
   const choose = (entry) => {
     for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip.entry === entry));
-    body.replaceChildren(drawText(row, entry), element("small", entry ? describe(entry) : "No label, so no evidence."));
+    body.replaceChildren(drawText(row, entry), element("small", entry ? describe(entry) : "No label to explain."));
   };
   for (const entry of row.labels) {
     const chip = element("button", `${entry.status}: ${entry.label}`, `chip ${entry.status}`);

@@ -1,4 +1,4 @@
-"""The page of `word_interpret.py`: each text with its words coloured by what they say of a label."""
+"""The HTML page of `word_interpret.py`: each text with its words coloured by their attributions."""
 
 from collections import Counter
 from pathlib import Path
@@ -38,17 +38,22 @@ button:disabled { opacity: .45; cursor: default; }
 """
 
 
-def write_evidence_page(path, rows, method, tolerance):
-    """rows: of `word_interpret.interpret`. method: its name for people. tolerance: share of the logit difference."""
+def write_interpretation_page(path, rows, method, tolerance):
+    """rows: from `word_interpret.interpret`. method: its full name. tolerance: share of the logit difference."""
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    data = [_row_data(row, tolerance) for row in rows]
+    write_page(path, "Words for and against labels", _body(rows, method, tolerance), STYLE, script, data)
+
+
+def _body(rows, method, tolerance):
     entries = [entry for row in rows for entry in row["labels"]]
     counts, names = Counter(entry["status"] for entry in entries), Counter(entry["label"] for entry in entries)
     figures = [(len(rows), "texts"), (len(entries), "labels explained")]
     figures += [(counts[status], f"{status}: {MEANING[status]}") for status in STATUSES if counts[status]]
     checked = [entry["error"] <= tolerance for entry in entries if entry["error"] is not None]
     if checked:
-        figures.append(
-            (f"{sum(checked)} of {len(checked)}", f"sums within {100 * tolerance:.0f}% of the logit difference")
-        )
+        within = f"sums within {100 * tolerance:.0f}% of the logit difference"
+        figures.append((f"{sum(checked)} of {len(checked)}", within))
     label_options = "".join(
         f'<option value="{escape(name)}">{escape(name)} ({count})</option>' for name, count in sorted(names.items())
     )
@@ -56,19 +61,19 @@ def write_evidence_page(path, rows, method, tolerance):
         f'<option value="{status}">{status} ({counts[status]})</option>' for status in STATUSES if counts[status]
     )
     cut = sum(row["read"] < len(row["text"]) for row in rows)
-    cut_note = f" {cut} texts are longer than the model reads: their grey ends have no evidence." if cut else ""
+    cut_note = f" {cut} texts exceed the maximum length: the grey ends have no attribution." if cut else ""
     meaning = (
         "what it adds to the label's logit, compared with a text without words"
         if checked
-        else "its weight in a linear fit of the label's logit to texts with words left out"
+        else "its weight in a linear fit of the label's logit to texts with words omitted"
     )
-    body = f"""<h1>Words for and against labels</h1>
+    return f"""<h1>Words for and against labels</h1>
 {tiles(figures)}
 <p class="note">By {escape(method)}. A word's strength is {meaning}; colours are relative to the strongest word for the
 label in its text.{cut_note}</p>
-<p class="legend"><span><mark id="for">speaks for</mark> the label</span>
-<span><mark id="against" class="against">speaks against</mark> it</span>
-<span>stronger colour: stronger word; point at a word for its figure</span></p>
+<p class="legend"><span><mark id="for">supports</mark> the label</span>
+<span><mark id="against" class="against">opposes</mark> it</span>
+<span>stronger colour: stronger word; hover over a word for its value</span></p>
 <div class="controls">
 <label>Label <select id="label"><option value="">all ({len(entries)})</option>{label_options}</select></label>
 <label>Outcome <select id="status"><option value="">all</option>{status_options}</select></label>
@@ -76,28 +81,26 @@ label in its text.{cut_note}</p>
 <div id="rows"></div>
 <div class="pager"><button id="back">Back</button><span id="page" class="note"></span>
 <button id="next">Next</button></div>
-<noscript><p>This page needs JavaScript; the same figures are in the .jsonl file beside it.</p></noscript>"""
-    data = [
-        {
-            "line": row["line"],
-            "text": row["text"],
-            "read": row["read"],
-            "spans": row["spans"],
-            "labels": [
-                {
-                    "label": entry["label"],
-                    "status": entry["status"],
-                    "probability": round(entry["probability"], 4),
-                    "logit": round(entry["logit"], 3),
-                    "base": None if entry["base_logit"] is None else round(entry["base_logit"], 3),
-                    "rough": entry["error"] is not None and entry["error"] > tolerance,
-                    "words": [float(f"{value:.3g}") for value in entry["attributions"]],
-                    "key": [[word, float(f"{value:.3g}")] for word, value in entry["key_words"]],
-                }
-                for entry in row["labels"]
-            ],
-        }
-        for row in rows
-    ]
-    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    write_page(path, "Words for and against labels", body, STYLE, script, data)
+<noscript><p>This page needs JavaScript; the .jsonl file has the same figures.</p></noscript>"""
+
+
+def _row_data(row, tolerance):
+    return {
+        "line": row["line"],
+        "text": row["text"],
+        "read": row["read"],
+        "spans": row["spans"],
+        "labels": [
+            {
+                "label": entry["label"],
+                "status": entry["status"],
+                "probability": round(entry["probability"], 4),
+                "logit": round(entry["logit"], 3),
+                "base": None if entry["base_logit"] is None else round(entry["base_logit"], 3),
+                "rough": entry["error"] is not None and entry["error"] > tolerance,
+                "words": [float(f"{value:.3g}") for value in entry["attributions"]],
+                "key": [[word, float(f"{value:.3g}")] for word, value in entry["key_words"]],
+            }
+            for entry in row["labels"]
+        ],
+    }

@@ -1,4 +1,4 @@
-"""Words of a text: by jieba for Chinese, by spaces elsewhere. Mixed texts get both."""
+"""Splits texts into words: Chinese by jieba, other languages at spaces, mixed texts both ways."""
 
 import functools
 import logging
@@ -11,14 +11,14 @@ _EDGES = re.compile(r"(\W*)(.*?)(\W*)", re.DOTALL)
 
 @functools.cache
 def jieba_tokenizer(extra=()):
-    """jieba's tokenizer, which knows the words `extra` (a tuple) as well. Takes a second the first time."""
+    """jieba's tokenizer, with the words `extra` (a tuple) added. The first call takes a second."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jieba (0.42) imports pkg_resources
         import jieba
     jieba.setLogLevel(logging.WARNING)
     tokenizer = jieba.Tokenizer()
-    # As jieba (0.42) does by itself, less its cache: a file in the temporary folder, where anyone may put one, that it
-    # reads with marshal. Reading the dictionary takes half a second more.
+    # What jieba (0.42) does itself, without its cache: a file that it reads with marshal from the temporary folder,
+    # where anyone may place one. Reading the dictionary instead takes half a second more.
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
     tokenizer.initialized = True
     for word in extra:
@@ -31,10 +31,10 @@ def has_chinese(text):
 
 
 def split_words(text, tokenizer=None):
-    """The text in pieces that give it back when joined: words, runs of spaces, punctuation.
+    """Words, runs of spaces and punctuation, in order; joined, they give the text again.
 
     Args:
-        tokenizer: of `jieba_tokenizer`; the plain one by default.
+        tokenizer: from `jieba_tokenizer` (default: without extra words).
     """
     pieces = []
     for chunk in re.split(r"(\s+)", text):

@@ -1,4 +1,4 @@
-"""Exports of labelling tools as (where, text, labels): doccano's JSONL and JSON, Label Studio's JSON and JSON-MIN."""
+"""Reads exports of labelling tools: doccano's JSONL and JSON, Label Studio's JSON and JSON-MIN."""
 
 import json
 import zipfile
@@ -7,20 +7,20 @@ from text_cls.cli import UserError
 from text_cls.rows import read_lines
 
 SPANS = (
-    "this is an annotation of a span in the text, not of the whole; label it in a project of the type text "
-    "classification (doccano), with <Choices> or <Taxonomy> (Label Studio)"
+    "this labels a span, not the whole text; use a project of the type text classification (doccano), or <Choices> or "
+    "<Taxonomy> (Label Studio)"
 )
-# Columns that Label Studio's JSON-MIN adds to those of the data and of the labels.
+# Columns that Label Studio's JSON-MIN adds to the text and the labels.
 MIN_COLUMNS = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"}
 
 
 def read_annotations(path, separator, problems):
-    """The annotated texts of an export. What cannot be read goes to `problems`.
+    """The annotated texts of an export. Unreadable rows go to `problems`.
 
     Args:
-        separator: joins the pieces of a path of Label Studio's <Taxonomy>.
+        separator: joins the levels of a path from Label Studio's <Taxonomy>.
     Returns:
-        list of (where: str, text: str, labels: list of str), as the file has them.
+        list of (where, text, labels: list of str), unchanged; where: the path and row, for messages.
     """
     before = problems.count
     records = list(_records(path, problems))
@@ -39,21 +39,21 @@ def read_annotations(path, separator, problems):
             except ValueError as error:
                 raise UserError(f"{where}: {error}") from error
             except (AttributeError, TypeError, KeyError) as error:
-                raise UserError(f"{where}: not a row as doccano or Label Studio export it ({error!r})") from error
+                raise UserError(f"{where}: not a row of doccano or Label Studio ({error!r})") from error
     return rows
 
 
 def _records(path, problems):
-    """(where, dict) of each row. An array is read whole, lines one by one."""
+    """Yields (where, dict) of each row. A JSON array is read whole, JSON lines one by one."""
     if zipfile.is_zipfile(path):
-        raise UserError(f"{path}: a ZIP archive; unpack it and give the .jsonl or .json file in it")
+        raise UserError(f"{path}: a ZIP archive; unpack it and use the .jsonl or .json file in it")
     lines = read_lines(path)
     first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     if first[1].lstrip().startswith("["):
         try:
             found = json.loads("\n".join([first[1], *(line for _, line in lines)]))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: a JSON array that cannot be read: {error}") from error
+            raise UserError(f"{path}: unreadable JSON array: {error}") from error
         found = [(f"{path}: row {number}", record) for number, record in enumerate(found, 1)]
     else:
         found = ((f"{path}:{number}", line) for number, line in (first, *lines) if line.strip())
@@ -83,7 +83,7 @@ def _text(record):
 
 
 def _label_column(records, path, problems):
-    """The column of JSON-MIN that holds the labels, None for the other formats. Its name is the user's own."""
+    """The column of labels in JSON-MIN, whose name the user chose; None for the other formats."""
     if not any("annotation_id" in record for _, record in records):
         return None
     columns = {key: True for _, record in records for key in record if key not in MIN_COLUMNS and key != "text"}
@@ -92,7 +92,7 @@ def _label_column(records, path, problems):
     if len(found) == 1:
         return found[0]
     what = f"it may be {', '.join(map(repr, found))}" if found else "there is none"
-    problems.add(f"{path}: cannot tell which column holds the labels, {what}; export as JSON in place of JSON-MIN")
+    problems.add(f"{path}: cannot tell which column contains the labels, {what}; export as JSON instead of JSON-MIN")
     return None
 
 
@@ -101,7 +101,7 @@ def _is_structured(value):
 
 
 def _labels(record, column, separator):
-    """The labels of a row as the tool has them. Raises ValueError for what is none."""
+    """Yields the labels of a row, as named in the tool. Raises ValueError for anything else."""
     if column is not None:
         value = record.get(column, [])
         results = value if isinstance(value, list) else [value]
@@ -112,16 +112,16 @@ def _labels(record, column, separator):
     else:
         key = next((key for key in ("label", "labels") if key in record), None)
         if key is None:
-            remedy = "; export as JSONL with the labels' names" if "annotations" in record else ""
+            remedy = "; export as JSONL with label names" if "annotations" in record else ""
             raise ValueError(f"no field 'label', found {', '.join(map(repr, record))}{remedy}")
-        value = record[key] or []  # null where a row has none
+        value = record[key] or []  # null if a row has none
         results = value if isinstance(value, list) else [value]
     for result in results:
         yield from _names(result, separator)
 
 
 def _results(record):
-    """The results of Label Studio's annotation of a task: of the ground truth, else of the newest one."""
+    """The results of Label Studio's ground truth of a task, or of its newest annotation."""
     annotations = record.get("annotations", record.get("completions"))
     if annotations is None:
         raise ValueError("no field 'annotations'; export as JSON")
@@ -129,12 +129,12 @@ def _results(record):
     if not done:
         return []
     chosen = max(done, key=lambda each: (bool(each.get("ground_truth")), each.get("updated_at") or ""))
-    notes = ("textarea", "rating", "number")  # may stand beside the labels
+    notes = ("textarea", "rating", "number")  # allowed next to the labels
     return [result["value"] for result in chosen["result"] if result["type"] not in notes]
 
 
 def _names(result, separator):
-    """Labels from one entry: a name, or a dict of Label Studio's with choices or paths of a taxonomy."""
+    """Yields the labels of one entry: a name, or a dict from Label Studio with choices or paths of a taxonomy."""
     if isinstance(result, str):
         yield result
     elif isinstance(result, dict) and "start" not in result and isinstance(result.get("choices"), list):
@@ -144,4 +144,4 @@ def _names(result, separator):
     elif isinstance(result, (dict, list)):
         raise ValueError(SPANS)
     else:
-        raise ValueError(f"label {result!r} is no name; export with the labels' names, not their numbers")
+        raise ValueError(f"label {result!r} is not a name; export label names, not numbers")

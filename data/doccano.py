@@ -1,10 +1,10 @@
-"""Turn what was labelled in doccano or Label Studio into the files that train.py reads.
+"""Converts labels from doccano or Label Studio into the files that train.py reads.
 
-    python doccano.py --doccano_file doccano.jsonl --task_type multi_label --save_dir ./data --splits 0.8 0.2
-    python doccano.py --doccano_file doccano.jsonl --task_type hierarchical --save_dir ./data --splits 0.8 0.1 0.1
-    python doccano.py --doccano_file relabelled.jsonl --task_type multi_label --save_dir ./data --dirty
+    python data/doccano.py --doccano_file doccano.jsonl --task_type multi_label --save_dir ./data --splits 0.8 0.2
+    python data/doccano.py --doccano_file doccano.jsonl --task_type hierarchical --save_dir ./data --splits 0.8 0.1 0.1
+    python data/doccano.py --doccano_file relabelled.jsonl --task_type multi_label --save_dir ./data --dirty
 
-Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. How to label, and what to export: doccano.md.
+Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. data/doccano.md says how to label and export.
 """
 
 import argparse
@@ -40,16 +40,26 @@ def parse_args(argv=None):
         "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
     )
     parser.add_argument(
-        "--task_type", default="multi_label", choices=TASKS, help="labels of a row: one, some, paths (%(default)s)"
+        "--task_type",
+        default="multi_label",
+        choices=TASKS,
+        help="labels per row: one, any number, or paths (%(default)s)",
     )
     parser.add_argument(
-        "--is_shuffle", type=truth, default=True, help="stratified, by seed; False: in the file's order (%(default)s)"
+        "--is_shuffle",
+        type=truth,
+        default=True,
+        help="True: stratified random split; False: split in the file's order (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=3, help="the same split comes out again (%(default)s)")
-    parser.add_argument("--separator", default=SEPARATOR, help="between levels of a label; becomes ## (%(default)s)")
+    parser.add_argument("--seed", type=int, default=3, help="random seed for the split (%(default)s)")
+    parser.add_argument(
+        "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
+    )
     single = parser.add_mutually_exclusive_group()
-    single.add_argument("--valid", action="store_true", help="rows that sparse.py chose: all to valid.txt")
-    single.add_argument("--dirty", action="store_true", help="rows that dirty.py found: all to train_dirty.txt")
+    single.add_argument("--valid", action="store_true", help="write all rows, chosen by sparse.py, to valid.txt (off)")
+    single.add_argument(
+        "--dirty", action="store_true", help="write all rows, found by dirty.py, to train_dirty.txt (off)"
+    )
     args = parser.parse_args(argv)
     if args.splits is None:
         args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
@@ -57,7 +67,7 @@ def parse_args(argv=None):
 
 
 def truth(text):
-    """argparse type: True or False, by that word (or yes, no, 1, 0)."""
+    """argparse type: true, yes or 1 is True; false, no or 0 is False."""
     for value, words in ((True, ("true", "yes", "1")), (False, ("false", "no", "0"))):
         if text.lower() in words:
             return value
@@ -66,20 +76,20 @@ def truth(text):
 
 def check_args(args, problems):
     if not 1 <= len(args.splits) <= 3 or abs(sum(args.splits) - 1) > 1e-6 or min(args.splits) <= 0:
-        given = " ".join(f"{share:g}" for share in args.splits)
-        problems.add(f"--splits {given}: give 1, 2 or 3 numbers above 0 that sum to 1, like 0.8 0.2")
+        shares = " ".join(f"{share:g}" for share in args.splits)
+        problems.add(f"--splits {shares}: must be 1, 2 or 3 numbers above 0 that sum to 1, like 0.8 0.2")
     elif len(args.splits) > 1 and (args.valid or args.dirty):
-        problems.add(f"--{'valid' if args.valid else 'dirty'} writes one file; leave --splits away, or give 1.0")
+        problems.add(f"--{'valid' if args.valid else 'dirty'} writes one file; omit --splits, or set it to 1.0")
     if not args.separator:
-        problems.add(f"--separator: must not be empty; like {SEPARATOR}")
+        problems.add(f"--separator: must not be empty; use, for example, {SEPARATOR}")
 
 
 def convert(annotated, args, problems):
-    """Rows (text, labels: list of str) from what the export holds, and counts of what was changed or dropped."""
+    """Rows (text, labels: list of str) of the export, and counts of changed and skipped rows."""
     rows, seen, counts = [], set(), Counter()
     for where, text, names in annotated:
         if args.dirty:
-            text = text.rpartition("\t")[0] or text  # the older label, which dirty.py wrote behind the text
+            text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
         clean = re.sub(r"[\t\r\n]+", " ", text).strip()
         counts["spaced"] += clean != text.strip()
         if not clean:
@@ -90,7 +100,9 @@ def convert(annotated, args, problems):
             with problems.collect():
                 labels.update(dict.fromkeys(label_names(name, args, where)))
         if args.task_type == "multi_class" and len(names) != 1:
-            problems.add(f"{where}: {len(names)} labels; --task_type multi_class takes one a row (or use multi_label)")
+            problems.add(
+                f"{where}: {len(names)} labels; --task_type multi_class takes one per row (or use multi_label)"
+            )
         row = clean, ",".join(sorted(labels))
         counts["repeated"] += row in seen
         if row not in seen:
@@ -100,29 +112,31 @@ def convert(annotated, args, problems):
 
 
 def label_names(name, args, where):
-    """The label, and in a hierarchy all its ancestors, as the suite's files name them."""
+    """The label, and in a hierarchy all its ancestors, as named in the data files."""
     hierarchical = args.task_type == "hierarchical"
     pieces = [piece.strip() for piece in (name.split(args.separator) if hierarchical else [name])]
-    wrong = None
+    problem = None
     if not all(pieces):
-        wrong = "has an empty level" if len(pieces) > 1 else "is empty"
+        problem = "has an empty level" if len(pieces) > 1 else "is empty"
     elif any("," in piece for piece in pieces):
-        wrong = "holds a comma, which separates labels"
+        problem = "contains a comma, which separates labels"
     elif any(set(piece) & set("\t\r\n") for piece in pieces):
-        wrong = "holds a tab or a line break"
+        problem = "contains a tab or a line break"
     elif any(SEPARATOR in piece for piece in pieces):
-        wrong = f"holds {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
-    if wrong:
-        raise UserError(f"{where}: label {name!r} {wrong}; rename it in the labelling tool and export again")
+        problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+    if problem:
+        raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
     return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
 
 
 def check_known(rows, path, problems):
-    """Labels of rows that are to join a data set must be that data set's."""
+    """Adds a problem for each label of new rows that the label file of their data set lacks."""
     known = read_labels(path, problems).index
     unknown = Counter(name for _, labels in rows for name in labels if name not in known)
     for name, count in unknown.items():
-        problems.add(f"{path}: no label {name!r}, which {count} rows have{closest(name, known)}; or add it there")
+        problems.add(
+            f"{path}: no label {name!r}, which {count} rows have{closest(name, known)}; otherwise add it there"
+        )
 
 
 def split(rows, names, args, problems):
@@ -155,16 +169,16 @@ def split(rows, names, args, problems):
 
 
 def write(path, lines):
-    """Writes the file; one of other contents that was there is kept beside it."""
+    """Writes the file, and keeps a copy of an existing file with different contents."""
     new = f"{path}.new"
     with atomic_write(new) as file:
         file.writelines(f"{line}\n" for line in lines)
     try:
         if os.path.exists(path) and not filecmp.cmp(path, new, shallow=False):
             numbers = itertools.chain([""], itertools.count(2))
-            kept = next(name for name in (f"{path}.bak{n}" for n in numbers) if not os.path.exists(name))
-            shutil.copy2(path, kept)
-            logger.info("%s was there already; its old contents are in %s", path, kept)
+            backup = next(name for name in (f"{path}.bak{n}" for n in numbers) if not os.path.exists(name))
+            shutil.copy2(path, backup)
+            logger.info("%s already existed; its old contents are in %s", path, backup)
         os.replace(new, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
@@ -173,9 +187,9 @@ def write(path, lines):
 def log_rows(rows, counts, args):
     logger.info("%s: %d rows", args.doccano_file, len(rows))
     messages = {
-        "spaced": "%d texts held tabs or line breaks, now spaces",
-        "without a text": "%d rows without a text were left out",
-        "repeated": "%d rows repeat another, labels and all; left out",
+        "spaced": "%d texts contained tabs or line breaks, now spaces",
+        "without a text": "%d rows without a text skipped",
+        "repeated": "%d rows with the same text and labels as another skipped",
     }
     for name, message in messages.items():
         if counts[name]:
@@ -184,12 +198,12 @@ def log_rows(rows, counts, args):
     for text, labels in rows:
         label_sets.setdefault(text, set()).add(",".join(labels))
     for text, sets in itertools.islice(((t, s) for t, s in label_sets.items() if len(s) > 1), 5):
-        logger.warning("One text, several sets of labels (%s): %.60s", " | ".join(sorted(sets)), text)
+        logger.warning("Same text, different labels (%s): %.60s", " | ".join(sorted(sets)), text)
     empty = sum(not labels for _, labels in rows)
     if empty:
         logger.warning(
-            "%d rows have no label and are kept: to the model they say that none applies. Where they were just not "
-            "labelled yet, label them, or export the finished ones alone",
+            "%d rows have no label and are kept: for the model, no label applies to them. If they are just not "
+            "labelled yet, label them, or export only finished rows",
             empty,
         )
 
@@ -218,7 +232,7 @@ def main(argv=None):
         write(path, (f"{rows[i][0]}\t{','.join(rows[i][1])}" for i in part))
         found = Counter(label for i in part for label in rows[i][1])
         missing = [label for label in names if not found[label]]
-        more = f"; {len(missing)} labels have no row here: {', '.join(missing[:5])}" if missing and not single else ""
+        more = f"; {len(missing)} labels have no row in it: {', '.join(missing[:5])}" if missing and not single else ""
         logger.info("%s: %d rows%s%s", path, len(part), more, " ..." if len(missing) > 5 and more else "")
     if single:
         log_next_step(args.save_dir, single)
@@ -228,7 +242,7 @@ def main(argv=None):
     logger.info("%s: %d labels", label_path, len(names))
     for name in NAMES[3][len(parts) :]:
         if os.path.exists(os.path.join(args.save_dir, name)):
-            logger.warning("%s is of an earlier run; delete it if its rows are among these", name)
+            logger.warning("%s is from an earlier run; delete it if these files contain its rows", name)
     logger.info("Next: python train.py --dataset_dir '%s'", args.save_dir)
     return 0
 

@@ -1,10 +1,10 @@
-"""Fetches one of the two public data sets of the guides, checks it, and puts it in place whole or not at all.
+"""Downloads one of the two public data sets of the guides and checks it. Writes the whole data set or nothing.
 
     python data/download.py baidu_extract_2020                 # hierarchical: 11958 + 1498 rows, 74 labels
     python data/download.py divorce                            # multi-label:  14377 + 1611 rows, 20 labels
-    python data/download.py divorce --archive divorce.tar.gz   # an archive fetched by other means
+    python data/download.py divorce --archive divorce.tar.gz   # an archive downloaded by other means
 
-Then: python train.py --dataset_dir data/divorce. Both sets are for research; their terms forbid passing them on.
+Then: python train.py --dataset_dir data/divorce. Both sets are for research; their terms forbid redistribution.
 """
 
 import argparse
@@ -38,16 +38,16 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("name", choices=sorted(SIZES), help="which of the two")
-    parser.add_argument("--output_dir", help="folder to write; must not exist (data/NAME)")
-    parser.add_argument("--url", help=f"another source than {SOURCE.format('NAME')}")
-    parser.add_argument("--archive", help="take this .tar.gz in place of downloading")
+    parser.add_argument("name", choices=sorted(SIZES), help="data set (required)")
+    parser.add_argument("--output_dir", help="output folder; must not exist (data/NAME)")
+    parser.add_argument("--url", help=f"address of the archive ({SOURCE.format('NAME')})")
+    parser.add_argument("--archive", help="use this .tar.gz instead of downloading (none)")
     return parser.parse_args(argv)
 
 
 def download(url, path):
-    """Fetches a file of at most LARGEST bytes; a UserError says how to come by it otherwise."""
-    remedy = "fetch it with a browser or on another machine, and pass it: --archive FILE"
+    """Downloads a file of at most LARGEST bytes. Raises a UserError that says how else to get it."""
+    remedy = "download it with a browser or on another machine, then use --archive FILE"
     try:
         with urllib.request.urlopen(url, timeout=SILENCE) as answer, open(path, "wb") as file:
             total = int(answer.headers.get("Content-Length") or 0)
@@ -58,13 +58,13 @@ def download(url, path):
                     if file.tell() > LARGEST:
                         raise UserError(f"{url}: larger than {LARGEST >> 20} MiB, so not the data set; {remedy}")
             if total and file.tell() != total:
-                raise UserError(f"{url}: broke off after {file.tell()} of {total} bytes; run again, or {remedy}")
+                raise UserError(f"{url}: stopped after {file.tell()} of {total} bytes; run again, or {remedy}")
     except (urllib.error.URLError, OSError) as error:
         raise UserError(f"{url}: {getattr(error, 'reason', error)}; {remedy}") from error
 
 
 def unpack(archive, folder):
-    """Writes the wanted files of a .tar.gz into the folder, whatever folder they are in there, and nothing else."""
+    """Writes the `WANTED` files of a .tar.gz into the folder, ignoring folders in the archive, and nothing else."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
@@ -76,13 +76,13 @@ def unpack(archive, folder):
                 with tar.extractfile(member) as source, open(os.path.join(folder, name), "wb") as target:
                     target.write(source.read())
     except FileNotFoundError as error:
-        raise UserError(f"--archive {archive}: there is no such file") from error
+        raise UserError(f"--archive {archive}: no such file") from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive}: not a whole .tar.gz archive ({error}); fetch it again") from error
+        raise UserError(f"{archive}: not a complete .tar.gz archive ({error}); download it again") from error
 
 
 def verify(folder, sizes):
-    """Reads the data set as training would, and compares its size with the published one."""
+    """Reads the data set as train.py does, and compares its size with the published one."""
     problems, found = Problems(), []
     with problems.collect():
         labels = read_labels(os.path.join(folder, "label.txt"), problems)
@@ -90,16 +90,16 @@ def verify(folder, sizes):
         found.append(len(labels))
     if not problems.count and tuple(found) != sizes:
         problems.add(
-            f"the archive holds {found[0]} + {found[1]} rows and {found[2]} labels, published are "
-            f"{sizes[0]} + {sizes[1]} and {sizes[2]}: it is another version, or broken"
+            f"the archive has {found[0]} + {found[1]} rows and {found[2]} labels, but {sizes[0]} + {sizes[1]} and "
+            f"{sizes[2]} are published: it is another version, or damaged"
         )
     problems.stop_if_any()
 
 
 def fetch(archive, output_dir, sizes):
-    """Unpacks an archive to a folder that is there only if all of it is as published."""
+    """Unpacks an archive to a folder, which is created only if the archive matches the published data set."""
     if os.path.exists(output_dir):
-        raise UserError(f"{output_dir} is there already; remove it, or name another folder with --output_dir")
+        raise UserError(f"{output_dir} already exists; remove it, or name another folder with --output_dir")
     with atomic_folder(output_dir) as folder:
         unpack(archive, folder)
         verify(folder, sizes)
@@ -114,7 +114,7 @@ def main(argv=None):
         if archive is None:
             url = args.url or SOURCE.format(args.name)
             archive = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "archive.tar.gz")
-            print(f"Fetching {url}")
+            print(f"Downloading {url}")
             download(url, archive)
         fetch(archive, output_dir, SIZES[args.name])
     print(f"{output_dir}: checked and complete. Next: python train.py --dataset_dir {output_dir}")

@@ -1,11 +1,11 @@
-"""Makes the example training rows, the same each time, from the templates beside this file.
+"""Generates the example training rows from the templates in data/templates, always the same.
 
-    python data/make_examples.py                    # writes data/train.txt and data/multi_label/train.txt anew
-    python data/make_examples.py --output_dir /tmp  # elsewhere
+    python data/make_examples.py                    # overwrites data/train.txt and data/multi_label/train.txt
+    python data/make_examples.py --output_dir /tmp  # writes elsewhere
 
-Templates: `[slot NAME]` holds values separated by ` | `; `[label A + B]` holds one template a line, `[label 无]` texts
-without a label. In a template `{NAME}` stands for a value of the slot, `(a|b)` for one of the alternatives. The rows of
-dev.txt and test.txt are written by hand and share no template with these.
+Template files: `[slot NAME]` has values separated by ` | `; `[label A + B]` has one template per line; `[label 无]` has
+texts without a label. In a template, `{NAME}` stands for a value of the slot and `(a|b)` for one of the alternatives.
+The rows of dev.txt and test.txt are written by hand and do not come from these templates.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NO_LABEL = "无"
 
 
 def read_templates(path):
-    """{slot: values} and {tuple of labels: templates} of a template file."""
+    """({slot: values}, {tuple of labels: templates}) of a template file."""
     slots, templates, section, kind = {}, {}, None, None
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
@@ -42,19 +42,19 @@ def read_templates(path):
 
 
 def fill(template, slots, rng):
-    """One text of a template: an alternative of each (a|b), then a value of each {slot}."""
+    """One text from a template: picks an alternative of each (a|b), then a value of each {slot}."""
     text = re.sub(r"\(([^()]*\|[^()]*)\)", lambda match: rng.choice(match[1].split("|")), template)
     return re.sub(r"\{([^{}]+)\}", lambda match: rng.choice(slots[match[1]]).strip(), text)
 
 
 def with_parents(paths):
-    """Label names of leaf paths, each after all its ancestors, none twice."""
+    """Distinct label names of leaf paths and their ancestors, ancestors first."""
     pieces = [path.split("##") for path in paths]
     return list(dict.fromkeys("##".join(piece[: i + 1]) for piece in pieces for i in range(len(piece))))
 
 
 def hierarchical_row(slots, templates, rng):
-    """A news text. 2 rows in 100 report no event, 14 report two; common leaves are about 3 times the rare ones."""
+    """A news text. 2 in 100 report no event, 14 report two. Common leaves have about 3 times the rows of rare ones."""
     draw = rng.random()
     single = [labels for labels in templates if len(labels) == 1 and labels != (NO_LABEL,)]
     if draw < 0.02:
@@ -68,7 +68,7 @@ def hierarchical_row(slots, templates, rng):
 
 
 def multi_label_row(slots, templates, rng):
-    """A hotel review: clauses of different labels in a row. 1 row in 20 has no label, 2 in 3 have one or two."""
+    """A hotel review: clauses with different labels. 1 row in 20 has no label, 2 in 3 have one or two."""
     count = rng.choices(range(6), weights=[5, 33, 35, 17, 8, 2])[0]
     if count == 0:
         return fill(rng.choice(templates[(NO_LABEL,)]), slots, rng), []
@@ -101,7 +101,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output_dir", default=str(HERE), help="folder to write into (this script's)")
+    parser.add_argument("--output_dir", default=str(HERE), help="output folder (data/)")
     return parser.parse_args(argv)
 
 

@@ -1,9 +1,9 @@
-"""Makes a tiny ERNIE with random weights, for trying the pipeline without a download.
+"""Creates a tiny ERNIE with random weights, to try the pipeline without a download.
 
     python data/make_tiny_model.py                                  # writes data/tiny-ernie
     python train.py --dataset_dir data --model_name data/tiny-ernie --device cpu --learning_rate 1e-3
 
-It knows nothing: the vocabulary is the characters of the training rows, and what it learns it learns from them alone.
+It is not pretrained: its vocabulary is the characters of the training rows, and it learns only from these rows.
 """
 
 import argparse
@@ -26,25 +26,29 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output_dir", default=str(HERE / "tiny-ernie"), help="folder to write (data/tiny-ernie)")
+    parser.add_argument("--output_dir", default=str(HERE / "tiny-ernie"), help="output folder (data/tiny-ernie)")
     parser.add_argument(
         "--texts",
         nargs="+",
         default=[str(HERE / "train.txt"), str(HERE / "multi_label" / "train.txt")],
-        help="files whose characters make the vocabulary (the example rows)",
+        help="files whose characters form the vocabulary (the example rows)",
     )
-    parser.add_argument("--hidden_size", type=positive_int, default=128, help="(%(default)s)")
-    parser.add_argument("--num_hidden_layers", type=positive_int, default=1, help="(%(default)s)")
-    parser.add_argument("--num_attention_heads", type=positive_int, default=4, help="(%(default)s)")
-    parser.add_argument("--intermediate_size", type=positive_int, default=256, help="(%(default)s)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="(%(default)s)")
-    parser.add_argument("--seed", type=non_negative_int, default=3, help="(%(default)s)")
-    parser.add_argument("--masked_lm", action="store_true", help="with a masked-language head, for few-shot/ (off)")
+    parser.add_argument("--hidden_size", type=positive_int, default=128, help="width of the model (%(default)s)")
+    parser.add_argument("--num_hidden_layers", type=positive_int, default=1, help="number of layers (%(default)s)")
+    parser.add_argument(
+        "--num_attention_heads", type=positive_int, default=4, help="attention heads per layer (%(default)s)"
+    )
+    parser.add_argument(
+        "--intermediate_size", type=positive_int, default=256, help="width of feed-forward layers (%(default)s)"
+    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout rate (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed of the weights (%(default)s)")
+    parser.add_argument("--masked_lm", action="store_true", help="add a masked-language head, for few-shot/ (off)")
     return parser.parse_args(argv)
 
 
 def character_vocabulary(paths):
-    """Special tokens, the characters of the texts from frequent to rare, and the pieces of Latin words and numbers."""
+    """Special tokens, the characters of the texts, most frequent first, and pieces of Latin words and numbers."""
     characters = Counter()
     for path in paths:
         for _, text in read_texts(path):
@@ -74,7 +78,7 @@ def main(argv=None):
         hidden_dropout_prob=args.dropout,
         attention_probs_dropout_prob=args.dropout,
         max_position_embeddings=2048,
-        initializer_range=0.1,  # BERT's 0.02 is for 768 dimensions; with 128, [CLS] would hardly see the other tokens
+        initializer_range=0.1,  # BERT's 0.02 suits 768 dimensions; with 128, [CLS] would hardly see the other tokens
         type_vocab_size=4,
         task_type_vocab_size=3,
     )
@@ -83,7 +87,7 @@ def main(argv=None):
             file.writelines(f"{token}\n" for token in vocabulary)
         ErnieTokenizer(os.path.join(folder, "vocab.txt")).save_pretrained(folder)
         (ErnieForMaskedLM if args.masked_lm else ErnieModel)(config).save_pretrained(folder)
-    print(f"{args.output_dir}: a tiny ERNIE with random weights, for trying the pipeline")
+    print(f"{args.output_dir}: a tiny ERNIE with random weights, to try the pipeline")
 
 
 if __name__ == "__main__":

@@ -50,28 +50,28 @@ def test_rows_are_what_the_augmenter_makes_and_labels_are_untouched(run, tmp_pat
                 expected.append(new + tab + labels)
                 texts.add(new)
     assert written == expected and (len(expected) > 60 or strategy in ("substitute", "insert"))
-    assert f"{len(expected)} new rows of {len(rows) - 2} saved in {tmp_path / 'aug.txt'}" in said
+    assert f"{len(expected)} new rows from {len(rows) - 2} saved in {tmp_path / 'aug.txt'}" in said
     made_twice = min(2, len(augmenter.augment(rows[-3].partition("\t")[0])))
-    assert f"Dropped: 0 that stand in {tmp_path / 'train.txt'} already, {made_twice} made twice" in said
+    assert f"Dropped: 0 already in {tmp_path / 'train.txt'}, {made_twice} duplicates" in said
 
 
-def test_what_stands_in_train_is_dropped_and_counted(run, tmp_path, words):
+def test_new_texts_that_train_already_has_are_dropped_and_counted(run, tmp_path, words):
     lines = ["房间大\t房间", "屋子大\t房间", "早餐好\t早餐", "不吃\t早餐"]
     flags = ("--aug_type", "custom", "--custom_file", words, "--create_n", 2)
     status, said, written = augment(run, tmp_path, lines, *flags)
     assert status == 0 and sorted(written) == ["早点好\t早餐", "早饭好\t早餐"]
-    assert f"Dropped: 1 that stand in {tmp_path / 'train.txt'} already, 0 made twice" in said
-    assert "1 gave fewer than 2 new ones, 2 gave none" in said
+    assert f"Dropped: 1 already in {tmp_path / 'train.txt'}, 0 duplicates" in said
+    assert "1 gave fewer than 2 new rows, 2 gave none" in said
 
 
 def test_nothing_made(run, tmp_path):
     status, said, written = augment(run, tmp_path, ["😀\t表情"], "--aug_strategy", "delete")
-    assert status == 0 and written == [] and "0 new rows of 1" in said and "Next" not in said
+    assert status == 0 and written == [] and "0 new rows from 1" in said and "Next" not in said
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_the_next_step_as_printed(run, tmp_path, reviews, ended):
-    """Also where train.txt does not end with a line break: two rows would become one."""
+    """Also if train.txt does not end with a line break: two rows would become one."""
     from text_cls.cli import Problems
     from text_cls.rows import read_labels, read_rows
 
@@ -96,7 +96,7 @@ def test_gbk_and_byte_order_mark(run, tmp_path):
     assert status == 2 and "not UTF-8" in said
 
 
-def test_faults_are_told_together(run, tmp_path):
+def test_all_problems_are_listed_together(run, tmp_path):
     train = tmp_path / "train.txt"
     write_lines(train, ["一\t二\t三", "\t标签", "好\t好"])
     before = train.read_bytes()
@@ -156,7 +156,7 @@ def test_from_the_root_and_from_inside(tmp_path, folder):
 
 
 def test_the_printed_command_reads_no_file_that_it_writes(run, tmp_path):
-    """The older guide's own name for the new rows is train_aug.txt."""
+    """In PaddleNLP's application the new rows go to train_aug.txt."""
     write_lines(tmp_path / "train.txt", ["房间很大很安静\t房间"])
     where = ("--train_path", tmp_path / "train.txt", "--aug_path", tmp_path / "train_aug.txt")
     status, said = run(script.main, *where, "--aug_strategy", "swap")

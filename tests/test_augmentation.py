@@ -150,8 +150,8 @@ def test_mix_uses_all_four(own):
         ('{"房间": "屋子"}', "word '房间': expected JSON"),
         ('{"房间": []}', "word '房间': expected JSON"),
         ('{"房间": [1]}', "word '房间': expected JSON"),
-        ('{"New York": ["NYC"]}', "word 'New York': a word holds no space"),
-        ('{"房间": ["屋\\t子"]}', "no tab or line break"),
+        ('{"New York": ["NYC"]}', "word 'New York': a word must not contain spaces"),
+        ('{"房间": ["屋\\t子"]}', "nor its replacement tabs or line breaks"),
     ],
 )
 def test_faults_of_the_dictionary(tmp_path, content, message):
@@ -263,9 +263,9 @@ def failure(*arguments, **settings):
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("gone", "404"), ("login", "something else than the file"), ("cut", "something else"), ("silent", "time")],
+    [("gone", "404"), ("login", "a different file from"), ("cut", "a different file"), ("silent", "time")],
 )
-def test_a_file_that_cannot_be_had(home, source, monkeypatch, fault, reason):
+def test_an_unavailable_file(home, source, monkeypatch, fault, reason):
     monkeypatch.setattr(augmentation, "TIMEOUT", 0.3)
     source.broken["vocab"] = fault
     message = failure("substitute")
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_had(home, source, monkeypatch, fault, reason):
     for name, line in zip(("vocab", "word_synonym"), wanted, strict=True):
         url = FILES[name][1]
         assert line.strip() == f"{url} as {home / url.rpartition('/')[2]}"
-    assert "--aug_strategy delete or swap; aug.py takes words of your own, too: --aug_type custom" in message
+    assert "--aug_strategy delete or swap; aug.py also takes your own words: --aug_type custom" in message
     assert [path.name for path in home.iterdir()] == ["stopwords.txt"]
     source.broken.clear()
     assert Augmenter("substitute").augment(TEXT)
@@ -306,7 +306,7 @@ def test_files_that_were_put_there_by_hand(home, capfd):
     place(home, word_synonym=json.dumps({"热情": ["周到"]}))
     set_up_log()
     assert Augmenter("substitute").augment(TEXT) == [TEXT.replace("热情", "周到")]
-    assert f"Not PaddleNLP's own files, used as they are: {home / 'stopwords.txt'}" in capfd.readouterr().err
+    assert f"Using files that differ from PaddleNLP's: {home / 'stopwords.txt'}" in capfd.readouterr().err
 
 
 def test_damaged_files(home):

@@ -10,6 +10,7 @@ from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 import check_data as script
 import data_checks
 import linear_baseline
+import model_checks
 from text_cls.cli import Problems
 from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.thresholds import fit_thresholds
@@ -31,7 +32,7 @@ def check(run, tmp_path):
 
 
 def dataset(tmp_path, labels, **files):
-    """A folder of rows given as (text, labels) pairs."""
+    """A folder of files with rows from (text, labels) pairs."""
     folder = tmp_path / "data"
     folder.mkdir()
     write_lines(folder / "label.txt", labels)
@@ -41,7 +42,7 @@ def dataset(tmp_path, labels, **files):
 
 
 def found(report, part):
-    """The finding whose sentence holds the words."""
+    """The finding whose sentence contains the words."""
     matches = [finding for finding in report["findings"] if part in finding["what"]]
     assert len(matches) == 1, (part, [finding["what"] for finding in report["findings"]])
     return matches[0]
@@ -79,8 +80,8 @@ def test_thresholds_come_from_train_alone(check, reviews):
     labels = read_labels(str(reviews / "label.txt"), problems)
     train = read_rows(str(reviews / "train.txt"), labels, problems)
     targets = train.multi_hot(len(labels))
-    held_out, _ = linear_baseline.out_of_fold(list(train.texts), targets, data_checks.FOLDS)
-    assert list(before["thresholds"].values()) == fit_thresholds(held_out, targets).tolist()
+    unseen, _ = linear_baseline.out_of_fold(list(train.texts), targets, model_checks.FOLDS)
+    assert list(before["thresholds"].values()) == fit_thresholds(unseen, targets).tolist()
     after = check(reviews)[2]["baseline"]
     assert after["thresholds"] == before["thresholds"] and after["out_of_fold"] == before["out_of_fold"]
     assert after["dev"]["micro"] != before["dev"]["micro"]
@@ -100,14 +101,14 @@ def test_duplicates_within_and_across(check, tmp_path):
     assert same["dev in train"] == {"rows": 2, "other_labels": 1}
     assert same["dev"]["rows"] == 0 and nearly["dev in train"]["rows"] == 1
     finding = found(report, "dev.txt: 2 rows (50.0%) with the same text as a row of train.txt")
-    assert finding["severity"] == "warning" and "flatter" in finding["remedy"]
+    assert finding["severity"] == "warning" and "too high" in finding["remedy"]
     assert finding["examples"][0].startswith("dev.txt:1: ") and "= train.txt:5: " in finding["examples"][0]
-    other = found(report, "train.txt: 1 row with the same text as a row before and other labels")
+    other = found(report, "train.txt: 1 row with the same text as an earlier row but different labels")
     assert other["examples"][0].startswith("train.txt:31: ")
     assert "analysis/split.py" in log
 
 
-def test_remains_of_other_formats(check, tmp_path):
+def test_leftovers_of_other_formats(check, tmp_path):
     texts = [
         '"他说""好""就走了"',
         "换行<br/>在这里",
@@ -120,17 +121,17 @@ def test_remains_of_other_formats(check, tmp_path):
     report = check(dataset(tmp_path, ["甲", "乙"], train=rows, dev=rows[-2:]), "--no_baseline")[2]
     assert list(report["remains"].values()) == [1, 1, 2, 1]
     assert found(report, "wrapped in double quotes")["examples"] == [f"train.txt:1: {texts[0]}"]
-    assert "(2 of train.txt)" in found(report, "HTML")["what"]
+    assert "(2 in train.txt)" in found(report, "HTML")["what"]
 
 
-def test_labels_in_company(check, tmp_path):
+def test_labels_that_appear_together(check, tmp_path):
     labels = ["a", "a##1", "a##2", "b", "c", "d", "e", "lonely"]
     rows = [("一", ["a", "a##1"])] * 5 + [("二", ["b", "c"])] * 6 + [("三", ["d", "e"])] * 5 + [("四", ["e"])] * 2
     rows += [("五", ["a", "a##1", "a##2"])]
     report = check(dataset(tmp_path, labels, train=rows, dev=rows[:3]), "--no_baseline")[2]
-    company = report["labels"]
-    assert company["always_together"] == [["b", "c"]] and company["never_without"] == [["d", "e"]]
-    assert {entry["label"]: entry["alone"] for entry in company["labels"]} == {
+    figures = report["labels"]
+    assert figures["always_together"] == [["b", "c"]] and figures["never_without"] == [["d", "e"]]
+    assert {entry["label"]: entry["alone"] for entry in figures["labels"]} == {
         "a": 5,
         "a##1": 5,
         "a##2": 0,
@@ -141,9 +142,9 @@ def test_labels_in_company(check, tmp_path):
         "lonely": 0,
     }
     assert found(report, "3 labels never alone")["examples"] == ["b (6 rows)", "c (6 rows)", "d (5 rows)"]
-    assert company["cooccurrence"][0] == {"labels": ["b", "c"], "rows": 6}
-    assert ["a##1", "a##2"] in [pair["labels"] for pair in company["cooccurrence"]]
-    assert ["a", "a##1"] not in [pair["labels"] for pair in company["cooccurrence"]]
+    assert figures["cooccurrence"][0] == {"labels": ["b", "c"], "rows": 6}
+    assert ["a##1", "a##2"] in [pair["labels"] for pair in figures["cooccurrence"]]
+    assert ["a", "a##1"] not in [pair["labels"] for pair in figures["cooccurrence"]]
     assert found(report, "1 of 8 labels without a row in train")["examples"] == ["lonely (0)"]
     assert found(report, "fewer than 10 rows")["examples"][0] == "a##2 (1)"
     untested = found(report, "5 of 8 labels without a row in dev")
@@ -158,11 +159,11 @@ def test_lengths_and_what_is_cut(check, tmp_path):
     train = report["lengths"]["files"]["train"]
     assert train["cut"] == {"10": 0.6, "30": 0.4, "62": 0.2}
     assert train["quantiles"]["50"] == 30 and train["quantiles"]["100"] == 2002
-    assert "60.0% at 10, 40.0% at 30, 20.0% at 62" in found(report, "texts are cut")["what"]
+    assert "60.0% at 10, 40.0% at 30, 20.0% at 62" in found(report, "share of texts cut")["what"]
 
 
 def test_estimated_lengths():
-    assert data_checks.estimated_lengths(["你好", "GPT 4000，ok!", ""]).tolist() == [4, 7, 2]
+    assert model_checks.estimated_lengths(["你好", "GPT 4000，ok!", ""]).tolist() == [4, 7, 2]
 
 
 def test_a_tokenizer_counts_what_it_does_not_know(check, tiny_model, tmp_path):
@@ -213,11 +214,11 @@ def test_label_shares_that_differ(check, tmp_path):
 
     report = check(dataset(tmp_path, ["甲", "乙"], train=rows(0.5, 200), dev=rows(0.9, 100)), "--no_baseline")[2]
     assert [entry["label"] for entry in report["similarity"]["label_shares_that_differ"]] == ["甲", "乙"]
-    assert found(report, "2 labels with another share")["examples"][0] == "甲: 50.0% of train, 90.0% of dev"
+    assert found(report, "2 labels whose share in dev differs")["examples"][0] == "甲: 50.0% of train, 90.0% of dev"
 
 
-def test_all_faults_and_yet_the_rest(check, news):
-    """Faults in each file: all are told, and what can be checked is."""
+def test_problems_are_all_listed_and_the_rest_is_checked(check, news):
+    """Problems in each file: all are listed, and all that can be checked is."""
     write_lines(news / "label.txt", [*lines_of(news / "label.txt"), "体育赛事", "孤儿##叶子"])
     write_lines(news / "train.txt", [*lines_of(news / "train.txt"), "一\t二\t三", "字\t体育赛事##夺官", "\t体育赛事"])
     (news / "dev.txt").write_bytes("这一行是国标编码的文字，不是统一码\t体育赛事\n".encode("gbk") * 20)
@@ -233,11 +234,11 @@ def test_all_faults_and_yet_the_rest(check, news):
     ):
         assert part in log and any(part in message for message in report["problems"]["messages"]), part
     assert report["files"]["train"]["rows"] == 91 and "dev" not in report["files"]
-    assert "Linear baseline on train, out of fold" in log and "6 faults" in log
-    assert "refuses these files" in page.read_text(encoding="utf-8")
+    assert "Linear baseline on train, out of fold" in log and "6 errors" in log
+    assert "rejects these files" in page.read_text(encoding="utf-8")
 
 
-def test_more_faults_than_a_screen_holds(check, reviews):
+def test_more_problems_than_fit_on_a_screen(check, reviews):
     write_lines(reviews / "train.txt", [f"第{i}行\t没有的标签" for i in range(1500)])
     status, log, report, _ = check(reviews, "--no_baseline")
     assert status == 2 and report["problems"]["count"] == 1500 and len(report["problems"]["messages"]) == 1000
@@ -258,7 +259,7 @@ def test_without_dev_label_or_train(check, reviews):
 
 def test_where_there_is_no_folder(check, tmp_path):
     status, log, report, _ = check(tmp_path / "nowhere")
-    assert status == 2 and "there is no such folder" in log and report is None
+    assert status == 2 and "no such folder" in log and report is None
 
 
 def test_a_place_that_cannot_be_written(run, reviews, tmp_path):
@@ -303,7 +304,7 @@ def test_next_to_nothing_to_learn(check, tmp_path, texts):
 
 
 def test_a_large_set_is_sampled(check, reviews, monkeypatch):
-    monkeypatch.setattr(data_checks, "CELLS", 50 * len(lines_of(reviews / "label.txt")))
+    monkeypatch.setattr(model_checks, "CELLS", 50 * len(lines_of(reviews / "label.txt")))
     report = check(reviews)[2]
     assert report["baseline"]["rows"] == 50
     assert "trained on a sample of 50 of 90 rows" in found(report, "Linear baseline")["what"]
@@ -334,7 +335,7 @@ def test_the_page(check, tmp_path, width):
             box.find_element("tag name", "summary").click()
         assert_sound(driver)
         text = driver.find_element("tag name", "body").text
-        assert HOSTILE[:20] in text and "refuses these files" in text
+        assert HOSTILE[:20] in text and "rejects these files" in text
         assert not driver.find_elements("tag name", "img")
         assert len(driver.find_elements("tag name", "svg")) == 3
 
@@ -352,7 +353,7 @@ def test_the_page_of_a_sound_set(check, news, width):
             "At a glance",
             "Lengths",
             "Labels",
-            "Labels that stand together",
+            "Labels that appear together",
             "Linear baseline",
             "Is dev like train?",
         ]

@@ -55,7 +55,7 @@ def test_wrong_rows_are_found_without_a_model(dirty, broken):
     assert "Suspect rows:" in log and "append the other rows to it" in log
 
 
-def test_files_hold_each_row_once_as_it_stood(dirty, broken):
+def test_files_contain_each_row_once_and_unchanged(dirty, broken):
     dataset, _ = broken
     before = lines_of(dataset / "train.txt")
     before[3:3] = ["", "只有文字，没有标签"]
@@ -77,14 +77,14 @@ def test_files_hold_each_row_once_as_it_stood(dirty, broken):
     assert len(read_rows(str(dataset / "train_dirty.txt"), labels, problems)) == 12 and not problems.count
 
 
-def test_a_path_is_told_once(dirty, broken):
+def test_a_path_is_reported_once(dirty, broken):
     dataset, _ = broken
     assert dirty(dataset)[0] == 0
-    told = {}
+    reported = {}
     for line in report_of(dataset):
-        told.setdefault((line["rank"], line["fault"]), []).append(line["label"])
-    assert any("##" in label for labels in told.values() for label in labels)
-    for labels in told.values():
+        reported.setdefault((line["rank"], line["fault"]), []).append(line["label"])
+    assert any("##" in label for labels in reported.values() for label in labels)
+    for labels in reported.values():
         assert not any(other.startswith(f"{label}##") for label in labels for other in labels)
     for line in report_of(dataset):
         suggested = line["suggested"].split(",")
@@ -107,7 +107,7 @@ def test_with_a_model_the_report_has_its_probabilities(run, trained, tmp_path, t
     assert all(0 <= float(line["model"]) <= 1 for line in report)
 
 
-def test_representer_tells_labels_that_the_others_contradict(run, trained, tmp_path):
+def test_representer_reports_labels_that_the_other_rows_contradict(run, trained, tmp_path):
     """At the default threshold: not every label of every row."""
     source, model = trained["reviews"]
     dataset = shutil.copytree(source, tmp_path / "data")
@@ -168,7 +168,7 @@ def test_from_inside_the_folder(broken):
 
 
 def test_confident_learning_is_cleanlabs():
-    """The definition, by hand: sure of the opposite at least as rows with the opposite are on average."""
+    """The definition, by hand: the opposite is as probable as in rows with the opposite on average."""
     random = np.random.default_rng(0)
     targets = random.random((200, 3)) < 0.4
     probabilities = np.clip(
@@ -176,10 +176,10 @@ def test_confident_learning_is_cleanlabs():
     )
     flags = confident_learning(probabilities, targets).flags
     for k in range(3):
-        p, given_label = probabilities[:, k], targets[:, k]
-        sure, unsure = p[given_label].mean(), (1 - p[~given_label]).mean()
-        missing = ~given_label & (p >= sure) & ~((1 - p >= unsure) & (1 - p > p))
-        wrong = given_label & (1 - p >= unsure) & ~((p >= sure) & (p > 1 - p))
+        p, gold = probabilities[:, k], targets[:, k]
+        sure, unsure = p[gold].mean(), (1 - p[~gold]).mean()
+        missing = ~gold & (p >= sure) & ~((1 - p >= unsure) & (1 - p > p))
+        wrong = gold & (1 - p >= unsure) & ~((p >= sure) & (p > 1 - p))
         assert (flags[:, k] == (missing | wrong)).all()
     assert 30 < flags.sum() < 90
 
@@ -216,13 +216,13 @@ def test_representer_values_decompose_the_refitted_head():
 
 
 def test_probabilities_of_a_label_with_low_scores():
-    """One sigmoid for all labels says never of it; its own says what is true."""
+    """One sigmoid for all labels never predicts it; its own sigmoid does."""
     random = np.random.default_rng(0)
     targets = random.random((400, 2)) < 0.5
     scores = (targets - 0.5) * 2 + random.normal(0, 0.2, (400, 2)) - np.array([0, 2])
     pooled = 1 / (1 + np.exp(-4 * scores))
-    mended = calibrated_by_label(scores, pooled, targets, seed=3)
-    assert pooled[targets[:, 1], 1].mean() < 0.1 < 0.5 < mended[targets[:, 1], 1].mean()
+    calibrated = calibrated_by_label(scores, pooled, targets, seed=3)
+    assert pooled[targets[:, 1], 1].mean() < 0.1 < 0.5 < calibrated[targets[:, 1], 1].mean()
 
 
 NAMES = ["a", "a##b", "a##b##c", "a##d", "e", "e##f"]
@@ -230,7 +230,7 @@ SETS = st.lists(st.booleans(), min_size=6, max_size=6).map(np.array)
 
 
 @given(SETS, SETS)
-def test_a_corrected_row_is_closed_and_holds_what_was_said(some, flags):
+def test_a_corrected_row_has_all_ancestors_and_every_correction(some, flags):
     from text_cls.label_tree import with_ancestors
 
     parents = parent_ids(NAMES)
@@ -238,13 +238,13 @@ def test_a_corrected_row_is_closed_and_holds_what_was_said(some, flags):
     after = corrected(before, flags, parents)
     assert (with_ancestors(after[None], parents)[0] == after).all()
     assert after[flags & ~before].all()
-    came = with_ancestors((flags & ~before)[None], parents)[0]
-    assert not (after & flags & before & ~came).any()
-    for label in np.flatnonzero(before & ~after):  # only what is flagged, or stands below it, goes
-        above = [label]
-        while parents[above[-1]] >= 0:
-            above.append(parents[above[-1]])
-        assert (flags & before)[above].any()
+    added = with_ancestors((flags & ~before)[None], parents)[0]
+    assert not (after & flags & before & ~added).any()
+    for label in np.flatnonzero(before & ~after):  # only flagged labels and their descendants are removed
+        path = [label]
+        while parents[path[-1]] >= 0:
+            path.append(parents[path[-1]])
+        assert (flags & before)[path].any()
 
 
 def test_deepest():
@@ -260,13 +260,13 @@ def test_on_the_public_sets(name, dirty, tmp_path):
         pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
     rows = [line.partition("\t")[::2] for line in lines_of(REAL_DATA / name / "train.txt")[::11][:1000]]
     random, wrong = np.random.default_rng(2), set()
-    texts, given_labels = (list(column) for column in zip(*rows))
+    texts, label_sets = (list(column) for column in zip(*rows))
     for i in random.choice(len(rows), 100, replace=False):
         other = random.choice([labels for _, labels in rows if labels != rows[i][1]])
-        given_labels[i] = other
+        label_sets[i] = other
         wrong.add(i + 1)
     shutil.copy(REAL_DATA / name / "label.txt", tmp_path)
-    write_lines(tmp_path / "train.txt", [f"{text}\t{labels}" for text, labels in zip(texts, given_labels)])
+    write_lines(tmp_path / "train.txt", [f"{text}\t{labels}" for text, labels in zip(texts, label_sets)])
     assert dirty(tmp_path, "--dirty_num", 100)[0] == 0
     found = {int(line["line"]) for line in report_of(tmp_path)}
     assert len(found & wrong) >= 55, len(found & wrong)

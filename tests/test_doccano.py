@@ -106,7 +106,7 @@ def closed(names):
     ],
 )
 def test_every_export_gives_the_same_data_set(convert, export, rows):
-    """And the reader of train.py takes it as it is."""
+    """And train.py's reader accepts it."""
     task = "hierarchical" if rows is TREE else "multi_label"
     status, said, folder = convert(export, "--task_type", task, "--splits", "0.8", "0.1", "0.1")
     assert status == 0, said
@@ -130,7 +130,7 @@ def test_two_parts_and_one(convert):
     assert not (folder / "test.txt").exists()
     status, said, folder = convert(as_jsonl(FLAT), "--splits", "1.0")
     assert status == 0 and len(lines_of(folder / "train.txt")) == 40 and len(lines_of(folder / "data.txt")) == 40
-    assert "dev.txt is of an earlier run" in said
+    assert "dev.txt is from an earlier run" in said
 
 
 def test_shuffling_is_by_seed_and_can_be_off(convert):
@@ -179,12 +179,17 @@ def test_texts_are_cleaned_and_counted(convert):
         ("两端", "乙"),
         ("空", ""),
     ]
-    for line in ("1 texts held tabs", "1 rows without a text", "1 rows repeat another", "2 rows have no label"):
+    for line in (
+        "1 texts contained tabs",
+        "1 rows without a text",
+        "1 rows with the same text",
+        "2 rows have no label",
+    ):
         assert line in said
-    assert "One text, several sets of labels (乙 | 甲): 两端" in said
+    assert "Same text, different labels (乙 | 甲): 两端" in said
 
 
-def test_separators_become_the_suites(convert):
+def test_separators_become_those_of_the_data_files(convert):
     rows = [("一", ["A>B > C"]), ("二", ["A"]), ("三", ["A>D"])]
     status, _, folder = convert(as_jsonl(rows), "--task_type", "hierarchical", "--separator", ">", "--splits", "1")
     assert status == 0 and lines_of(folder / "label.txt") == ["A", "A##B", "A##B##C", "A##D"]
@@ -206,25 +211,25 @@ def test_relabelled_rows(convert):
     assert f"cat '{folder}/train.txt' '{folder}/valid.txt' > '{folder}/train_valid.txt'" in said
     assert all((folder / name).read_bytes() == content for name, content in before.items())
     status, said, _ = convert(as_jsonl([("新的", ["早饭", "早餐餐"])]), "--valid")
-    assert status == 2 and "no label '早饭', which 1 rows have; did you mean '早餐'?; or add it there" in said
+    assert status == 2 and "no label '早饭', which 1 rows have; did you mean '早餐'?; otherwise add it there" in said
     status, said, _ = convert(as_jsonl(rows), "--valid", "--splits", "0.5", "0.5")
     assert status == 2 and "--valid writes one file" in said
 
 
-def test_what_was_there_is_kept(convert):
+def test_existing_files_are_kept(convert):
     _, _, folder = convert(as_jsonl(FLAT))
     first = (folder / "train.txt").read_bytes()
     _, said, _ = convert(as_jsonl(FLAT))
-    assert "was there already" not in said and not list(folder.glob("*.bak*"))
+    assert "already existed" not in said and not list(folder.glob("*.bak*"))
     for count in (1, 2):
         _, said, _ = convert(as_jsonl(FLAT), "--seed", str(10 + count))
-        assert f"{folder / 'train.txt'} was there already; its old contents are in" in said
+        assert f"{folder / 'train.txt'} already existed; its old contents are in" in said
         assert len(list(folder.glob("train.txt.bak*"))) == count
     assert (folder / "train.txt.bak").read_bytes() == first
     assert not list(folder.glob("*.new")) and not list(folder.glob("*.tmp"))
 
 
-SPAN = "this is an annotation of a span"
+SPAN = "this labels a span, not the whole text"
 
 
 @pytest.mark.parametrize(
@@ -242,13 +247,13 @@ SPAN = "this is an annotation of a span"
             (),
             SPAN,
         ),
-        ({"text": "一", "annotations": [{"label": 3, "user": 1}]}, (), "export as JSONL with the labels' names"),
-        ({"text": "一", "label": [7]}, (), "label 7 is no name"),
+        ({"text": "一", "annotations": [{"label": 3, "user": 1}]}, (), "export as JSONL with label names"),
+        ({"text": "一", "label": [7]}, (), "label 7 is not a name"),
         ({"text": "一"}, (), "no field 'label', found 'text'"),
         ({"label": ["甲"]}, (), "no text; expected a field 'text' or 'data'"),
-        ({"text": "一", "label": ["甲,乙"]}, (), "label '甲,乙' holds a comma"),
+        ({"text": "一", "label": ["甲,乙"]}, (), "label '甲,乙' contains a comma"),
         ({"text": "一", "label": [""]}, (), "label '' is empty"),
-        ({"text": "一", "label": ["甲\t乙"]}, (), "holds a tab or a line break"),
+        ({"text": "一", "label": ["甲\t乙"]}, (), "contains a tab or a line break"),
         ({"text": "一", "label": ["甲##乙"]}, (), "--task_type hierarchical"),
         ({"text": "一", "label": ["甲##"]}, ("--task_type", "hierarchical"), "has an empty level"),
         ({"text": "一", "label": ["甲", "乙"]}, ("--task_type", "multi_class"), "2 labels; --task_type multi_class"),
@@ -256,10 +261,10 @@ SPAN = "this is an annotation of a span"
         ({"text": "一", "label": []}, (), "no row has a label"),
         ({"text": 5, "label": ["甲"]}, (), "no text"),
         ({"text": "\ud83d", "label": ["甲"]}, (), "surrogates not allowed"),
-        ({"data": {"text": "一"}, "annotations": [7]}, (), "not a row as doccano or Label Studio export it"),
+        ({"data": {"text": "一"}, "annotations": [7]}, (), "not a row of doccano or Label Studio"),
     ],
 )
-def test_rows_that_are_none(convert, row, flags, message):
+def test_invalid_rows(convert, row, flags, message):
     status, said, folder = convert(json.dumps(row), *flags, "--splits", "1")
     assert status == 2 and message in said and "export" in said and not folder.exists()
     if message != "no row has a label":
@@ -274,27 +279,27 @@ def test_rows_that_are_none(convert, row, flags, message):
         (None, "No such file"),
         ("", "no rows"),
         ("[]", "no rows"),
-        ("[" * 100_000, "a JSON array that cannot be read"),
+        ("[" * 100_000, "unreadable JSON array"),
         ('{"text":' * 100_000, "export:1: not JSON"),
         ("[1, 2]", "row 1: a row must be a JSON object"),
-        ('[{"text": "一"', "a JSON array that cannot be read"),
+        ('[{"text": "一"', "unreadable JSON array"),
         ('{"text": "一", "label": ["甲"]}\n__label__甲 二\n', "export:2: not JSON"),
         ('[{"text": "一", "annotation_id": 1, "a": "x", "b": "y"}]', "it may be 'a', 'b'; export as JSON"),
         ('[{"text": "一", "annotation_id": 1}]', "there is none"),
     ],
 )
-def test_files_that_are_none(convert, content, message):
+def test_invalid_files(convert, content, message):
     status, said, folder = convert(content)
     assert status == 2 and message in said and not folder.exists() and "Traceback" not in said
 
 
 @pytest.mark.parametrize("splits", ["0.5", "0.8 0.3", "0.7 0.1 0.1 0.1", "1.2 -0.2", "1 0"])
-def test_splits_that_are_none(convert, splits):
+def test_invalid_splits(convert, splits):
     status, said, _ = convert(as_jsonl(FLAT), "--splits", *splits.split())
-    assert status == 2 and f"--splits {splits}: give 1, 2 or 3 numbers" in said
+    assert status == 2 and f"--splits {splits}: must be 1, 2 or 3 numbers" in said
 
 
-def test_other_faults_of_flags(convert):
+def test_other_invalid_flags(convert):
     for flags, message in (
         (("--is_shuffle", "maybe"), "must be True or False"),
         (("--dirty", "--valid"), "not allowed with"),
@@ -340,7 +345,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(JSON, max_size=3))
-def test_a_strangers_json_is_read_or_refused(tmp_path_factory, records):
+def test_any_json_is_read_or_refused(tmp_path_factory, records):
     path, problems = tmp_path_factory.getbasetemp() / "any.json", Problems()
     path.write_text(json.dumps(records), encoding="utf-8")
     rows = annotation_exports.read_annotations(path, "##", problems)
@@ -350,7 +355,7 @@ def test_a_strangers_json_is_read_or_refused(tmp_path_factory, records):
 
 
 def test_example_data_there_and_back(convert):
-    """Leaves alone go out, as annotators name them; the rows come back with their ancestors."""
+    """Exports only leaves, as annotators name them; the rows come back with all ancestors."""
     rows = pairs_of(ROOT / "data" / "train.txt")[:300]
     leaves = []
     for text, labels in rows:

@@ -9,12 +9,12 @@ from conftest import ROOT, lines_of
 
 import download
 
-SIZES = (2000, 270, 55)  # of the example data, which stand in for the public set
+SIZES = (2000, 270, 55)  # of the example data, used in place of the public set
 
 
 @pytest.fixture
 def archive(tmp_path):
-    """A .tar.gz of the example data in a folder of its own, with a file that no data set holds."""
+    """A .tar.gz of the example data in a folder of its own, with a file that no data set has."""
     path = tmp_path / "set.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name in ("train.txt", "dev.txt", "label.txt", "data.txt"):
@@ -54,7 +54,7 @@ def test_from_an_archive(fetch, archive, tmp_path):
     assert lines_of(folder / "train.txt") == lines_of(ROOT / "data" / "train.txt")
     assert not list(tmp_path.rglob("escaped.txt")) and not list(tmp_path.parent.glob("escaped.txt"))
     status, output = fetch("--archive", archive)
-    assert status == 2 and "is there already; remove it" in output
+    assert status == 2 and "already exists; remove it" in output
 
 
 def test_over_the_network(fetch, archive, file_server, tmp_path):
@@ -66,7 +66,7 @@ def test_over_the_network(fetch, archive, file_server, tmp_path):
 
 def test_a_source_that_is_not_there(fetch, file_server, tmp_path):
     status, output = fetch("--url", f"{file_server[0]}/nothing.tar.gz")
-    assert status == 2 and "ot found" in output and "pass it: --archive FILE" in output and left_behind(tmp_path) == []
+    assert status == 2 and "ot found" in output and "then use --archive FILE" in output and left_behind(tmp_path) == []
 
 
 def test_a_connection_that_breaks_off(fetch, archive, tmp_path):
@@ -82,22 +82,22 @@ def test_a_connection_that_breaks_off(fetch, archive, tmp_path):
 
         threading.Thread(target=answer, daemon=True).start()
         status, output = fetch("--url", f"http://127.0.0.1:{listener.getsockname()[1]}/set.tar.gz")
-    assert status == 2 and "broke off after" in output and left_behind(tmp_path) == []
+    assert status == 2 and "stopped after" in output and left_behind(tmp_path) == []
 
 
 def test_half_an_archive(fetch, archive, tmp_path):
     half = tmp_path / "half.tar.gz"
     half.write_bytes(archive.read_bytes()[:20000])
     status, output = fetch("--archive", half)
-    assert status == 2 and "not a whole .tar.gz archive" in output and left_behind(tmp_path) == []
+    assert status == 2 and "not a complete .tar.gz archive" in output and left_behind(tmp_path) == []
     status, output = fetch("--archive", tmp_path / "nothing.tar.gz")
-    assert status == 2 and "there is no such file" in output
+    assert status == 2 and "no such file" in output
 
 
 def test_another_size_than_published(fetch, archive, tmp_path, monkeypatch):
     monkeypatch.setitem(download.SIZES, "divorce", (14377, 1611, 20))
     status, output = fetch("--archive", archive)
-    assert status == 2 and "holds 2000 + 270 rows and 55 labels, published are 14377 + 1611 and 20" in output
+    assert status == 2 and "has 2000 + 270 rows and 55 labels, but 14377 + 1611 and 20 are published" in output
     assert left_behind(tmp_path) == []
 
 

@@ -21,10 +21,10 @@ LEVEL = rf"Level {{}} Label Performance: Macro F1 score: {NUMBER} \| Micro F1 sc
 
 HIERARCHY = [
     rf"Hierarchical avg in dev dataset: precision: {NUMBER} \| recall: {NUMBER} \| F1 score {NUMBER}",
-    rf"Whole paths in dev dataset: precision: {NUMBER} \| recall: {NUMBER} \| F1 score {NUMBER}",
+    rf"Complete paths in dev dataset: precision: {NUMBER} \| recall: {NUMBER} \| F1 score {NUMBER}",
     rf"\d+ missed paths, on average {NUMBER} edges from the nearest predicted one: \d+ at \d(, \d+ at \d)*",
     rf"\d+ wrong paths, on average {NUMBER} edges from the nearest gold one: \d+ at \d(, \d+ at \d)*",
-    r"Rows with a label whose parent is missing: \d+ by the thresholds alone, 0 as decided",
+    r"Rows with a label whose parent is missing: \d+ by thresholds only, 0 as decided",
 ]
 
 
@@ -94,7 +94,7 @@ def test_report_and_bad_cases_agree_with_what_predict_writes(evaluate, run, trai
 
 
 def test_sets_that_the_thresholds_alone_leave_without_a_parent(evaluate, trained, tmp_path):
-    """Parents that hardly pass and children that nearly always do; what is decided has them all."""
+    """Parents that hardly ever pass and children that nearly always do; the decision adds all parents."""
     dataset, model = trained["news"]
     shutil.copytree(model, tmp_path / "model")
     names = lines_of(dataset / "label.txt")
@@ -103,7 +103,7 @@ def test_sets_that_the_thresholds_alone_leave_without_a_parent(evaluate, trained
     status, log, _ = evaluate("news", "--params_path", tmp_path / "model", "--report_file", report_file)
     rows = json.loads(report_file.read_text(encoding="utf-8"))["inconsistent_rows"]
     assert status == 0 and rows["by_thresholds"] > 30 and rows["as_decided"] == 0
-    assert f"parent is missing: {rows['by_thresholds']} by the thresholds alone, 0 as decided" in log
+    assert f"parent is missing: {rows['by_thresholds']} by thresholds only, 0 as decided" in log
 
 
 def test_any_labelled_file(evaluate, tmp_path):
@@ -116,7 +116,7 @@ def test_any_labelled_file(evaluate, tmp_path):
 
 
 def test_rows_without_labels(evaluate):
-    """The older suite's level code crashed on them."""
+    """PaddleNLP's application crashes on them when it scores levels."""
 
     def edit(dataset):
         write_lines(dataset / "dev.txt", ["没有任何事件的一行", *lines_of(dataset / "dev.txt")[:5]])

@@ -78,7 +78,7 @@ SMALL = (
 
 
 def test_numbers(page):
-    """The data behind the page, by hand: 乙 missed and 甲 given in rows two and three."""
+    """The data behind the page, by hand: 乙 missed and 甲 predicted in rows two and three."""
     data = data_of(page(*SMALL))
     assert data["labels"][2] == ["乙", 1, 40.0, 50.0, 33.33, 3, 2]
     assert data["pairs"] == [[2, 0, 2], [3, 2, 1]]
@@ -114,7 +114,9 @@ def test_what_a_person_sees_and_does(page):
         assert len(texts(driver, ".case")) == 4
         press(driver, "#pair-rows button")
         assert [text.split()[2] for text in texts(driver, ".case p")] == ["二", "三"]
-        press(driver, "#pair-rows tr:nth-child(2) button")  # 丙 is missed in row five too, but nothing stands for it
+        press(
+            driver, "#pair-rows tr:nth-child(2) button"
+        )  # 丙 is missed in row five too, but not replaced by a wrong label
         assert [text.split()[1] for text in texts(driver, ".case p")] == ["6"]
         press(driver, "#case-pair")
         assert len(texts(driver, ".case")) == 4
@@ -132,7 +134,7 @@ def test_what_a_person_sees_and_does(page):
         assert_sound(driver)
 
 
-def test_on_paper_every_label_stands(page):
+def test_all_labels_are_printed(page):
     probabilities = np.zeros((2, len(MANY)))
     with chromium(1280) as driver:
         driver.get(page(MANY, ["一", f"二\t{MANY[0]}"], probabilities).as_uri())
@@ -232,4 +234,4 @@ def test_probabilities_are_those_that_predict_shows(evaluate, run, trained, tmp_
 
 def test_the_page_cannot_be_a_folder(evaluate, tmp_path):
     status, log, _ = evaluate("reviews", "--html", tmp_path)
-    assert status == 2 and f"{tmp_path} is a folder; name a file to write" in log and "parameters" not in log
+    assert status == 2 and f"{tmp_path} is a folder; name a file" in log and "parameters" not in log

@@ -50,7 +50,7 @@ def test_sizes_lengths_and_labels(task):
 
 @pytest.mark.parametrize("task", DATA)
 def test_dev_and_test_share_no_template_with_train(task):
-    """No row is made by a template, and none holds 14 characters in a row that a template has."""
+    """No row is made by a template, and none has 14 characters in a row that a template has."""
     labels, rows = load(task)
     _, templates = make_examples.read_templates(ROOT / "data" / "templates" / f"{task}.txt")
     pieces, patterns = set(), []

@@ -61,7 +61,7 @@ def test_few_and_strange_texts(texts, labels):
     assert probabilities.shape == (len(texts) + 1, labels)
     assert np.isfinite(probabilities).all() and (0 <= probabilities).all() and (probabilities <= 1).all()
     if len(set(texts)) == 1:
-        with pytest.raises(ValueError, match="two different texts"):
+        with pytest.raises(ValueError, match="two distinct texts"):
             linear_baseline.out_of_fold(texts, targets)
     else:
         assert np.isfinite(linear_baseline.out_of_fold(texts, targets)).all()

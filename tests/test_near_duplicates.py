@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from near_duplicates import near_duplicates, normal
+from near_duplicates import find_near_duplicates, normalized
 
 
 def shingles(text):
-    text = normal(text)
+    text = normalized(text)
     return {text[i : i + 3] for i in range(max(1, len(text) - 2))}
 
 
@@ -22,7 +22,7 @@ TEXTS = st.lists(st.text("ab 中😀\0", max_size=8), max_size=12)
 @given(TEXTS, st.sampled_from([0.3, 0.8, 1.0]))
 def test_a_match_is_earlier_and_as_similar_as_it_says(texts, similarity):
     """Oracle: the sets of 3 characters themselves."""
-    match, value = near_duplicates(texts, similarity)
+    match, value = find_near_duplicates(texts, similarity)
     assert match.shape == value.shape == (len(texts),)
     for i, (other, found) in enumerate(zip(match, value)):
         assert other < i
@@ -34,9 +34,9 @@ def test_a_match_is_earlier_and_as_similar_as_it_says(texts, similarity):
 
 @given(TEXTS)
 def test_the_same_but_for_case_and_spaces_is_always_found(texts):
-    match, value = near_duplicates(texts)
+    match, value = find_near_duplicates(texts)
     for i, text in enumerate(texts):
-        if any(normal(text) == normal(before) for before in texts[:i]):
+        if any(normalized(text) == normalized(before) for before in texts[:i]):
             assert match[i] >= 0 and value[i] == 1
 
 
@@ -54,7 +54,7 @@ def test_nearly_all_similar_pairs_are_found():
         for place in random.choice(60, random.integers(0, 4), replace=False):
             changed[place] = "改"
         copies.append("".join(changed))
-    match, _ = near_duplicates([*originals, *(text() for _ in range(400)), *copies])
+    match, _ = find_near_duplicates([*originals, *(text() for _ in range(400)), *copies])
     similar = np.array([jaccard(a, b) >= 0.8 for a, b in zip(originals, copies)])
     assert similar.sum() > 200
     assert (match[800:][similar] == np.arange(400)[similar]).mean() > 0.97
@@ -63,20 +63,20 @@ def test_nearly_all_similar_pairs_are_found():
 
 def test_the_first_of_many_copies_is_the_match():
     """Of train, dev and test one after the other, it is train's that a copy in dev is shown beside."""
-    match, value = near_duplicates(["别的一句话"] + ["同一句话说了一遍又一遍"] * 6)
+    match, value = find_near_duplicates(["别的一句话"] + ["同一句话说了一遍又一遍"] * 6)
     assert match.tolist() == [-1, -1, 1, 1, 1, 1, 1] and value.tolist() == [0, 0, 1, 1, 1, 1, 1]
 
 
 def test_many_copies_of_one_text_cost_no_square():
     """20,000 copies would be 200 million pairs."""
     texts = [f"同一句话说了一遍又一遍，从来没有变过 {'!' * (i % 3)}" for i in range(20_000)]
-    match, _ = near_duplicates(texts)
+    match, _ = find_near_duplicates(texts)
     assert (match[3:] >= 0).all()
 
 
 @pytest.mark.parametrize("texts", [[], ["一"], ["", ""], ["好", "好"], ["x" * 100_000, "x" * 100_001]])
 def test_corners(texts):
-    match, _ = near_duplicates(texts)
+    match, _ = find_near_duplicates(texts)
     assert match.tolist() == [-1, 0][: len(texts)]
 
 
@@ -85,7 +85,7 @@ def test_parts_make_no_difference(monkeypatch):
     random = np.random.default_rng(5)
     texts = ["".join(map(chr, random.integers(0x4E00, 0x4E40, random.integers(1, 60)))) for _ in range(300)]
     texts += [text + "改" for text in texts[::3]]
-    whole = near_duplicates(texts)
+    whole = find_near_duplicates(texts)
     monkeypatch.setattr("near_duplicates.PART", 37)
-    for one, other in zip(whole, near_duplicates(texts)):
+    for one, other in zip(whole, find_near_duplicates(texts)):
         assert (one == other).all()

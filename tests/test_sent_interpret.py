@@ -142,7 +142,7 @@ def test_odd_rows_and_rows_that_are_in_train_too(interpret, task):
     for text, _, labels, supports in blocks[:5]:
         itself = [support for support in supports if support[0] == text]
         assert itself and itself[0][2] == supports[0][2] == "1.00000" and set(itself[0][1]) == set(labels)
-    assert "5 texts are training rows too (first: line 1)" in log
+    assert "5 texts are also training rows (first: line 1)" in log
 
 
 def test_missed_labels_that_no_support_has_are_counted(interpret):
@@ -153,7 +153,7 @@ def test_missed_labels_that_no_support_has_are_counted(interpret):
         write_lines(dataset / "bad_case.txt", cases)
 
     status, log, _, _ = interpret("reviews", edit=edit)
-    assert status == 0 and "2 texts have labels that the model missed; for 1 of them one of these" in log
+    assert status == 0 and "The model missed labels of 2 texts; for 1 of these, no support" in log
 
 
 def test_from_the_root_and_from_inside(trained, tmp_path):
@@ -173,14 +173,14 @@ def test_from_the_root_and_from_inside(trained, tmp_path):
     assert script.parse_args(["--dataset_dir", "data"]).params_path == str(ROOT / "checkpoint")
 
 
-def test_faults_are_told_together(interpret):
+def test_all_problems_are_listed_together(interpret):
     def edit(dataset):
         write_lines(dataset / "train.txt", ["一\t体育赛事##夺官"])
 
     status, log, dataset, _ = interpret("news", "--device", "gpu", edit=edit)
     assert status == 2 and "4 problems" in log and "did you mean '体育赛事##夺冠'?" in log
     assert "use --device cpu" in log and "bad_case.txt: No such file" in log
-    assert "evaluate.py writes the rows it finds wrong to bad_case.txt" in log
+    assert "run evaluate.py, which writes wrong rows to bad_case.txt" in log
     assert not (dataset / "sent_interpret.txt").exists()
 
 

@@ -73,7 +73,7 @@ def test_supports_are_taken_rank_by_rank():
 
 
 @given(st.data())
-def test_choosing_supports_is_the_older_suites_loop(data):
+def test_supports_are_chosen_as_in_paddlenlps_application(data):
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 5)))
     scores = -np.sort(-data.draw(arrays.arrays(float, shape, elements=st.sampled_from([0.1, 0.6, 0.7, 0.8, 0.9]))))
     rows = data.draw(arrays.arrays(int, shape, elements=st.integers(0, 9)))
@@ -138,8 +138,8 @@ def is_part(text, whole):
     return all(character in rest for character in text)
 
 
-def test_annotate_chooses_new_texts_alone(sparse):
-    """A text that is in train or dev has labels already, and one that stands twice is labelled once."""
+def test_annotate_chooses_only_new_texts(sparse):
+    """A text in train or dev already has labels, and one that appears twice is labelled once."""
 
     def edit(dataset):
         new = [text for text, _ in pairs(dataset / "data.txt")]
@@ -151,23 +151,23 @@ def test_annotate_chooses_new_texts_alone(sparse):
     assert status == 0, log
     texts = [text for text, _ in pairs(dataset / "data.txt") if text]
     assert sorted(lines_of(dataset / "support.txt")) == sorted(set(texts[:6] + texts[9:]))
-    assert f"{dataset / 'data.txt'}: 40 texts; 3 more repeat others or are in train or dev" in log
+    assert f"{dataset / 'data.txt'}: 40 texts; 3 duplicates or texts of train or dev skipped" in log
     assert "add the labels to the rows of" in log and "train_sparse_annotate.txt" in log
 
 
 def test_too_few_supports_say_what_brings_more(sparse):
     _, log, dataset = sparse("news", "--aug_strategy", "duplicate", "--support_threshold", 0.999999)
-    assert "0 support rows found of 100" in log and "lower --support_threshold (0.999999; the best score is 0." in log
+    assert "Found 0 support rows of 100" in log and "lower --support_threshold (0.999999; the best score is 0." in log
     assert lines_of(dataset / "support.txt") == [] and "Next" not in log and "nan" not in log
 
     flags = ("--aug_strategy", "duplicate", "--support_threshold", -1, "--sparse_num", 2)
     status, log, dataset = sparse("news", *flags)
     found = len(lines_of(dataset / "support.txt"))
-    assert status == 0 and 6 <= found <= 12 and f"{found} support rows found of 100" in log
+    assert status == 0 and 6 <= found <= 12 and f"Found {found} support rows of 100" in log
     assert "For more, raise --rationale_num_support (6) or --sparse_num (2)" in log and "lower" not in log
 
     _, log, _ = sparse("news", "--annotate", "--support_threshold", -1, "--rationale_num_support", 40)
-    assert "40 support rows found of 100 (--support_num). For more, add rows to data.txt, which has 40" in log
+    assert "Found 40 support rows of 100 (--support_num). For more, add rows to data.txt, which has 40" in log
 
 
 def hostile(dataset):
@@ -194,7 +194,7 @@ def test_odd_rows(sparse, task, mode):
     elif "duplicate" in mode:
         assert sorted(text for text, _ in supports) == sorted(text for text, _ in label_sets(dataset / "train.txt"))
     else:
-        assert "have too few words to change" in log and 0 < len(supports) < 5
+        assert "with too few words to change" in log and 0 < len(supports) < 5
 
 
 def test_the_rows_found_train_a_model(sparse, train):
@@ -227,9 +227,9 @@ def test_from_the_root_and_from_inside(trained, tmp_path):
     assert script.parse_args(["--dataset_dir", "data"]).params_path == str(ROOT / "checkpoint")
 
 
-def test_faults_are_told_together_and_before_the_model(sparse, monkeypatch):
+def test_all_problems_are_listed_together_and_before_the_model_loads(sparse, monkeypatch):
     def nowhere(*_, **__):
-        raise UserError("words of type synonym need files of PaddleNLP")
+        raise UserError("--aug_type synonym needs files of PaddleNLP")
 
     monkeypatch.setattr(augmentation, "dataaug_files", nowhere)
 
@@ -239,9 +239,9 @@ def test_faults_are_told_together_and_before_the_model(sparse, monkeypatch):
     flags = ("--device", "gpu", "--support_threshold", 1, "--sparse_file", "train.txt")
     status, log, dataset = sparse("news", *flags, edit=edit)
     assert status == 2 and "5 problems" in log and "did you mean '体育赛事##夺冠'?" in log and "use --device cpu" in log
-    assert "--support_threshold 1.0: a cosine from -1 to below 1" in log
+    assert "--support_threshold 1.0: must be a cosine, at least -1 and below 1" in log
     assert "--sparse_file train.txt: this file is read, too, and would be lost" in log
-    assert "words of type synonym need files" in log and "--aug_strategy duplicate needs no file either" in log
+    assert "--aug_type synonym needs files" in log and "--aug_strategy duplicate, which needs no file" in log
     assert len(lines_of(dataset / "train.txt")) == 600 and not (dataset / "support.txt").exists()
 
 
@@ -250,4 +250,4 @@ def test_nothing_new_to_annotate(sparse):
         shutil.copy(dataset / "train.txt", dataset / "data.txt")
 
     status, log, _ = sparse("news", "--annotate", edit=edit)
-    assert status == 2 and "data.txt: no text that is not in train or dev already" in log
+    assert status == 2 and "data.txt: all texts are already in train or dev" in log

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from texts import HARD
 
 import word_interpret as script
-from attribution import TOLERANCE, Evidence, Explainer
+from attribution import TOLERANCE, Attribution, Explainer
 from text_cls.cli import UserError
 from text_cls.decision import Decision
 from token_spans import TokenSpans, word_spans, words_of_tokens
-from word_interpret_page import write_evidence_page
+from word_interpret_page import write_interpretation_page
 
 HOSTILE = '<script>alert("x")</script> & "quotes" 😀👨‍👩‍👧 </b>'
 
@@ -71,7 +71,7 @@ def test_integrated_gradients_sum_to_the_logit_difference(models, trained, task)
         found = explainer.explain(line.partition("\t")[0], [0, 3, 5, 7])
         difference = found.logits - found.base_logits
         assert np.abs(difference).max() > 0.1
-        assert (np.abs(found.attributions.sum(axis=1) - difference) <= 0.05 * np.abs(difference)).all()
+        assert (np.abs(found.values.sum(axis=1) - difference) <= 0.05 * np.abs(difference)).all()
         assert (found.errors <= TOLERANCE).all()
 
 
@@ -80,7 +80,7 @@ def test_sums_hold_for_every_family(families, family):
     model, tokenizer = families[family]
     model.eval()
     found = Explainer(model, tokenizer, "ig", 32).explain("暴雨导致 3 条道路 closed，学校停课", [0, 4])
-    assert (found.errors <= TOLERANCE).all() and len(found.spans) > 5 and found.attributions.any()
+    assert (found.errors <= TOLERANCE).all() and len(found.spans) > 5 and found.values.any()
 
 
 def test_gradients_are_those_of_the_model(models):
@@ -120,29 +120,27 @@ def test_lime_finds_what_leaving_a_word_out_does(models):
         whole = model(paddle.to_tensor([ids]))[0, 45].item()
         changed = [tokenizer.unk_token_id if start + 1 <= i < end + 1 else token for i, token in enumerate(ids)]
         drops.append(whole - model(paddle.to_tensor([changed]))[0, 45].item())
-    assert np.corrcoef(found.attributions[0], drops)[0, 1] > 0.6
+    assert np.corrcoef(found.values[0], drops)[0, 1] > 0.6
 
 
 @pytest.mark.parametrize("method", ["lime", "grad"])
-def test_the_same_seed_gives_the_same_evidence(models, method):
+def test_the_same_seed_gives_the_same_attributions(models, method):
     model, tokenizer = models["reviews"]
     explainers = [Explainer(model, tokenizer, method, 48, seed=seed) for seed in (3, 3, 4)]
     explainers[1].explain("别的文字", [0])  # what came before does not matter
-    first, again, other = (one.explain("房间很干净，床也舒服", [0, 1]).attributions for one in explainers)
+    first, again, other = (one.explain("房间很干净，床也舒服", [0, 1]).values for one in explainers)
     assert (first == again).all() and not (first == other).all() and np.isfinite(first).all()
 
 
 def test_gradient_shap_is_near_integrated_gradients(models):
     model, tokenizer = models["news"]
     text = "暴雨橙色预警，全市学校停课"
-    exact, sampled = (
-        Explainer(model, tokenizer, name, 48).explain(text, [45]).attributions[0] for name in ("ig", "grad")
-    )
+    exact, sampled = (Explainer(model, tokenizer, name, 48).explain(text, [45]).values[0] for name in ("ig", "grad"))
     assert np.corrcoef(exact, sampled)[0, 1] > 0.8
 
 
 def test_errors():
-    found = Evidence([(0, 1)], np.array([[2.0], [0.5], [0.0]]), 1, np.array([3, 1, 0.0]), np.array([1, 1, 0.0]), 16)
+    found = Attribution([(0, 1)], np.array([[2.0], [0.5], [0.0]]), 1, np.array([3, 1, 0.0]), np.array([1, 1, 0.0]), 16)
     assert found.errors.tolist() == [0, np.inf, 0]
 
 
@@ -194,7 +192,7 @@ def test_spans_by_hand(families):
 def test_another_kind_of_tokenizer_is_refused(families, monkeypatch):
     tokenizer = families["ernie"][1]
     monkeypatch.setattr(type(tokenizer), "tokenize", lambda self, text: ["?"])
-    with pytest.raises(UserError, match="cannot be traced"):
+    with pytest.raises(UserError, match="cannot trace its tokens"):
         TokenSpans(tokenizer)("地震")
 
 
@@ -233,7 +231,7 @@ def test_statuses_and_records(interpret, trained, task, method):
                 assert record["error"] <= 0.05 and total == pytest.approx(
                     record["logit"] - record["base_logit"], rel=0.06
                 )
-    assert f"Evidence of 2 texts saved in {folder / 'word_interpret.html'}" in log
+    assert f"Attributions of 2 texts saved in {folder / 'word_interpret.html'}" in log
 
 
 def test_the_model_predicts_where_the_file_does_not(interpret, trained, run, tmp_path):
@@ -258,7 +256,7 @@ def test_odd_rows(interpret, trained, method):
     status, log, records, _ = interpret("reviews", lines, "--interpreter", method)
     assert status == 0, log
     assert {record["line"] for record in records} >= {2, 3} and not [r for r in records if r["line"] == 5]
-    assert "1 texts are longer than the model reads" in log and "have no label, neither predicted nor gold" in log
+    assert "1 texts exceed the maximum length" in log and "have neither predicted nor gold labels" in log
     (long,) = [record for record in records if record["line"] == 2]
     assert long["read"] == 46  # 48 tokens less [CLS] and [SEP]
     assert all(word["attribution"] == 0 for word in long["words"] if word["start"] >= 46)
@@ -284,7 +282,7 @@ def test_logits_are_those_of_the_probabilities_shown(run, trained, tmp_path):
 def test_another_models_file_and_max_rows(interpret, trained):
     status, log, records, _ = interpret("news", cases_of(trained, "news"), "--max_rows", 2)
     assert status == 0 and {record["line"] for record in records} == {2, 3}
-    assert "rows have another prediction than this model's" in log
+    assert "rows have a prediction that differs from this model's" in log
 
 
 def test_faults(interpret, trained, run, tmp_path):
@@ -293,7 +291,7 @@ def test_faults(interpret, trained, run, tmp_path):
     (tmp_path / "empty").mkdir()
     where = ("--dataset_dir", tmp_path / "empty", "--params_path", trained["news"][1], "--device", "cpu")
     status, log = run(script.main, *where)
-    assert status == 2 and "evaluate.py writes the rows it finds wrong to bad_case.txt" in log
+    assert status == 2 and "run evaluate.py, which writes wrong rows to bad_case.txt" in log
 
 
 # --------------------------------------------------------------------------------------------------------------- people
@@ -344,11 +342,11 @@ def test_hundreds_of_rows(tmp_path):
         {"line": i, "text": "甲乙丙", "read": 3, "spans": [(0, 1), (1, 2), (2, 3)], "labels": [entry] * (i % 3)}
         for i in range(700)
     ]
-    write_evidence_page(tmp_path / "page.html", rows, "integrated gradients", TOLERANCE)
+    write_interpretation_page(tmp_path / "page.html", rows, "integrated gradients", TOLERANCE)
     with chromium() as driver:
         driver.get(f"file://{tmp_path / 'page.html'}")
         assert len(driver.find_elements("css selector", ".case")) == 20
-        assert driver.find_element("id", "page").text == "1 of 35" and "Rough" in driver.page_source
+        assert driver.find_element("id", "page").text == "1 of 35" and "Inexact" in driver.page_source
         assert not driver.find_element("id", "back").is_enabled()
         driver.find_element("id", "next").click()
         assert driver.find_element("css selector", ".case small").text == "line 20"
