@@ -49,21 +49,21 @@ def parse_args(argv=None):
             subparser.add_argument(
                 "--moved",
                 action="store_true",
-                help="the folder of this bundle in Milvus was moved or renamed, not copied (off)",
+                help="with Milvus: the folder of the bundle was moved or renamed, not copied (off)",
             )
         return subparser
 
     add_build_flags(subcommand("build", "build the index again, replacing the present one"))
 
     add = subcommand("add", "add labels, or texts that have a label")
-    add.add_argument("--label", help="the label; missing parents are added, too (none)")
-    add.add_argument("--text", nargs="+", default=[], help="texts that have the label, an entry each (none)")
+    add.add_argument("--label", help="label to add; missing parents are added, too (none)")
+    add.add_argument("--text", nargs="+", default=[], help="texts that have the label, one entry per text (none)")
     add.add_argument(
         "--corpus_file", help="labels, one per line; labelled rows if the index holds labelled rows (none)"
     )
 
     remove = subcommand("remove", "remove labels")
-    remove.add_argument("--label", nargs="+", required=True, help="the labels (required)")
+    remove.add_argument("--label", nargs="+", required=True, help="labels to remove (required)")
     remove.add_argument("--with_children", action="store_true", help="also remove all labels below these (off)")
 
     subcommand("list", "print each label and the number of its entries")

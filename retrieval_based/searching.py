@@ -41,7 +41,7 @@ def add_search_flags(parser, required=True, vote=True):
         "--recall_num",
         type=positive_int,
         help="number of nearest entries to find for each text "
-        f"({NEIGHBOURS}{f', or {VOTERS} if they vote' if vote else ''}; a bundle's own)",
+        f"({NEIGHBOURS}{f', or {VOTERS} by vote' if vote else ''}; a bundle's own)",
     )
     group.add_argument("--max_seq_length", type=positive_int, help="most tokens of a text (as in training)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="texts per batch (%(default)s)")
