@@ -1,7 +1,7 @@
-"""The encoder of the retrieval road: a pretrained model whose pooled vector, of length 1, stands for a text or a label.
+"""The encoder: a pretrained model whose pooled vector, scaled to length 1, represents a text or a label.
 
 `open_encoder` opens what the scripts of this folder take as `--params_path`: a checkpoint of train.py or a bundle of
-export_model.py. Paddle is imported for a checkpoint alone.
+export_model.py. Only a checkpoint needs Paddle.
 """
 
 import inspect
@@ -17,14 +17,14 @@ from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
 
 KIND = "retrieval"
-WEIGHTS, PROJECTION = "model_state.pdparams", "projection"
+WEIGHTS = "model_state.pdparams"
 
 
 def make_encoder(backbone, output_emb_size):
-    """A Paddle layer that gives unit vectors [rows, width] for the inputs of its backbone.
+    """A Paddle layer that returns unit vectors [rows, width] for the inputs of its backbone.
 
-    It is the older suite's: the pooled vector, a linear layer to `output_emb_size` (0: none, the width stays), dropout,
-    length 1. Its weights are named as a classifier's of the same backbone, so that either can start from the other's.
+    As in PaddleNLP's application: the pooled vector, a linear layer to `output_emb_size` (0: no such layer), dropout,
+    scaling to length 1. Its weights have the names of a classifier's, so that either can start from the other's.
     """
     import paddle
 
@@ -37,14 +37,13 @@ def make_encoder(backbone, output_emb_size):
             self.config.output_emb_size = output_emb_size
             self.width = output_emb_size or self.config.hidden_size
             setattr(self, prefix, backbone)
-            linear = paddle.nn.Linear(self.config.hidden_size, output_emb_size) if output_emb_size else None
-            setattr(self, PROJECTION, linear)
+            self.projection = paddle.nn.Linear(self.config.hidden_size, output_emb_size) if output_emb_size else None
             self.dropout = paddle.nn.Dropout(self.config.hidden_dropout_prob)
 
         def forward(self, **inputs):
             vectors = getattr(self, prefix)(**inputs)[1]
-            if getattr(self, PROJECTION) is not None:
-                vectors = getattr(self, PROJECTION)(vectors)
+            if self.projection is not None:
+                vectors = self.projection(vectors)
             return paddle.nn.functional.normalize(self.dropout(vectors), axis=-1)
 
         def save_pretrained(self, folder):
@@ -52,23 +51,23 @@ def make_encoder(backbone, output_emb_size):
             self.config.save_pretrained(folder)
             paddle.save(self.state_dict(), os.path.join(folder, WEIGHTS))
 
-    # Whoever makes inputs looks here for those that the model takes.
+    # The code that makes inputs reads from this signature which ones the model takes.
     Encoder.forward.__signature__ = inspect.signature(type(backbone).forward)
     return Encoder()
 
 
 def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
-    """Encoder and tokenizer of a name, of a model's local folder, or of a checkpoint of train.py.
+    """Encoder and tokenizer of a pretrained model (its name or local folder) or of a checkpoint of train.py.
 
     Args:
-        output_emb_size: None for that of the checkpoint; another one starts the linear layer anew.
+        output_emb_size: None keeps the checkpoint's; another value gets a new linear layer.
     Raises:
-        UserError: it is neither here nor to be downloaded; the text says how to bring it.
+        UserError: the model is not on this machine and cannot be downloaded; the message says how to get it.
     """
     paddle = import_paddle()
     from paddlenlp.transformers import AutoModel, AutoTokenizer
 
-    # Parameter names count up over a process; the optimiser's saved state is found by them.
+    # Paddle numbers parameter names over the whole process, and the optimiser's saved state is looked up by name.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         tokenizer = AutoTokenizer.from_pretrained(name)
         backbone = AutoModel.from_pretrained(name)
@@ -77,17 +76,17 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
         if saved and saved == backbone.config.output_emb_size:
             weights = paddle.load(os.path.join(name, WEIGHTS))
             for part in ("weight", "bias"):
-                if f"{PROJECTION}.{part}" not in weights:
-                    raise ValueError(f"{WEIGHTS} has no {PROJECTION}.{part}, while config.json tells of one")
-                getattr(getattr(encoder, PROJECTION), part).set_value(weights[f"{PROJECTION}.{part}"])
+                if f"projection.{part}" not in weights:
+                    raise ValueError(f"{WEIGHTS} has no projection.{part}, but config.json says that there is one")
+                getattr(encoder.projection, part).set_value(weights[f"projection.{part}"])
     return encoder, tokenizer
 
 
 def embed(encoder, encoded, batch_size, batches=None):
-    """Unit vectors of the rows in the batches (of all rows by default), without gradient or dropout.
+    """Unit vectors of the rows in the batches (by default, of all rows), without gradient or dropout.
 
     Returns:
-        float32 array [rows, width]; rows in no batch stay 0. The encoder is in the mode it was in before.
+        float32 array [rows, width], 0 for rows in no batch. The encoder keeps its mode (training or evaluation).
     """
     vectors = np.zeros((len(encoded), encoder.width), dtype=np.float32)
     batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
@@ -97,15 +96,15 @@ def embed(encoder, encoded, batch_size, batches=None):
 
 
 def folder_of(path):
-    """The folder of a checkpoint, which the older suite's commands name by its model_state.pdparams."""
+    """The folder of a checkpoint, which commands of PaddleNLP's application name by its model_state.pdparams."""
     return os.path.dirname(path) or "." if os.path.basename(path) == WEIGHTS else path
 
 
 class TrainedEncoder:
-    """A checkpoint of train.py. Its small files are read at once, its weights with the first texts.
+    """A checkpoint of train.py. Its small files are read at once, its weights when the first texts are encoded.
 
-    labels, decision, max_seq_length: the checkpoint's. corpus: names of the labels that a label corpus has entries for.
-    predictor: None; what `open_encoder` gives for a bundle has one.
+    labels, decision, max_seq_length: the checkpoint's. corpus: names of the labels that get an entry in an index of
+    label texts. predictor: always None; an `ExportedEncoder` has one.
     """
 
     predictor = None
@@ -125,7 +124,7 @@ class TrainedEncoder:
         self._path, self._device, self._batch_size = path, device, batch_size
 
     def checkpoint(self):
-        """The `Checkpoint`, with the encoder as its model, in evaluation mode, and tokenizer."""
+        """The `Checkpoint` with its tokenizer and the encoder, in evaluation mode, as its model."""
         if self._checkpoint.model is None:
             set_device(self._device)
             self._checkpoint.model, self._checkpoint.tokenizer = load_encoder(self._path, flag="--params_path")
@@ -140,7 +139,7 @@ class TrainedEncoder:
 
 
 class ExportedEncoder:
-    """A retrieval bundle on ONNX Runtime, with the same attributes; `predictor` is its `RetrievalPredictor`."""
+    """A retrieval bundle on ONNX Runtime, with the attributes of `TrainedEncoder`; predictor: `RetrievalPredictor`."""
 
     def __init__(self, path, device, batch_size, max_seq_length):
         from text_cls.serving.retrieval_predictor import RetrievalPredictor
@@ -151,18 +150,18 @@ class ExportedEncoder:
         )
         self.labels, self.decision = self.predictor.labels, self.predictor.decision
         self.max_seq_length, self.embed = self.predictor.max_seq_length, self.predictor.embed
-        self.corpus = None  # its index has the entries
+        self.corpus = None  # the bundle's index has the entries
 
 
 def open_encoder(path, device, batch_size=32, max_seq_length=None):
-    """A `TrainedEncoder` or an `ExportedEncoder`, by what the folder holds.
+    """Opens a checkpoint as a `TrainedEncoder`, or a bundle as an `ExportedEncoder`.
 
     Args:
         path: the folder, or the model_state.pdparams in it.
         device: cpu, gpu, or one card: gpu:0.
-        max_seq_length: tokens of a text; None as in training.
+        max_seq_length: the most tokens of a text; None: as in training.
     Raises:
-        UserError: it is neither, it is damaged, or the device is not to be had; the text says what to do.
+        UserError: the folder is neither, it is damaged, or the device is unavailable; the message says what to do.
     """
     path = folder_of(path)
     opener = ExportedEncoder if os.path.exists(os.path.join(path, MANIFEST)) else TrainedEncoder

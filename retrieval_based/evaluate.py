@@ -1,10 +1,10 @@
-"""Score classification by retrieval on labelled rows: recall among the nearest entries, and F1 of the labels.
+"""Score classification by retrieval on labelled rows: recall among the nearest entries, and F1 of the predicted labels.
 
     python evaluate.py --similar_text_pair data/dev.txt --recall_result_file recall_result/recall_result_file
     python evaluate.py --similar_text_pair data/dev.txt --params_path checkpoint --device cpu
     python evaluate.py --similar_text_pair data/dev.txt --params_path output --device cpu --threshold 0.3
 
-The first scores what recall.py wrote, the others look up by themselves. A line of the figures is added to result.tsv.
+The first command scores what recall.py wrote, the others search on their own. Each run adds a line to result.tsv.
 """
 
 import argparse
@@ -19,8 +19,9 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import numpy as np
 
+from corpus import decision_by_vote, read_corpus
 from metric import classification_report, recall_at
-from searching import Search, add_search_flags, for_votes, found_ids, read_corpus
+from searching import Search, add_search_flags, found_ids
 from text_cls.cli import Problems, UserError, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.files import atomic_write
@@ -31,7 +32,8 @@ from text_cls.search.index import MISSING, Found
 from text_cls.search.label_scores import carry_decision, deepest_gold, default_decision, label_scores
 from utils import keep_inputs, log_rows
 
-CUTOFFS, RESULT = (1, 5, 10, 20, 50), "result.tsv"
+CUTOFFS = (1, 5, 10, 20, 50)
+RESULT = "result.tsv"
 
 
 def parse_args(argv=None):
@@ -44,16 +46,17 @@ def parse_args(argv=None):
         default="data/dev.txt",
         help="labelled rows (%(default)s)",
     )
-    parser.add_argument("--recall_result_file", help="what recall.py wrote of their texts (none: looked up here)")
-    parser.add_argument("--label_path", help="label file (the model's; without one, label.txt beside the rows)")
+    parser.add_argument("--recall_result_file", help="what recall.py wrote for these rows (none: search now)")
+    parser.add_argument("--label_path", help="label file (the model's; without a model, label.txt beside the rows)")
     add_search_flags(parser, required=False)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
 def read_result(path, rows, labels, problems):
-    """The file of recall.py for the texts of `rows`, as `vector_index.Found`. What is wrong goes to `problems`."""
-    stretches, tuples = [], {}  # (text, first line, entries) of the lines with one text behind each other
+    """The file that recall.py wrote for the texts of `rows`, as `index.Found`. Faults are added to `problems`."""
+    stretches = []  # (text, number of the first line, entries) for consecutive lines of the same text
+    tuples = {}  # equal labels share one tuple: the file has many lines for each label
     for number, line in read_lines(path):
         try:
             text, names, cosine = line.split("\t")
@@ -61,48 +64,52 @@ def read_result(path, rows, labels, problems):
         except ValueError:
             cosine = math.nan
         if not math.isfinite(cosine):
-            problems.add(f"{path}:{number}: a line is text<TAB>label,label<TAB>cosine, as recall.py writes it")
+            problems.add(f"{path}:{number}: a line must be text<TAB>label,label<TAB>cosine, as recall.py writes it")
             continue
         if not stretches or stretches[-1][0] != text:
             stretches.append((text, number, []))
         stretches[-1][2].append((tuples.setdefault(names, tuple(names.split(","))), cosine))
     for name in sorted({name for names in tuples.values() for name in names} - set(labels.index)):
-        problems.add(f"{path}: label {name!r} is not in the label file; name the one of the corpus, --label_path")
+        problems.add(f"{path}: label {name!r} is not in the label file; give that of the corpus, --label_path")
     problems.stop_if_any()
-    parts = _by_row(path, rows, stretches)
-    k = max(map(len, parts))
-    parts = [part + [((), MISSING)] * (k - len(part)) for part in parts]
-    cosines = np.array([[cosine for _, cosine in part] for part in parts], np.float32)
-    return Found(cosines, [[names for names, _ in part] for part in parts])
+    entries_of_rows = _split_by_row(path, rows, stretches)
+    k = max(map(len, entries_of_rows))
+    padded = [entries + [((), MISSING)] * (k - len(entries)) for entries in entries_of_rows]
+    cosines = np.array([[cosine for _, cosine in entries] for entries in padded], np.float32)
+    return Found(cosines, [[names for names, _ in entries] for entries in padded])
 
 
-def _by_row(path, rows, stretches):
-    """The entries of each row. Rows of one text behind each other have as many of its entries each."""
-    remedy = f"it is not the result of {rows.path}; look up anew: recall.py --similar_text_pair_file {rows.path}"
-    parts, repeats = [], [(text, len(list(same))) for text, same in groupby(rows.texts)]
+def _split_by_row(path, rows, stretches):
+    """The entries of each row: consecutive rows with the same text share its entries equally."""
+    remedy = f"it is not the result of {rows.path}; run recall.py --similar_text_pair_file {rows.path} again"
+    entries_of_rows = []
+    repeats = [(text, len(list(same))) for text, same in groupby(rows.texts)]
     for (wanted, count), (text, line, entries) in zip(repeats, stretches):
         if wanted != text:
-            raise UserError(f"{path}:{line}: {text[:30]!r}, where {wanted[:30]!r} is next in the rows; {remedy}")
+            raise UserError(f"{path}:{line}: {text[:30]!r}, but the next of the rows is {wanted[:30]!r}; {remedy}")
         each, rest = divmod(len(entries), count)
         if rest:
             raise UserError(f"{path}:{line}: {len(entries)} entries for {count} rows of {text[:30]!r}; {remedy}")
-        parts += [entries[i * each : (i + 1) * each] for i in range(count)]
+        entries_of_rows += [entries[i * each : (i + 1) * each] for i in range(count)]
     if len(repeats) != len(stretches):
         what = "more texts than" if len(stretches) > len(repeats) else "not all texts of"
         raise UserError(f"{path}: {what} {rows.path}; {remedy}")
-    return parts
+    return entries_of_rows
 
 
 def joined(parts):
-    """One `Found` of several. Where a part has fewer entries a text, the rest are `MISSING` and ()."""
+    """One `Found` of several. A part with fewer entries per text is filled up with `MISSING` and ()."""
     k = max(part.cosines.shape[1] for part in parts)
-    rest = [k - part.cosines.shape[1] for part in parts]
-    cosines = [np.pad(part.cosines, [(0, 0), (0, n)], constant_values=MISSING) for part, n in zip(parts, rest)]
-    return Found(np.concatenate(cosines), [row + [()] * n for part, n in zip(parts, rest) for row in part.labels])
+    cosines, labels = [], []
+    for part in parts:
+        lacking = k - part.cosines.shape[1]
+        cosines.append(np.pad(part.cosines, [(0, 0), (0, lacking)], constant_values=MISSING))
+        labels += [row + [()] * lacking for row in part.labels]
+    return Found(np.concatenate(cosines), labels)
 
 
 def decide(found, labels, decision, vote):
-    """Bool array [rows, labels] of what was found."""
+    """The labels predicted from what was found: bool array [rows, labels]."""
     chosen = np.zeros((len(found.labels), len(labels)), dtype=bool)
     for start in range(0, len(chosen), WINDOW):
         part = slice(start, start + WINDOW)
@@ -112,7 +119,7 @@ def decide(found, labels, decision, vote):
 
 
 def add_line(recalls, report):
-    """Adds time, recalls, micro and macro F1 (in percent) to result.tsv."""
+    """Adds a line to result.tsv: time, recalls, micro and macro F1 (in percent)."""
     figures = [*recalls.values(), report["micro"]["f1"], report["macro"]["f1"]]
     before = ""
     if os.path.exists(RESULT):
@@ -123,37 +130,61 @@ def add_line(recalls, report):
 
 
 def check_args(args, problems):
+    """Sets the default of --label_path, and adds faults of the arguments to `problems`."""
     path = args.recall_result_file
     if not path and not args.params_path:
-        problems.add("name what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")
+        problems.add("give what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")
     if path and args.corpus_file:
-        problems.add("--corpus_file: the result file has its corpus already; leave one of the two out")
+        problems.add("--corpus_file: the result file already has a corpus; leave out one of the two")
     if not args.params_path and not args.label_path:
         args.label_path = os.path.join(os.path.dirname(args.similar_text_pair), "label.txt")
     inputs = [name for name in (args.similar_text_pair, path, args.corpus_file, args.label_path) if name]
     keep_inputs(".", inputs, {"the result's name": RESULT}, problems)
 
 
-def opened(args, problems):
-    """Labels, decision, encoder and corpus; the last two are None where there is a result file to score."""
+def open_inputs(args, problems):
+    """Labels, decision, encoder and corpus; the last two are None if there is a result file to score."""
     encoder = None
     if args.params_path:
         from encoder import open_encoder
 
-        device = "cpu" if args.recall_result_file else args.device  # nothing is computed then
+        device = "cpu" if args.recall_result_file else args.device  # a result file needs no computing
         encoder = open_encoder(args.params_path, device, args.batch_size, args.max_seq_length)
     if not args.recall_result_file:
         corpus = read_corpus(args, encoder, problems)
         if args.label_path and read_labels(args.label_path, problems).names != corpus.labels.names:
-            problems.add(f"--label_path {args.label_path} is not the label file of model and corpus; leave it out")
+            problems.add(f"--label_path {args.label_path} is not the label file of the model and corpus; leave it out")
         return corpus.labels, corpus.decision, encoder, corpus
     labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels
     if encoder:
         decision = carry_decision(encoder.decision, encoder.labels, labels)
-        return labels, for_votes(decision) if args.vote else decision, None, None
+        return labels, decision_by_vote(decision) if args.vote else decision, None, None
     decision = default_decision(labels)
-    logger.info("No model: labels are decided by a threshold of %s, %s", decision.threshold, decision.hierarchy)
+    logger.info("No model: the decision is a threshold of %s, %s", decision.threshold, decision.hierarchy)
     return labels, decision, None, None
+
+
+def find(args, rows, encoder, corpus):
+    """Searches for the texts of the rows. Returns (`Found`, whether they vote, whether all entries were found)."""
+    search = Search(args, encoder, corpus)
+    found = joined([part for _, part in search.windows(rows.texts, len(rows))])
+    return found, search.vote, len(search.index) <= search.neighbours
+
+
+def log_limits(gold, ids, could_vote, all_found):
+    """Logs what limits the figures.
+
+    Args:
+        gold: bool array [rows, labels] of `deepest_gold`. ids: int array [rows, k, n] of `found_ids`.
+        could_vote: whether a result file is scored without --vote. all_found: whether no entry is farther than these.
+    """
+    _, k, labels_per_entry = ids.shape
+    if without := int((~gold.any(axis=1)).sum()):
+        logger.info("%d rows have no label: they count only for F1, since there is nothing to recall", without)
+    if could_vote and labels_per_entry > 1:
+        logger.warning("The entries found have several labels, as training rows do; to have them vote: --vote")
+    if k < CUTOFFS[-1] and not all_found:
+        logger.warning("Only %d entries per text are known: higher recalls equal recall@%d; see --recall_num", k, k)
 
 
 @command
@@ -163,7 +194,7 @@ def main(argv=None):
     problems, path = Problems(), args.recall_result_file
     check_args(args, problems)
     problems.stop_if_any()
-    labels, decision, encoder, corpus = opened(args, problems)
+    labels, decision, encoder, corpus = open_inputs(args, problems)
     rows = read_rows(args.similar_text_pair, labels, problems)
     with problems.collect():
         decision = overridden(decision, **decision_options(args))
@@ -172,19 +203,12 @@ def main(argv=None):
     log_rows(rows, labels)
 
     if path:
-        k, vote, whole = args.recall_num or found.cosines.shape[1], bool(args.vote), False
+        k, vote, all_found = args.recall_num or found.cosines.shape[1], bool(args.vote), False
         found = Found(found.cosines[:, :k], [entries[:k] for entries in found.labels])
     else:
-        search = Search(args, encoder, corpus)
-        found = joined([found for _, found in search.windows(rows.texts, len(rows))])
-        vote, whole = search.vote, len(search.index) <= search.neighbours
-    gold, ids, k = deepest_gold(rows, labels), found_ids(found, labels), found.cosines.shape[1]
-    if without := int((~gold.any(axis=1)).sum()):
-        logger.info("%d rows have no label: there is nothing to recall, they count for F1 alone", without)
-    if path and ids.shape[2] > 1 and not vote:
-        logger.warning("The entries found have several labels, as training rows do; to have them vote: --vote")
-    if k < CUTOFFS[-1] and not whole:
-        logger.warning("%d entries of a text are known: recall beyond them is that at %d; see --recall_num", k, k)
+        found, vote, all_found = find(args, rows, encoder, corpus)
+    gold, ids = deepest_gold(rows, labels), found_ids(found, labels)
+    log_limits(gold, ids, bool(path) and not vote, all_found)
     predicted = decide(found, labels, decision, vote)
     report = classification_report(rows.multi_hot(len(labels)), predicted, labels.parents)
     recalls = recall_at(gold, ids, CUTOFFS)

@@ -1,4 +1,4 @@
-"""What index.py is given to add: names and texts, checked, and the label set that they make."""
+"""Reads and checks the labels and texts that index.py adds, and makes the new label set."""
 
 from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, label_problem, read_lines, read_rows, tab_message
@@ -7,7 +7,7 @@ from text_cls.search.milvus_index import LONGEST_LABEL
 
 
 def check_label(name, where, problems):
-    """Adds a problem where a label cannot stand in label.txt, or is longer than any index takes."""
+    """Adds a problem if a label cannot be a line of label.txt, or is longer than Milvus allows."""
     try:
         size = len(name.encode("utf-8"))
     except UnicodeEncodeError:
@@ -16,58 +16,64 @@ def check_label(name, where, problems):
     if size > LONGEST_LABEL:
         problems.add(f"{where}: label {name[:20]!r}... has {size} bytes, more than {LONGEST_LABEL}; rename the label")
     elif not name or "\n" in name or "\r" in name:
-        problems.add(f"{where}: label {name!r} is empty or has a line break; a label is one line")
+        problems.add(f"{where}: label {name!r} is empty or has a line break; a label must be one line")
     elif problem := label_problem(name):
         problems.add(f"{where}: label {name!r} {problem}")
 
 
 def with_new(labels, names):
-    """`Labels` with these names and all above them, the new ones behind the others."""
-    new = {}
+    """`Labels` with these names and their ancestors added at the end."""
+    new = {}  # in order, each once
     for name in names:
         pieces = name.split(SEPARATOR)
-        paths = (SEPARATOR.join(pieces[:end]) for end in range(1, len(pieces) + 1))
-        new |= {path: None for path in paths if path not in labels.index}
+        for end in range(1, len(pieces) + 1):
+            path = SEPARATOR.join(pieces[:end])
+            if path not in labels.index:
+                new[path] = None
     return Labels([*labels.names, *new])
 
 
 def read_new(args, predictor, problems):
-    """What `add` is given: `Labels` with the new ones, texts, and a tuple of label names for each text.
+    """What index.py adds: `Labels` that include the new ones, texts, and a tuple of label names for each text.
 
     Raises:
-        UserError: as `Problems.stop_if_any`, or a file cannot be read.
+        UserError: a file cannot be read, or there are problems (`Problems.stop_if_any`).
     """
     of_rows = predictor.bundle.manifest["corpus"] == "rows"
     if (args.label is None) == (args.corpus_file is None):
-        problems.add("give one of --label and --corpus_file")
+        problems.add("give either --label or --corpus_file")
     if args.corpus_file and args.text:
-        problems.add("--text goes with --label; rows of a file have their texts")
+        problems.add("--text goes with --label; the rows of a file have texts of their own")
     problems.stop_if_any()
     if args.label is not None:
         return _of_label(args, predictor, of_rows, problems)
-    return (_of_rows if of_rows else _of_label_file)(args.corpus_file, predictor, problems)
+    if of_rows:
+        return _of_row_file(args.corpus_file, predictor, problems)
+    return _of_label_file(args.corpus_file, predictor, problems)
 
 
 def _of_label(args, predictor, of_rows, problems):
+    """`read_new` for --label and --text."""
     name, texts = args.label.strip(), [text.strip() for text in args.text]
     check_label(name, "--label", problems)
     if not all(texts):
-        problems.add("--text: an empty text is like no other; leave it out")
+        problems.add("--text: an empty text cannot be compared with others; leave it out")
     if of_rows and not texts:
-        problems.add("this index is of labelled rows; give --text with texts that have the label")
+        problems.add("this index holds labelled rows; give texts that have the label: --text")
     problems.stop_if_any()
     labels = with_new(predictor.labels, [name])
-    if of_rows:  # an entry has a row's labels, and a row has all above them
+    if of_rows:  # as in a file of rows, an entry has its label and all ancestors
         names = tuple(path for path in labels.names if f"{name}{SEPARATOR}".startswith(f"{path}{SEPARATOR}"))
         return labels, texts, [names] * len(texts)
     if not predictor.index.count(name):
         texts.insert(0, label_text(name))
-    elif not texts and name in predictor.labels.index:  # else a run that was cut off has left its entry in a Milvus
-        problems.add(f"--label {name}: it is there already; to add texts that have it, give --text")
+    elif not texts and name in predictor.labels.index:  # an entry without a label is left from an interrupted run
+        problems.add(f"--label {name}: this label exists already; to add texts that have it, give --text")
     return labels, texts, [(name,)] * len(texts)
 
 
-def _of_rows(path, predictor, problems):
+def _of_row_file(path, predictor, problems):
+    """`read_new` for a file of labelled rows."""
     names = {}
     for number, line in read_lines(path):
         if line.count("\t") > 1:
@@ -86,13 +92,14 @@ def _of_rows(path, predictor, problems):
 
 
 def _of_label_file(path, predictor, problems):
+    """`read_new` for a file of labels; those that have an entry are skipped."""
     names = {}
     for number, line in read_lines(path):
         if line.strip():
             check_label(line.strip(), f"{path}:{number}", problems)
             names[line.strip()] = None
     if not names:
-        problems.add(f"{path}: no labels; write one a line")
+        problems.add(f"{path}: no labels; write one per line")
     problems.stop_if_any()
-    labels, there = with_new(predictor.labels, names), predictor.index.labels()
-    return labels, *label_entries(labels, [name for name in names if name not in there])
+    labels, indexed = with_new(predictor.labels, names), predictor.index.labels()
+    return labels, *label_entries(labels, [name for name in names if name not in indexed])

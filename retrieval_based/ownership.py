@@ -1,7 +1,7 @@
-"""Who may change a bundle, and what of a Milvus is its own: one index.py at a time, and no copy of a bundle.
+"""Who may change a bundle and its Milvus collection: one index.py at a time, and never one run on a copy of the bundle.
 
-A collection is drawn a name when it is made. While a build is under way, a file beside the bundle tells of its
-collections: the next build deletes those that are left, and never one that the bundle has not made.
+Each collection gets a random name. During a build, a file beside the bundle lists the collections to delete: those that
+the build replaces, and its own in case it fails. The next build deletes what is left, and nothing that is not listed.
 """
 
 import contextlib
@@ -15,25 +15,26 @@ from text_cls.files import write_json
 from text_cls.search.index import IndexUnavailable
 from text_cls.search.milvus_index import MilvusIndex
 
-GRACE = 10.0  # seconds in which a running server sees that a bundle has another index
+GRACE = 10.0  # seconds that a running server gets to open a bundle's new index before the old one is deleted
 
 
 def _beside(folder, ending):
+    """Path of a file beside a bundle's folder."""
     return f"{os.path.realpath(folder)}.{ending}"
 
 
 @contextlib.contextmanager
-def alone(folder):
-    """Keeps a second index.py away from the bundle: each reads it, changes it, and writes it whole.
+def lock_bundle(folder):
+    """Raises UserError if another index.py is changing the bundle, since each of the two would overwrite the other.
 
-    By a file beside the folder: the folder itself is another one as soon as it is changed.
+    The lock is a file beside the folder, because a change replaces the folder itself.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    if not os.path.isdir(folder):  # of which open_bundle tells
+    if not os.path.isdir(folder):  # open_bundle will report that
         yield
         return
     path = _beside(folder, "lock")
@@ -41,58 +42,58 @@ def alone(folder):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; index.py writes beside the bundle") from error
+            raise UserError(f"cannot write {path}: {error.strerror}; index.py needs to write there") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(handle)):
                 break
-        except FileNotFoundError:  # deleted between the two looks
+        except FileNotFoundError:  # deleted between exists() and stat()
             pass
         except BlockingIOError:
             os.close(handle)
-            raise UserError(f"another index.py is changing {folder}; wait until it is through") from None
-        os.close(handle)  # who had it has deleted it meanwhile
+            raise UserError(f"another index.py is changing {folder}; wait until it has finished") from None
+        os.close(handle)  # the previous holder deleted the file after we opened it: try again
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):  # somebody else has deleted it
+        with contextlib.suppress(FileNotFoundError):  # somebody else deleted it
             os.remove(path)
         os.close(handle)
 
 
-def owned(folder, fields):
-    """A manifest's fields of a collection, with the folder of the bundle that may change it."""
+def with_owner(folder, fields):
+    """What a manifest says of an index in Milvus, plus the folder of the bundle that may change it."""
     return {**fields, "bundle": os.path.realpath(folder)}
 
 
 def is_own(folder, fields):
-    """Whether a bundle may change and delete the index that its manifest (or the file beside it) tells of."""
+    """Whether a bundle may change and delete an index. fields: what its manifest or the file beside it says of it."""
     return fields["kind"] == "embedded" or fields.get("bundle") in (None, os.path.realpath(folder))
 
 
 def copy_problem(folder, fields):
-    """What speaks against changing the index that a manifest's fields tell of, or None."""
+    """Why a bundle must not change its index; None if it may. fields: what its manifest says of the index."""
     if fields is None or is_own(folder, fields):
         return None
     return (
-        f"{folder} is a copy of {fields['bundle']}: to change it would change what that one finds in Milvus. Change "
-        f"that one and copy it again; or make an index for this one: index.py build --milvus_uri {fields['uri']}; or "
-        "give --moved, if the folder was moved or renamed and is no copy"
+        f"{folder} is a copy of {fields['bundle']}, and both search the same collection in Milvus. Change the original "
+        f"and copy it again; or build an index for the copy: index.py build --milvus_uri {fields['uri']}; or, if the "
+        "folder is not a copy but was moved or renamed, give --moved"
     )
 
 
-def remember(folder, collections):
-    """Writes down what a build makes, and what it replaces: `tidy` deletes what the bundle does not name then."""
+def record_collections(folder, collections):
+    """Writes the file beside the bundle: the collection that a build makes, and those that it replaces."""
     write_json(_beside(folder, "collections.json"), collections)
 
 
-def tidy(folder, wait=0.0):
-    """Deletes the collections that a build has written down, but for the bundle's. What fails is told.
+def delete_old_collections(folder, wait=0.0):
+    """Deletes the collections listed beside the bundle, except the one that its manifest names. Logs what fails.
 
     Args:
-        wait: seconds in which servers may take up the new index first.
+        wait: seconds to wait first, so that servers can open the new index.
     Returns:
-        those that are left, which stay written down.
+        the collections that could not be deleted, which stay listed.
     """
     path, left = _beside(folder, "collections.json"), []
     try:
@@ -103,29 +104,32 @@ def tidy(folder, wait=0.0):
     except FileNotFoundError:
         return left
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; delete it (collections it tells of are then left in Milvus)") from error
+        raise UserError(f"{path} is damaged; delete it (the collections it lists then stay in Milvus)") from error
     for fields in collections:
         if fields["collection"] != current and not _dropped(fields, wait):
             left.append(fields)
     if left:
-        remember(folder, left)
-        logger.warning("If their Milvus is gone for good, delete %s; else the next build asks it again", path)
+        record_collections(folder, left)
+        logger.warning("If their Milvus is gone for good, delete %s; otherwise the next build tries again", path)
     else:
         os.remove(path)
     return left
 
 
 def _dropped(fields, wait):
-    """Whether a collection is gone: deleted now, or not there."""
+    """Deletes a collection. Returns whether it is gone now, or was before."""
     try:
         index = MilvusIndex(fields["uri"], fields["collection"], load=False)
-        if wait and not fields["uri"].endswith(".db"):  # a file is open in this process alone
-            logger.info("In %g seconds, when servers have taken up the new index, the old one is deleted", wait)
+        if wait and not fields["uri"].endswith(".db"):  # only this process has a file open
+            logger.info("The old index is deleted in %g seconds, when servers have opened the new one", wait)
             time.sleep(wait)
         index.drop()
     except IndexUnavailable as error:
         logger.warning(
-            "Collection %s is left in %s, for the next build to delete: %s", fields["collection"], fields["uri"], error
+            "Collection %s stays in %s; the next build tries to delete it: %s",
+            fields["collection"],
+            fields["uri"],
+            error,
         )
         return False
     except UserError:  # no such collection

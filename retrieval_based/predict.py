@@ -1,10 +1,11 @@
-"""Label new texts by what is nearest to them: labels, or labelled rows that vote. A file of any size, as a stream.
+"""Predict the labels of new texts from the nearest labels, or by the votes of the nearest labelled rows.
 
     python predict.py --params_path checkpoint --data_file data/data.txt --output_file predicted.txt --scores
     python predict.py --params_path checkpoint --data_file data/data.txt --corpus_file data/train.txt --vote
     python predict.py --params_path output --data_file data/data.txt --device cpu     # a bundle: without Paddle
 
-The output is `text<TAB>label,label`, as of the other predict.py; --scores adds a column of the labels' scores.
+The output is `text<TAB>label,label`, as with predict.py in the project's folder; --scores adds a column with the scores
+of these labels. The input is read as a stream, so a file may have any size.
 """
 
 import argparse
@@ -27,10 +28,10 @@ def parse_args(argv=None):
         "--data_file",
         "--input_file",
         required=True,
-        help="texts, one a line; of labelled rows the text is taken (required)",
+        help="texts, one per line; labels after a tab are ignored (required)",
     )
-    parser.add_argument("--output_file", help="file to write (none: the log alone)")
-    parser.add_argument("--scores", action="store_true", help="write the labels' scores too (off)")
+    parser.add_argument("--output_file", help="file to write (none: predictions only in the log)")
+    parser.add_argument("--scores", action="store_true", help="also write the scores of the predicted labels (off)")
     add_search_flags(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)

@@ -1,11 +1,11 @@
-"""Look up each text of a file: which entries of the corpus are nearest to it. evaluate.py scores what is written.
+"""Find the entries of the corpus nearest to each text of a file. evaluate.py scores the result.
 
     python recall.py --params_path checkpoint --similar_text_pair_file data/dev.txt --recall_num 50
     python recall.py --params_path checkpoint --similar_text_pair_file data/dev.txt --corpus_file data/train.txt
     python recall.py --params_path output --similar_text_pair_file data/dev.txt       # a bundle and its index
 
-A line is `text<TAB>label<TAB>cosine`; of a corpus of labelled rows it holds `label,label`. Texts stand in their order,
-each as often as in the file, with the nearest entry first.
+A line is `text<TAB>label<TAB>cosine`, or `text<TAB>label,label<TAB>cosine` if the corpus is labelled rows. Texts keep
+their order and their repetitions; the nearest entry of a text comes first.
 """
 
 import argparse
@@ -30,16 +30,18 @@ def parse_args(argv=None):
         "--similar_text_pair_file",
         "--similar_text_pair",
         required=True,
-        help="texts to look up, one a line; of labelled rows the text is taken (required)",
+        help="texts to look up, one per line; labels after a tab are ignored (required)",
     )
     parser.add_argument("--recall_result_dir", default="recall_result", help="folder of the result (%(default)s)")
-    parser.add_argument("--recall_result_file", default="recall_result_file", help="its name in it (%(default)s)")
+    parser.add_argument(
+        "--recall_result_file", default="recall_result_file", help="file name of the result in its folder (%(default)s)"
+    )
     add_search_flags(parser, vote=False)
-    older = parser.add_argument_group("of older commands, not needed: nothing is read from them")
-    older.add_argument("--model_name_or_path", help="the model's folder tells (none)")
-    older.add_argument("--output_emb_size", type=int, help="the model's folder tells (none)")
+    unused = parser.add_argument_group("flags of PaddleNLP's application, accepted and ignored")
+    unused.add_argument("--model_name_or_path", help="ignored: --params_path names the model (none)")
+    unused.add_argument("--output_emb_size", type=int, help="ignored: the width is the model's (none)")
     for name in ("hnsw_m", "hnsw_ef", "hnsw_max_elements"):
-        older.add_argument(f"--{name}", type=int, help="of an index that is made for many rows alone (none)")
+        unused.add_argument(f"--{name}", type=int, help="ignored: the index has its own settings (none)")
     return parser.parse_args(argv)
 
 
@@ -60,10 +62,10 @@ def main(argv=None):
         for window, found in search.windows(texts, count):
             for text, cosines, entries in zip(window, found.cosines, found.labels):
                 for cosine, names in zip(cosines, entries):
-                    if names:  # an approximate search may leave the last places empty
+                    if names:  # an approximate search may leave the last positions empty
                         file.write(f"{text}\t{','.join(names)}\t{cosine:.8f}\n")
                         lines += 1
-    logger.info("Recall result saved in %s: %d entries near to %d texts", result, lines, count)
+    logger.info("Recall result saved in %s: %d nearest entries of %d texts", result, lines, count)
     return 0
 
 

@@ -250,6 +250,64 @@ def retrieval(trained, bundles, tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def milvus_file(tmp_path_factory):
+    """A file of Milvus Lite, which this process keeps open until the module's tests are done."""
+    from milvus_lite import server_manager_instance
+
+    path = tmp_path_factory.mktemp("milvus") / "index.db"
+    yield path
+    server_manager_instance.release_server(str(path))
+
+
+@pytest.fixture
+def run_index(run):
+    """run_index(command, bundle, *flags) -> log of an index.py that succeeds."""
+    from index_commands import script
+
+    def call(command, folder, *flags):
+        status, log = run(script.main, command, "--bundle", folder, *flags)
+        assert status == 0, log
+        return log
+
+    return call
+
+
+@pytest.fixture
+def refused_index(run):
+    """refused_index(command, bundle, *flags) -> message of an index.py that ends with status 2 and changes nothing."""
+    from index_commands import script
+
+    def call(command, folder, *flags):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        status, log = run(script.main, command, "--bundle", folder, *flags)
+        assert status == 2 and "Traceback" not in log, log
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert not folder.with_name(f"{folder.name}.tmp").exists()
+        return log
+
+    return call
+
+
+@pytest.fixture
+def indexed_bundle(run_index, retrieval, tmp_path, request):
+    """indexed_bundle(task, corpus, kind) -> folder of a copy whose index has this kind: embedded or milvus."""
+
+    def call(task="news", corpus="labels", kind="embedded"):
+        folder = shutil.copytree(retrieval[task, corpus], tmp_path / f"{task}-{corpus}-{kind}")
+        if kind == "milvus":
+            uri = request.getfixturevalue("milvus_file")
+            rows = ("--corpus_file", tmp_path / "all.txt") if corpus == "rows" else ()
+            if rows:
+                source = {"news": "data", "reviews": "data/multi_label"}[task]
+                names = {line.partition("\t")[2] for line in lines_of(ROOT / source / "train.txt")[:600]}
+                write_lines(rows[1], [f"{i}\t{labels}" for i, labels in enumerate(sorted(names)[:50])])
+            run_index("build", folder, "--corpus", corpus, *rows, "--milvus_uri", uri)
+        return folder
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory):
     """Folder of a masked-language ERNIE of random weights. Dropout is on."""

@@ -1,4 +1,4 @@
-"""Vectors to index, and what an index must do: a state machine that any index is run through."""
+"""Vectors to index, and a state machine that checks what an index must do, for any kind of index."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ class Model:
         return np.divide(vectors @ query, lengths, out=np.zeros(len(vectors)), where=lengths > 0)
 
     def check(self, found, queries, k):
-        """The cosines are the highest there are, and each entry found is one whose cosine and labels are those."""
+        """Checks that the cosines are the highest, and that each entry found has the labels of an entry that has it."""
         for cosines, labels, query in zip(found.cosines, found.labels, queries):
             mine = self.cosines(np.asarray(query, np.float64))
             count = min(k, len(mine))
@@ -62,7 +62,7 @@ WIDTH = 4
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Random orders of add, remove, search and reopen, beside a model that goes through all entries."""
+    """Random orders of add, remove, search and reopen, compared with a model that loops over all entries."""
 
     graph = False
 
@@ -87,7 +87,7 @@ class AnyOrder(RuleBasedStateMachine):
         vectors = self.random.normal(size=(len(labels), WIDTH)).astype(np.float32)
         self.index.add(vectors, labels)
         self.model.add(vectors, labels)
-        if labels:  # found at once
+        if labels:  # a search finds the new entry at once
             found = self.index.search(vectors[-1:], 1)
             assert set(found.labels[0][0]) == set(labels[-1]) and found.cosines[0, 0] > 1 - 1e-5
 

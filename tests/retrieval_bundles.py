@@ -1,4 +1,4 @@
-"""Retrieval bundles for tests, made of a classifier's bundle in a second: its logits at unit length are the vectors."""
+"""Retrieval bundles for tests, made from a classifier's bundle in a second. Vectors are its logits at unit length."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ENCODER = ("special_tokens_map.json", "tokenizer_config.json", "vocab.txt")
 
 
 def make_encoder(source, folder, **fields):
-    """A retrieval bundle without an index; `fields` go into its manifest."""
+    """A retrieval bundle without an index. fields: added to its manifest."""
     source, folder = Path(source), Path(folder)
     folder.mkdir()
     for name in (*ENCODER, "label.txt"):
@@ -48,9 +48,10 @@ def make_encoder(source, folder, **fields):
 
 
 def put_index(folder, index, labels=None, decision=None, **fields):
-    """Puts an `EmbeddedIndex`, or the manifest's fields of another (a dict), into a bundle's folder, as index.py would.
+    """Puts an index into a bundle's folder, as index.py would.
 
-    labels: names of label.txt, in place of those there. fields: of the manifest.
+    index: an `EmbeddedIndex`, or the manifest's dict of another one. labels: new names for label.txt. fields: added to
+    the manifest.
     """
     from text_cls.files import atomic_folder
 
@@ -76,7 +77,7 @@ def put_index(folder, index, labels=None, decision=None, **fields):
 
 
 def make_retrieval_bundle(source, folder, rows=None):
-    """A whole one: an entry a label that has no child; with `rows` of `rows.read_rows` an entry a row, by vote."""
+    """A retrieval bundle with one entry per label without children; with `rows.Rows`, one per row, searched by vote."""
     from text_cls.search.embedded_index import EmbeddedIndex
     from text_cls.search.label_scores import corpus_labels, label_text
     from text_cls.serving.retrieval_predictor import RetrievalPredictor

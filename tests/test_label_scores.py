@@ -23,7 +23,7 @@ from text_cls.search.label_scores import (
 TREE = Labels(["财经", "财经/交易", "体育", "体育##足球", "体育##足球##西甲", "体育##网球"])
 
 
-def test_a_label_is_read_as_the_older_suite_trains_it():
+def test_a_label_is_read_as_paddlenlps_application_trains_it():
     assert label_text("财经/交易##出售/收购") == "财经/交易,出售/收购"
     assert label_text("a##b##c") == "a,b,c" and label_text("flat #1 😀<b>") == "flat #1 😀<b>"
 
@@ -35,7 +35,7 @@ def test_the_deepest_of_a_row():
     assert of(0, 2, 3, 4) == [0, 4] and of(2, 3, 5) == [3, 5] and of(2) == [2] and of() == []
 
 
-def test_labels_with_an_entry_are_the_leaves_and_those_a_row_stops_at(tmp_path):
+def test_labels_with_an_entry_are_the_leaves_and_the_deepest_labels_of_rows(tmp_path):
     names = [TREE.names[i] for i in corpus_labels(TREE)]
     assert names == ["财经", "财经/交易", "体育##足球##西甲", "体育##网球"]
     write_lines(tmp_path / "rows.txt", ["x\t体育##足球,体育##网球", "y", "z\t体育##足球##西甲"])
@@ -45,7 +45,7 @@ def test_labels_with_an_entry_are_the_leaves_and_those_a_row_stops_at(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["data", "data/multi_label"])
-def test_on_the_example_data_every_row_is_what_its_entries_and_their_parents_make(folder):
+def test_on_the_example_data_the_deepest_labels_and_their_ancestors_make_up_a_row(folder):
     problems = Problems()
     labels = read_labels(str(ROOT / folder / "label.txt"), problems)
     rows = read_rows(str(ROOT / folder / "dev.txt"), labels, problems)
@@ -71,15 +71,15 @@ def by_hand(found, labels, vote):
     for q, row in enumerate(found.labels):
         cosines = [max(0.0, float(cosine)) for cosine in found.cosines[q]]
         for i, name in enumerate(labels.names):
-            speaking = [
+            counting = [
                 cosine
                 for cosine, names in zip(cosines, row)
                 if any(n in labels.index and (n == name or n.startswith(f"{name}##")) for n in names)
             ]
             if vote:
-                scores[q, i] = sum(speaking) / sum(cosines) if sum(cosines) else 0
+                scores[q, i] = sum(counting) / sum(cosines) if sum(cosines) else 0
             else:
-                scores[q, i] = max(speaking, default=0)
+                scores[q, i] = max(counting, default=0)
     return scores
 
 
@@ -99,10 +99,10 @@ def test_scores_are_what_the_definition_gives(found, vote):
     assert np.allclose(scores, by_hand(found, TREE, vote), atol=1e-6)
     assert ((scores >= 0) & (scores <= 1)).all()
     below = TREE.parents >= 0
-    assert (scores[:, TREE.parents[below]] >= scores[:, below]).all()  # to the last bit, or sets would be torn
+    assert (scores[:, TREE.parents[below]] >= scores[:, below]).all()  # to the last bit, or a set would lack a parent
 
 
-def test_scores_of_nothing_found_and_of_places_left_empty():
+def test_scores_of_nothing_found_and_of_empty_positions():
     found = Found(np.array([[0.5, MISSING], [MISSING, MISSING]], np.float32), [[("体育",), ()], [(), ()]])
     for vote, score in ((False, 0.5), (True, 1.0)):
         scores = label_scores(found, TREE, vote)
@@ -119,16 +119,16 @@ def test_scores_of_50_000_labels_and_1000_queries_take_no_loop_over_labels():
     started = time.process_time()
     for vote in (False, True):
         assert label_scores(found, labels, vote).shape == (1000, 50_100)
-    assert time.process_time() - started < 10  # 1 second here; a loop over the cells takes a minute
+    assert time.process_time() - started < 10  # takes 1 second; a loop over the cells takes a minute
 
 
-def test_entries_of_rows_are_those_with_a_label_each_with_its_whole_set(tmp_path):
+def test_rows_with_a_label_become_entries_with_their_whole_label_set(tmp_path):
     write_lines(tmp_path / "rows.txt", ["x\t体育##足球", "y", "x\t体育##网球,财经"])
     texts, names = row_entries(read_rows(str(tmp_path / "rows.txt"), TREE, Problems()), TREE)
     assert texts == ["x", "x"] and names == [("体育", "体育##足球"), ("财经", "体育", "体育##网球")]
 
 
-def test_a_decision_goes_with_the_names_when_labels_change():
+def test_a_decision_follows_the_names_when_labels_change():
     decision = Decision((0.1, 0.2, 0.9), min_k=1, none_below=0.3, none_label=2, temperature=2)
     before = Labels(["a", "b", "none"])
     carried = carry_decision(decision, before, Labels(["none", "new", "a"]))
@@ -137,6 +137,6 @@ def test_a_decision_goes_with_the_names_when_labels_change():
     assert carry_decision(Decision(0.4), before, Labels(["new"])) == Decision(0.4)
 
 
-def test_votes_are_decided_by_most_of_them_whatever_was_fitted_to_cosines():
+def test_a_label_needs_most_of_the_votes_whatever_was_fitted_to_cosines():
     fitted = Decision((0.61, 0.72), min_k=1, max_k=3, none_below=0.4, temperature=0.5, hierarchy="one_per_level")
     assert vote_decision(fitted) == Decision(0.5, min_k=1, max_k=3, hierarchy="one_per_level")

@@ -1,4 +1,4 @@
-"""MilvusIndex on a real Milvus Lite: its file, and its server, which speaks as a cluster does."""
+"""MilvusIndex on a real Milvus Lite: its file, and its server, which speaks the protocol of a cluster."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ from text_cls.search.milvus_index import INDEX_TYPES, MilvusIndex, uri_problem
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A file of Milvus Lite, which this process has open until the module's tests are through."""
+    """A file of Milvus Lite, which this process keeps open until the module's tests are done."""
     from milvus_lite import server_manager_instance
 
     path = str(tmp_path_factory.mktemp("milvus") / "index.db")
@@ -91,7 +91,7 @@ def test_every_type_of_index_finds_what_exact_search_finds(index, kind):
     exact, milvus = EmbeddedIndex(48, graph=False), index(48, kind)
     for one in (exact, milvus):
         one.add(corpus, labels)
-    for save in (False, True):  # searched by comparing until it is indexed
+    for save in (False, True):  # until it is indexed, a search compares every entry
         if save:
             milvus.save()
         wanted, found = exact.search(queries, 10), milvus.search(queries, 10)
@@ -99,7 +99,7 @@ def test_every_type_of_index_finds_what_exact_search_finds(index, kind):
             len(set(a) & set(b)) / 10 for a, b in zip(wanted.cosines.round(4).tolist(), found.cosines.round(4).tolist())
         ]
         assert np.mean(same) > (0.85 if kind == "AUTOINDEX" else 0.97), kind
-    assert milvus.remove("7") == exact.remove("7") == 50  # the entries have "all" left
+    assert milvus.remove("7") == exact.remove("7") == 50  # these entries still have "all"
     assert milvus.remove("all") == exact.remove("all") == 1000
     assert len(milvus) == len(exact) == 950 and milvus.labels() == exact.labels()
     found = milvus.search(queries, 20)
@@ -121,7 +121,7 @@ def test_save_waits_until_all_is_indexed(index, file, monkeypatch):
     assert {type(segment.indexes["vector"]).__name__ for segment in segments} == {"FaissHnswIndex"}
     monkeypatch.setattr(one._client, "describe_index", lambda *args, **more: {"pending_index_rows": 3})
     monkeypatch.setattr(milvus_index, "BUILD_TIMEOUT", 0.5)
-    with pytest.raises(IndexUnavailable, match="not indexed all after 0.5 seconds"):
+    with pytest.raises(IndexUnavailable, match="not indexed all entries after 0.5 seconds"):
         one.save()
 
 
@@ -138,7 +138,7 @@ def test_label_names_cannot_break_out_of_a_filter(index):
 
 def test_many_rows_go_in_batches_and_come_back_whole(index, monkeypatch):
     monkeypatch.setattr(milvus_index, "BATCH_BYTES", 4000)
-    monkeypatch.setattr(milvus_index, "QUERIES", 7)
+    monkeypatch.setattr(milvus_index, "QUERIES_PER_SEARCH", 7)
     one = index(16, "FLAT")
     batches = []
     insert = one._client.insert
@@ -158,13 +158,13 @@ def test_labels_of_an_entry_beyond_milvus_limits_are_refused(index):
     one.add(np.ones((1, 4)), [("长" * 20_000,)])
     assert list(one.labels()) == ["长" * 20_000]
     for labels in (("长" * 22_000,), tuple(f"{i}" for i in range(5000))):
-        with pytest.raises(UserError, match="Milvus takes 1024 labels an entry of 65535 bytes"):
+        with pytest.raises(UserError, match="Milvus takes at most 1024 labels per entry, of 65535 bytes each"):
             one.add(np.ones((1, 4)), [labels])
     one.add(np.ones((1, 4)), [tuple(f"{i}" for i in range(1024))])
     assert len(one.search(np.ones((1, 4)), 5).labels[0]) == 2
 
 
-def test_places_that_an_approximate_search_leaves_empty(index, monkeypatch):
+def test_positions_that_an_approximate_search_leaves_empty(index, monkeypatch):
     one = index(2, "FLAT")
     one.add(np.eye(2), [("a",), ("b",)])
     search = one._client.search
@@ -196,7 +196,7 @@ def test_what_the_manifest_names_is_opened(index, file):
 def test_a_collection_of_something_else_is_left_alone(index, file):
     client = index(3)._client
     client.create_collection("foreign", dimension=3)
-    with pytest.raises(UserError, match="'foreign' is not one of this suite's; name another"):
+    with pytest.raises(UserError, match="'foreign' was not made by index.py; name another"):
         MilvusIndex(file, "foreign")
     client.drop_collection("foreign")
 
@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path, capfd):
     (tmp_path / "text.db").write_text("no database", encoding="utf-8")
     for path, words in (
         (tmp_path / "no" / "x.db", "no folder"),
-        (tmp_path / "text.db", "Milvus Lite does not open it"),
+        (tmp_path / "text.db", "Milvus Lite cannot open it"),
     ):
         with pytest.raises(UserError, match=words):
             MilvusIndex.create(str(path), "c", 3)
@@ -238,7 +238,7 @@ def test_a_file_that_another_process_has_open(tmp_path, capfd):
         holder.communicate("\n", timeout=20)
 
 
-def test_a_server_that_never_answers_takes_no_longer_than_the_limit():
+def test_a_server_that_never_answers_is_given_up_after_the_limit():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -248,7 +248,7 @@ def test_a_server_that_never_answers_takes_no_longer_than_the_limit():
         assert time.monotonic() - started < 30
 
 
-def test_a_collection_that_is_never_loaded_is_waited_for_no_longer_than_the_limit(index, monkeypatch):
+def test_a_collection_that_is_never_loaded_is_given_up_after_the_limit(index, monkeypatch):
     """A server may take forever to read a collection into memory: pymilvus asks it again and again until the limit."""
     from pymilvus.client.types import LoadState
     from pymilvus.exceptions import MilvusException
@@ -266,7 +266,7 @@ def test_a_collection_that_is_never_loaded_is_waited_for_no_longer_than_the_limi
 
 
 def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
-    """The same code on http://; while it is down a search says so within its time, and afterwards it works again."""
+    """The same code on http://: while the server is down, a search says so in time; afterwards it works again."""
     monkeypatch.setenv("MILVUS_TOKEN", "root:s3cret")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -276,7 +276,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
         uri = f"http://127.0.0.1:{port}"
         one = MilvusIndex.create(uri, "labels", 3, timeout=3)
         one.add(np.eye(3), [("a",), ("b",), ("a", "c")])
-        other = MilvusIndex(uri, "labels", timeout=3)  # a second client sees what the first changes, at once
+        other = MilvusIndex(uri, "labels", timeout=3)  # a second client sees the first one's changes at once
         assert other.labels() == {"a": 2, "b": 1, "c": 1}
         assert one.remove("a") == 2 and other.search(np.eye(3), 3).labels[2][0] == ("c",) and len(other) == 2
         process.send_signal(signal.SIGKILL)
@@ -300,7 +300,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path, monkeypatch, capfd):
     assert "Traceback" not in logged.err and "s3cret" not in logged.err + logged.out
 
 
-def test_an_address_in_the_environment_that_is_none_is_no_matter(tmp_path):
+def test_an_invalid_address_in_the_environment_does_no_harm(tmp_path):
     code = "from text_cls.search.milvus_index import MilvusIndex; import os, sys; "
     code += "MilvusIndex.create(sys.argv[1], 'c', 3); print(os.environ['MILVUS_URI'])"
     words = [sys.executable, "-c", code, str(tmp_path / "i.db")]

@@ -18,7 +18,7 @@ import_paddle()
 
 
 def by_hand(corpus, queries, k):
-    """Every pair by itself, sorted by cosine, then by row."""
+    """Every pair on its own, sorted by cosine, then by row."""
     scores = np.zeros((len(queries), len(corpus)))
     for i, query in enumerate(queries.astype(np.float64)):
         for j, row in enumerate(corpus.astype(np.float64)):
@@ -34,11 +34,11 @@ VECTORS = arrays.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(3)), e
 
 @given(VECTORS, VECTORS, st.integers(1, 40), st.integers(1, 7), st.integers(1, 7))
 @settings(deadline=None)
-def test_exact_search_is_what_comparing_by_hand_gives(corpus, queries, k, per_queries, per_block):
-    """Small whole numbers make many equals, and rows of zeros; blocks of any size make no difference."""
+def test_exact_search_finds_what_comparing_by_hand_finds(corpus, queries, k, per_queries, per_block):
+    """Small whole numbers make many ties, and rows of zeros. The sizes of the blocks make no difference."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "QUERIES", per_queries)
-        patch.setattr(neighbours, "BLOCK", per_block)
+        patch.setattr(neighbours, "QUERY_BLOCK", per_queries)
+        patch.setattr(neighbours, "ROW_BLOCK", per_block)
         scores, rows = Neighbours(corpus).search(queries, k)
     expected_scores, expected_rows = by_hand(corpus, queries, k)
     assert scores.shape == rows.shape == (len(queries), min(k, len(corpus)))
@@ -47,7 +47,7 @@ def test_exact_search_is_what_comparing_by_hand_gives(corpus, queries, k, per_qu
 
 
 def ties_only(corpus, queries, rows, expected):
-    """True where the two orders differ only between cosines closer than the last bit of a float32."""
+    """True if the two orders differ only between cosines closer than the last bit of a float32."""
 
     def cosines(numbers):
         unit = neighbours._unit(corpus)[numbers]
@@ -57,7 +57,7 @@ def ties_only(corpus, queries, rows, expected):
 
 
 def test_equal_rows_come_in_their_order_across_blocks(monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
+    monkeypatch.setattr(neighbours, "ROW_BLOCK", 7)
     some = clusters(10, width=129)
     corpus = np.tile(some, (200, 1))
     scores, rows = Neighbours(corpus).search(some, 150)
@@ -66,14 +66,14 @@ def test_equal_rows_come_in_their_order_across_blocks(monkeypatch):
 
 
 def test_memory_does_not_grow_with_queries_times_rows(monkeypatch):
-    monkeypatch.setattr(neighbours, "QUERIES", 64)
-    monkeypatch.setattr(neighbours, "BLOCK", 256)
+    monkeypatch.setattr(neighbours, "QUERY_BLOCK", 64)
+    monkeypatch.setattr(neighbours, "ROW_BLOCK", 256)
     corpus, queries = clusters(8000, 8), clusters(2000, 8)
     tracemalloc.start()
     Neighbours(corpus).search(queries, 3)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4e6  # all scores at once are 64 MB
+    assert peak < 4e6  # all scores at once would take 64 MB
 
 
 # ----------------------------------------------------------------------------------------------------------- the index
@@ -105,7 +105,7 @@ def test_an_index_above_100_000_rows(monkeypatch):
     assert built == [100_001]
 
 
-def test_without_hnswlib_every_row_is_compared_and_the_remedy_told(monkeypatch, capfd):
+def test_without_hnswlib_every_row_is_compared_and_the_log_says_what_to_install(monkeypatch, capfd):
     from text_cls.cli import set_up_log
 
     set_up_log()
@@ -119,26 +119,26 @@ def test_without_hnswlib_every_row_is_compared_and_the_remedy_told(monkeypatch, 
 
 
 def test_what_the_graph_does_not_reach_is_found_by_comparing(monkeypatch):
-    """hnswlib raises where it reaches fewer than k rows; whether it does depends on its threads' race."""
+    """hnswlib raises if it reaches fewer than k rows; whether that happens depends on how its threads race."""
 
-    class Torn:
+    class Incomplete:
         def set_ef(self, ef):
             assert ef >= 90
 
         def knn_query(self, queries, k):
             raise RuntimeError("Cannot return the results in a contiguous 2D array. Probably ef or M is too small")
 
-    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed, threads: Torn())
+    monkeypatch.setattr(neighbours, "_build", lambda corpus, seed, threads: Incomplete())
     corpus = clusters(100)
-    torn, exact = (Neighbours(corpus, index).search(corpus, 90) for index in (True, False))
-    assert (torn[1] == exact[1]).all() and (torn[0] == exact[0]).all()
+    incomplete, exact = (Neighbours(corpus, index).search(corpus, 90) for index in (True, False))
+    assert (incomplete[1] == exact[1]).all() and (incomplete[0] == exact[0]).all()
 
 
 # -------------------------------------------------------------------------------------------------------------- oracle
 
 
 def test_trustai_gives_the_same_cosines(families):
-    """TrustAI's FeatureSimilarityModel on one batch, which pads alike."""
+    """TrustAI's FeatureSimilarityModel on one batch, with the same padding."""
     import_trustai()
     import paddle
     from trustai.interpretation import FeatureSimilarityModel

@@ -25,7 +25,7 @@ CUTOFFS = (1, 5, 10, 20, 50)
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """An empty folder to stand in: result.tsv lands there."""
+    """An empty working directory, in which result.tsv is written."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -57,7 +57,7 @@ def f1_of(gold, predicted, names):
 @pytest.mark.parametrize("corpus", ["labels", "rows"])
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_recall_evaluate_and_predict_agree(run, encoders, work, task, corpus):
-    """Figures of the file, of a look-up of its own, by counting in the file, and by scikit-learn on predict.py's."""
+    """Figures of recall.py's file, of a search, by counting in the file, and by scikit-learn on predict.py's labels."""
     dataset, model = encoders[task]
     dev = dataset / "dev.txt"
     where = ["--params_path", model, "--device", "cpu", "--recall_num", 20]
@@ -90,7 +90,7 @@ def test_recall_evaluate_and_predict_agree(run, encoders, work, task, corpus):
     assert figures(direct[1])["Macro f1 score"] == pytest.approx(macro, abs=1e-3)
 
 
-def test_the_score_of_training_is_that_of_evaluate(run, encoders, work):
+def test_evaluate_gives_the_score_of_training(run, encoders, work):
     from text_cls.neural.checkpoint import read_run
 
     for dataset, model in encoders.values():
@@ -134,18 +134,18 @@ NEAR = [
 
 
 def test_figures_by_hand(run, work):
-    """The text 梅西 stands twice with other labels, and both count; so does the last row."""
+    """The text 梅西 occurs twice with different labels, and both rows count; so does the last row."""
     case = write_case(work, ROWS, NEAR)
     status, log = run(script.main, *case, "--hierarchy", "closure", "--min_k", "0")
     assert status == 0 and "1 rows have no label" in log
     found = figures(log)
-    # Rows with a label: hit at once, second, -, never, second.
+    # Rows with a label: found first, found second, no label, never found, found second.
     assert found["recall@1"] == 25 and found["recall@5"] == found["recall@50"] == 75
     predicted = [{"体育", "体育##足球", "财经"}, {"体育", "体育##网球"}, set(), {"体育", "体育##足球", "财经"}]
     predicted.append({"财经"})
     micro, macro = f1_of(sets_of(work / "dev.txt"), predicted, LABELS)
     assert [found["Micro f1 score"], found["Macro f1 score"]] == pytest.approx([micro, macro], abs=1e-3)
-    # One path a row: the nearest one, which is what is done without a model.
+    # One path per row, the nearest one: the decision without a model.
     status, log = run(script.main, *case)
     assert "one_per_level" in log
     predicted = [{"体育", "体育##足球"}, {"体育", "体育##网球"}, {"财经"}, {"体育", "体育##足球"}, {"财经"}]
@@ -154,7 +154,7 @@ def test_figures_by_hand(run, work):
 
 
 def test_threshold_and_recall_num(run, work):
-    """The older metric's own 0.5 made any threshold below it useless."""
+    """In PaddleNLP's application, the metric's own 0.5 made any threshold below it useless."""
     case = write_case(work, ["a\tx,y", "b\tz"], [[("x", 0.45), ("z", 0.2)], [("z", 0.3), ("y", 0.1)]], ["x", "y", "z"])
     f1 = [figures(run(script.main, *case, "--threshold", t)[1])["Micro f1 score"] for t in (0.5, 0.25, 0.15)]
     assert f1 == pytest.approx([0, 80, 200 / 3], abs=1e-3)
@@ -162,11 +162,11 @@ def test_threshold_and_recall_num(run, work):
     assert (
         status == 0 and figures(log)["Micro f1 score"] == 80 and figures(log)["recall@50"] == figures(log)["recall@1"]
     )
-    assert "1 entries of a text are known" in log
+    assert "Only 1 entries per text are known" in log
 
 
 def test_recall_never_exceeds_one_and_no_query_is_dropped(run, work):
-    """Training rows repeat their labels: the older one counted each, and lost the last query."""
+    """Training rows repeat their labels: PaddleNLP's application counted each of them, and lost the last query."""
     case = write_case(work, ["a\tx", "b\ty"], [[("x", 0.9)] * 7, [("x", 0.9)] * 6 + [("y", 0.8)]], ["x", "y"])
     status, log = run(script.main, *case)
     assert status == 0
@@ -174,7 +174,7 @@ def test_recall_never_exceeds_one_and_no_query_is_dropped(run, work):
 
 
 def test_rows_of_many_labels_vote(run, work):
-    """Entries of training rows: several labels each; only with --vote are they counted, and one is told so."""
+    """Entries of training rows have several labels: they vote only with --vote, and the log says so."""
     near = [[("x,y", 0.9), ("y", 0.6), ("z", 0.5)]]
     case = write_case(work, ["a\ty"], near, ["x", "y", "z"])
     status, log = run(script.main, *case)
@@ -193,7 +193,7 @@ def test_a_line_of_the_figures_is_added_each_time(run, work):
 
 
 def test_long_texts_emoji_and_twenty_labels(run, encoders, work):
-    """Through recall.py and back; the same text follows itself, and stands again later."""
+    """Through recall.py and back; the same text occurs in consecutive rows, and again later."""
     dataset, model = encoders["reviews"]
     names = lines_of(dataset / "label.txt")
     long, odd = "很长的评论" * 400, '😀 "引号" <b>&\'\x0b\u2028'
@@ -223,7 +223,7 @@ def test_long_texts_emoji_and_twenty_labels(run, encoders, work):
 
 
 def lines_of_bytes(path):
-    """Lines as the project reads them: of \\n alone."""
+    """Lines as the project reads them: only \\n ends a line."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
@@ -235,7 +235,7 @@ def test_any_result_is_read_back_row_by_row(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("result")
     each = data.draw(st.integers(1, 3))
     rows = data.draw(texts)
-    of_text = {}  # equal texts have equal entries
+    of_text = {}  # equal texts find equal entries
     for text in rows:
         pair = st.tuples(st.sampled_from(["x", "y", "x,y"]), st.floats(-1, 1, width=32))
         of_text.setdefault(text, data.draw(st.lists(pair, min_size=each, max_size=each)))
@@ -256,7 +256,7 @@ def test_ids_of_what_is_found():
     assert script.found_ids(Found(np.zeros((0, 2), np.float32), []), labels).shape[:2] == (0, 2)
 
 
-def test_windows_in_which_fewer_are_found_are_joined():
+def test_windows_with_different_numbers_of_entries_are_joined():
     parts = [Found(np.array([[0.5]], np.float32), [[("a",)]]), Found(np.zeros((1, 2), np.float32), [[("b",), ("c",)]])]
     found = script.joined(parts)
     assert found.cosines.tolist() == [[0.5, MISSING], [0, 0]] and found.labels == [[("a",), ()], [("b",), ("c",)]]
@@ -272,14 +272,14 @@ def test_faults_of_the_result_file(run, work):
         return log
 
     good = lines_of(work / "result.txt")
-    assert "result.txt:2: a line is text<TAB>label,label<TAB>cosine" in answer([good[0], "体育\t0.5", *good[2:]])
-    assert "result.txt:1: a line is" in answer(["梅西\t体育\tnear", *good[1:]])
-    assert "result.txt:1: a line is" in answer(["梅西\t体育\tnan", *good[1:]])
+    assert "result.txt:2: a line must be text<TAB>label,label<TAB>cosine" in answer([good[0], "体育\t0.5", *good[2:]])
+    assert "result.txt:1: a line must be" in answer(["梅西\t体育\tnear", *good[1:]])
+    assert "result.txt:1: a line must be" in answer(["梅西\t体育\tnan", *good[1:]])
     assert "label '' is not in the label file" in answer(["梅西\t\t0.5", *good[1:]])
     log = answer([line.replace("体育##足球", "体育##足毬") for line in good])
     assert "label '体育##足毬' is not in the label file" in log and "--label_path" in log
     log = answer(good[2:])
-    assert "'大盘', where '梅西' is next in the rows" in log and "look up anew: recall.py" in log
+    assert "'大盘', but the next of the rows is '梅西'" in log and "run recall.py --similar_text_pair_file" in log
     assert "not all texts of" in answer(good[:-2]) and "not all texts of" in answer([])
     assert "more texts than" in answer([*good, "西甲\t体育\t0.5"])
     twice = write_case(work, ["a\tx", "a\tx"], [[("x", 1), ("y", 1)], [("x", 1)]], ["x", "y"])
@@ -288,20 +288,20 @@ def test_faults_of_the_result_file(run, work):
     assert not (work / "result.tsv").exists()
 
 
-def test_recall_keeps_what_it_reads(run, encoders, work):
+def test_recall_does_not_overwrite_its_input(run, encoders, work):
     dataset, model = encoders["news"]
     shutil.copy(dataset / "dev.txt", work)
     where = ["--similar_text_pair", work / "dev.txt", "--params_path", model, "--device", "cpu"]
     status, log = run(recall.main, *where, "--recall_result_dir", work, "--recall_result_file", "dev.txt")
     assert status == 2 and "this file is read, too, and would be lost" in log
     assert lines_of(work / "dev.txt") == lines_of(dataset / "dev.txt")
-    older = "--model_name_or_path x --output_emb_size 0 --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 9".split()
-    status, log = run(recall.main, *where, *older, "--recall_num", "2")
-    assert status == 0 and "120 entries near to 60 texts" in log
+    ignored = "--model_name_or_path x --output_emb_size 0 --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 9".split()
+    status, log = run(recall.main, *where, *ignored, "--recall_num", "2")
+    assert status == 0 and "120 nearest entries of 60 texts" in log
 
 
-def test_places_that_an_approximate_search_leaves_empty(run, encoders, work, monkeypatch):
-    """They have no line, and no part in the figures."""
+def test_positions_that_an_approximate_search_leaves_empty(run, encoders, work, monkeypatch):
+    """They get no line, and do not count in the figures."""
     dataset, model = encoders["news"]
     write_lines(work / "dev.txt", ["a\t体育赛事##夺冠", "b\t体育赛事##伤病"])
     shutil.copy(dataset / "label.txt", work)
@@ -317,13 +317,13 @@ def test_places_that_an_approximate_search_leaves_empty(run, encoders, work, mon
     assert [figures(log)["recall@5"] for _, log in answers] == [100, 100]
 
 
-def test_faults_of_arguments_and_data_are_told_together(run, encoders, work):
+def test_faults_of_arguments_and_data_are_listed_together(run, encoders, work):
     dataset, model = encoders["news"]
     status, log = run(script.main, "--similar_text_pair", work / "dev.txt")
     assert status == 2 and "--recall_result_file, which recall.py wrote, or a model, --params_path" in log
     write_case(work, ROWS, NEAR)
     status, log = run(script.main, "--similar_text_pair", "dev.txt", "--recall_result_file", "x", "--corpus_file", "y")
-    assert status == 2 and "--corpus_file: the result file has its corpus already" in log
+    assert status == 2 and "--corpus_file: the result file already has a corpus" in log
     shutil.copy(work / "dev.txt", work / "result.tsv")
     status, log = run(script.main, "--similar_text_pair", "result.tsv", "--recall_result_file", "result.txt")
     assert status == 2 and "this file is read, too, and would be lost" in log
@@ -333,7 +333,7 @@ def test_faults_of_arguments_and_data_are_told_together(run, encoders, work):
     status, log = run(script.main, "--similar_text_pair", "dev.txt", "--params_path", model, *flags)
     assert status == 2 and "5 problems" in log and "--vote counts labelled rows" in log
     assert "did you mean '体育赛事##夺冠'?" in log and "2 tabs" in log and "leave out --min_k and --max_k" in log
-    assert "is not the label file of model and corpus" in log
+    assert "is not the label file of the model and corpus" in log
     status, log = run(script.main, "--similar_text_pair", dataset / "dev.txt", "--params_path", work)
     assert status == 2 and "retrieval_based/train.py" in log
 
@@ -350,7 +350,7 @@ def test_a_classifier_is_refused(run, encoders, work):
 
 @pytest.mark.parametrize("folder", [".", "retrieval_based"])
 def test_from_the_root_and_from_inside(encoder_bundles, encoders, tmp_path, folder):
-    """As a user types it, from either folder; the figures alone are on the standard output."""
+    """As a user types it, from either folder; standard output holds only the figures."""
     dataset, _ = encoders["news"]
     name = ROOT / "retrieval_based" / "evaluate.py" if folder == "." else "evaluate.py"
     where = ["--similar_text_pair", dataset / "dev.txt", "--params_path", encoder_bundles["news"], "--device", "cpu"]

@@ -25,7 +25,7 @@ PREFIX = "inference.get_pooled_embedding"
 
 
 def save_as_checkpoint(folder, target, output_emb_size, names=("a", "a##x", "b", "b##x", "c")):
-    """A checkpoint of an encoder that has learnt nothing; some training row stopped at `a`."""
+    """A checkpoint of an untrained encoder; some training row ended at the label `a`, which has a child."""
     encoder, tokenizer = load_encoder(str(folder), output_emb_size)
     labels = Labels(list(names))
     corpus = [name for name in labels.names if name != "b"]
@@ -34,7 +34,7 @@ def save_as_checkpoint(folder, target, output_emb_size, names=("a", "a##x", "b",
     return target
 
 
-def test_a_whole_bundle_under_the_older_names(encoder_bundles, encoders):
+def test_a_whole_bundle_under_the_names_of_paddlenlps_application(encoder_bundles, encoders):
     folder, (dataset, checkpoint) = encoder_bundles["news"], encoders["news"]
     files = set(os.listdir(folder))
     assert {
@@ -60,7 +60,7 @@ def test_a_whole_bundle_under_the_older_names(encoder_bundles, encoders):
 
 @pytest.mark.parametrize("name", ["news", "reviews"])
 def test_the_same_labels_as_the_checkpoint(encoder_bundles, encoders, name):
-    """With Paddle and a corpus in memory, or without either."""
+    """With Paddle and a corpus in memory, and without either."""
     dataset, checkpoint = encoders[name]
     trained, predictor = open_encoder(str(checkpoint), "cpu"), open_predictor(str(encoder_bundles[name]))
     texts = [text for _, text in read_texts(str(dataset / "dev.txt"))] + ["", "😀", "长" * 2000, "<b>'\""]
@@ -97,7 +97,7 @@ def test_the_static_graph_answers_as_the_bundle(encoder_bundles):
 
 @pytest.mark.parametrize(("family", "width"), [("ernie", 0), ("ernie_m", 24), ("bert", 24)])
 def test_each_family(family_folders, run, tmp_path, family, width):
-    """main() compares the bundle with the trained model; padding, cutting and the mask are in that."""
+    """main() compares the bundle with the trained model, which includes padding, truncation and the mask."""
     checkpoint = save_as_checkpoint(family_folders[family], tmp_path / "checkpoint", width)
     status, log = run(script.main, "--params_path", checkpoint, "--output_path", tmp_path / "output")
     assert status == 0, log
@@ -140,8 +140,8 @@ def test_without_an_index(encoders, run, tmp_path):
     assert status == 2 and "has no index yet; python retrieval_based/index.py build" in log
 
 
-def test_older_commands(encoder_bundles, encoders, run, tmp_path):
-    """The model's file for its folder, flags that are no longer needed; and the same export has the same hashes."""
+def test_commands_of_paddlenlps_application(encoder_bundles, encoders, run, tmp_path):
+    """The model's file instead of its folder, and flags that are ignored; and the same export has the same hashes."""
     weights = encoders["news"][1] / "model_state.pdparams"
     flags = ("--model_name_or_path", "rocketqa-zh-dureader-query-encoder", "--output_emb_size")
     status, log = run(script.main, "--params_path", weights, "--output_path", tmp_path / "output", *flags, 0)
@@ -162,14 +162,14 @@ def test_strange_labels(tiny_model, run, tmp_path):
 
 
 def test_a_wrong_mask_is_found(encoders, run, tmp_path, monkeypatch):
-    """The check must be able to fail: here [UNK] is taken for padding."""
+    """The check must be able to fail: here, [UNK] is treated as padding."""
     original = onnx_graph.optimise
     monkeypatch.setattr(export, "optimise", lambda raw, target, pad: original(raw, target, 4))
     status, log = run(script.main, "--params_path", encoders["news"][1], "--output_path", tmp_path / "output")
     assert status == 2 and "differ from the trained one's by" in log and not (tmp_path / "output").exists()
 
 
-def test_faults_are_told_together(run, encoders, tmp_path):
+def test_faults_are_listed_together(run, encoders, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.docx").touch()
     flags = ("--params_path", tmp_path / "nowhere", "--output_path", tmp_path / "output")

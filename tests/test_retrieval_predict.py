@@ -51,7 +51,7 @@ def as_file(chosen, scores, names):
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_labels_are_those_whose_text_is_near(predict, encoders, task):
-    """By hand: cosines of texts and label texts over the threshold, and all above; a parent has its best child's."""
+    """By hand: labels whose cosine exceeds the threshold, and their ancestors; a parent scores as its best child."""
     dataset, model = encoders[task]
     names, texts = lines_of(dataset / "label.txt"), lines_of(dataset / "data.txt")
     status, log, rows = predict(task, "--scores", "--threshold", "0.6", "--min_k", "0", "--hierarchy", "closure")
@@ -72,7 +72,7 @@ def test_labels_are_those_whose_text_is_near(predict, encoders, task):
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_the_votes_of_training_rows(predict, encoders, task):
-    """By hand: of the 7 nearest rows with a label, the share of the cosines that each label's rows have."""
+    """By hand: the share of each label's rows in the cosines of the 7 nearest rows with a label."""
     dataset, model = encoders[task]
     names, texts = lines_of(dataset / "label.txt"), lines_of(dataset / "data.txt")
     rows = [line.partition("\t") for line in lines_of(dataset / "train.txt")]
@@ -89,12 +89,12 @@ def test_the_votes_of_training_rows(predict, encoders, task):
             [votes[name] for name in line[1].split(",") if name], abs=2e-5
         )
     assert predict(task, *flags, "--hierarchy", "closure", "--scores", "--vote")[2] == written
-    status, log, rows = predict(task, *flags[:4], "--scores")  # without --threshold: by most of the votes
-    assert "those with more than half of the votes are given" in log
+    status, log, rows = predict(task, *flags[:4], "--scores")  # without --threshold: more than half of the votes
+    assert "a label needs more than half of the votes" in log
     assert rows == predict(task, *flags[:4], "--scores", "--threshold", "0.5")[2]
     assert "The 20 nearest of" in predict(task, *flags[:2])[1]
     _, log, nearest = predict(task, *flags, "--hierarchy", "closure", "--scores", "--no-vote")
-    assert "are looked at" in log and nearest != written
+    assert "are used" in log and nearest != written
 
 
 def test_checkpoint_and_bundle_give_the_same_labels(predict, encoders, encoder_bundles):
@@ -114,8 +114,8 @@ def test_infer_gives_the_same_labels(predict, run, encoders, encoder_bundles, tm
         assert inferred == predict(task, "--scores", model=encoder_bundles[task])[2]
 
 
-def test_the_index_of_a_bundle_is_searched_as_it_stands(predict, run, encoders, encoder_bundles, tmp_path):
-    """One of training rows votes; a label that index.py added is given."""
+def test_the_index_of_a_bundle_is_searched_with_its_own_settings(predict, run, encoders, encoder_bundles, tmp_path):
+    """An index of training rows votes; a label that index.py added is predicted."""
     index = load_script("retrieval_based/index.py")
     dataset, _ = encoders["reviews"]
     bundle = tmp_path / "bundle"
@@ -128,7 +128,7 @@ def test_the_index_of_a_bundle_is_searched_as_it_stands(predict, run, encoders, 
     assert status == 0 and "(the bundle's index) vote" in log and rows == wanted[2]
 
     assert run(index.main, "build", "--bundle", bundle, *flags, "--no-vote")[0] == 0
-    assert "(the bundle's index) are looked at" in predict("reviews", model=bundle)[1]
+    assert "(the bundle's index) are used" in predict("reviews", model=bundle)[1]
     assert run(index.main, "build", "--bundle", bundle, *flags)[0] == 0
 
     text = "全新的一句话，谁也没见过"
@@ -137,14 +137,14 @@ def test_the_index_of_a_bundle_is_searched_as_it_stands(predict, run, encoders, 
 
 
 def test_a_new_label_needs_no_training(predict, encoders, tmp_path):
-    """The label file in place of the model's: the new label's own text is nearest to it, and has its parent."""
+    """With another label file, a new label is predicted for its own text, together with its parent."""
     dataset, model = encoders["news"]
     names = [*lines_of(dataset / "label.txt"), "天文", "天文##日食 & <月食>"]
     write_lines(tmp_path / "label.txt", names)
     flags = ("--corpus_file", tmp_path / "label.txt", "--recall_num", "1", "--hierarchy", "closure", "--min_k", "0")
     status, _, rows = predict("news", *flags, texts=["天文,日食 & <月食>"])
     assert status == 0 and rows == [["天文,日食 & <月食>", "天文,天文##日食 & <月食>"]]
-    # Thresholds of each label go with its name.
+    # Each threshold follows its label's name.
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     thresholds = np.linspace(0.1, 0.9, len(names) - 2)
@@ -155,8 +155,8 @@ def test_a_new_label_needs_no_training(predict, encoders, tmp_path):
     assert status == 0 and [sorted(row[1].split(",")) for row in rows] == [sorted(row[1].split(",")) for row in same]
 
 
-def test_inner_labels_that_training_rows_stop_at_have_entries(predict, encoders, tmp_path):
-    """They are known from the checkpoint alone, with its own labels as corpus and with a label file."""
+def test_labels_with_children_have_entries_if_training_rows_end_at_them(predict, encoders, tmp_path):
+    """Only the checkpoint knows them, whether the corpus is its own labels or a label file."""
     dataset, model = encoders["news"]
     names = lines_of(dataset / "label.txt")
     leaves = [name for name in names if not any(other.startswith(f"{name}##") for other in names)]
@@ -172,14 +172,14 @@ def test_inner_labels_that_training_rows_stop_at_have_entries(predict, encoders,
         assert f"of {len(leaves)} entries" in predict("news", *flags, texts=["体育赛事"])[1]
 
 
-def test_windows_do_not_show(predict, monkeypatch):
+def test_the_size_of_a_window_makes_no_difference(predict, monkeypatch):
     whole = predict("news", "--scores")[2]
     monkeypatch.setattr(prediction, "WINDOW", 7)
     assert predict("news", "--scores")[2] == whole and len(whole) == 40
 
 
 def test_any_text_is_labelled(predict):
-    """Very long, emoji, HTML, one letter; blank lines are skipped, of labelled rows the text is taken."""
+    """Very long, emoji, HTML, one letter; blank lines are skipped, and so are the labels of labelled rows."""
     texts = ["长" * 2000, "😀🚄", "<script>alert('x')</script> \"引号\"", "a", "", "带标签的行\t价格"]
     status, log, rows = predict("reviews", "--top_k", "2", texts=texts)
     assert status == 0 and [row[0] for row in rows] == [*texts[:4], "带标签的行"]
@@ -187,14 +187,14 @@ def test_any_text_is_labelled(predict):
     assert predict("reviews", "--threshold", "1", texts=texts[:1])[2] == [[texts[0], ""]]
 
 
-def test_the_log_shows_what_is_decided(predict):
+def test_the_log_shows_the_predicted_labels(predict):
     log = predict("news", "--top_k", "3", texts=["上海地震"])[1]
     assert "text: 上海地震" in log and "level 2 : " in log and "3 labels" not in log
     log = predict("reviews", "--top_k", "3", texts=["房间很脏"])[1]
     assert "input data: 房间很脏" in log and "labels: " in log and "Prediction results save in" in log
 
 
-def test_faults_are_told_together(predict, run, encoders, tmp_path):
+def test_faults_are_listed_together(predict, run, encoders, tmp_path):
     dataset, model = encoders["reviews"]
     status, log, rows = predict("reviews", "--vote", "--top_k", "1", "--min_k", "1", texts=["a\tb\tc"])
     assert status == 2 and rows is None and "3 problems" in log and "--vote counts labelled rows" in log
@@ -215,7 +215,7 @@ def test_faults_are_told_together(predict, run, encoders, tmp_path):
 
 
 def test_a_bundle_needs_no_paddle(encoder_bundles, tmp_path):
-    """As a user types it, where PaddlePaddle and PaddleNLP are not installed."""
+    """As a user types it, on a machine without PaddlePaddle and PaddleNLP."""
     write_lines(tmp_path / "texts.txt", ["房间很脏"])
     for name in ("paddle", "paddlenlp"):
         (tmp_path / "absent" / name).mkdir(parents=True)
@@ -236,7 +236,7 @@ def test_a_bundle_needs_no_paddle(encoder_bundles, tmp_path):
 
 
 def test_scripts(learner, news, tmp_path):
-    """The commands of scripts/, one after the other, on the example data with a tiny model."""
+    """The commands of scripts/, one after another, on the example data with a tiny model."""
     pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install -r requirements/milvus.txt")
     (tmp_path / "work").mkdir()
 

@@ -1,4 +1,4 @@
-"""Retrieval bundles on ONNX Runtime, against the encoder and the cosines worked out by hand."""
+"""Retrieval bundles on ONNX Runtime, compared with the encoder and with cosines computed by hand."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ TEXTS = ["台风登陆，学校停课一天", "", "足球", "公司裁员三成�
 
 @pytest.fixture
 def bundle(retrieval, tmp_path):
-    """A copy to change, of the hierarchy with label texts."""
+    """A copy that a test may change: the hierarchical bundle with an index of label texts."""
     return shutil.copytree(retrieval["news", "labels"], tmp_path / "bundle")
 
 
@@ -36,8 +36,8 @@ def unit(vectors):
 
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
-def test_vectors_are_the_encoders_in_any_company(retrieval, bundles, task):
-    """Here the encoder is the classifier's logits at unit length, so that its own predictor tells them, too."""
+def test_vectors_are_the_encoders_in_any_batch(retrieval, bundles, task):
+    """The encoder is the classifier's logits at unit length, so the classifier's predictor gives the same vectors."""
     ours = RetrievalPredictor(str(retrieval[task, "labels"]), batch_size=2, num_threads=1)
     theirs = Predictor(str(bundles[task]), num_threads=1)
     together = ours.embed(TEXTS)
@@ -48,7 +48,7 @@ def test_vectors_are_the_encoders_in_any_company(retrieval, bundles, task):
 
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
-def test_scores_of_label_texts_are_their_cosines_and_a_parents_the_best_below_it(retrieval, task):
+def test_scores_of_label_texts_are_their_cosines_and_a_parent_scores_as_its_best_child(retrieval, task):
     ours = open_predictor(str(retrieval[task, "labels"]), num_threads=1)
     names = ours.labels.names
     leaves = [name for name in names if not any(other.startswith(f"{name}##") for other in names)]
@@ -63,7 +63,7 @@ def test_scores_of_label_texts_are_their_cosines_and_a_parents_the_best_below_it
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_rows_vote(retrieval, trained, task):
-    """A label scores its share of the cosines of the 10 rows nearest; that of rows without a label counts for none."""
+    """A label scores its share of the cosines of the 10 nearest rows; rows without a label are not searched."""
     ours = open_predictor(str(retrieval[task, "rows"]), num_threads=1)
     rows = read_rows(str(trained[task][0] / "train.txt"), ours.labels, Problems())
     labelled = [i for i in range(len(rows)) if len(rows.labels_of(i))]
@@ -72,13 +72,13 @@ def test_rows_vote(retrieval, trained, task):
     for row, found in zip(cosines, ours.probabilities(TEXTS)):
         near = np.argsort(-row, kind="stable")[:10]
         assert np.sort(found) == pytest.approx(np.sort(row[near] @ hot[near] / row[near].sum()), abs=0.02)
-        best = found.argmax()  # rows that are as near as others may be taken in their place
+        best = found.argmax()  # of rows that are equally near, others may be found
         assert row[near] @ hot[near][:, best] / row[near].sum() == pytest.approx(found[best], abs=0.02)
 
 
 @pytest.mark.parametrize("corpus", ["labels", "rows"])
 @pytest.mark.parametrize("task", ["news", "reviews"])
-def test_every_kind_of_text_is_labelled_with_all_above_each_label(retrieval, task, corpus):
+def test_every_kind_of_text_gets_labels_with_all_their_ancestors(retrieval, task, corpus):
     ours = open_predictor(str(retrieval[task, corpus]), num_threads=1)
     answers = list(ours.predict(TEXTS))
     assert len(answers) == len(TEXTS) and any(names for names, _ in answers)
@@ -89,8 +89,8 @@ def test_every_kind_of_text_is_labelled_with_all_above_each_label(retrieval, tas
     assert ours.probabilities([]).shape == (0, len(ours.labels)) and list(ours.predict([])) == []
 
 
-def test_hostile_labels_and_one_of_one_and_entries_of_twenty(bundle):
-    """What users name labels: quotes, HTML, emoji; an entry of 20 labels; and then a single label alone."""
+def test_hostile_labels_and_entries_of_twenty_labels_and_a_single_label(bundle):
+    """Label names with quotes, HTML and emoji; an entry of 20 labels; and then only a single label."""
     encoder = RetrievalPredictor(str(bundle), num_threads=1)
     names = ["<img src=x onerror=alert(1)>", "\"a' or 1=1", "😀", "好" * 500, *(f"l{i}" for i in range(20))]
     for kept in (names, names[:1]):
@@ -121,7 +121,7 @@ def test_a_bundle_is_opened_by_its_kind(retrieval, bundles, tmp_path):
         RetrievalPredictor(str(tmp_path))
 
 
-def test_triton_takes_classifiers_alone(retrieval, run, tmp_path):
+def test_triton_serves_only_classifiers(retrieval, run, tmp_path):
     import build_repository
 
     where = ("--bundle", retrieval["news", "labels"], "--output", tmp_path / "models")
@@ -151,7 +151,7 @@ def test_triton_takes_classifiers_alone(retrieval, run, tmp_path):
         ({"width": 10**12}, "the model gives 55 numbers for a text"),
     ],
 )
-def test_what_a_manifest_cannot_say(bundle, fields, message):
+def test_wrong_fields_of_a_manifest_are_refused(bundle, fields, message):
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     (bundle / "manifest.json").write_text(json.dumps({**manifest, **fields}), encoding="utf-8")
     with pytest.raises(UserError, match=message):
@@ -159,7 +159,7 @@ def test_what_a_manifest_cannot_say(bundle, fields, message):
 
 
 @pytest.mark.parametrize("name", ["width", "corpus", "search", "index"])
-def test_what_a_manifest_must_say(bundle, name):
+def test_missing_fields_of_a_manifest_are_refused(bundle, name):
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     del manifest[name]
     (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -176,7 +176,7 @@ def test_a_changed_file_is_refused_by_name(bundle, name):
         open_predictor(str(bundle))
 
 
-def test_to_embed_needs_no_index(bundles, tmp_path):
+def test_embedding_needs_no_index(bundles, tmp_path):
     encoder = RetrievalPredictor(str(make_encoder(bundles["news"], tmp_path / "encoder")), num_threads=1)
     assert encoder.embed(["足球"]).shape == (1, 55)
     with pytest.raises(UserError, match="index.py build"):
@@ -186,7 +186,7 @@ def test_to_embed_needs_no_index(bundles, tmp_path):
 # ------------------------------------------------------------------------------------------ an index that changed since
 
 
-def test_reopened_it_answers_by_the_new_index_and_keeps_its_encoder(bundle):
+def test_reopened_it_uses_the_new_index_and_keeps_its_encoder(bundle):
     before = open_predictor(str(bundle), num_threads=1)
     names = before.labels.names
     gone = next(name for name in names if name.count("##") == 2)
@@ -198,12 +198,12 @@ def test_reopened_it_answers_by_the_new_index_and_keeps_its_encoder(bundle):
     assert after.session is before.session and after.tokenizer is before.tokenizer
     assert after.labels.names[-1] == "新的" and gone not in after.labels.index and before.labels.names == names
     assert [found for found, _ in after.predict(["足球"])] == [["新的"]]
-    assert "新的" not in next(before.predict(["足球"]))[0]  # what is under way ends by what it began with
+    assert "新的" not in next(before.predict(["足球"]))[0]  # requests in progress keep the old index
     scores = before.probabilities([gone.replace("##", ",")])[0]
     assert scores[before.labels.index[gone]] == pytest.approx(1, abs=1e-5)
 
 
-def test_another_encoder_is_not_taken_for_the_old_one(bundle, retrieval):
+def test_another_encoder_is_refused(bundle, retrieval):
     before = open_predictor(str(bundle), num_threads=1)
     put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=7)
     with pytest.raises(UserError, match="holds another encoder now; start again to serve it"):
@@ -266,7 +266,7 @@ def test_without_paddle_and_without_milvus(retrieval, tmp_path):
 
 
 def test_thresholds_are_fitted_to_scores(trained, bundles, run, tmp_path):
-    """threshold.py writes into the bundle what raises F1 on dev, and the index stays as it is."""
+    """threshold.py writes thresholds that raise F1 on dev into the bundle, and leaves the index unchanged."""
     import threshold
 
     dataset = trained["news"][0]

@@ -374,7 +374,7 @@ def test_from_other_models(fit, news, train, tmp_path):
     config = json.loads((tmp_path / "odd" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "output_emb_size": 16}), encoding="utf-8")
     status, log, _ = fit(news, "--model_name_or_path", tmp_path / "odd", save_dir=tmp_path / "fourth")
-    assert status == 2 and "has no projection.weight, while config.json tells of one" in log, log
+    assert status == 2 and "has no projection.weight, but config.json says that there is one" in log, log
 
 
 # --------------------------------------------------------------------------------------------------- stopping, going on

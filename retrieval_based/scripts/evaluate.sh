@@ -1,5 +1,5 @@
 #!/bin/sh
-# Score what run_build_index.sh has looked up; if its corpus was training rows: sh scripts/evaluate.sh --vote
+# Score the result of run_build_index.sh; if its corpus was training rows: sh scripts/evaluate.sh --vote
 set -e
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 DATA=${DATA:-$HERE/../data}

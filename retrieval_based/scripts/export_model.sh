@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make a bundle of the checkpoint, with an index of its labels, for a machine without Paddle.
+# Export the checkpoint to a bundle with an index of its labels, for a machine without Paddle.
 set -e
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 "${PYTHON:-python}" "$HERE/export_model.py" \

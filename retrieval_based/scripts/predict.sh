@@ -1,5 +1,5 @@
 #!/bin/sh
-# Label the texts of data.txt; by the votes of training rows: sh scripts/predict.sh --corpus_file data/train.txt --vote
+# Predict the labels of data.txt; by the votes of training rows: sh scripts/predict.sh --corpus_file data/train.txt --vote
 set -e
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 DATA=${DATA:-$HERE/../data}

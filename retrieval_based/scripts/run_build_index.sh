@@ -1,5 +1,5 @@
 #!/bin/sh
-# Look up the rows of dev.txt among the labels, or among training rows: CORPUS=data/train.txt sh scripts/run_build_index.sh
+# Search the labels for the rows of dev.txt, or the training rows: CORPUS=data/train.txt sh scripts/run_build_index.sh
 set -e
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 DATA=${DATA:-$HERE/../data}

@@ -1,6 +1,6 @@
-"""An index in memory and in a bundle's files. It compares every entry, or searches hnswlib's graph if there are many.
+"""The index that a bundle holds as files and a process holds in memory.
 
-numpy alone at import.
+A search compares every entry, or walks hnswlib's graph if there are many (`neighbours.py`). Importing needs only numpy.
 """
 
 import json
@@ -14,34 +14,40 @@ from text_cls.search.index import Found, check_entries, check_queries
 from text_cls.search.neighbours import Neighbours
 
 VECTORS, ENTRIES, GRAPH = "vectors.npy", "entries.json", "index.hnsw"
-VERSION = 1  # of entries.json
+VERSION = 1  # the format of entries.json
 
 
 class EmbeddedIndex:
-    """In memory, and in a folder's files by `save` and `open`.
+    """A `VectorIndex` in memory. `save` writes it to a folder, `open` reads it back.
 
     Args:
         width: of the vectors.
-        graph: whether to search by hnswlib's graph; by default, above `neighbours.EXACT_ROWS` entries.
+        graph: whether to search hnswlib's graph; by default only above `neighbours.EXACT_ROWS` entries.
     """
 
-    # Entries that were removed stay, without labels: a graph has their numbers, and takes minutes to make anew. They go
-    # once they are more than this share of all, and where there is no graph before they are saved.
-    MOST_DEAD = 0.3
+    # Removed entries stay, without labels: the graph refers to entries by number, and takes minutes to rebuild. They go
+    # when they exceed this share of all, and, if there is no graph, before saving.
+    MOST_REMOVED = 0.3
 
     def __init__(self, width, graph=None):
         self.width, self._graph = width, graph
-        self._fill(np.zeros((0, width), np.float32), [], np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._set_entries(np.zeros((0, width), np.float32), [], np.zeros(0, np.int64), np.zeros(0, np.int64))
 
-    def _fill(self, vectors, names, label_ids, counts, file=None):
-        """label_ids: int64, the labels of all entries one after the other; counts: of each entry; names: of the ids."""
+    def _set_entries(self, vectors, names, label_ids, counts, file=None):
+        """Replaces all entries. file: the graph of these vectors, if it has been saved. The rest as `_set_labels`."""
         self._vectors = vectors
-        self._take(names, label_ids, counts)
-        # An empty array makes no graph.
-        graph = self._graph if len(vectors) else False
+        self._set_labels(names, label_ids, counts)
+        graph = self._graph if len(vectors) else False  # hnswlib makes no graph of an empty array
         self._neighbours = Neighbours(vectors, graph, threads=-1, deleted=np.flatnonzero(counts == 0), file=file)
 
-    def _take(self, names, label_ids, counts):
+    def _set_labels(self, names, label_ids, counts):
+        """Replaces the labels of all entries.
+
+        Args:
+            names: names[i] is the label with id i.
+            label_ids: int64 array, the ids of the first entry's labels, then those of the second, and so on.
+            counts: int64 array [entries], the number of labels of each entry.
+        """
         self._names, self._label_ids, self._counts = names, label_ids, counts
         self._ids, self._ends = {name: i for i, name in enumerate(names)}, np.cumsum(counts)
 
@@ -55,31 +61,30 @@ class EmbeddedIndex:
                 self._ids.setdefault(name, len(self._ids))
         new = np.array([self._ids[name] for names in labels for name in names], np.int64)
         counts = np.concatenate([self._counts, np.array([len(names) for names in labels], np.int64)])
-        self._take(list(self._ids), np.concatenate([self._label_ids, new]), counts)
+        self._set_labels(list(self._ids), np.concatenate([self._label_ids, new]), counts)
         if len(self._vectors):
             self._vectors = np.concatenate([self._vectors, vectors])
             self._neighbours.extend(self._vectors)
         else:
-            self._fill(vectors, self._names, self._label_ids, self._counts)
+            self._set_entries(vectors, self._names, self._label_ids, self._counts)
 
     def remove(self, label):
         if label not in self._ids:
             return 0
         kept = self._label_ids != self._ids[label]
-        entry = np.repeat(np.arange(len(self._counts)), self._counts)
+        entry = np.repeat(np.arange(len(self._counts)), self._counts)  # of each label id
         counts = np.bincount(entry[kept], minlength=len(self._counts))
-        gone = np.flatnonzero((counts == 0) & (self._counts > 0))
+        emptied = np.flatnonzero((counts == 0) & (self._counts > 0))
         used, label_ids = np.unique(self._label_ids[kept], return_inverse=True)
-        names = [self._names[i] for i in used]
-        self._take(names, label_ids, counts)
-        self._neighbours.delete(gone)
-        if (counts == 0).mean() > self.MOST_DEAD:
-            self._drop_dead()
+        self._set_labels([self._names[i] for i in used], label_ids, counts)
+        self._neighbours.delete(emptied)
+        if (counts == 0).mean() > self.MOST_REMOVED:
+            self._drop_removed()
         return int((~kept).sum())
 
-    def _drop_dead(self):
-        live = self._counts > 0
-        self._fill(self._vectors[live], self._names, self._label_ids, self._counts[live])
+    def _drop_removed(self):
+        left = self._counts > 0
+        self._set_entries(self._vectors[left], self._names, self._label_ids, self._counts[left])
 
     def count(self, label):
         return int((self._label_ids == self._ids.get(label, -1)).sum())
@@ -100,9 +105,9 @@ class EmbeddedIndex:
         return tuple(self._names[label] for label in self._label_ids[end - self._counts[entry] : end])
 
     def save(self, folder):
-        """Writes vectors.npy, entries.json and, where there is a graph, index.hnsw into a folder that is there."""
+        """Writes vectors.npy, entries.json and, if there is a graph, index.hnsw into an existing folder."""
         if not self._neighbours.indexed and not self._counts.all():
-            self._drop_dead()
+            self._drop_removed()
         np.save(os.path.join(folder, VECTORS), self._vectors)
         fields = {"version": VERSION, "width": self.width, "names": self._names}
         fields |= {"counts": self._counts.tolist(), "label_ids": self._label_ids.tolist()}
@@ -112,12 +117,12 @@ class EmbeddedIndex:
 
     @classmethod
     def open(cls, folder):
-        """What `save` wrote. The vectors stay on the disk, and are read where a search needs them.
+        """Opens what `save` wrote. The vectors stay on disk and are read as searches need them.
 
         Raises:
-            UserError: a file is missing or damaged, or does not fit the others; the text says which.
+            UserError: a file is missing or damaged, or does not match the others; the message says which.
         """
-        remedy = "copy the bundle again, or build the index anew: python retrieval_based/index.py build"
+        remedy = "copy the bundle again, or rebuild the index: python retrieval_based/index.py build"
         path = os.path.join(folder, VECTORS)
         try:
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -132,19 +137,23 @@ class EmbeddedIndex:
             raise UserError(f"{path} is damaged; {remedy}") from error
         if version != VERSION:
             raise UserError(f"{path}: version {version!r} is not known here (this code reads version {VERSION})")
-        fits = (
-            isinstance(names, list)
-            and all(isinstance(name, str) for name in names)
-            and vectors.dtype == np.float32
-            and vectors.shape == (len(counts), width)
-            and counts.min(initial=0) >= 0
-            and counts.sum() == len(label_ids)
-            and label_ids.min(initial=0) >= 0
-            and label_ids.max(initial=-1) < len(names)
-        )
-        if not fits:
-            raise UserError(f"{folder}: {VECTORS} and {ENTRIES} do not fit each other; {remedy}")
+        if not _fit(vectors, width, names, label_ids, counts):
+            raise UserError(f"{folder}: {VECTORS} and {ENTRIES} do not match; {remedy}")
         graph = os.path.join(folder, GRAPH)
         index = cls(width)
-        index._fill(vectors, names, label_ids, counts, file=graph if os.path.exists(graph) else None)
+        index._set_entries(vectors, names, label_ids, counts, file=graph if os.path.exists(graph) else None)
         return index
+
+
+def _fit(vectors, width, names, label_ids, counts):
+    """Whether the vectors and the labels read from the two files belong together."""
+    return (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and vectors.dtype == np.float32
+        and vectors.shape == (len(counts), width)
+        and counts.min(initial=0) >= 0
+        and counts.sum() == len(label_ids)
+        and label_ids.min(initial=0) >= 0
+        and label_ids.max(initial=-1) < len(names)
+    )

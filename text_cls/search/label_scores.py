@@ -1,7 +1,7 @@
-"""Classification by retrieval: how a label is read as a text, which labels have entries, and what found ones score.
+"""Classification by retrieval: which entries an index gets, and how the entries nearest to a text score the labels.
 
-A text is encoded to a unit vector, and its labels are those of the nearest entries of an index (`vector_index.py`). A
-label's score lies between 0 and 1 and plays the part of a probability: `decision.py` decides by it as it stands.
+A text is encoded as a unit vector, and gets the labels of the nearest entries of an index (`index.py`). Entries are
+label names read as texts, or labelled rows. A score lies between 0 and 1; `decision.py` treats it like a probability.
 """
 
 from dataclasses import replace
@@ -11,31 +11,31 @@ import numpy as np
 from text_cls.decision import Decision
 from text_cls.label_tree import SEPARATOR, depths
 
-# Entries that a text is compared with, unless the user or the bundle says otherwise: of labels, and of rows that vote.
-# More rows outvote the labels that have few of them.
-NEIGHBOURS, VOTERS = 50, 20
+# How many of the nearest entries count, unless the user or the bundle says otherwise.
+NEIGHBOURS = 50  # of label texts, or of rows that do not vote
+VOTERS = 20  # of rows that vote; with more, the labels that have few rows are outvoted
 
 
 def label_text(name):
     """A label as the text that the encoder reads, in training, in the index and on a server.
 
-    As the older suite trains it: the pieces of a path behind each other, with commas between them.
+    As in PaddleNLP's application, it is the parts of the label's path, joined by commas.
     """
     return name.replace(SEPARATOR, ",")
 
 
 def deepest(label_ids, parents):
-    """Those of one row's labels that have no child among them, in their order.
+    """Those of one row's labels that have no child among the row's labels, in the same order.
 
     Args:
-        label_ids: int array [n], with the parent of every label in it, as `Rows.labels_of` gives them.
-        parents: int array [labels] of `decision.parent_ids`.
+        label_ids: int array [n] that also contains the parent of every label in it, as `Rows.labels_of` returns.
+        parents: int array [labels] of `label_tree.parent_ids`.
     """
     return label_ids[~np.isin(label_ids, parents[label_ids])]
 
 
 def deepest_gold(rows, labels):
-    """What is to be recalled of labelled `Rows`: bool array [rows, labels], True for the deepest labels of each."""
+    """The labels that a search should find: bool array [rows, labels], True for the deepest labels of each row."""
     gold = np.zeros((len(rows), len(labels)), dtype=bool)
     for i in range(len(rows)):
         gold[i, deepest(rows.labels_of(i), labels.parents)] = True
@@ -43,9 +43,9 @@ def deepest_gold(rows, labels):
 
 
 def corpus_labels(labels, rows=None):
-    """Indices of the labels that a label corpus has an entry for, rising: int array.
+    """Indices of the labels that get an entry in an index of label texts: int array, ascending.
 
-    They are all that have no child, and those that one of the `Rows` stops at.
+    These are all labels without children, and the deepest labels of each row if there are `Rows`.
     """
     wanted = ~np.isin(np.arange(len(labels)), labels.parents)
     if rows is not None:
@@ -56,11 +56,11 @@ def corpus_labels(labels, rows=None):
 
 
 def label_entries(labels, corpus=None):
-    """What a label corpus is made of: the texts to encode, and a tuple of label names for each.
+    """The entries of an index of label texts: the texts to encode, and a tuple of label names for each.
 
     Args:
-        corpus: names of the labels that have an entry, as a checkpoint's `run.json` holds them; those that are not
-            among the labels any more are left out. None: the labels without children.
+        corpus: names of the labels that get an entry, as in a checkpoint's `run.json`; names that are no longer among
+            the labels are skipped. None: the labels without children.
     """
     if corpus is None:
         names = [labels.names[i] for i in corpus_labels(labels)]
@@ -70,12 +70,14 @@ def label_entries(labels, corpus=None):
 
 
 def default_decision(labels, rows=None):
-    """How a new model's scores become labels, as the older suite did it: flat labels are those above the threshold, of
-    a hierarchy the nearest path is taken. Training rows (`Rows`) say it better: where nine of ten have one path, the
-    nearest path or label is taken, else all above the threshold; and never fewer labels than the row with the fewest.
+    """How the scores of a new model become labels.
 
-    Of paths that all pass, that with the highest sum of log-odds over its labels is taken (`one_per_level`). It is the
-    nearest where paths are equally deep; a deeper one may win that is a little farther.
+    Without rows as in PaddleNLP's application: a text gets the flat labels above the threshold, or of a hierarchy the
+    nearest path. Training `Rows` tell more: if nine of ten have a single path or label, a text gets the nearest path or
+    label, otherwise all labels above the threshold; and at least as many labels as the row with the fewest.
+
+    Of several paths above the threshold, `one_per_level` chooses the one with the highest sum of log-odds over its
+    labels. Among equally deep paths this is the nearest one; a deeper path may win although it is a little farther.
     """
     single, least = labels.hierarchical, 0
     if rows is not None:
@@ -87,32 +89,34 @@ def default_decision(labels, rows=None):
 
 
 def row_entries(rows, labels):
-    """What a corpus of labelled `Rows` is made of: the texts of those with a label, and their label names.
+    """The entries of an index of labelled `Rows`: the texts of the rows with a label, and a tuple of names for each.
 
-    A text that stands in several rows has an entry for each of them, and as many votes.
+    A text that occurs in several rows gets an entry, and thus a vote, for each of them.
     """
     kept = [i for i in range(len(rows)) if len(rows.labels_of(i))]
     return [rows.texts[i] for i in kept], [tuple(labels.names[j] for j in rows.labels_of(i)) for i in kept]
 
 
 def carry_decision(decision, before, after):
-    """The decision for other labels: what it says of a label goes with the name, a new label gets the median threshold.
+    """The decision for other labels: a label keeps its threshold by name, a new label gets the median threshold.
 
     Args:
         before, after: `rows.Labels`.
     """
-    changes, places = {}, [before.index.get(name) for name in after.names]
+    changes = {}
     if isinstance(decision.threshold, tuple):
-        median = float(np.median(decision.threshold))
-        changes["threshold"] = tuple(median if place is None else decision.threshold[place] for place in places)
+        old, median = dict(zip(before.names, decision.threshold)), float(np.median(decision.threshold))
+        changes["threshold"] = tuple(old.get(name, median) for name in after.names)
     if decision.none_label is not None:
         changes["none_label"] = after.index.get(before.names[decision.none_label])
     return replace(decision, **changes)
 
 
 def vote_decision(decision):
-    """The decision where labels are voted for: those with more than half of the votes. What was fitted to cosines, as
-    thresholds are, says nothing of votes; how many labels a row has, and in what order of a hierarchy, stays.
+    """The decision by vote: a label needs more than half of the votes.
+
+    What was fitted to cosines, such as a threshold, means nothing for votes. How many labels a row gets, and how a
+    hierarchy is read, stays.
     """
     return replace(decision, threshold=0.5, none_below=None, temperature=1.0)
 
@@ -120,27 +124,29 @@ def vote_decision(decision):
 def label_scores(found, labels, vote=False):
     """The score of every label for each query.
 
-    An entry speaks for its labels and for all above them, so that a parent scores no less than its children.
+    An entry counts for its labels and all their ancestors, so that a parent never scores less than its children.
 
     Args:
-        found: `index.Found` of q queries. Names that are not among the labels count for nothing.
+        found: `index.Found` of q queries. Names that are not among the labels are ignored.
         labels: `rows.Labels`.
-        vote: False: a label scores the highest cosine of the entries that speak for it, which suits label texts as
-            corpus; True: their share of the sum of the cosines of all entries found, which suits labelled rows.
+        vote: False, for label texts: a label's score is the highest cosine of the entries that count for it. True, for
+            labelled rows: the score is the share of these entries in the sum of the cosines of all entries found.
     Returns:
-        float32 array [q, labels], from 0 (also where the cosine is negative, or nothing was found) to 1.
+        float32 array [q, labels], from 0 (also for negative cosines, or if nothing was found) to 1.
     """
     cosines = np.clip(found.cosines, 0, 1).astype(np.float64)
-    spoken = {names: _with_ancestors(names, labels) for row in found.labels for names in row}
-    ids = [spoken[names] for row in found.labels for names in row]
-    counts = np.array([len(some) for some in ids], np.int64)
+    ids_of = {names: _with_ancestors(names, labels) for names in {names for row in found.labels for names in row}}
+    ids = [ids_of[names] for row in found.labels for names in row]
+    counts = np.array([len(entry_ids) for entry_ids in ids], np.int64)
     query = np.repeat(np.arange(len(found.labels)), [len(row) for row in found.labels])
+    # One element for each pair of an entry found and a label that it counts for.
     rows, columns = np.repeat(query, counts), np.concatenate([np.zeros(0, np.int64), *ids])
     weights = np.repeat(cosines.reshape(-1), counts)
     scores = np.zeros((len(found.labels), len(labels)), np.float32)
-    if vote:  # added up in one order for all labels: a parent's sum, of more addends, is then never below a child's
-        cells, place = np.unique(rows * len(labels) + columns, return_inverse=True)
-        sums = np.bincount(place, weights, len(cells))
+    if vote:
+        cells, cell = np.unique(rows * len(labels) + columns, return_inverse=True)
+        # Added in one order for all labels: a parent's sum, with more terms, is then never rounded below a child's.
+        sums = np.bincount(cell, weights, len(cells))
         total = cosines.sum(axis=1)[cells // len(labels)]
         scores.reshape(-1)[cells] = np.minimum(1, np.divide(sums, total, out=np.zeros(len(cells)), where=total > 0))
     else:
@@ -149,7 +155,7 @@ def label_scores(found, labels, vote=False):
 
 
 def _with_ancestors(names, labels):
-    """Indices of the names and of all above them, each once."""
+    """Indices of the names and of their ancestors: int array, ascending, each once."""
     ids = set()
     for name in names:
         i = labels.index.get(name, -1)

@@ -1,12 +1,13 @@
-"""The index of a retrieval bundle in Milvus: a file with Milvus Lite, or a server; one code for both.
+"""The index of a retrieval bundle in Milvus: a file of Milvus Lite, or a server; the same code for both.
 
-An entry is a row of a collection: a vector, its label names, and their digests in one text. Rows are looked up by
-digest: label names are users' input, and never part of a filter expression (Milvus Lite knows no templates for them).
-A text, since Milvus Lite goes through arrays row by row in Python: 5,000 rows take it seconds, and texts milliseconds.
+An entry is a row of a collection: a vector, its label names, and one text of digests of these names. Rows are looked up
+by digest, because label names are users' input and must never become part of a filter expression (Milvus Lite has no
+filter templates). The digests are one text and not an array, because Milvus Lite goes through arrays row by row in
+Python: 5,000 rows take seconds as arrays, and milliseconds as texts.
 
-What Milvus Lite 3.2 does not do that a server does: a file is opened by one process at a time, so that a running server
-has to be stopped before index.py changes its file; there is no password; and to read all rows, as `labels` does, takes
-nearly a millisecond each. Both know FLAT, HNSW, IVF_FLAT and AUTOINDEX, cosines, and deleting by filter.
+What Milvus Lite 3.2 lacks: only one process at a time can open a file, so stop a running server before index.py changes
+its file; there are no passwords; and reading all rows, as `labels` does, takes nearly a millisecond per row. Both know
+FLAT, HNSW, IVF_FLAT and AUTOINDEX, cosine similarity, and deletion by filter.
 """
 
 import contextlib
@@ -24,37 +25,42 @@ from text_cls.cli import UserError
 from text_cls.search.index import MISSING, Found, IndexUnavailable, check_entries, check_queries
 from text_cls.search.neighbours import EF, EF_CONSTRUCTION, LINKS
 
-# {type: (what it is built with, what it is searched with)}. FLAT compares every row. AUTOINDEX is what a server's
-# operator set; in Milvus Lite HNSW with a short search (recall at 10 of 0.95 where HNSW as here has 0.999).
+# {type: (build parameters, function from k to search parameters)}. FLAT compares every row. AUTOINDEX is what a
+# server's operator chose; in Milvus Lite, HNSW with a short search (recall at 10 of 0.95, against 0.999 for HNSW here).
 INDEX_TYPES = {
     "HNSW": ({"M": LINKS, "efConstruction": EF_CONSTRUCTION}, lambda k: {"ef": max(EF, 2 * k)}),
     "FLAT": ({}, lambda k: {}),
     "IVF_FLAT": ({"nlist": 1024}, lambda k: {"nprobe": 64}),
     "AUTOINDEX": ({}, lambda k: {}),
 }
-MOST_FOUND = 16384  # Milvus answers no more to a query
-QUERIES, BATCH_BYTES, BATCH_ROWS = 256, 16 << 20, 4096  # of one request; a server refuses one of more than 64 MB
-LONGEST_LABEL, MOST_LABELS = 65535, 1024  # bytes, and labels of an entry; Milvus' limit is 65,535 bytes of any text
-TIMEOUT, LOAD_TIMEOUT, BUILD_TIMEOUT = 10.0, 600.0, 3600.0  # seconds
-NOT_LOADED = 101  # Milvus' code
-# gRPC waits longer after every failure, up to two minutes: too long for a server that is back.
+MOST_FOUND = 16384  # entries that Milvus returns for one query at most
+QUERIES_PER_SEARCH = 256  # in one request; a server refuses requests of more than 64 MB
+BATCH_BYTES = 16 << 20  # of the entries inserted by one request, for the same limit
+BATCH_ROWS = 4096  # entries inserted by one request at most
+LONGEST_LABEL = 65535  # bytes in UTF-8; Milvus' limit for any text
+MOST_LABELS = 1024  # of an entry; their digests, one text, must stay below the limit as well
+TIMEOUT = 10.0  # seconds for a connection, and for a search
+LOAD_TIMEOUT = 600.0  # seconds for a server to read a collection into memory
+BUILD_TIMEOUT = 3600.0  # seconds for a request of a build
+NOT_LOADED = 101  # Milvus' error code: the collection is not in memory
+# By default, gRPC waits longer after every failure, up to two minutes: too long for a server that is back.
 RECONNECT = {"grpc.max_reconnect_backoff_ms": 2000}
 
 
 def uri_problem(uri):
-    """What is wrong with a `--milvus_uri`, or None."""
+    """What is wrong with a `--milvus_uri`; None if it is valid."""
     if uri.endswith(".db"):
         return None
     try:
         parts = urlsplit(uri)
         is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # half an IPv6 address, or a port that is none
+    except ValueError:  # half an IPv6 address, or an invalid port
         is_address = False
     if not is_address:
-        return "--milvus_uri: give a file's name that ends in .db, or http://host:19530"
+        return "--milvus_uri: give a file name that ends in .db, or http://host:19530"
     if parts.username or parts.password:
         return (
-            "--milvus_uri holds a user or a password, and would stand in manifest.json; "
+            "--milvus_uri contains a user or a password, which would be written to manifest.json; "
             "set the environment variable MILVUS_TOKEN to user:password instead"
         )
     return None
@@ -69,26 +75,27 @@ def _digests(names):
 
 
 def _having(label):
+    """The filter for the entries with a label."""
     return f'digests like "%{_digest(label)}%"'
 
 
 class MilvusIndex:
-    """A collection of a Milvus; made by `create`, opened by the constructor.
+    """A `VectorIndex` in a collection of Milvus: `create` makes a new one, the constructor opens an existing one.
 
     Args:
-        uri: FILE.db, or http://host:19530 (https:// for TLS). The token or user:password of a server is taken from the
+        uri: FILE.db, or http://host:19530 (https:// for TLS). A server's token or user:password is read from the
             environment variable MILVUS_TOKEN.
         collection: its name.
-        timeout: seconds that connecting and searching may take.
-        load: whether to wait until the server has it in memory; if not, the first search does.
+        timeout: seconds allowed for connecting, and for each search.
+        load: whether to wait until the server has the collection in memory; otherwise the first search waits.
     Raises:
-        IndexUnavailable: the server does not answer, or refuses; the text says what to do. Every method may raise it.
-        UserError: there is no such collection, or it is none of ours.
+        IndexUnavailable: the server does not answer, or refuses; the message says what to do. Any method may raise it.
+        UserError: there is no such collection, or it was not made by this class.
     """
 
     def __init__(self, uri, collection, timeout=TIMEOUT, load=True):
         self.uri, self.collection, self._timeout = uri, collection, timeout
-        if uri.endswith(".db") and not os.path.exists(uri):  # Milvus Lite would make an empty one
+        if uri.endswith(".db") and not os.path.exists(uri):  # Milvus Lite would create an empty one
             raise UserError(f"{uri}: there is no such file; build the index: python retrieval_based/index.py build")
         self._client = _connect(uri, timeout)
         with self._asked("open the collection"):
@@ -99,18 +106,18 @@ class MilvusIndex:
             fields = self._client.describe_collection(collection, timeout=timeout)["fields"]
             fields = {field["name"]: field["params"] for field in fields}
             if set(fields) != {"id", "vector", "labels", "digests"}:
-                raise UserError(f"{uri}: collection {collection!r} is not one of this suite's; name another")
+                raise UserError(f"{uri}: collection {collection!r} was not made by index.py; name another")
             self.width = int(fields["vector"]["dim"])
             kind = self._client.describe_index(collection, "vector", timeout=timeout)["index_type"]
             self._search_params = INDEX_TYPES.get(kind, INDEX_TYPES["AUTOINDEX"])[1]
         if load:
-            # A server that has it in memory answers at once; one that was just started reads it from its disks.
+            # A server that has it in memory answers at once; a server that has just started reads it from disk.
             with self._asked(f"load the collection within {LOAD_TIMEOUT:g} seconds; see its log, and try again later"):
                 self._client.load_collection(collection, timeout=LOAD_TIMEOUT)
 
     @classmethod
     def create(cls, uri, collection, width, index_type="HNSW", timeout=TIMEOUT):
-        """A new, empty collection of vectors of a width. Fill it by `add`, then `save` it.
+        """Makes a new, empty collection for vectors of this width. Fill it with `add`, then call `save`.
 
         Args:
             index_type: a key of `INDEX_TYPES`.
@@ -127,12 +134,12 @@ class MilvusIndex:
         index = client.prepare_index_params()
         index.add_index("vector", index_type, "vector", metric_type="COSINE", params=INDEX_TYPES[index_type][0])
         with _asked(uri, "make a collection"):
-            # Strong: a search sees what was added and removed before it.
+            # Strong: a search sees everything that was added or removed before it.
             client.create_collection(
                 collection, schema=schema, index_params=index, consistency_level="Strong", timeout=timeout
             )
-            # Milvus Lite indexes what a loaded collection is given in a thread of its own, and does not tell when it is
-            # through; of one that is not loaded it is when that is loaded.
+            # Milvus Lite indexes a loaded collection in a thread of its own and does not report when that is done. An
+            # unloaded collection is indexed while it is loaded, and loading waits for that.
             client.release_collection(collection, timeout=timeout)
         return cls(uri, collection, timeout, load=False)
 
@@ -148,8 +155,8 @@ class MilvusIndex:
         vectors, labels = check_entries(vectors, labels, self.width)
         for names in labels:
             if len(names) > MOST_LABELS or any(len(name.encode("utf-8")) > LONGEST_LABEL for name in names):
-                raise UserError(f"Milvus takes {MOST_LABELS} labels an entry of {LONGEST_LABEL} bytes each at most")
-        # Drawn, so that nobody has to count together with others who add.
+                raise UserError(f"Milvus takes at most {MOST_LABELS} labels per entry, of {LONGEST_LABEL} bytes each")
+        # Random, so that processes that add at the same time need no common counter.
         ids = np.random.default_rng().integers(1, 2**63 - 1, len(labels)).tolist()
         rows, size = [], 0
         for row in map(_row, ids, vectors, labels):
@@ -166,13 +173,15 @@ class MilvusIndex:
             self._do("insert", rows, timeout=BUILD_TIMEOUT)
 
     def save(self):
-        """Has what was added indexed, and waits for it; without, Milvus does so later, and compares until then."""
+        """Has Milvus index all entries, and waits. Otherwise it indexes them later, and compares them until then."""
         end = time.monotonic() + BUILD_TIMEOUT
         with self._asked("index the entries"):
             self._do("flush", timeout=BUILD_TIMEOUT)
             while self._do("describe_index", "vector", timeout=self._timeout)["pending_index_rows"]:
                 if time.monotonic() > end:
-                    raise IndexUnavailable(f"Milvus at {self.uri} has not indexed all after {BUILD_TIMEOUT:g} seconds")
+                    raise IndexUnavailable(
+                        f"Milvus at {self.uri} has not indexed all entries after {BUILD_TIMEOUT:g} seconds"
+                    )
                 time.sleep(0.2)
             self._client.load_collection(self.collection, timeout=BUILD_TIMEOUT)
 
@@ -183,13 +192,15 @@ class MilvusIndex:
             for start in range(0, len(shared), BATCH_ROWS):
                 ids = shared[start : start + BATCH_ROWS]
                 rows = self._do("get", ids, ["id", "vector", "labels"], timeout=BUILD_TIMEOUT)
-                kept = [(row["id"], row["vector"], [n for n in row["labels"] if n != label]) for row in rows]
-                self._do("upsert", [_row(*one) for one in kept], timeout=BUILD_TIMEOUT)
+                for row in rows:
+                    row["labels"] = [name for name in row["labels"] if name != label]
+                rows = [_row(row["id"], row["vector"], row["labels"]) for row in rows]
+                self._do("upsert", rows, timeout=BUILD_TIMEOUT)
             self._do("delete", filter=_having(label), timeout=BUILD_TIMEOUT)
         return count
 
     def _rows(self, fields, filter=""):
-        """All rows, or those of a filter, as a stream of dicts."""
+        """Yields all rows, or those that match a filter, as dicts."""
         iterator = self._do(
             "query_iterator", batch_size=MOST_FOUND, filter=filter, output_fields=fields, timeout=BUILD_TIMEOUT
         )
@@ -211,14 +222,14 @@ class MilvusIndex:
         return dict(sorted(counts.items()))
 
     def search(self, queries, k):
-        """As `VectorIndex.search`, of no more than `MOST_FOUND` entries a query."""
+        """As `VectorIndex.search`, with at most `MOST_FOUND` entries per query."""
         queries, k, hits = np.asarray(queries, np.float32), min(k, MOST_FOUND), []
         check_queries(queries, self.width)
         with self._asked("search"):
-            for start in range(0, len(queries), QUERIES):
+            for start in range(0, len(queries), QUERIES_PER_SEARCH):
                 hits += self._do(
                     "search",
-                    data=queries[start : start + QUERIES],
+                    data=queries[start : start + QUERIES_PER_SEARCH],
                     anns_field="vector",
                     limit=k,
                     output_fields=["labels"],
@@ -233,12 +244,12 @@ class MilvusIndex:
         return Found(np.clip(cosines, -1, 1), labels)
 
     def drop(self):
-        """Deletes the collection with all that is in it."""
+        """Deletes the collection and everything in it."""
         with self._asked("drop the collection"):
             self._do("drop_collection", timeout=self._timeout)
 
     def _do(self, method, *args, **kwargs):
-        """Calls a method of the client on the collection, which a server may have forgotten to load when it started."""
+        """Calls a method of the client on the collection. Loads that first if a restarted server has not done so."""
         from pymilvus.exceptions import MilvusException
 
         call = getattr(self._client, method)
@@ -260,7 +271,7 @@ def _row(number, vector, labels):
 
 @contextlib.contextmanager
 def _asked(uri, what):
-    """Words what Milvus raises in the block."""
+    """Turns what Milvus raises in the block into an IndexUnavailable."""
     from grpc import RpcError
     from pymilvus.exceptions import MilvusException
 
@@ -272,12 +283,12 @@ def _asked(uri, what):
 
 
 def check_answers(uri):
-    """Raises IndexUnavailable, or UserError, where a Milvus is not to be had."""
+    """Raises IndexUnavailable or UserError if there is no Milvus at this address."""
     _connect(uri, TIMEOUT)
 
 
 def _connect(uri, timeout):
-    """A MilvusClient, silent: pymilvus and Milvus Lite log each fault with its traceback, beside what they raise."""
+    """A MilvusClient without logging: pymilvus and Milvus Lite also log the traceback of everything they raise."""
     if problem := uri_problem(uri):
         raise UserError(problem)
     pymilvus = _import_pymilvus()
@@ -293,13 +304,13 @@ def _connect(uri, timeout):
         raise IndexUnavailable(f"--milvus_uri {uri}: {_why_not_open(uri) or error.message}") from error
     except MilvusException as error:
         raise IndexUnavailable(
-            f"Milvus at {uri} does not answer ({timeout:g} seconds). See that it runs (curl http://HOST:9091/healthz "
-            "on its machine), that the port is reachable, and that MILVUS_TOKEN is set if it asks for one"
+            f"Milvus at {uri} does not answer ({timeout:g} seconds). Check that it runs (curl http://HOST:9091/healthz "
+            "on its machine), that the port is reachable, and that MILVUS_TOKEN is set if the server requires it"
         ) from error
 
 
 def _import_pymilvus():
-    """pymilvus. A MILVUS_URI of the environment, or of a .env file, that is no web address ends its import."""
+    """Imports pymilvus, with MILVUS_URI hidden: if that variable is not a web address, the import fails."""
     before = os.environ.get("MILVUS_URI")
     os.environ["MILVUS_URI"] = ""
     try:
@@ -312,19 +323,19 @@ def _import_pymilvus():
 
 
 def _why_not_open(path):
-    """Why Milvus Lite does not open a file, in words, or None where it would. It keeps the reason to itself."""
+    """Why Milvus Lite cannot open a file, which pymilvus does not report; None if it can."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        return f"there is no folder {folder}; make it first"
+        return f"there is no folder {folder}; create it first"
     import milvus_lite
 
     try:
         milvus_lite.MilvusLite(path).close()
     except milvus_lite.exceptions.DataDirLockedError:
         return (
-            "another process has it open, and Milvus Lite serves one at a time. Stop that process (a server?), or use "
+            "another process has it open, and Milvus Lite allows only one. Stop that process (a server?), or use "
             "a Milvus server: --milvus_uri http://host:19530"
         )
     except (milvus_lite.exceptions.MilvusLiteError, OSError, ValueError) as error:
-        return f"Milvus Lite does not open it: {error}"
+        return f"Milvus Lite cannot open it: {error}"
     return None

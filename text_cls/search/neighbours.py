@@ -1,7 +1,8 @@
-"""The rows of a corpus nearest to a query by cosine: exactly, or by an index (hnswlib) where the rows are many.
+"""The rows of a corpus nearest to a query by cosine: exactly, or approximately by hnswlib's graph if there are many.
 
-numpy alone, hnswlib where it is needed. Neither way holds queries x rows in memory. TrustAI's FeatureSimilarityModel
-gives the same cosines (a test compares them), with a pass over all rows for each query, and for a layer known by name.
+Needs numpy, and hnswlib only for a graph. Neither search holds a queries x rows matrix in memory. TrustAI's
+FeatureSimilarityModel gives the same cosines (a test compares them), but passes over all rows for each query, and takes
+its features from a layer that the caller must name.
 """
 
 import importlib.util
@@ -11,12 +12,15 @@ import numpy as np
 
 from text_cls.cli import UserError, logger
 
-EXACT_ROWS = 100_000  # above, an index
-QUERIES, BLOCK = 512, 1024  # of one product: 4 MB
-# Of a graph over 20,000 vectors of 768 dimensions in 80 clusters, 500 queries: recall at 10 is 0.997 with an ef of 32,
-# 0.9996 with 64 and 1.0 from 100 on. The rest are hnswlib's usual settings.
-LINKS, EF_CONSTRUCTION, EF = 16, 200, 200
-# Of hnswlib's file, as hierarchicalnsw.h's saveIndex (0.8) writes it.
+EXACT_ROWS = 100_000  # a corpus of more rows gets a graph
+QUERY_BLOCK = 512  # queries compared at a time
+ROW_BLOCK = 1024  # rows that they are compared with at a time; the cosines of one block take 4 MB
+LINKS = 16  # hnswlib's M, at its usual value
+EF_CONSTRUCTION = 200  # hnswlib's ef_construction, at its usual value
+# hnswlib's ef of a search. On 20,000 vectors of 768 dimensions in 80 clusters, with 500 queries, recall at 10 is 0.997
+# with an ef of 32, 0.9996 with 64, and 1.0 from 100 on.
+EF = 200
+# The header of hnswlib's file, as saveIndex of hierarchicalnsw.h (0.8) writes it.
 HEADER = np.dtype(
     [(name, "<u8") for name in ("level_0_at", "room", "rows", "row_bytes", "number_at", "vector_at")]
     + [("highest", "<i4"), ("entry", "<u4")]
@@ -25,15 +29,17 @@ HEADER = np.dtype(
 
 
 class Neighbours:
-    """Args:
-    corpus: float array [rows, width], kept as it is.
-    index: whether to search by an index; by default, above `EXACT_ROWS` rows where hnswlib is installed.
-    seed: of the index' layers.
-    threads: of making an index; several are faster, and make one that the seed does not fix. -1: as many as cores.
-    deleted: row numbers that are not found, an int array.
-    file: an index of this corpus that `save` wrote with these deleted, in place of a new one.
+    """Finds the nearest rows of a corpus.
+
+    Args:
+        corpus: float array [rows, width], not copied.
+        index: whether to search a graph; by default above `EXACT_ROWS` rows, if hnswlib is installed.
+        seed: of the graph's layers.
+        threads: for building a graph. Several are faster, but then the seed does not fix the graph. -1: one per core.
+        deleted: int array of row numbers that searches must not find.
+        file: a graph of this corpus, saved by `save` with the same rows deleted, to load instead of building one.
     Raises:
-        UserError: the file is no index of so many vectors of this width.
+        UserError: the file is not a graph of this many vectors of this width.
     """
 
     def __init__(self, corpus, index=None, seed=3, threads=1, deleted=(), file=None):
@@ -46,7 +52,7 @@ class Neighbours:
 
     @property
     def indexed(self):
-        """True where an index is searched, False where every row is compared."""
+        """True if searches use a graph, False if they compare every row."""
         return self._index is not None
 
     def _index_if_wanted(self):
@@ -56,7 +62,7 @@ class Neighbours:
             self._mark(np.flatnonzero(self._deleted))
 
     def extend(self, corpus):
-        """Takes a corpus that begins with the rows it had; those behind are found from now on."""
+        """Replaces the corpus by one that begins with the same rows; searches find the added rows from now on."""
         new = len(self._corpus)
         self._corpus = corpus
         self._deleted = np.concatenate([self._deleted, np.zeros(len(corpus) - new, bool)])
@@ -66,7 +72,7 @@ class Neighbours:
         self._index_if_wanted()
 
     def delete(self, rows):
-        """The rows, whole numbers, are not found any more. The others keep their numbers."""
+        """Searches no longer find these rows (int array). The others keep their numbers."""
         self._mark(rows[~self._deleted[rows]])
         self._deleted[rows] = True
 
@@ -76,32 +82,36 @@ class Neighbours:
                 self._index.mark_deleted(int(row))
 
     def save(self, path):
-        """Writes the index to a file, which knows the deleted rows, too."""
+        """Writes the graph to a file, including which rows are deleted."""
         self._index.save_index(str(path))
 
     def search(self, queries, k):
-        """The k rows nearest to each query (all where there are fewer), the nearest first, equals in the corpus' order.
+        """The k rows nearest to each query (all if there are fewer), the nearest first, ties in the corpus' order.
 
-        By the index some of the true ones may be missing; the cosines of those it finds are exact.
+        A graph may miss some of the nearest rows; the cosines of the rows it finds are exact.
 
         Args:
             queries: float array [queries, width].
         Returns:
-            cosines, float32 [queries, k], and row numbers, int64 [queries, k]. Zeros have cosine 0 with everything.
+            cosines, float32 [queries, k], and row numbers, int64 [queries, k]. A vector of zeros has cosine 0 with all.
         """
         k = min(k, int(len(self._corpus) - self._deleted.sum()))
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        for start in range(0, len(queries) if k else 0, QUERIES):
-            part = slice(start, start + QUERIES)
-            found = (self._exact if self._index is None else self._approximate)(_unit(queries[part]), k)
-            order = np.argsort(-found[0], axis=1, kind="stable")
-            scores[part], rows[part] = (np.take_along_axis(values, order, axis=1) for values in found)
+        if not k:
+            return scores, rows
+        search = self._exact if self._index is None else self._approximate
+        for start in range(0, len(queries), QUERY_BLOCK):
+            part = slice(start, start + QUERY_BLOCK)
+            part_scores, part_rows = search(_unit(queries[part]), k)
+            order = np.argsort(-part_scores, axis=1, kind="stable")
+            scores[part] = np.take_along_axis(part_scores, order, axis=1)
+            rows[part] = np.take_along_axis(part_rows, order, axis=1)
         return scores, rows
 
     def _inverse_lengths(self):
-        """1 over each row's length, float64, 0 for zeros; worked out when rows are first compared."""
+        """1 / length of each row (0 for a row of zeros), float64; computed when rows are first compared."""
         if len(self._inverse) < len(self._corpus):
-            parts = (self._corpus[start : start + BLOCK] for start in range(0, len(self._corpus), BLOCK))
+            parts = (self._corpus[start : start + ROW_BLOCK] for start in range(0, len(self._corpus), ROW_BLOCK))
             lengths = np.concatenate([np.linalg.norm(part.astype(np.float64), axis=1) for part in parts])
             self._inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         return self._inverse
@@ -109,27 +119,27 @@ class Neighbours:
     def _exact(self, queries, k):
         inverse = self._inverse_lengths()
         scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        for start in range(0, len(self._corpus), BLOCK):
-            # float64: rounded to float32, cosines of equal rows are equal, wherever in a product.
-            part = self._corpus[start : start + BLOCK].astype(np.float64)
-            block = (queries @ part.T * inverse[start : start + BLOCK]).astype(np.float32)
-            block[:, self._deleted[start : start + BLOCK]] = -np.inf
+        for start in range(0, len(self._corpus), ROW_BLOCK):
+            # Computed in float64 and rounded to float32, equal rows get equal cosines wherever they stand in a product.
+            part = self._corpus[start : start + ROW_BLOCK].astype(np.float64)
+            block = (queries @ part.T * inverse[start : start + ROW_BLOCK]).astype(np.float32)
+            block[:, self._deleted[start : start + ROW_BLOCK]] = -np.inf
             numbers = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
             scores = np.concatenate([scores, block], axis=1)
             rows = np.concatenate([rows, numbers], axis=1)
             if scores.shape[1] > k:
                 best = _best(scores, k)
-                scores, rows = (values[best].reshape(-1, k) for values in (scores, rows))
+                scores, rows = scores[best].reshape(-1, k), rows[best].reshape(-1, k)
         return scores, rows
 
     def _approximate(self, queries, k):
         self._index.set_ef(max(EF, 2 * k))
         try:
             rows = self._index.knn_query(queries, k)[0]
-        except RuntimeError:  # the graph reaches fewer than k rows, as it does among rows of zeros
+        except RuntimeError:  # the graph reaches fewer than k rows, as happens among rows of zeros
             return self._exact(queries, k)
         rows = np.sort(rows.astype(np.int64), axis=1)
-        scores = [_unit(self._corpus[near]) @ query for near, query in zip(rows, queries)]
+        scores = [_unit(self._corpus[found]) @ query for found, query in zip(rows, queries)]
         return np.array(scores, np.float32).reshape(rows.shape), rows
 
 
@@ -138,10 +148,10 @@ def _wants_index(count):
 
 
 def _has_hnswlib(count):
-    """True where hnswlib is installed. Says how to get it, and what happens to so many rows, where it is not."""
+    """Whether hnswlib is installed. If not, logs how to install it and that `count` rows are compared one by one."""
     if importlib.util.find_spec("hnswlib") is None:
         logger.warning(
-            "%d rows are compared one by one, since hnswlib is not installed. For an index: "
+            "%d rows are compared one by one because hnswlib is not installed. For an index: "
             "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)",
             count,
         )
@@ -152,7 +162,7 @@ def _has_hnswlib(count):
 def _build(corpus, seed, threads):
     import hnswlib
 
-    logger.info("Making an index of %d rows", len(corpus))
+    logger.info("Building an index of %d rows", len(corpus))
     index = hnswlib.Index(space="cosine", dim=corpus.shape[1])
     index.init_index(len(corpus), M=LINKS, ef_construction=EF_CONSTRUCTION, random_seed=seed)
     index.add_items(corpus, num_threads=threads)
@@ -160,25 +170,25 @@ def _build(corpus, seed, threads):
 
 
 def _load(path, corpus):
-    """The index in a file. hnswlib takes a file's numbers on trust, and reads and writes wherever they point."""
+    """The graph in a file, checked first: hnswlib trusts a file's numbers, and reads and writes wherever they point."""
     import hnswlib
 
     count, width = corpus.shape
     if not _is_sound(path, count, width):
-        raise UserError(f"{path} is not an index of {count} vectors of width {width}; build it anew")
+        raise UserError(f"{path} is not an index of {count} vectors of width {width}; rebuild it")
     index = hnswlib.Index(space="cosine", dim=width)
     try:
         index.load_index(str(path), max_elements=count)
     except RuntimeError as error:
-        raise UserError(f"{path} does not load ({error}); build it anew") from error
+        raise UserError(f"{path} does not load ({error}); rebuild it") from error
     return index
 
 
 def _is_sound(path, count, width):
-    """Whether a file is a graph of so many vectors, and each number by which hnswlib finds its way stays within it.
+    """Whether a file is a graph of `count` vectors of this width in which every link points to a row of the graph.
 
-    Behind the header stand of each row its links on level 0 (a count and 2 LINKS of them), its vector and its number;
-    then of each row how many bytes its links on the levels above take, and these (of each level a count and LINKS).
+    After the header, each row has its links on level 0 (a count and room for 2 LINKS), its vector and its number. Then
+    each row has the size in bytes of its links on the higher levels, and these links (per level a count and LINKS).
     """
     row_bytes, size = 4 * (2 * LINKS + 1) + 4 * width + 8, os.path.getsize(path)
     if not count or size % 4 or size < HEADER.itemsize + count * (row_bytes + 4):
@@ -202,9 +212,9 @@ def _is_sound(path, count, width):
     numbers = np.asarray(np.memmap(path, "<u4", "r", HEADER.itemsize))
     rows, above = np.split(numbers, [count * row_bytes // 4])
     rows = rows.reshape(count, -1)
-    for start in range(0, count, BLOCK):
-        part = rows[start : start + BLOCK]
-        # The count has 16 bits; the mark of a deleted row stands beside it.
+    for start in range(0, count, ROW_BLOCK):
+        part = rows[start : start + ROW_BLOCK]
+        # The count has 16 bits; the other 16 hold the mark of a deleted row.
         if (part[:, 0] & 0xFFFF).max() > 2 * LINKS or part[:, 1 : 2 * LINKS + 1].max() >= count:
             return False
         if part[:, -2].max() >= count or part[:, -1].any():
@@ -213,7 +223,7 @@ def _is_sound(path, count, width):
 
 
 def _is_sound_above(numbers, count, entry, highest):
-    """The same of the levels above 0: a link leads to a row that is on the link's level, too."""
+    """The same for the levels above 0, where a link must also lead to a row that is on the link's level."""
     heights, ids, levels, at = np.zeros(count, np.int64), [], [], 0
     for row in range(count):
         size = int(numbers[at]) // 4 if at < len(numbers) else -1
@@ -237,14 +247,15 @@ def _is_sound_above(numbers, count, entry, highest):
 
 
 def _unit(vectors):
-    """The vectors at length 1, float64; zeros stay zeros."""
+    """The vectors scaled to length 1, float64; zeros stay zeros."""
     vectors = np.asarray(vectors, np.float64)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
 def _best(scores, k):
-    """Bool [queries, columns], k of each row: its highest scores, of equals the first."""
-    border = np.partition(scores, -k, axis=1)[:, [-k]]
-    above, at = scores > border, scores == border
-    return above | (at & (np.cumsum(at, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    """Bool [queries, columns], True for the k highest scores of each row; of equal scores the first ones."""
+    lowest = np.partition(scores, -k, axis=1)[:, [-k]]
+    above, tied = scores > lowest, scores == lowest
+    places_left = k - above.sum(axis=1, keepdims=True)
+    return above | (tied & (np.cumsum(tied, axis=1) <= places_left))

@@ -1,18 +1,19 @@
-"""Opens the index that a bundle names, whichever kind it is."""
+"""Opens the index that a bundle's manifest names, embedded or in Milvus."""
 
 from text_cls.cli import UserError
 from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.search.index import VectorIndex
 
 
-def open_index(folder, manifest, timeout=10.0):
-    """The index that a bundle's manifest names.
+def open_index(folder: str, manifest: dict, timeout: float = 10.0) -> VectorIndex:
+    """Opens the index that a bundle's manifest names.
 
     Args:
-        folder: the bundle's; its files are taken to be those of the manifest (`bundle.open_bundle` checks them).
+        folder: the bundle's. Its files are not checked against the manifest; `bundle.open_bundle` does that.
         manifest: dict with "width" and "index": {"kind": "embedded"} or {"kind": "milvus", "uri", "collection"}.
-        timeout: seconds that connecting to a server and a search by it may take.
+        timeout: seconds allowed for connecting to a server, and for each search on it.
     Raises:
-        UserError: the index is damaged or not there, or its server does not answer (`IndexUnavailable`).
+        UserError: the index is missing or damaged, or its server does not answer (`IndexUnavailable`).
     """
     fields = manifest["index"]
     if fields["kind"] == "embedded":
@@ -22,7 +23,7 @@ def open_index(folder, manifest, timeout=10.0):
 
         index = MilvusIndex(fields["uri"], fields["collection"], timeout)
     else:
-        raise UserError(f"{folder}: an index of kind {fields['kind']!r} is not known here (embedded, milvus)")
+        raise UserError(f"{folder}: unknown kind of index {fields['kind']!r} (known: embedded, milvus)")
     if index.width != manifest["width"]:
         raise UserError(f"{folder}: the index has vectors of {index.width} numbers, the encoder {manifest['width']}")
     return index
