@@ -260,7 +260,7 @@ def test_no_checkpoint(run, copied):
 def test_no_texts(run, copied):
     write_lines(copied[0] / "data.txt", ["", "  "])
     status, log = on(run, copied)
-    assert status == 2 and "data.txt: no texts; write one a line" in log
+    assert status == 2 and "data.txt: no texts; write one per line" in log
     (copied[0] / "data.txt").unlink()
     assert "data.txt: No such file or directory" in on(run, copied)[1]
 
