@@ -10,7 +10,6 @@ import predict as script
 from text_cls import prediction
 from text_cls.cli import Problems
 from text_cls.neural.compat import import_paddle
-from text_cls.prediction import levels_of
 from text_cls.rows import read_labels, read_rows
 
 paddle = import_paddle()
@@ -29,7 +28,7 @@ def predict(run, trained, tmp_path, monkeypatch):
 
 
 def test_hierarchical_blocks(predict, trained, tmp_path):
-    """As the older suite logs them, and never a child without its parent."""
+    """As PaddleNLP's application logs them, and never a child without its parent."""
     status, log = predict("news")
     dataset, _ = trained["news"]
     assert status == 0 and list(tmp_path.iterdir()) == []
@@ -45,11 +44,6 @@ def test_hierarchical_blocks(predict, trained, tmp_path):
     leaf = next(name for name in lines[at].removeprefix("prediction result: ").split(",") if "##" in name)
     assert leaf.split("##")[0] in lines[at + 1] and lines[at + 1].startswith("level 1 : ")
     assert lines[at + 2] == f"level 2 : {leaf.split('##')[1]}"
-
-
-def test_levels_by_piece_each_once():
-    assert levels_of(["a", "a##x", "b", "b##x", "b##x##y"]) == [["a", "b"], ["x"], ["y"]]
-    assert levels_of([]) == []
 
 
 def test_multi_label_writes_output_txt(predict, trained, tmp_path):
@@ -206,7 +200,7 @@ def test_without_a_label_file_the_models_own_is_used(run, copied):
     assert on(run, copied)[0] == 0
 
 
-def test_a_checkpoint_of_the_older_suite(run, copied, tmp_path):
+def test_a_checkpoint_of_paddlenlps_application(run, copied, tmp_path):
     """Without label.txt, decision.json and run.json: the data set's labels, the threshold it always had, length 128."""
     dataset, model = copied
     on(run, copied, "--output_file", tmp_path / "new.txt", "--max_seq_length", 128)
