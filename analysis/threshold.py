@@ -63,7 +63,7 @@ def parse_args(argv=None):
     fit.add_argument(
         "--temperature",
         action="store_true",
-        help="fit one as well, so that probabilities match frequencies (unchanged)",
+        help="fit a temperature, so that probabilities match frequencies (unchanged)",
     )
     fit.add_argument("--hierarchy", choices=tuple(HIERARCHY), help="how a hierarchy is decided from now on (unchanged)")
     fit.add_argument("--min_k", type=non_negative_int, help="at least this many labels per row from now on (unchanged)")

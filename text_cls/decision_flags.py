@@ -18,9 +18,7 @@ def add_decision_flags(parser):
     group.add_argument(
         "--max_k", type=positive_int, help="at most this many labels per row, parents counted (as in decision.json)"
     )
-    group.add_argument(
-        "--top_k", type=positive_int, help="exactly this many labels per row, whatever the threshold (off)"
-    )
+    group.add_argument("--top_k", type=positive_int, help="this many labels per row, whatever the threshold (off)")
     ways = "; ".join(f"{name}: {what}" for name, what in HIERARCHY.items())
     group.add_argument(
         "--hierarchy", choices=tuple(HIERARCHY), help=f"how a hierarchy is decided. {ways} (as in decision.json)"
