@@ -166,7 +166,7 @@ def main(argv=None):
             f"{rows.path}: {len(rows)} rows are too few to fit thresholds to; label {cross_fitting.FEWEST} or more"
         )
     if len(set(rows.texts)) < 3:
-        raise UserError(f"{rows.path}: fewer than 3 different texts tell nothing of other rows; label more")
+        raise UserError(f"{rows.path}: fewer than 3 different texts say nothing about other rows; label more")
     if not rows.multi_hot(len(target.labels)).any():
         raise UserError(f"{rows.path}: no row has a label, so there is nothing to fit thresholds to")
 

@@ -31,7 +31,7 @@ def noise(rows, labels, seed):
 
 
 def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
-    """Probabilities that know nothing: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
+    """Random probabilities: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
     probabilities, gold = noise(300, 40, 5)
     flat = np.full(40, -1)
     fit = thresholds.fitter(Decision(), "macro", True, False, flat)
@@ -50,12 +50,12 @@ def test_each_row_is_decided_without_itself():
         return Decision()
 
     cross_fitting.cross_fitted(probabilities, gold, folds, fit, np.full(2, -1))
-    for held, rows in zip(folds, asked):
-        assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[held]}
+    for test_rows, rows in zip(folds, asked):
+        assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[test_rows]}
 
 
 def constants(thresholds):
-    """Fits that look at nothing."""
+    """Fits that ignore the data."""
     return [lambda p, g, t=t: Decision(threshold=t) for t in thresholds]
 
 
@@ -67,29 +67,29 @@ def test_no_row_has_a_part_in_choosing_how_it_is_decided(seed, objective):
     folds = np.array_split(random.permutation(24), 4)
     fits = [*constants([0.2, 0.5, 0.8]), thresholds.fitter(Decision(), "both", True, False, flat)]
     predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, objective, flat)
-    for i, held in enumerate(folds):
+    for i, test_rows in enumerate(folds):
         changed = gold.copy()
-        changed[held] = random.random((len(held), 3)) < 0.5
+        changed[test_rows] = random.random((len(test_rows), 3)) < 0.5
         again = cross_fitting.cross_chosen(probabilities, changed, folds, fits, objective, flat)
-        assert (again[held] == predicted[held]).all()
+        assert (again[test_rows] == predicted[test_rows]).all()
         fit = cross_fitting.better_fit(probabilities, gold, folds[:i] + folds[i + 1 :], fits, objective, flat)
-        others = np.setdiff1d(np.arange(24), held)
-        expected = fit(probabilities[others], gold[others]).decide(probabilities[held], flat)
-        assert (predicted[held] == expected).all()
+        others = np.setdiff1d(np.arange(24), test_rows)
+        expected = fit(probabilities[others], gold[others]).decide(probabilities[test_rows], flat)
+        assert (predicted[test_rows] == expected).all()
 
 
-def test_the_better_of_several_is_told_without_what_made_it_so():
-    """Labels that have nothing to do with the probabilities: no threshold is better than another, one only looks so."""
-    flat, fits, looks, told = np.full(1, -1), constants(np.arange(1, 20) / 20), [], []
+def test_the_best_of_several_is_measured_on_rows_that_did_not_choose_it():
+    """Labels that have nothing to do with the probabilities: no threshold is better, one only looks better."""
+    flat, fits, apparent, measured = np.full(1, -1), constants(np.arange(1, 20) / 20), [], []
     for seed in range(60):
         random = np.random.default_rng(seed)
         probabilities, gold = random.random((60, 1)), random.random((60, 1)) < 0.5
         folds = np.array_split(np.arange(60), 5)
         best = cross_fitting.better_fit(probabilities, gold, folds, fits, "exact", flat)
-        looks.append(cross_fitting.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
+        apparent.append(cross_fitting.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
         predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, "exact", flat)
-        told.append(cross_fitting.value_of(gold, predicted, "exact"))
-    assert np.mean(looks) > 0.55 > 0.52 > np.mean(told)
+        measured.append(cross_fitting.value_of(gold, predicted, "exact"))
+    assert np.mean(apparent) > 0.55 > 0.52 > np.mean(measured)
 
 
 def test_intervals_of_a_gain():

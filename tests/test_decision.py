@@ -37,7 +37,7 @@ NUMBERS = st.floats(0.01, 0.99)
 
 @st.composite
 def cases(draw):
-    """(decision, probabilities of 4 rows, parents) over a random forest whose labels stand in any order."""
+    """(decision, probabilities of 4 rows, parents) over a random forest whose labels are in any order."""
     parents = draw(forests(7))
     size = len(parents)
     place = np.array(draw(st.permutations(range(size))))
@@ -80,7 +80,7 @@ def test_counts(case):
         assert (counts <= decision.max_k).all()
     if decision.min_k and decision.hierarchy != "one_per_level":
         assert (counts >= min(decision.min_k, len(parents))).all()
-    elif decision.min_k:  # a path may end before
+    elif decision.min_k:  # a path may be shorter
         assert (counts >= 1).all()
 
 

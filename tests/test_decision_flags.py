@@ -10,7 +10,7 @@ from text_cls.decision_flags import add_decision_flags, decision_options, overri
 
 @pytest.fixture
 def decide_with():
-    """decide_with(decision, *flags) -> the decision that the flags make of it."""
+    """decide_with(decision, *flags) -> the decision changed by the flags."""
     parser = argparse.ArgumentParser()
     add_decision_flags(parser)
     return lambda decision, *flags: overridden(decision, **decision_options(parser.parse_args(list(flags))))
@@ -24,10 +24,7 @@ OWN = Decision(threshold=(0.2, 0.3), min_k=1, max_k=2, none_below=0.1, hierarchy
     [
         ([], {}),
         (["--threshold", "0.4"], {"threshold": 0.4}),
-        (
-            ["--min_k", "3"],
-            {"min_k": 3, "max_k": 3, "none_below": None},
-        ),  # the file's max_k gives way to what was asked for
+        (["--min_k", "3"], {"min_k": 3, "max_k": 3, "none_below": None}),  # the flag wins over the file's max_k
         (["--max_k", "1"], {"max_k": 1}),
         (["--min_k", "0", "--max_k", "5"], {"min_k": 0, "max_k": 5}),
         (["--top_k", "3"], {"min_k": 3, "max_k": 3, "none_below": None}),

@@ -17,7 +17,7 @@ paddle = import_paddle()
 
 @pytest.fixture
 def predict(run, trained, tmp_path, monkeypatch):
-    """predict(task, *flags) -> (status, log); in an empty folder, where output.txt would land."""
+    """predict(task, *flags) -> (status, log); in an empty folder, where output.txt would be written."""
     monkeypatch.chdir(tmp_path)
 
     def call(task, *flags):
@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_the_file(trained, tmp_path):
 
 @pytest.fixture
 def copied(trained, tmp_path):
-    """A data set and a checkpoint that may be spoilt."""
+    """A data set and a checkpoint that a test may damage."""
     dataset, model = trained["news"]
     shutil.copytree(dataset, tmp_path / "data")
     shutil.copytree(model, tmp_path / "model")
@@ -259,7 +259,7 @@ def test_no_texts(run, copied):
     assert "data.txt: No such file or directory" in on(run, copied)[1]
 
 
-def test_the_length_of_training_is_taken_and_another_one_told(predict, trained):
+def test_the_length_of_training_is_the_default_and_another_one_is_logged(predict, trained):
     _, model = trained["news"]
     assert "while the model was trained with" not in predict("news")[1]
     assert "--max_seq_length 16, while the model was trained with 48" in predict("news", "--max_seq_length", 16)[1]

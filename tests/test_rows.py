@@ -161,7 +161,7 @@ def test_cases_with_one_to_three_columns(tmp_path):
         (3, "二", [], []),
         (5, "三", [2], None),
         (6, "四", None, None),
-        (7, "Text", None, None),  # a header stands at the top
+        (7, "Text", None, None),  # a header is on the first line
     ]
 
 
@@ -200,7 +200,7 @@ def test_sample_keeps_text_and_labels_together(tmp_path):
 
 
 def test_a_million_rows_take_little_memory(tmp_path):
-    """Texts and labels in buffers: 60 MB of file in well under twice that, where a list of tuples takes five times."""
+    """Texts and labels in buffers: 60 MB of file in under twice that, where a list of tuples takes five times."""
     path = tmp_path / "train.txt"
     with open(path, "w", encoding="utf-8") as file:
         for i in range(200_000):

@@ -25,9 +25,9 @@ def scored(draw):
 
 
 def f1(gold, predicted, pooled=(0, 0)):
-    top = 2 * (gold & predicted).sum() + pooled[0]
-    bottom = predicted.sum() + gold.sum() + pooled[1]
-    return top / bottom if bottom else 0.0
+    numerator = 2 * (gold & predicted).sum() + pooled[0]
+    denominator = predicted.sum() + gold.sum() + pooled[1]
+    return numerator / denominator if denominator else 0.0
 
 
 @given(scored(), st.sampled_from([0, 0.5, 10]))
@@ -47,7 +47,7 @@ def test_no_set_of_rows_that_a_threshold_can_choose_is_better(data, pseudo_rows)
 
     for label in range(scores.shape[1]):
         own = sorted(set(scores[:, label].tolist()))
-        # Nothing lies between neighbours in their type: the lower of them then stands for the gap.
+        # Nothing lies between neighbours in their type: the lower one is then the gap.
         between = [max(low, min((low + high) / 2, np.nextafter(high, low))) for low, high in zip(own, own[1:])]
         below = np.nextafter(scores[:, label].min(), scores.dtype.type(-9))
         gaps = [below, *np.array([own[-1], *between], scores.dtype)]
@@ -60,8 +60,8 @@ def test_a_gap_is_cut_in_its_middle():
 
 
 @given(scored())
-def test_columns_that_nobody_has(data):
-    """They take nothing from the others, and with all of them empty nothing is predicted."""
+def test_labels_that_no_row_has(data):
+    """Nothing is predicted if no row has a label."""
     scores, targets = data
     targets = np.zeros_like(targets)
     assert not (scores > fit_thresholds(scores, targets)).any()
@@ -144,7 +144,7 @@ def test_targets(case, target):
 
 
 def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
-    """With parents: what they add counts."""
+    """With parents: labels that they add count as well."""
     random = np.random.default_rng(9)
     parents = np.array([-1, 0, 0, -1, 3])
     gold = with_ancestors(random.random((600, 5)) < 0.2, parents)
