@@ -1,10 +1,14 @@
-"""How good label sets are: exact match, micro and macro precision/recall/F1, per class, per level, hierarchical; of a
-hierarchy's whole paths, and how far off the wrong ones end.
+"""How good predictions are.
 
-Of probabilities: precision-recall curves and calibration; and which labels are taken for each other.
+- Label sets: exact match; micro and macro precision, recall and F1; per class, per level, hierarchical; labels that are
+  confused with each other.
+- Paths of a hierarchy: how many are found, and how far off the wrong ones end.
+- Probabilities: precision-recall curves and calibration. Retrieval: recall at k.
 
-Arrays in, dict or arrays out. A ratio with nothing below the line is 0, as in scikit-learn with `zero_division=0`.
+Arrays in, dict or arrays out. A ratio with a denominator of 0 is 0, as in scikit-learn with `zero_division=0`.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -12,23 +16,23 @@ from text_cls.label_tree import depths, with_ancestors
 from text_cls.scores import averages, named, ratios_of
 
 
-def classification_report(gold, predicted, parents):
-    """Everything `evaluate.py` prints.
+def classification_report(gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray) -> dict:
+    """The figures that `evaluate.py` prints, of label sets.
 
     Args:
         gold: bool array [rows, labels].
         predicted: bool array [rows, labels].
-        parents: int array [labels], `decision.parent_ids` of the label names; -1 for a root.
+        parents: int array [labels] from `label_tree.parent_ids`; -1 for a root.
     Returns:
         dict with
         `rows`; `accuracy`: share of rows whose whole label set is right (subset accuracy);
-        `micro`, `macro`: {precision, recall, f1}, macro over every label, those without a gold row included;
-        `per_class`: a list in the labels' order of {support, predicted, precision, recall, f1};
-        `levels`: a list from level 1 down of {level, labels, accuracy, micro, macro} over the labels of that depth,
-        each known by its full path, so that `a##other` and `b##other` are two labels;
-        `hierarchical`: {precision, recall, f1} over the sets with all ancestors added, all rows pooled
-        (Kiritchenko, Matwin and Famili 2005; Silla and Freitas 2011, section 6).
-        Levels and hierarchical are there only where some label has a parent. All ratios are from 0 to 1.
+        `micro`, `macro`: {precision, recall, f1}, macro over all labels, including those without a gold row;
+        `per_class`: a list in the order of the labels of {support, predicted, precision, recall, f1};
+        `levels`: a list from level 1 down of {level, labels, accuracy, micro, macro} over the labels of that depth;
+        labels are full paths, so that `a##other` and `b##other` are two labels;
+        `hierarchical`: {precision, recall, f1} of the sets with all ancestors added, all rows pooled (Kiritchenko,
+        Matwin and Famili 2005; Silla and Freitas 2011, section 6).
+        `levels` and `hierarchical` are there only if some label has a parent. All ratios are from 0 to 1.
     """
     gold, predicted = np.asarray(gold, dtype=bool), np.asarray(predicted, dtype=bool)
     summary, (tp, fp, fn), ratios = averages(gold, predicted)
@@ -49,18 +53,19 @@ def classification_report(gold, predicted, parents):
     return report
 
 
-def recall_at(gold, found, cutoffs=(1, 5, 10, 20, 50)):
-    """Share of a row's gold labels among the labels of its N nearest entries, mean over the rows that have a gold one.
+def recall_at(gold: np.ndarray, found: np.ndarray, cutoffs: Iterable[int] = (1, 5, 10, 20, 50)) -> dict[int, float]:
+    """Share of a row's gold labels among the labels of its N nearest entries, mean over the rows with a gold label.
 
-    With one gold label a row it is the share of rows that are hit. It never exceeds 1, however often a label is found.
+    If each row has one gold label, this is the share of rows that are hit. It never exceeds 1, however often a label is
+    found.
 
     Args:
         gold: bool array [rows, labels]; of a hierarchy, the deepest labels.
         found: int array [rows, k] or [rows, k, n]: the label, or up to n labels, of each entry, the nearest first; -1
-            where there is none.
+            for none.
         cutoffs: the numbers N. Beyond k nothing more is found.
     Returns:
-        {N: recall from 0 to 1}; 0 where no row has a gold label.
+        {N: recall from 0 to 1}; 0 if no row has a gold label.
     """
     gold = np.asarray(gold, dtype=bool)
     found = np.asarray(found)
@@ -77,25 +82,25 @@ def recall_at(gold, found, cutoffs=(1, 5, 10, 20, 50)):
     return recalls
 
 
-def path_report(gold, predicted, parents):
+def path_report(gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray) -> dict:
     """How well whole paths of a hierarchy are found, and how far off the wrong ones end.
 
-    A path is known by the deepest label of it: one without a label below it in the row's set, ancestors added. Sets of
-    paths are equal where the label sets are, so that the share of rows with just the right paths is `accuracy` of
-    `classification_report`; here each path counts by itself. One that ends a level early or late is wrong.
+    A path is identified by its end, a label without another label of the row's set below it. Two rows have the same
+    paths if they have the same label set, ancestors added, so the share of rows with just the right paths is `accuracy`
+    of `classification_report`; here each path counts on its own. A path that ends a level early or late is wrong.
 
     The distance of two labels is the number of edges between them in the tree (tree-induced error, Dekel, Keshet and
-    Singer 2004; its place among hierarchical measures: Kosmopoulos et al. 2015), all roots hanging below one more node:
-    1 to the parent, 2 to a sibling. As in pair-based measures of the latter, a path's end is held against the nearest
-    one of the other side; a row without any is held to end at that node above the roots.
+    Singer 2004; its place among hierarchical measures: Kosmopoulos et al. 2015), where one more node is the parent of
+    all roots: 1 to the parent, 2 to a sibling. As in the pair-based measures of the latter, a path's end is compared
+    with the nearest end of the other side; a row without labels ends at the node above the roots.
 
     Args:
-        gold, predicted: bool arrays [rows, labels]. parents: int array [labels] of `decision.parent_ids`.
+        gold, predicted: bool arrays [rows, labels]. parents: int array [labels] from `label_tree.parent_ids`.
     Returns:
         dict with
         `gold`, `predicted`, `right`: numbers of paths; `precision`, `recall`, `f1` of them, from 0 to 1;
-        `missed`, `wrong`: of gold paths that were not predicted and of predicted ones that are not gold,
-        {count, mean: edges to the nearest path end of the other side, 0 without such paths,
+        `missed`: gold paths that were not predicted, `wrong`: predicted paths that are not gold, both as
+        {count, mean: edges to the nearest path end of the other side (0 without such paths),
         distances: {edges: number of paths}, rising}.
     """
     gold, predicted = (_ends(np.asarray(side, dtype=bool), parents) for side in (gold, predicted))
@@ -111,7 +116,7 @@ def path_report(gold, predicted, parents):
 
 
 def _ends(chosen, parents):
-    """Which labels of each row have none of its labels below them: bool [rows, labels]."""
+    """The labels of each row with no other of its labels below them: bool array [rows, labels]."""
     ends = chosen.copy()
     rows, columns = np.nonzero(chosen)
     while len(rows):
@@ -125,8 +130,8 @@ def _edges_to_nearest(rows, columns, ends, parents):
     """Edges from each entry (rows, columns: int arrays [n]) to the nearest of its row's ends (bool [rows, labels])."""
     top = len(parents)  # the node above the roots
     depth, above = np.append(depths(parents), 0), np.append(np.where(parents < 0, top, parents), top)
-    # Of every label above an end, and the end itself: the least depth of an end below. Where two ways meet, that says
-    # how long they are: down from there to the end, and down to the entry.
+    # For each end and every label above it: the least depth of an end below. Where the ways up from an entry and from
+    # an end meet, this gives the length of both.
     end_rows, end_columns = np.nonzero(ends)
     empty = np.flatnonzero(~ends.any(axis=1))
     end_rows, end_columns = np.append(end_rows, empty), np.append(end_columns, np.full(len(empty), top))
@@ -149,21 +154,21 @@ def _edges_to_nearest(rows, columns, ends, parents):
     return nearest
 
 
-def inconsistent_rows(chosen, parents):
-    """Number of rows with a label whose parent they lack. chosen: bool array [rows, labels]; parents: int [labels]."""
+def inconsistent_rows(chosen: np.ndarray, parents: np.ndarray) -> int:
+    """Number of rows that have a label without its parent. chosen: bool array [rows, labels]; parents: int [labels]."""
     below = np.flatnonzero(parents >= 0)
     return int((chosen[:, below] & ~chosen[:, parents[below]]).any(axis=1).sum())
 
 
-def precision_recall(gold, probabilities):
-    """Precision and recall at each threshold where recall changes. A label is given from the threshold up.
+def precision_recall(gold: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision and recall at each threshold where recall changes. A label is predicted from the threshold up.
 
     Args:
-        gold: bool array [n], of one label's rows, or of all pairs of a row and a label (micro).
+        gold: bool array [n], for the rows of one label, or for all pairs of a row and a label (micro).
         probabilities: float array [n].
     Returns:
-        (precision, recall, thresholds): float arrays [m], m the number of distinct probabilities that gold has;
-        thresholds fall. Empty without gold.
+        (precision, recall, thresholds): float arrays [m], m the number of distinct probabilities of gold entries;
+        thresholds fall. Empty if there are no gold entries.
     """
     positive, negative = np.sort(probabilities[gold]), np.sort(probabilities[~gold])
     thresholds = np.unique(positive)[::-1]
@@ -172,40 +177,44 @@ def precision_recall(gold, probabilities):
     return right / (right + wrong), right / max(1, len(positive)), thresholds
 
 
-def average_precision(precision, recall):
-    """Area below a curve of `precision_recall` as a sum of steps, as scikit-learn's average_precision_score."""
+def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Area below a curve of `precision_recall` as a sum of steps, like scikit-learn's average_precision_score."""
     return float((np.diff(recall, prepend=0) * precision).sum())
 
 
-def reliability(gold, probabilities, bins=10):
-    """Sums of a reliability diagram, over bins of equal width (Guo, Pleiss, Sun and Weinberger 2017).
+def reliability(gold: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Sums for a reliability diagram, by bins of equal width (Guo, Pleiss, Sun and Weinberger 2017).
 
     Args:
         gold: bool array [n]. probabilities: float array [n] from 0 to 1.
     Returns:
         float array [3, bins]: number of probabilities, their sum, and how many of them are gold. The arrays of
-        several labels may be added up. A bin holds its lower end; the last one holds 1 as well.
+        several labels can be added. A bin includes its lower end; the last one also includes 1.
     """
     place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
     return np.stack([np.bincount(place, weights, bins) for weights in (None, probabilities, gold)])
 
 
-def calibration_error(sums):
-    """Expected calibration error of `reliability`'s sums, from 0 to 1: |mean probability - share of gold| by bin,
-    weighted by the numbers of probabilities."""
+def calibration_error(sums: np.ndarray) -> float:
+    """Expected calibration error from the sums of `reliability`, from 0 to 1.
+
+    It is the mean of |mean probability - share of gold| of each bin, weighted by the number of probabilities in it.
+    """
     return float(np.abs(sums[1] - sums[2]).sum() / max(1, sums[0].sum()))
 
 
-def confused_pairs(gold, predicted, parents):
-    """Which wrong label stands where which gold label is missed.
+def confused_pairs(
+    gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Which wrong labels are predicted where which gold labels are missed.
 
-    A row counts once for each pair of a gold label that it lacks and a wrong label that it has, both of one level.
+    A row counts once for each pair of a gold label that it misses and a wrong label that it has, both of one level.
 
     Args:
-        gold, predicted: bool arrays [rows, labels]. parents: int array [labels] of `decision.parent_ids`.
+        gold, predicted: bool arrays [rows, labels]. parents: int array [labels] from `label_tree.parent_ids`.
     Returns:
-        (missed, given, rows): int arrays [pairs], the most frequent pair first;
-        alone: int array [labels], rows that lack the label and have no wrong one of its level.
+        (missed, wrong, rows): int arrays [pairs], the most frequent pair first;
+        alone: int array [labels], rows that miss the label and have no wrong label of its level.
     """
     from scipy import sparse
 

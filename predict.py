@@ -1,10 +1,10 @@
-"""Label new texts with a checkpoint: a file of any size, as a stream.
+"""Predict the labels of new texts with a checkpoint: a file of any size, as a stream.
 
     python predict.py --dataset_dir data --device gpu                               # reads data/data.txt
     python predict.py --dataset_dir data --device cpu --output_file predicted.txt
     python predict.py --dataset_dir data --device cpu --output_file predicted.txt --scores
 
-The output is `text<TAB>label,label`, which train.py reads back; --scores adds their probabilities as a third column.
+The output is `text<TAB>label,label`, which train.py can read; --scores adds the probabilities as a third column.
 """
 
 import argparse
@@ -24,15 +24,15 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser, params_path="./checkpoint/")
-    parser.add_argument("--data_file", default="data.txt", help="texts, one a line (%(default)s)")
-    parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: the log alone)")
-    parser.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
+    parser.add_argument("--data_file", default="data.txt", help="texts to predict, one per line (%(default)s)")
+    parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: only the log)")
+    parser.add_argument("--scores", action="store_true", help="write the probabilities of the labels as well (off)")
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
 def log_table_row(text, names):
-    """A line of a table, for flat labels."""
+    """Logs a row with flat labels as a line of a table."""
     joined = ",".join(names)
     width = sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in joined)
     logger.info("%s | %s", joined + " " * (40 - width), text)

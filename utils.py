@@ -1,4 +1,4 @@
-"""What the scripts share: the flags of a model, reading and logging data, encoding and scoring rows."""
+"""What the scripts share: flags of a model, logging of data, encoding and scoring of texts."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ import numpy as np
 
 from text_cls.cli import logger, positive_int
 
-CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # where train.py in the project's folder writes
+CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
 
 
 # -------------------------------------------------------------------------------------------------------------- flags
@@ -19,17 +19,17 @@ def add_model_flags(
     params_path=CHECKPOINT,
     params_help="checkpoint of train.py (%(default)s)",
     batch_size=32,
-    batch_help="rows at a time (%(default)s)",
-    label_help="must be the model's, if it is there (%(default)s)",
+    batch_help="rows per batch (%(default)s)",
+    label_help="labels; if the file exists, it must be the model's (%(default)s)",
     group=None,
 ):
-    """--dataset_dir and --label_file; in `group`, --params_path, --device, --max_seq_length and --batch_size."""
+    """Adds --dataset_dir and --label_file; to `group`, --params_path, --device, --max_seq_length and --batch_size."""
     parser.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
     parser.add_argument("--label_file", default="label.txt", help=label_help)
     group = group or parser
     group.add_argument("--params_path", default=params_path, help=params_help)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    group.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training; 128)")
+    group.add_argument("--max_seq_length", type=positive_int, help="tokens of a text at most (as in training; 128)")
     group.add_argument("--batch_size", type=positive_int, default=batch_size, help=batch_help)
 
 
@@ -37,7 +37,7 @@ def add_model_flags(
 
 
 def open_model(args, problems):
-    """The checkpoint that the flags of `add_model_flags` name, without weights, and the maximum length."""
+    """(checkpoint without weights, maximum length), by the flags of `add_model_flags`."""
     from text_cls.neural.checkpoint import open_checkpoint
 
     label_file = os.path.join(args.dataset_dir, args.label_file)
@@ -45,7 +45,7 @@ def open_model(args, problems):
 
 
 def load_weights(checkpoint, device, environment, flag="--params_path"):
-    """Loads model and tokenizer of a `Checkpoint` onto the device and logs what computes. environment: log lines."""
+    """Loads model and tokenizer of a `Checkpoint` onto the device, and logs both. environment: log lines."""
     from text_cls.neural.checkpoint import load_model
     from text_cls.neural.model import log_model
 
@@ -71,7 +71,7 @@ def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
 
 
 def log_data(labels, rows):
-    """Logs the label set, each of the files ({split: `Rows`}), and what train and dev show only together."""
+    """Logs the label set, each of the files ({split: `Rows`}), and problems between train and dev."""
     logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
     for part in rows.values():
         log_rows(part, labels)
@@ -81,13 +81,13 @@ def log_data(labels, rows):
 
 
 def log_rows(rows, labels):
-    """Logs the description of one file."""
+    """Logs the description of a file."""
     for line in describe(rows, len(labels)):
         logger.info(line)
 
 
 def keep_inputs(folder, inputs, outputs, problems):
-    """Adds a problem for each output, {flag: name} in the folder, that is an input (names) or another output, too."""
+    """Adds a problem for each output, {flag: name in the folder}, that is also an input (names) or another output."""
     read, written = {os.path.realpath(os.path.join(folder, name)) for name in inputs}, set()
     for flag, name in outputs.items():
         path = os.path.realpath(os.path.join(folder, name))
@@ -99,7 +99,7 @@ def keep_inputs(folder, inputs, outputs, problems):
 
 
 def describe(rows, num_labels):
-    """What is worth knowing of one file before training, a line each: sizes, completed rows, repeated texts."""
+    """Yields lines that describe a file before training: sizes, completed rows, repeated texts."""
     empty = int((np.diff(rows.offsets) == 0).sum())
     yield (
         f"{rows.path}: {len(rows)} rows, {len(rows.label_ids) / max(1, len(rows)):.2f} labels a row, "
@@ -121,7 +121,7 @@ def describe(rows, num_labels):
 
 
 def describe_pair(train, dev, labels):
-    """What train and dev show only together: shared texts, labels that cannot be learnt."""
+    """Yields lines on problems between train and dev: shared texts, labels that cannot be learnt."""
     shared = np.isin(_text_keys(dev), _text_keys(train))
     if shared.any():
         yield (
@@ -135,7 +135,7 @@ def describe_pair(train, dev, labels):
 
 
 def _lines(rows, order, found):
-    """The first pair of lines where `found` (bool [rows - 1]) says that order[i + 1] repeats order[i]."""
+    """The first repetition in words. found: bool array [rows - 1], whether row order[i + 1] repeats row order[i]."""
     first = int(found.argmax())
     return f"first: lines {rows.lines[order[first]]} and {rows.lines[order[first + 1]]}"
 
@@ -149,5 +149,5 @@ def _label_keys(rows):
 
 
 def _keys(values):
-    """64-bit hashes: 8 bytes a row in place of a set of texts. Two of a million texts collide with chance 3e-8."""
+    """64-bit hashes: 8 bytes per row instead of a set of texts. Two of a million collide with a chance of 3e-8."""
     return np.array([int.from_bytes(hashlib.blake2b(v, digest_size=8).digest(), "big") for v in values], np.uint64)

@@ -3,8 +3,8 @@
     python analysis/split.py --dataset_dir data --input_file all.txt
     python analysis/split.py --dataset_dir data --input_file all.txt --splits 0.9 0.1 --output_dir split --seed 3
 
-Iterative stratification for rows with several labels; a rare label is in every file where it can be. Rows with the same
-text stay in one file. Lines are copied as they stand; label.txt is checked, or made from the rows where there is none.
+Iterative stratification for rows with several labels; a rare label is in every file if that is possible. Rows with the
+same text stay in one file. Lines are copied unchanged; label.txt is checked, or made from the rows if there is none.
 """
 
 import argparse
@@ -24,40 +24,44 @@ from text_cls.splitting import stratified_split
 from utils import log_rows
 
 NAMES = ("train.txt", "dev.txt", "test.txt")
-SHOWN = 20  # labels that are missing from a file
+SHOWN = 20  # labels in the log that are missing from a file
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--dataset_dir", required=True, help="folder of the two files below (required)")
+    parser.add_argument("--dataset_dir", required=True, help="folder of --input_file and --label_file (required)")
     parser.add_argument("--input_file", default="all.txt", help="labelled rows to split (%(default)s)")
-    parser.add_argument("--label_file", default="label.txt", help="made from the rows if it is not there (%(default)s)")
+    parser.add_argument(
+        "--label_file", default="label.txt", help="labels; made from the rows if there is no such file (%(default)s)"
+    )
     parser.add_argument(
         "--splits",
         type=float,
         nargs="+",
         default=[0.8, 0.1, 0.1],
-        help="shares of train.txt, dev.txt and, if wanted, test.txt (0.8 0.1 0.1)",
+        help="shares of train.txt, dev.txt and optionally test.txt (0.8 0.1 0.1)",
     )
-    parser.add_argument("--output_dir", help="folder of the files to write (dataset_dir)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there (off)")
-    parser.add_argument("--seed", type=non_negative_int, default=3, help="the same seed, the same files (%(default)s)")
+    parser.add_argument("--output_dir", help="folder of the files to write (--dataset_dir)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files (off)")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=3, help="random seed; the same seed gives the same files (%(default)s)"
+    )
     args = parser.parse_args(argv)
     if not (len(args.splits) in (2, 3) and min(args.splits) > 0 and abs(sum(args.splits) - 1) < 1e-6):
-        given = " ".join(map(str, args.splits))
-        parser.error(f"--splits takes two or three numbers above 0 that sum to 1, not {given}")
+        splits = " ".join(map(str, args.splits))
+        parser.error(f"--splits takes two or three numbers above 0 that sum to 1, not {splits}")
     return args
 
 
 def labels_of_rows(path, problems):
-    """The labels that rows name, and all above them, in the order of their names."""
+    """The labels of the rows with all their ancestors, sorted by name."""
     names = set()
     for number, line in read_lines(path):
         for name in filter(None, map(str.strip, line.partition("\t")[2].split(","))):
             if "，" in name or "\t" in name:
-                continue  # not one label; the reader of the rows says so
+                continue  # not a single label; the reader of the rows reports it
             pieces = name.split(SEPARATOR)
             if not all(pieces):
                 problems.add(f"{path}:{number}: label {name!r} has an empty piece beside {SEPARATOR!r}")
@@ -69,7 +73,7 @@ def labels_of_rows(path, problems):
 
 
 def check_outputs(args, source, label_file, problems):
-    """Paths of the files to write. What would be lost by writing them goes to `problems`."""
+    """Paths of the files to write. Existing files that would be lost are added to `problems`."""
     folder = args.output_dir or args.dataset_dir
     paths = [os.path.join(folder, name) for name in NAMES[: len(args.splits)]]
     label_path = os.path.join(folder, "label.txt")
@@ -88,7 +92,7 @@ def _same_file(path, other):
 
 
 def texts_of_labels(rows, num_labels):
-    """Distinct texts of each label, int array [labels], and of all rows."""
+    """Number of distinct texts of each label, int array [labels], and of all rows."""
     numbers = {}
     text = np.array([numbers.setdefault(text, len(numbers)) for text in rows.texts], dtype=np.int64)
     pairs = np.unique(np.repeat(text, np.diff(rows.offsets)) * num_labels + rows.label_ids)
@@ -96,22 +100,23 @@ def texts_of_labels(rows, num_labels):
 
 
 def counts_in(rows, parts, num_labels):
-    """Rows of each label in each file, int array [files, labels]. parts: row numbers of each file."""
+    """Number of rows of each label in each file, int array [files, labels]. parts: row numbers of each file."""
     return np.stack(
         [np.bincount(np.concatenate([rows.labels_of(i) for i in part]), minlength=num_labels) for part in parts]
     )
 
 
 def split_rows(rows, num_labels, fractions, seed):
-    """Row numbers of each file: `stratified_split` of `Rows`."""
+    """Row numbers of each file, by `stratified_split`."""
     from scipy import sparse
 
-    held = np.ones(len(rows.label_ids), dtype=bool), rows.label_ids, rows.offsets
-    return stratified_split(sparse.csr_matrix(held, shape=(len(rows), num_labels)), rows.texts, fractions, seed)
+    cells = np.ones(len(rows.label_ids), dtype=bool), rows.label_ids, rows.offsets
+    targets = sparse.csr_matrix(cells, shape=(len(rows), num_labels))
+    return stratified_split(targets, rows.texts, fractions, seed)
 
 
 def write_parts(paths, source, rows, parts):
-    """Copies the lines of the source as they stand, in its order."""
+    """Copies the lines of the source unchanged, in its order."""
     lines = dict(read_lines(source))
     for path, part in zip(paths, parts):
         with atomic_write(path) as file:
@@ -119,9 +124,9 @@ def write_parts(paths, source, rows, parts):
 
 
 def why_missing(names, texts, counts):
-    """Yields, of each label that is not in every file, its name, those files, and the reason.
+    """Yields a line for each label that is not in every file: its name, the files that lack it, and the reason.
 
-    texts: int [labels], distinct texts of each label. counts: int [files, labels], rows of each label in each file.
+    texts: int array [labels] of `texts_of_labels`. counts: int array [files, labels] of `counts_in`.
     """
     for i in np.flatnonzero((counts == 0).any(axis=0)):
         if texts[i] == 0:
@@ -129,7 +134,7 @@ def why_missing(names, texts, counts):
         elif texts[i] < len(counts):
             reason = f"only {texts[i]} distinct {'text has' if texts[i] == 1 else 'texts have'} it"
         else:
-            reason = "its texts are the last of other rare labels where they are"
+            reason = "each of its texts is the last one of another rare label in its file"
         yield f"{names[i]}: not in {', '.join(NAMES[k] for k in np.flatnonzero(counts[:, i] == 0))}; {reason}"
 
 
@@ -177,7 +182,7 @@ def main(argv=None):
     logger.info("Saved in %s", ", ".join(paths))
     left = os.path.join(os.path.dirname(paths[0]), NAMES[-1])
     if len(parts) < len(NAMES) and os.path.exists(left):
-        logger.warning("%s is of an older split: its texts may stand in the new files too; delete it", left)
+        logger.warning("%s is of an older split: its texts may be in the new files as well; delete it", left)
     return 0
 
 

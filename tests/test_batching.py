@@ -46,7 +46,7 @@ def test_training_batches_are_random_by_seed_and_similar_in_length():
     plain = shuffled_batches(lengths, 32, [3, 0], by_length=False)
     assert np.median([np.ptp(lengths[batch]) for batch in plain]) > 80
     longest = [lengths[batch].max() for batch in batches]
-    assert longest != sorted(longest)  # else the last steps of an epoch would see long texts alone
+    assert longest != sorted(longest)  # otherwise the last steps of an epoch would see only long texts
 
 
 @given(lengths, st.integers(1, 500))

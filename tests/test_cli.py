@@ -28,7 +28,7 @@ def test_first_20_problems_and_a_count():
     text = str(error.value)
     assert text.startswith("30 problems, nothing was done:")
     assert "fault 19" in text and "fault 20" not in text and text.endswith("... and 10 more")
-    assert len(made) == 20  # a message that is not shown is not made: it may look for the closest of many labels
+    assert len(made) == 20  # a message that is not shown is not built: it may search for the closest of many labels
 
 
 def test_one_problem_is_one_line():
@@ -52,7 +52,7 @@ def test_command_answers_with_a_status(capsys):
     assert capsys.readouterr().err == "error: do that\n"
     assert command(stop)([]) == 130
     assert command(lambda argv: None)([]) == 0
-    with pytest.raises(ValueError):  # Python ends with 1 and a traceback: a fault of ours is not dressed up
+    with pytest.raises(ValueError):  # a bug of ours ends with a traceback and status 1
         command(fail)([])
 
 
@@ -163,7 +163,7 @@ def on_a_terminal(code, columns):
     try:
         while piece := os.read(ours, 4096):
             output += piece
-    except OSError:  # how a terminal tells that nobody writes to it any more
+    except OSError:  # how a terminal says that nobody writes to it any more
         pass
     os.close(ours)
     assert process.wait() == 0
@@ -177,7 +177,7 @@ def test_a_bar_on_a_terminal_and_the_log_above_it(columns, width):
     assert "2/2" in bars[-1] and len(bars[-1]) in (width - 1, width)
     logged = [number for number, line in enumerate(lines) if "one is done" in line]
     assert len(logged) == 1 and "%|" not in lines[logged[0]]
-    assert any("50%|" in line for line in lines[logged[0] :])  # drawn anew below it
+    assert any("50%|" in line for line in lines[logged[0] :])  # drawn again below it
 
 
 def test_no_bar_in_a_file():

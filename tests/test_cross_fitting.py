@@ -1,6 +1,4 @@
-"""Fitting a decision: the functions against brute force, and that a figure on unseen rows is one on unseen rows."""
-
-import itertools
+"""The objectives against scikit-learn, and that a figure on unseen rows is one on unseen rows."""
 
 import numpy as np
 import pytest
@@ -8,18 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
+from strategies import labelled
 
 from text_cls import cross_fitting, thresholds
 from text_cls.decision import Decision
-from text_cls.label_tree import with_ancestors
-from text_cls.probabilities import sigmoid
-
-
-@st.composite
-def labelled(draw, most_labels=3):
-    rows, labels = draw(st.integers(1, 8)), draw(st.integers(1, most_labels))
-    values = st.sampled_from([0.05, 0.2, 0.35, 0.5, 0.65, 0.8])
-    return draw(arrays(float, (rows, labels), elements=values)), draw(arrays(bool, (rows, labels)))
 
 
 @given(labelled(), st.data())
@@ -35,83 +25,13 @@ def test_objectives_are_those_of_scikit_learn(case, data):
     assert cross_fitting.value_of(gold, predicted, "exact") == pytest.approx((gold == predicted).all(axis=1).mean())
 
 
-@given(labelled(), st.sampled_from(sorted(thresholds.OBJECTIVES)))
-def test_no_common_threshold_is_better(case, objective):
-    probabilities, gold = case
-    best = max(cross_fitting.value_of(gold, probabilities > t, objective) for t in thresholds.GRID)
-    found = thresholds.fit_one(probabilities, gold, objective)
-    assert cross_fitting.value_of(gold, probabilities > found, objective) == pytest.approx(best)
-
-
-@given(labelled(), st.sampled_from(["micro", "exact"]))
-def test_a_threshold_a_label_is_no_worse_than_one_and_no_better_than_the_best(case, objective):
-    probabilities, gold = case
-    found = cross_fitting.value_of(gold, probabilities > thresholds.fit_each(probabilities, gold, objective), objective)
-    one = cross_fitting.value_of(gold, probabilities > thresholds.fit_one(probabilities, gold, objective), objective)
-    candidates = [-1.0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.9]
-    best = max(
-        cross_fitting.value_of(gold, probabilities > np.array(each), objective)
-        for each in itertools.product(candidates, repeat=gold.shape[1])
-    )
-    assert one - 1e-9 <= found <= best + 1e-9
-
-
-@given(labelled(1), st.floats(0.1, 1))
-def test_targets(case, target):
-    probabilities, gold = case[0].ravel(), case[1].ravel()
-
-    def ratios(threshold):
-        given_ = probabilities > threshold
-        hits = (gold & given_).sum()
-        return hits / max(1, given_.sum()), hits / max(1, gold.sum()), given_.sum()
-
-    between = [0, 0.1, 0.3, 0.4, 0.6, 0.7]
-    threshold = thresholds.fit_target(probabilities, gold, precision=target)
-    possible = [t for t in between if ratios(t)[2] and ratios(t)[0] >= target - 1e-12]
-    if possible:
-        assert ratios(threshold)[0] >= target - 1e-12
-        assert ratios(threshold)[1] == max(ratios(t)[1] for t in possible)
-    else:
-        assert ratios(threshold)[0] == max(ratios(t)[0] for t in between)
-    threshold = thresholds.fit_target(probabilities, gold, recall=target)
-    if gold.any():
-        assert ratios(threshold)[1] >= target - 1e-9
-        assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
-
-
-def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
-    """With parents: what they add counts."""
-    random = np.random.default_rng(9)
-    parents = np.array([-1, 0, 0, -1, 3])
-    gold = with_ancestors(random.random((600, 5)) < 0.2, parents)
-    probabilities = sigmoid(np.where(gold, 1.0, -1.5) + random.normal(0, 1.2, gold.shape))
-    for target in ({"precision": 0.8}, {"recall": 0.8}):
-        threshold = thresholds.fit_one_target(Decision(), probabilities, gold, parents, **target)
-
-        def ratio(threshold, precision="precision" in target):
-            decided = Decision(threshold=threshold).decide(probabilities, parents)
-            return (gold & decided).sum() / (decided if precision else gold).sum()
-
-        assert ratio(threshold) >= 0.8
-        assert ratio(threshold + (-0.01 if "precision" in target else 0.01)) < 0.8
-    assert thresholds.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in thresholds.GRID
-
-
-def test_the_temperature_that_made_the_logits_is_found():
-    random = np.random.default_rng(1)
-    logits = random.normal(-1, 2, (4000, 5))
-    gold = random.random(logits.shape) < sigmoid(logits)
-    assert thresholds.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
-    assert thresholds.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
-
-
 def noise(rows, labels, seed):
     random = np.random.default_rng(seed)
     return random.random((rows, labels)), random.random((rows, labels)) < 0.02
 
 
 def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
-    """Probabilities that know nothing: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
+    """Random probabilities: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
     probabilities, gold = noise(300, 40, 5)
     flat = np.full(40, -1)
     fit = thresholds.fitter(Decision(), "macro", True, False, flat)
@@ -130,12 +50,12 @@ def test_each_row_is_decided_without_itself():
         return Decision()
 
     cross_fitting.cross_fitted(probabilities, gold, folds, fit, np.full(2, -1))
-    for held, rows in zip(folds, asked):
-        assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[held]}
+    for test_rows, rows in zip(folds, asked):
+        assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[test_rows]}
 
 
 def constants(thresholds):
-    """Fits that look at nothing."""
+    """Fits that ignore the data."""
     return [lambda p, g, t=t: Decision(threshold=t) for t in thresholds]
 
 
@@ -147,29 +67,29 @@ def test_no_row_has_a_part_in_choosing_how_it_is_decided(seed, objective):
     folds = np.array_split(random.permutation(24), 4)
     fits = [*constants([0.2, 0.5, 0.8]), thresholds.fitter(Decision(), "both", True, False, flat)]
     predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, objective, flat)
-    for i, held in enumerate(folds):
+    for i, test_rows in enumerate(folds):
         changed = gold.copy()
-        changed[held] = random.random((len(held), 3)) < 0.5
+        changed[test_rows] = random.random((len(test_rows), 3)) < 0.5
         again = cross_fitting.cross_chosen(probabilities, changed, folds, fits, objective, flat)
-        assert (again[held] == predicted[held]).all()
+        assert (again[test_rows] == predicted[test_rows]).all()
         fit = cross_fitting.better_fit(probabilities, gold, folds[:i] + folds[i + 1 :], fits, objective, flat)
-        others = np.setdiff1d(np.arange(24), held)
-        expected = fit(probabilities[others], gold[others]).decide(probabilities[held], flat)
-        assert (predicted[held] == expected).all()
+        others = np.setdiff1d(np.arange(24), test_rows)
+        expected = fit(probabilities[others], gold[others]).decide(probabilities[test_rows], flat)
+        assert (predicted[test_rows] == expected).all()
 
 
-def test_the_better_of_several_is_told_without_what_made_it_so():
-    """Labels that have nothing to do with the probabilities: no threshold is better than another, one only looks so."""
-    flat, fits, looks, told = np.full(1, -1), constants(np.arange(1, 20) / 20), [], []
+def test_the_best_of_several_is_measured_on_rows_that_did_not_choose_it():
+    """Labels that have nothing to do with the probabilities: no threshold is better, one only looks better."""
+    flat, fits, apparent, measured = np.full(1, -1), constants(np.arange(1, 20) / 20), [], []
     for seed in range(60):
         random = np.random.default_rng(seed)
         probabilities, gold = random.random((60, 1)), random.random((60, 1)) < 0.5
         folds = np.array_split(np.arange(60), 5)
         best = cross_fitting.better_fit(probabilities, gold, folds, fits, "exact", flat)
-        looks.append(cross_fitting.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
+        apparent.append(cross_fitting.value_of(gold, best(None, None).decide(probabilities, flat), "exact"))
         predicted = cross_fitting.cross_chosen(probabilities, gold, folds, fits, "exact", flat)
-        told.append(cross_fitting.value_of(gold, predicted, "exact"))
-    assert np.mean(looks) > 0.55 > 0.52 > np.mean(told)
+        measured.append(cross_fitting.value_of(gold, predicted, "exact"))
+    assert np.mean(apparent) > 0.55 > 0.52 > np.mean(measured)
 
 
 def test_intervals_of_a_gain():
@@ -182,14 +102,3 @@ def test_intervals_of_a_gain():
     assert 0 < low < gain < high
     swapped = cross_fitting.gain_of(gold, better, same, "both", 3)
     assert swapped == pytest.approx((-gain, -high, -low))
-
-
-def test_frequent_labels_go_their_own_way():
-    random = np.random.default_rng(8)
-    gold = random.random((1500, 4)) < 0.3
-    probabilities = sigmoid(np.where(gold, 1.5, -1.5) + random.normal(0, 1, gold.shape))
-    probabilities[:, 2] *= 0.3  # this one's probabilities are all low
-    fitted = thresholds.fit_each(probabilities, gold, "both")
-    assert fitted[2] < 0.25 and (fitted[[0, 1, 3]] > 0.3).all()
-    decision = thresholds.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
-    assert decision.min_k == 1 and decision.threshold == tuple(fitted.tolist())

@@ -1,4 +1,3 @@
-import argparse
 import itertools
 import json
 
@@ -7,47 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from strategies import forests
 
-from text_cls.cli import UserError
 from text_cls.decision import HIERARCHY, Decision
-from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.label_tree import depths, parent_ids, with_ancestors
-from text_cls.probabilities import sigmoid
 
 LABELS = ["a", "a##x", "b", "b##x", "b##x##y", "c"]
-
-
-def test_parents_are_known_by_full_path():
-    assert parent_ids(LABELS).tolist() == [-1, 0, -1, 2, 3, -1]
-    assert depths(parent_ids(LABELS)).tolist() == [1, 2, 1, 2, 3, 1]
-
-
-def test_parents_do_not_depend_on_the_order_of_labels():
-    order = [4, 2, 1, 5, 0, 3]
-    parents = parent_ids([LABELS[i] for i in order])
-    assert [LABELS[order[p]] if p >= 0 else None for p in parents] == ["b##x", None, "a", None, None, "b"]
-
-
-@st.composite
-def forests(draw, most=12):
-    """Parents of a random forest: each label hangs under an earlier one or is a root."""
-    size = draw(st.integers(1, most))
-    return np.array([draw(st.integers(-1, i - 1)) for i in range(size)], dtype=np.int32)
-
-
-@given(forests().flatmap(lambda p: st.tuples(st.just(p), arrays(bool, (3, len(p))))))
-def test_ancestors_equal_a_walk_up_from_each_label(case):
-    parents, chosen = case
-    before = chosen.copy()
-    closed = with_ancestors(chosen, parents)
-    for row, given_row in zip(closed, chosen):
-        expected = set()
-        for label in np.flatnonzero(given_row):
-            while label >= 0:
-                expected.add(label)
-                label = parents[label]
-        assert set(np.flatnonzero(row)) == expected
-    assert (chosen == before).all()
 
 
 @given(forests().flatmap(lambda p: st.tuples(st.just(p), arrays(float, (4, len(p)), elements=st.floats(0, 1)))))
@@ -68,19 +32,12 @@ def test_threshold_is_exceeded_not_met():
     assert chosen.tolist() == [[False, True]]
 
 
-def test_sigmoid_at_both_ends():
-    with np.errstate(all="raise", under="ignore"):
-        p = sigmoid([-1e4, -1.0, 0.0, 1.0, 1e4])
-    assert p.dtype == np.float32
-    assert p == pytest.approx([0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1], abs=1e-7)
-
-
 NUMBERS = st.floats(0.01, 0.99)
 
 
 @st.composite
 def cases(draw):
-    """(decision, probabilities of 4 rows, parents) over a random forest whose labels stand in any order."""
+    """(decision, probabilities of 4 rows, parents) over a random forest whose labels are in any order."""
     parents = draw(forests(7))
     size = len(parents)
     place = np.array(draw(st.permutations(range(size))))
@@ -123,7 +80,7 @@ def test_counts(case):
         assert (counts <= decision.max_k).all()
     if decision.min_k and decision.hierarchy != "one_per_level":
         assert (counts >= min(decision.min_k, len(parents))).all()
-    elif decision.min_k:  # a path may end before
+    elif decision.min_k:  # a path may be shorter
         assert (counts >= 1).all()
 
 
@@ -319,49 +276,3 @@ def test_file_that_is_not_understood_is_refused(tmp_path, content, message):
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         Decision.load(path)
-
-
-# --------------------------------------------------------------------------------------------- flags of the scripts
-
-
-@pytest.fixture
-def decide_with():
-    """decide_with(decision, *flags) -> the decision that the flags make of it."""
-    parser = argparse.ArgumentParser()
-    add_decision_flags(parser)
-    return lambda decision, *flags: overridden(decision, **decision_options(parser.parse_args(list(flags))))
-
-
-OWN = Decision(threshold=(0.2, 0.3), min_k=1, max_k=2, none_below=0.1, hierarchy="top_down")
-
-
-@pytest.mark.parametrize(
-    ("flags", "changes"),
-    [
-        ([], {}),
-        (["--threshold", "0.4"], {"threshold": 0.4}),
-        (
-            ["--min_k", "3"],
-            {"min_k": 3, "max_k": 3, "none_below": None},
-        ),  # the file's max_k gives way to what was asked for
-        (["--max_k", "1"], {"max_k": 1}),
-        (["--min_k", "0", "--max_k", "5"], {"min_k": 0, "max_k": 5}),
-        (["--top_k", "3"], {"min_k": 3, "max_k": 3, "none_below": None}),
-        (["--hierarchy", "best_set"], {"hierarchy": "best_set"}),
-    ],
-)
-def test_flags_win_over_the_file(decide_with, flags, changes):
-    assert decide_with(OWN, *flags) == fields(OWN, **changes)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--threshold", "40"], "--threshold must be a number from 0 to 1, not 40"),
-        (["--min_k", "3", "--max_k", "2"], "--max_k 2 is below min_k 3"),
-        (["--top_k", "3", "--max_k", "2"], "leave out --min_k and --max_k"),
-    ],
-)
-def test_flags_that_cannot_be_followed(decide_with, flags, message):
-    with pytest.raises(UserError, match=message):
-        decide_with(OWN, *flags)

@@ -34,7 +34,7 @@ def test_fits_the_window(page, width):
 
 
 def test_nothing_is_fetched(tmp_path):
-    """The policy refuses a request even where a script of the page asks for one."""
+    """The policy refuses a request even if a script of the page asks for one."""
     script = """
         fetch('http://127.0.0.1:9/').then(() => 0, () => 0);
         document.addEventListener('securitypolicyviolation', e => document.title = e.effectiveDirective);

@@ -50,7 +50,7 @@ masks = st.tuples(st.integers(1, 12), st.integers(2, 6)).flatmap(
 @settings(max_examples=200, deadline=None)
 @given(masks)
 def test_against_scikit_learn(case):
-    """Random arrays hold labels absent from gold, from prediction and from both, and rows with none."""
+    """Random arrays contain labels absent from gold, from prediction and from both, and rows with none."""
     gold, predicted = case
     report = classification_report(gold, predicted, flat(gold.shape[1]))
     assert report["accuracy"] == pytest.approx(accuracy_score(gold, predicted))
@@ -296,6 +296,6 @@ def test_recall_at_one_label_a_row_against_scikit_learn():
 
 
 def test_recall_at_never_exceeds_one():
-    """The older suite counted each hit: the label found five times was a recall of 5."""
+    """PaddleNLP's application counted each hit: the label found five times was a recall of 5."""
     found = np.zeros((1, 5), np.int64)
     assert recall_at(np.array([[True]]), found) == {1: 1, 5: 1, 10: 1, 20: 1, 50: 1}

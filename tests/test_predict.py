@@ -10,7 +10,6 @@ import predict as script
 from text_cls import prediction
 from text_cls.cli import Problems
 from text_cls.neural.compat import import_paddle
-from text_cls.prediction import levels_of
 from text_cls.rows import read_labels, read_rows
 
 paddle = import_paddle()
@@ -18,7 +17,7 @@ paddle = import_paddle()
 
 @pytest.fixture
 def predict(run, trained, tmp_path, monkeypatch):
-    """predict(task, *flags) -> (status, log); in an empty folder, where output.txt would land."""
+    """predict(task, *flags) -> (status, log); in an empty folder, where output.txt would be written."""
     monkeypatch.chdir(tmp_path)
 
     def call(task, *flags):
@@ -29,7 +28,7 @@ def predict(run, trained, tmp_path, monkeypatch):
 
 
 def test_hierarchical_blocks(predict, trained, tmp_path):
-    """As the older suite logs them, and never a child without its parent."""
+    """As PaddleNLP's application logs them, and never a child without its parent."""
     status, log = predict("news")
     dataset, _ = trained["news"]
     assert status == 0 and list(tmp_path.iterdir()) == []
@@ -45,11 +44,6 @@ def test_hierarchical_blocks(predict, trained, tmp_path):
     leaf = next(name for name in lines[at].removeprefix("prediction result: ").split(",") if "##" in name)
     assert leaf.split("##")[0] in lines[at + 1] and lines[at + 1].startswith("level 1 : ")
     assert lines[at + 2] == f"level 2 : {leaf.split('##')[1]}"
-
-
-def test_levels_by_piece_each_once():
-    assert levels_of(["a", "a##x", "b", "b##x", "b##x##y"]) == [["a", "b"], ["x"], ["y"]]
-    assert levels_of([]) == []
 
 
 def test_multi_label_writes_output_txt(predict, trained, tmp_path):
@@ -169,7 +163,7 @@ def test_memory_does_not_grow_with_the_file(trained, tmp_path):
 
 @pytest.fixture
 def copied(trained, tmp_path):
-    """A data set and a checkpoint that may be spoilt."""
+    """A data set and a checkpoint that a test may damage."""
     dataset, model = trained["news"]
     shutil.copytree(dataset, tmp_path / "data")
     shutil.copytree(model, tmp_path / "model")
@@ -206,7 +200,7 @@ def test_without_a_label_file_the_models_own_is_used(run, copied):
     assert on(run, copied)[0] == 0
 
 
-def test_a_checkpoint_of_the_older_suite(run, copied, tmp_path):
+def test_a_checkpoint_of_paddlenlps_application(run, copied, tmp_path):
     """Without label.txt, decision.json and run.json: the data set's labels, the threshold it always had, length 128."""
     dataset, model = copied
     on(run, copied, "--output_file", tmp_path / "new.txt", "--max_seq_length", 128)
@@ -260,12 +254,12 @@ def test_no_checkpoint(run, copied):
 def test_no_texts(run, copied):
     write_lines(copied[0] / "data.txt", ["", "  "])
     status, log = on(run, copied)
-    assert status == 2 and "data.txt: no texts; write one a line" in log
+    assert status == 2 and "data.txt: no texts; write one per line" in log
     (copied[0] / "data.txt").unlink()
     assert "data.txt: No such file or directory" in on(run, copied)[1]
 
 
-def test_the_length_of_training_is_taken_and_another_one_told(predict, trained):
+def test_the_length_of_training_is_the_default_and_another_one_is_logged(predict, trained):
     _, model = trained["news"]
     assert "while the model was trained with" not in predict("news")[1]
     assert "--max_seq_length 16, while the model was trained with 48" in predict("news", "--max_seq_length", 16)[1]

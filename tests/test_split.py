@@ -31,8 +31,8 @@ def problems(draw, max_labels=2):
 def grouped(targets, texts):
     """Targets by distinct text: bool [texts, labels], and the number of each row's text."""
     names = sorted(set(texts))
-    held = np.array([targets[[t == name for t in texts]].any(axis=0) for name in names])
-    return held, np.array([names.index(text) for text in texts])
+    has_label = np.array([targets[[t == name for t in texts]].any(axis=0) for name in names])
+    return has_label, np.array([names.index(text) for text in texts])
 
 
 @settings(max_examples=100, deadline=None)
@@ -62,36 +62,36 @@ def test_of_one_path_a_row_each_label_with_enough_rows_is_everywhere(data):
     assert (counts[:, enough] > 0).all()
 
 
-def assert_nothing_to_mend(targets, texts, parts):
-    """Each text of a missing label is the last of some label where it stands."""
-    held, group = grouped(targets, texts)
-    held = np.column_stack([held, np.ones(len(held), dtype=bool)])
-    part_of = np.empty(len(held), dtype=int)
+def assert_no_gap_can_be_filled(targets, texts, parts):
+    """Each text of a missing label is the last one of some label in its part."""
+    has_label, group = grouped(targets, texts)
+    has_label = np.column_stack([has_label, np.ones(len(has_label), dtype=bool)])
+    part_of = np.empty(len(has_label), dtype=int)
     for k, part in enumerate(parts):
         part_of[group[part]] = k
-    counts = np.array([held[part_of == k].sum(axis=0) for k in range(len(parts))])
-    enough = held.sum(axis=0) >= len(parts)
+    counts = np.array([has_label[part_of == k].sum(axis=0) for k in range(len(parts))])
+    enough = has_label.sum(axis=0) >= len(parts)
     for k, label in zip(*np.nonzero((counts == 0) & enough)):
-        for text in np.flatnonzero(held[:, label]):
-            assert (counts[part_of[text], held[text] & enough] == 1).any(), (text, label, k)
+        for text in np.flatnonzero(has_label[:, label]):
+            assert (counts[part_of[text], has_label[text] & enough] == 1).any(), (text, label, k)
 
 
 @settings(max_examples=100, deadline=None)
 @given(problems(max_labels=4))
-def test_no_text_could_mend_what_is_missing(problem):
+def test_no_text_could_fill_a_gap(problem):
     targets, texts, fractions, seed = problem
-    assert_nothing_to_mend(targets, texts, stratified_split(targets, texts, fractions, seed))
+    assert_no_gap_can_be_filled(targets, texts, stratified_split(targets, texts, fractions, seed))
 
 
 def test_a_move_that_frees_another_text():
-    """Found by search: one pass over the labels leaves a gap that a second one mends."""
+    """Found by search: one pass over the labels leaves a gap that a second one fills."""
     targets = np.random.default_rng(108).random((10, 10)) < 0.3
     texts = list(map(str, range(10)))
-    assert_nothing_to_mend(targets, texts, stratified_split(targets, texts, [0.4, 0.3, 0.3], 0))
+    assert_no_gap_can_be_filled(targets, texts, stratified_split(targets, texts, [0.4, 0.3, 0.3], 0))
 
 
 def test_sizes_are_kept_where_many_labels_are_rare():
-    """Having each in every part draws texts away from train (422 of 600 here); others go back."""
+    """To have each in every part, texts leave train (422 of 600 would stay here); others are moved back."""
     random = np.random.default_rng(0)
     targets = np.zeros((600, 150), dtype=bool)
     shares = 1 / np.arange(1, 151)
@@ -122,7 +122,7 @@ def test_as_even_as_the_library_alone():
 
 
 def test_many_labels_go_in_blocks(monkeypatch):
-    """As with ten thousand labels: sizes, rare labels where the library gets parts of the rows."""
+    """As with ten thousand labels: part sizes and rare labels, with the library working on parts of the rows."""
     from text_cls import splitting
 
     random = np.random.default_rng(1)
@@ -187,7 +187,7 @@ def test_lines_are_copied_as_they_stand(run, dataset):
 
 @pytest.mark.parametrize("task", ["data", "data/multi_label"])
 def test_both_kinds_of_labels_ready_to_train(run, tmp_path, task):
-    """label.txt is checked and goes along; the readers take what is written; a label is missing only for a reason."""
+    """label.txt is checked and copied; the readers accept the files; a label is missing only for a reason."""
     from text_cls.cli import Problems
     from text_cls.rows import read_labels, read_rows
 
@@ -250,7 +250,7 @@ def test_the_source_is_never_replaced(run, dataset):
     assert lines_of(dataset / "train.txt") == before
 
 
-def test_faults_are_told_together(run, tmp_path):
+def test_problems_are_listed_together(run, tmp_path):
     write_lines(tmp_path / "label.txt", ["甲", "乙", "乙"])
     write_lines(tmp_path / "all.txt", ["一\t甲", "二\t丙", "一\t乙"])
     status, log = split(run, tmp_path)

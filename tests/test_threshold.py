@@ -39,8 +39,8 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
     ):
         assert f" {name}" in line
     number = r"([+-]\d+\.\d\d)"
-    told = re.search(rf"[Ww]orth it.* macro F1: {number} points, 95% interval {number} to {number}", log).groups()
-    assert told == re.search(rf"gain {number} \({number} to {number}\)", lines[3]).groups()
+    logged = re.search(rf"[Ww]orth it.* macro F1: {number} points, 95% interval {number} to {number}", log).groups()
+    assert logged == re.search(rf"gain {number} \({number} to {number}\)", lines[3]).groups()
     decision = Decision.load(model / "decision.json")
     assert decision.threshold != 0.5
     report = tmp_path / "report.json"
@@ -78,7 +78,7 @@ def test_what_lies_in_a_bundles_folder_is_not_lost(tune):
 
 def test_a_gain_that_may_be_chance_is_not_written(tune):
     def edit(data):
-        """Labels that belong to other texts: nothing can be learnt of them."""
+        """Labels that belong to other texts: nothing can be learnt from them."""
         rows = [line.partition("\t") for line in lines_of(data / "dev.txt")]
         labels = [row[2] for row in rows]
         write_lines(data / "dev.txt", [f"{row[0]}\t{label}" for row, label in zip(rows, labels[7:] + labels[:7])])
@@ -98,7 +98,7 @@ def test_targets(tune):
     before = (model / "decision.json").read_text(encoding="utf-8")
 
     def edit(data):
-        """Each text again, without its labels: no label given to it is right both times."""
+        """Each text again, without its labels: no label predicted for it is right both times."""
         rows = lines_of(data / "dev.txt")
         write_lines(data / "dev.txt", rows + [row.partition("\t")[0] + "\t" for row in rows])
 
@@ -117,7 +117,7 @@ def test_rows_that_nothing_can_be_fitted_to(tune, target):
         write_lines(data / "dev.txt", [f"一样的话\t{lines_of(data / 'label.txt')[0]}"] * 60)
 
     status, log, model = tune("reviews", *target, edit=one_text)
-    assert status == 2 and "fewer than 3 different texts tell nothing of other rows" in log
+    assert status == 2 and "fewer than 3 different texts say nothing about other rows" in log
     status, log, _ = tune(
         "reviews", *target, edit=lambda data: write_lines(data / "dev.txt", [f"第{i}句\t" for i in range(60)])
     )

@@ -1,9 +1,16 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from strategies import labelled
 
+from text_cls import cross_fitting, thresholds
+from text_cls.decision import Decision
+from text_cls.label_tree import with_ancestors
+from text_cls.probabilities import sigmoid
 from text_cls.thresholds import fit_thresholds
 
 
@@ -18,9 +25,9 @@ def scored(draw):
 
 
 def f1(gold, predicted, pooled=(0, 0)):
-    top = 2 * (gold & predicted).sum() + pooled[0]
-    bottom = predicted.sum() + gold.sum() + pooled[1]
-    return top / bottom if bottom else 0.0
+    numerator = 2 * (gold & predicted).sum() + pooled[0]
+    denominator = predicted.sum() + gold.sum() + pooled[1]
+    return numerator / denominator if denominator else 0.0
 
 
 @given(scored(), st.sampled_from([0, 0.5, 10]))
@@ -40,7 +47,7 @@ def test_no_set_of_rows_that_a_threshold_can_choose_is_better(data, pseudo_rows)
 
     for label in range(scores.shape[1]):
         own = sorted(set(scores[:, label].tolist()))
-        # Nothing lies between neighbours in their type: the lower of them then stands for the gap.
+        # Nothing lies between neighbours in their type: the lower one is then the gap.
         between = [max(low, min((low + high) / 2, np.nextafter(high, low))) for low, high in zip(own, own[1:])]
         below = np.nextafter(scores[:, label].min(), scores.dtype.type(-9))
         gaps = [below, *np.array([own[-1], *between], scores.dtype)]
@@ -53,8 +60,8 @@ def test_a_gap_is_cut_in_its_middle():
 
 
 @given(scored())
-def test_columns_that_nobody_has(data):
-    """They take nothing from the others, and with all of them empty nothing is predicted."""
+def test_labels_that_no_row_has(data):
+    """Nothing is predicted if no row has a label."""
     scores, targets = data
     targets = np.zeros_like(targets)
     assert not (scores > fit_thresholds(scores, targets)).any()
@@ -90,3 +97,84 @@ def test_rows_it_has_not_seen():
         return np.mean([f1(targets[half:, i], predicted[:, i]) for i in range(15)])
 
     assert macro(fit_thresholds(scores[:half], targets[:half])) > macro(0) + 0.1
+
+
+@given(labelled(), st.sampled_from(sorted(thresholds.OBJECTIVES)))
+def test_no_common_threshold_is_better(case, objective):
+    probabilities, gold = case
+    best = max(cross_fitting.value_of(gold, probabilities > t, objective) for t in thresholds.GRID)
+    found = thresholds.fit_one(probabilities, gold, objective)
+    assert cross_fitting.value_of(gold, probabilities > found, objective) == pytest.approx(best)
+
+
+@given(labelled(), st.sampled_from(["micro", "exact"]))
+def test_a_threshold_a_label_is_no_worse_than_one_and_no_better_than_the_best(case, objective):
+    probabilities, gold = case
+    found = cross_fitting.value_of(gold, probabilities > thresholds.fit_each(probabilities, gold, objective), objective)
+    one = cross_fitting.value_of(gold, probabilities > thresholds.fit_one(probabilities, gold, objective), objective)
+    candidates = [-1.0, 0.1, 0.3, 0.4, 0.6, 0.7, 0.9]
+    best = max(
+        cross_fitting.value_of(gold, probabilities > np.array(each), objective)
+        for each in itertools.product(candidates, repeat=gold.shape[1])
+    )
+    assert one - 1e-9 <= found <= best + 1e-9
+
+
+@given(labelled(1), st.floats(0.1, 1))
+def test_targets(case, target):
+    probabilities, gold = case[0].ravel(), case[1].ravel()
+
+    def ratios(threshold):
+        given_ = probabilities > threshold
+        hits = (gold & given_).sum()
+        return hits / max(1, given_.sum()), hits / max(1, gold.sum()), given_.sum()
+
+    between = [0, 0.1, 0.3, 0.4, 0.6, 0.7]
+    threshold = thresholds.fit_target(probabilities, gold, precision=target)
+    possible = [t for t in between if ratios(t)[2] and ratios(t)[0] >= target - 1e-12]
+    if possible:
+        assert ratios(threshold)[0] >= target - 1e-12
+        assert ratios(threshold)[1] == max(ratios(t)[1] for t in possible)
+    else:
+        assert ratios(threshold)[0] == max(ratios(t)[0] for t in between)
+    threshold = thresholds.fit_target(probabilities, gold, recall=target)
+    if gold.any():
+        assert ratios(threshold)[1] >= target - 1e-9
+        assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
+
+
+def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
+    """With parents: labels that they add count as well."""
+    random = np.random.default_rng(9)
+    parents = np.array([-1, 0, 0, -1, 3])
+    gold = with_ancestors(random.random((600, 5)) < 0.2, parents)
+    probabilities = sigmoid(np.where(gold, 1.0, -1.5) + random.normal(0, 1.2, gold.shape))
+    for target in ({"precision": 0.8}, {"recall": 0.8}):
+        threshold = thresholds.fit_one_target(Decision(), probabilities, gold, parents, **target)
+
+        def ratio(threshold, precision="precision" in target):
+            decided = Decision(threshold=threshold).decide(probabilities, parents)
+            return (gold & decided).sum() / (decided if precision else gold).sum()
+
+        assert ratio(threshold) >= 0.8
+        assert ratio(threshold + (-0.01 if "precision" in target else 0.01)) < 0.8
+    assert thresholds.fit_one_target(Decision(), probabilities, gold & False, parents, precision=0.9) in thresholds.GRID
+
+
+def test_the_temperature_that_made_the_logits_is_found():
+    random = np.random.default_rng(1)
+    logits = random.normal(-1, 2, (4000, 5))
+    gold = random.random(logits.shape) < sigmoid(logits)
+    assert thresholds.fit_temperature(sigmoid(3 * logits), gold) == pytest.approx(3, rel=0.05)
+    assert thresholds.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
+
+
+def test_frequent_labels_go_their_own_way():
+    random = np.random.default_rng(8)
+    gold = random.random((1500, 4)) < 0.3
+    probabilities = sigmoid(np.where(gold, 1.5, -1.5) + random.normal(0, 1, gold.shape))
+    probabilities[:, 2] *= 0.3  # this one's probabilities are all low
+    fitted = thresholds.fit_each(probabilities, gold, "both")
+    assert fitted[2] < 0.25 and (fitted[[0, 1, 3]] > 0.3).all()
+    decision = thresholds.fitter(Decision(min_k=1), "both", True, False, np.full(4, -1))(probabilities, gold)
+    assert decision.min_k == 1 and decision.threshold == tuple(fitted.tolist())

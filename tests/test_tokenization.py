@@ -1,4 +1,4 @@
-"""The servers' tokens are PaddleNLP's, on everything."""
+"""Tokens without PaddleNLP are PaddleNLP's tokens, for every text."""
 
 import unicodedata
 
@@ -50,7 +50,7 @@ def test_every_character_between_others(families, family_folders):
     assert_same(families["ernie"][1], ours, [f"中{character}a" for character in characters], 16)
 
 
-@settings(deadline=None)  # another test may have the core
+@settings(deadline=None)  # another test may use the core
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
 def test_any_text(families, family_folders, texts):
     for family in FAMILIES:

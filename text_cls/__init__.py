@@ -1,7 +1,11 @@
 """The library under the scripts. Nothing in it imports a script, and only `neural` imports Paddle.
 
-- cli, files, rows: errors, the log, flag types; files written whole or not at all; labels and labelled rows.
-- decision, decision_flags, thresholds, cross_fitting, scores: from probabilities to label sets, and how good these are.
-- batching, tokenization, bundle, prediction: what serving a model needs, besides `serving` and `search`.
-- neural: models, training and export. serving: a bundle opened and run. search: labels by nearest vectors.
+- cli, files, rows: errors, the log, types of flags; files written whole or not at all; labels and labelled rows.
+- decision, decision_engine, decision_flags, label_tree, probabilities: from probabilities to label sets.
+- scores, thresholds, cross_fitting, splitting: how good label sets are, fitted thresholds, folds.
+- tokenization, batching, bundle, prediction, html_page: from texts to batches, what is served, reports.
+- search: labels by nearest vectors. serving: a bundle opened and run. neural: models, training and export.
+
+Imports point down: neural may import serving, serving may import search, and all may import this folder, which imports
+none of them (tests/house.py).
 """

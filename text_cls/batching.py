@@ -1,18 +1,19 @@
-"""Tokens of many rows in compact arrays, and which rows share a batch. numpy alone: used in training and on servers."""
+"""Tokens of many rows in compact arrays, and batches of rows of similar length. numpy alone."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-ENOUGH, SIMILAR = 512, 0.95  # measured with ernie-3.0-medium on two cores; matrix products are as fast as larger ones
+# Measured with ernie-3.0-medium on two cores: from this many tokens on, larger matrix products are not faster.
+ENOUGH, SIMILAR = 512, 0.95
 
 
 @dataclass
 class Encoded:
     """Tokens of many rows, end to end.
 
-    columns: {name of a model's input: int32 array}. offsets: int64 [rows + 1]. padding: {name: value}. truncated: rows
-    that were longer than max_seq_length.
+    columns: {name of a model's input: int32 array}. offsets: int64 array [rows + 1], where each row begins. padding:
+    {name: value}. truncated: number of rows that were longer than max_seq_length.
     """
 
     columns: dict
@@ -30,15 +31,15 @@ class Encoded:
         return np.diff(self.offsets)
 
     def batch(self, rows):
-        """The rows padded to the longest of them: {name: int64 array [rows, longest]}."""
+        """These rows, padded to the longest of them: {name: int64 array [rows, longest]}."""
         starts, lengths = self.offsets[rows], self.lengths[rows]
         column = np.arange(lengths.max())
-        held = column >= (lengths.max() - lengths)[:, None] if self.pad_left else column < lengths[:, None]
+        is_token = column >= (lengths.max() - lengths)[:, None] if self.pad_left else column < lengths[:, None]
         source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
         inputs = {}
         for name, values in self.columns.items():
-            inputs[name] = np.full(held.shape, self.padding[name], dtype=np.int64)
-            inputs[name][held] = values[source]
+            inputs[name] = np.full(is_token.shape, self.padding[name], dtype=np.int64)
+            inputs[name][is_token] = values[source]
         if self.with_mask:
             # ERNIE finds padding by its id. PaddleNLP's ERNIE-M (2.8) looks for id 0, its [CLS], and attends to [PAD].
             inputs["attention_mask"] = (inputs["input_ids"] != self.padding["input_ids"]).astype(np.int64)
@@ -46,7 +47,7 @@ class Encoded:
 
 
 def sorted_batches(lengths, batch_size):
-    """Row numbers in batches of similar length, the longest first, so that memory runs out at once or never."""
+    """Row numbers in batches of similar length, the longest first: if memory runs out, it does so at once."""
     order = np.argsort(-lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -66,8 +67,8 @@ def shuffled_batches(lengths, batch_size, seed, by_length=True):
 def budget_batches(lengths, budget):
     """Row numbers in batches of similar length, the longest first, of at most `budget` tokens each, padding included.
 
-    A batch that holds `ENOUGH` tokens ends where rows become shorter than `SIMILAR` of its longest: padding then costs
-    more than another batch does. A row longer than the budget is a batch of its own.
+    A batch of at least `ENOUGH` tokens ends before a row that is shorter than `SIMILAR` times its longest one: padding
+    would then cost more than another batch. A row longer than the budget is a batch of its own.
     """
     order, batches, start = np.argsort(-lengths, kind="stable"), [], 0
     falling = -lengths[order]
@@ -81,15 +82,18 @@ def budget_batches(lengths, budget):
 
 
 def cheapest_batches(lengths, cost):
-    """Row numbers in batches of similar length, the longest first, that cost least when they run one after the other.
+    """Row numbers in batches of similar length, the longest first, with the lowest total cost.
 
     Args:
         lengths: int array [rows].
-        cost: float array; cost[n] is that of a run of n tokens, padding included, and its last index the largest run.
-            A longer row is a batch of its own.
+        cost: float array; cost[n] is the cost of a run of n tokens, padding included. Its last index is the largest
+            run; a longer row is a batch of its own.
     """
     order, largest = np.argsort(-lengths, kind="stable"), len(cost) - 1
-    least, rows = np.zeros(len(order) + 1), np.ones(len(order), dtype=np.int64)  # of all from row i on; of its batch
+    least, rows = (
+        np.zeros(len(order) + 1),
+        np.ones(len(order), dtype=np.int64),
+    )  # from row i on; in its batch
     for i in range(len(order) - 1, -1, -1):
         longest = max(1, int(lengths[order[i]]))
         if longest <= largest:

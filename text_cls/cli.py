@@ -1,7 +1,7 @@
-"""How a script speaks with its user: errors that say what to do, the log, the progress bar, flags.
+"""Between a script and its user: errors that say what to do, the log, the progress bar, types of flags, --config.
 
-A fault of the user's is a `UserError`: it ends the script with status 2 and a message, no traceback. Faults of
-arguments and data are collected in `Problems`, so that one run shows them all before the first long step.
+An error that the user can fix is a `UserError`: it ends the script with status 2 and a message, without a traceback.
+Errors in arguments and data are collected in `Problems`, so that one run shows them all before the first long step.
 """
 
 import argparse
@@ -16,7 +16,7 @@ logger = logging.getLogger("text_classification")
 
 _ALL = "Run `make setup`, then use .venv/bin/python instead of python"
 _SERVING = "; on a machine that only serves: pip install -r deploy/{}/requirements-cpu.txt"
-_REMEDIES = {  # what to do where one of these packages is missing
+_REMEDIES = {  # what to do if one of these packages is missing
     _ALL: (
         *("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl", "trustai"),
         *("IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba", "joblib"),
@@ -33,11 +33,11 @@ PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for packag
 
 
 class UserError(Exception):
-    """What the user can mend. Its text says what is wrong, where, and what to do."""
+    """An error the user can fix. Its text says what is wrong, where, and what to do."""
 
 
 class Problems:
-    """Faults found so far. The first 20 are shown, the rest counted."""
+    """The errors found so far. The first 20 are shown, the rest counted."""
 
     SHOWN = 20
 
@@ -45,20 +45,21 @@ class Problems:
         self.messages, self.count = [], 0
 
     def add(self, message, *details):
-        """`message` is a text, or a function of `details` that makes one (and is not called past the first 20)."""
+        """Adds one. message: a text, or a function of `details` that returns it (called for the first 20 only)."""
         self.count += 1
         if len(self.messages) < self.SHOWN:
             self.messages.append(message(*details) if callable(message) else message)
 
     @contextlib.contextmanager
     def collect(self):
-        """Takes a UserError of the block as one more fault and goes on after it."""
+        """Adds a UserError raised in the block, and continues after the block."""
         try:
             yield
         except UserError as error:
             self.add(str(error))
 
     def stop_if_any(self):
+        """Raises one UserError that lists them, if there are any."""
         if not self.count:
             return
         if self.count == 1:
@@ -70,7 +71,7 @@ class Problems:
 
 
 def command(main):
-    """Makes `main(argv=None)` answer with an exit status: 0, or 2 with a message for a fault of the user's."""
+    """Makes `main(argv=None)` return an exit status: 0, or 2 after the message of a `UserError`."""
 
     @functools.wraps(main)
     def wrapper(argv=None):
@@ -93,18 +94,18 @@ def command(main):
 
 
 def is_main_process():
-    """True on rank 0, and where there is one process alone. Only it writes files and log lines."""
+    """True on rank 0, and in a single process. Only the main process writes files and log lines."""
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to whatever `sys.stderr` is at the time."""
+    """Writes to whatever `sys.stderr` is at that time."""
 
     stream = property(lambda self: sys.stderr, lambda self, _: None)
 
 
 def set_up_log():
-    """Lines as the guides show them, on the standard error; other ranks are silent unless something is amiss."""
+    """Log lines on standard error in the format of PaddleNLP's application; ranks other than 0 log errors only."""
     if not logger.handlers:
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s"))
@@ -115,7 +116,7 @@ def set_up_log():
 
 @contextlib.contextmanager
 def progress_bar(total, unit, initial=0):
-    """A bar on a terminal, nothing elsewhere. Log lines go above it."""
+    """A progress bar on a terminal, nothing elsewhere. Log lines appear above it."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -123,7 +124,7 @@ def progress_bar(total, unit, initial=0):
     with contextlib.ExitStack() as stack:
         if visible:
             stack.enter_context(logging_redirect_tqdm([logger]))
-        # A container's terminal may have no size at first; tqdm would then draw nothing.
+        # A container's terminal may have no size at first, and tqdm would draw nothing.
         width = visible and os.get_terminal_size(sys.stderr.fileno()).columns
         shape = {"dynamic_ncols": True} if width else {"ncols": 80, "nrows": 24}
         yield stack.enter_context(tqdm(total=total, unit=unit, initial=initial, disable=not visible, **shape))
@@ -145,7 +146,7 @@ def non_negative_float(text):
 
 
 def fraction(zero=True, one=False):
-    """An argparse type: a number from 0 to 1. `zero`, `one`: whether the end itself is allowed."""
+    """An argparse type: a number from 0 to 1. zero, one: whether 0 and 1 themselves are allowed."""
 
     def number(text):
         value = float(text)
@@ -158,7 +159,7 @@ def fraction(zero=True, one=False):
 
 
 def boolean(text):
-    """argparse type: what older commands have after a flag that is on or off."""
+    """argparse type: true or false, as commands of PaddleNLP's application have it after a flag."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"expected true or false, not {text}")
@@ -166,7 +167,7 @@ def boolean(text):
 
 
 def _number(text, kind, least):
-    value = kind(text)  # argparse words the ValueError
+    value = kind(text)  # argparse turns the ValueError into a message
     if not least <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
     return value
@@ -175,7 +176,7 @@ def _number(text, kind, least):
 def parse_with_config(parser, argv):
     """Parses `argv`, with defaults from the file of `--config` (JSON or YAML, `flag: value`). The command line wins.
 
-    The file's values pass through the parser as if typed before the rest, so that they meet the same checks.
+    The file's values are parsed as if typed before the rest of the command line, so that the same checks apply.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -209,6 +210,6 @@ def parse_with_config(parser, argv):
 
 
 def closest(name, known):
-    """The end of a message about an unknown name: the known one it looks like, or nothing."""
+    """The end of a message about an unknown name: the known name that is most like it, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

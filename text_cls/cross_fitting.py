@@ -1,14 +1,14 @@
-"""Thresholds and temperature fitted to labelled rows, and what they gain on rows that they were not fitted to.
+"""What fitted thresholds gain on rows that they were not fitted to.
 
-Probabilities and gold labels in, a `Decision` out. A gain is told from folds: each row is decided by what the other
-folds say, so that the figure is one for new rows; on the very rows they are fitted to, thresholds always gain.
+A gain is measured by folds: each row is decided by what was fitted to the other folds, so that the figure holds for new
+rows. On the very rows they are fitted to, thresholds always gain.
 """
 
 import numpy as np
 
 from text_cls.scores import averages, ratio
 
-FEWEST = 50  # rows; below, folds say little
+FEWEST = 50  # rows; with fewer, folds say little
 ROUNDS, AT_ONCE = 1000, 50  # of the bootstrap
 
 
@@ -18,7 +18,7 @@ def value_of(gold, predicted, objective):
 
 
 def _cells(gold, predicted):
-    """What is counted of each row: right labels, given and held ones together, sparse [rows, labels]; whether exact."""
+    """What is counted: right labels, and gold plus predicted ones, sparse [rows, labels]; rows without an error."""
     from scipy import sparse
 
     right = sparse.csr_matrix(gold & predicted, dtype=np.float64)
@@ -37,13 +37,14 @@ def _values(right, both, exact, weights, objective):
 
 
 def draw_folds(gold, texts, seed, folds=5):
-    """Rows in as many parts, or one a distinct text where there are fewer, as `cross_fitted` wants them.
+    """Row numbers of each fold, as `cross_fitted` takes them: a list of int arrays.
 
-    Each label is spread evenly over the parts, and rows of one text are in one of them (see `splitting`).
+    Each label is spread evenly over the folds, and rows with the same text are in the same one (see `splitting`). With
+    fewer distinct texts than `folds`, each text is a fold.
     """
     from text_cls.splitting import stratified_split
 
-    texts = [texts[i] for i in range(len(texts))]
+    texts = list(texts)
     folds = min(folds, len(set(texts)))
     if folds < 2:
         return [np.arange(len(texts))]
@@ -55,25 +56,30 @@ def cross_fitted(probabilities, gold, folds, fit, parents):
 
     Args:
         folds: list of int arrays, row numbers, none twice.
-        fit: takes probabilities and gold of some rows, gives a `Decision`.
+        fit: takes probabilities and gold of some rows, returns a `Decision`.
     Returns:
         bool array [rows, labels]; False in rows of no fold.
     """
     predicted = np.zeros_like(gold)
-    for held, others in _turns(folds):
-        others = np.sort(np.concatenate(others))
-        predicted[held] = fit(probabilities[others], gold[others]).decide(probabilities[held], parents)
+    for test_rows, others in _turns(folds):
+        predicted[test_rows] = _decided_by(others, fit, probabilities, gold, parents, test_rows)
     return predicted
 
 
 def _turns(folds):
-    """Each fold, with the list of the other ones; of a single one, with a fold of no rows."""
-    for i, held in enumerate(folds):
-        yield held, folds[:i] + folds[i + 1 :] or [held[:0]]
+    """(row numbers of a fold, list of the other folds) for each fold; a single one is paired with a fold of no rows."""
+    for i, test_rows in enumerate(folds):
+        yield test_rows, folds[:i] + folds[i + 1 :] or [test_rows[:0]]
+
+
+def _decided_by(folds, fit, probabilities, gold, parents, test_rows):
+    """Label sets of the test rows by what `fit` makes of the rows of some folds."""
+    train_rows = np.sort(np.concatenate(folds))
+    return fit(probabilities[train_rows], gold[train_rows]).decide(probabilities[test_rows], parents)
 
 
 def better_fit(probabilities, gold, folds, fits, objective, parents):
-    """That of several fits whose label sets, cross-fitted, serve the objective best; of equals, the first."""
+    """The one of several fits whose cross-fitted label sets have the best objective; of equals, the first."""
     rows = np.concatenate(folds)
 
     def value(fit):
@@ -83,30 +89,30 @@ def better_fit(probabilities, gold, folds, fits, objective, parents):
 
 
 def cross_chosen(probabilities, gold, folds, fits, objective, parents):
-    """As `cross_fitted`, where the fit, too, is chosen: `better_fit` of the folds that are not decided.
+    """`cross_fitted` with a choice of fits: each fold is decided by the `better_fit` of the other folds.
 
-    The figure of the better of several on the very rows that made it the better one is too high (Cawley and Talbot
-    2010, "On over-fitting in model selection"); in these nested folds no row has a part in how it is decided.
+    The figure of the best of several fits is too high on the very rows that it was chosen by (Cawley and Talbot 2010,
+    "On over-fitting in model selection"); in these nested folds no row takes part in how it is decided.
     """
     predicted = np.zeros_like(gold)
-    for held, others in _turns(folds):
-        fit, others = better_fit(probabilities, gold, others, fits, objective, parents), np.sort(np.concatenate(others))
-        predicted[held] = fit(probabilities[others], gold[others]).decide(probabilities[held], parents)
+    for test_rows, others in _turns(folds):
+        fit = better_fit(probabilities, gold, others, fits, objective, parents)
+        predicted[test_rows] = _decided_by(others, fit, probabilities, gold, parents, test_rows)
     return predicted
 
 
 def gain_of(gold, before, after, objective, seed):
     """How much better `after` is than `before`: (gain, low, high), the last two the bootstrap's 95 percent interval.
 
-    Rows are drawn with replacement (Efron 1979), the same ones for both. The interval tells of the rows' chance; that
-    of fitting is not in it.
+    Rows are drawn with replacement (Efron 1979), the same ones for both. The interval covers the chance in which rows
+    were drawn, not the chance in fitting.
     """
     random, share = np.random.default_rng(seed), np.full(len(gold), 1 / len(gold))
-    cells, gains = [_cells(gold, predicted) for predicted in (before, after)], []
+    cells_before, cells_after = _cells(gold, before), _cells(gold, after)
+    gains = []
     for _ in range(ROUNDS // AT_ONCE):
         weights = random.multinomial(len(gold), share, size=AT_ONCE).astype(np.float64)
-        one, other = (_values(*side, weights, objective) for side in cells)
-        gains.append(other - one)
+        gains.append(_values(*cells_after, weights, objective) - _values(*cells_before, weights, objective))
     low, high = np.quantile(gains, [0.025, 0.975])
     return value_of(gold, after, objective) - value_of(gold, before, objective), float(low), float(high)
 

@@ -1,15 +1,15 @@
-"""How a `Decision` is carried out on arrays: fast where labels are many and a row has a handful. numpy alone."""
+"""Carries out a `Decision` on arrays, fast for many labels of which a row has a handful. numpy alone."""
 
 import numpy as np
 
 from text_cls.label_tree import add_ancestors, depths, entries
 from text_cls.probabilities import logit
 
-BLOCK = 1 << 18  # cells decided at once: their intermediate arrays stay in the processor's cache
+BLOCK = 1 << 18  # cells decided at once: their intermediate arrays fit into the processor's cache
 
 
 def decide(decision, probabilities, parents):
-    """What `Decision.decide` returns, worked out in blocks of rows.
+    """The result of `Decision.decide`, in blocks of rows.
 
     Args:
         decision: `decision.Decision`.
@@ -24,10 +24,10 @@ def decide(decision, probabilities, parents):
 
 
 class _Decider:
-    """A `Decision` made ready for one tree of labels, which decides a block of rows at a time.
+    """A `Decision` prepared for one tree of labels; it decides a block of rows at a time.
 
-    Arrays are worked on in place, and beyond a first look at every probability only where something is: of 10,000
-    labels a row has a handful.
+    Arrays are changed in place. Every probability is looked at once; all further work is on chosen cells alone
+    ("entries": arrays of their rows and columns), since of 10,000 labels a row has a handful.
     """
 
     def __init__(self, decision, parents, dtype, rows):
@@ -35,8 +35,8 @@ class _Decider:
         self.nested = bool((self.parents >= 0).any())
         self.thresholds = decision.raw_thresholds(decision.threshold, dtype)
         self.limits = logit(decision.threshold)  # a number, or float64 [labels]
-        # Of a block, and used for all of them: memory that is new to the process costs more than what is done in it.
-        self.place = np.empty(rows * len(parents), dtype=np.int32)  # of a cell among the entries; written where read
+        # Allocated once for all blocks: memory that is new to the process costs more than the work done in it.
+        self.place = np.empty(rows * len(parents), dtype=np.int32)  # of a cell among the entries; set before it is read
         self.buffers = np.empty((2, rows, len(parents)), dtype=dtype)
         if decision.none_below is not None:
             self.floor = decision.raw_thresholds(decision.none_below, dtype)
@@ -49,13 +49,13 @@ class _Decider:
             first = np.searchsorted(self.parents[by_parent], np.arange(-1, len(parents) + 1))
             self.roots, self.children = by_parent[: first[1]], by_parent
             self.first_child, self.num_children = first[1:-1], np.diff(first[1:])
-            # Log-odds times the temperature, in the probabilities' type: it is the order of labels that counts.
+            # Log-odds times the temperature, in the probabilities' type: only the order of labels counts.
             self.shift = (self.limits * decision.temperature).astype(dtype)
         if decision.max_k is not None:
             self.by_depth = np.argsort(self.depth, kind="stable")
 
     def fill_in(self, chosen, probabilities):
-        """Writes the label sets of some rows: chosen bool, probabilities float [rows, labels]."""
+        """Writes the label sets of some rows into `chosen`: bool, probabilities float [rows, labels]."""
         decision = self.decision
         np.greater(probabilities, self.thresholds, out=chosen)
         self.make_consistent(chosen, probabilities)
@@ -70,17 +70,17 @@ class _Decider:
             chosen[none] = self.none_set
 
     def margins(self, probabilities, columns):
-        """Log-odds over those of the labels' thresholds, of entries [n]: above 0 where the threshold is exceeded."""
+        """How far the log-odds of entries [n] are above those of their thresholds: above 0 if they exceed them."""
         limits = self.limits if self.limits.ndim == 0 else self.limits[columns]
         return logit(probabilities) / self.decision.temperature - limits
 
     def make_consistent(self, chosen, probabilities):
-        """By `hierarchy`, of the labels that passed."""
+        """Makes sets of the labels that passed, by `hierarchy`."""
         single_path = self.decision.hierarchy == "one_per_level"
         if not self.nested and not single_path:
             return
         if self.decision.hierarchy != "top_down":
-            # A set or path of the highest sum ends in labels that passed: what is not above one of them adds nothing.
+            # The set or path with the highest sum ends in labels that passed: others below them would lower it.
             add_ancestors(chosen, self.parents)
         if self.decision.hierarchy == "closure":
             return
@@ -95,24 +95,24 @@ class _Decider:
             chosen[r[orphans], c[orphans]] = False
 
     def levels(self, columns):
-        """Positions of the entries by level of their label, from the roots down: int arrays, none left out."""
+        """Positions of the entries by level of their label, from the roots down: an int array for each level."""
         depth = self.depth[columns]
         return [np.flatnonzero(depth == level) for level in range(1, depth.max(initial=0) + 1)]
 
     def parent_entries(self, rows, columns):
-        """Position of each entry's parent among the entries, which hold every parent. Of a root: any number."""
+        """Position of each entry's parent among the entries, which contain every parent. For a root: any number."""
         size = len(self.parents)
         self.place[rows * size + columns] = np.arange(len(rows))
         return self.place[rows * size + self.parents[columns]]
 
     def best(self, rows, columns, margins, single_path):
-        """Which entries the best consistent set, or the best path, of their row holds, given that their parent does.
+        """Which entries belong to the best consistent set, or the best path, of their row, if their parents do.
 
-        The value of a label is its margin and that of what hangs below it, where that is above 0: all of it for a set,
-        the best of it for a path. By dynamic programming from the leaves up, exact.
+        The value of a label is its margin plus what its children add: for a set the values of all children that are
+        above 0, for a path the best of these. Dynamic programming from the leaves up gives the exact optimum.
 
         Args:
-            rows, columns, margins: entries [n], sorted by row and column; every parent of an entry is one.
+            rows, columns, margins: entries [n], sorted by row and column; every parent of an entry is an entry.
         Returns:
             bool array [n].
         """
@@ -127,20 +127,21 @@ class _Decider:
         kept = value > 0
         if not single_path:
             return kept
-        # One of each label's children, and one of the roots, which are the children of one more entry for each row.
+        # Only the best of siblings. The roots of a row count as siblings: children of one more entry per row.
         size = int(rows[-1]) + 1 if len(rows) else 0
-        of = np.where(self.parents[columns] >= 0, up, len(rows) + rows)
-        gain = np.zeros(len(rows) + size)
-        np.maximum.at(gain, of, value)
-        backward = np.flatnonzero(kept & (value == gain[of]))[::-1]
-        winner = np.full(len(gain), -1)
-        winner[of[backward]] = backward  # of equals the first, which is written last
+        parent = np.where(self.parents[columns] >= 0, up, len(rows) + rows)
+        highest = np.zeros(len(rows) + size)
+        np.maximum.at(highest, parent, value)
+        best = np.flatnonzero(kept & (value == highest[parent]))
+        # One winner per parent, the first of equals: the last write wins, so write in reverse order.
+        winner = np.full(len(highest), -1)
+        winner[parent[best[::-1]]] = best[::-1]
         kept[:] = False
         kept[winner[winner >= 0]] = True
         return kept
 
     def rank(self, probabilities, columns, out=None):
-        """What orders the labels of a row: their margins, or for one common threshold the probabilities themselves."""
+        """Numbers in the order of the margins of a row's labels; with a single threshold, the probabilities."""
         if self.limits.ndim == 0:
             return np.positive(probabilities, out=out)
         rank = np.subtract(1, probabilities, out=out)
@@ -151,21 +152,21 @@ class _Decider:
         return rank
 
     def add_to_short_rows(self, chosen, probabilities, wanted):
-        """Adds the best labels, one a round, to the rows wanted until each has `min_k`, or as many as there can be."""
+        """Adds the best labels to the wanted rows, one per round, until each has `min_k` or no more can be added."""
         least, hierarchy = self.decision.min_k, self.decision.hierarchy
         count = chosen.sum(axis=1)
         short = np.flatnonzero(wanted & (count < least))
         if not len(short):
             return
         values, rank = self.buffers[:, : len(short)]
-        np.take(probabilities, short, axis=0, out=values, mode="clip")  # another mode would copy them twice
+        np.take(probabilities, short, axis=0, out=values, mode="clip")  # other modes copy twice
         count = count[short]
         rows, columns = entries(chosen[short])
         with np.errstate(divide="ignore"):
             if hierarchy == "closure":
                 self.rank(values, slice(None), out=rank)
             else:
-                # A path goes on below its end alone; a set below any of its labels, and with further roots.
+                # A path can only continue below its end; a set below any of its labels, or with another root.
                 rank.fill(-np.inf)
                 path = hierarchy == "one_per_level"
                 start = np.ix_(np.flatnonzero(count == 0) if path else np.arange(len(short)), self.roots)
@@ -183,7 +184,7 @@ class _Decider:
                     rank[rows] = -np.inf
                 if hierarchy != "closure":
                     self.open_children(rank, values, rows, columns)
-                while len(rows):  # the label, and what it lacks above it
+                while len(rows):  # the label, then the ancestors that are missing
                     new = ~chosen[short[rows], columns]
                     rows, columns = rows[new], columns[new]
                     chosen[short[rows], columns] = True
@@ -194,23 +195,23 @@ class _Decider:
                 todo &= count < least
 
     def open_children(self, rank, values, rows, columns):
-        """Ranks the children of the entries, which may be added from now on."""
+        """Ranks the children of the entries, so that they can be added from now on."""
         size = self.num_children[columns]
         start = np.repeat(self.first_child[columns] - (np.cumsum(size) - size), size)
         rows, columns = np.repeat(rows, size), self.children[start + np.arange(len(start))]
         rank[rows, columns] = self.rank(values[rows, columns], columns)
 
     def trim(self, chosen, probabilities):
-        """Takes the worst leaves from each row until it has `max_k` labels."""
+        """Removes the worst leaves from each row until it has `max_k` labels."""
         most = self.decision.max_k
         over = np.flatnonzero(chosen.sum(axis=1) > most)
         if not len(over):
             return
-        rows, columns = entries(chosen[over][:, self.by_depth])  # of equals, the upper label stays
+        rows, columns = entries(chosen[over][:, self.by_depth])  # of equals, the upper label is kept
         columns = self.by_depth[columns]
         priority = self.margins(probabilities[over[rows], columns], columns)
         up = self.parent_entries(rows, columns)
-        for level in reversed(self.levels(columns)[1:]):  # a parent stays as long as what it bears
+        for level in reversed(self.levels(columns)[1:]):  # a parent is kept as long as any label below it
             np.maximum.at(priority, up[level], priority[level])
         first = np.searchsorted(rows, np.arange(len(over)))
         table = np.full((len(over), np.bincount(rows).max()), -np.inf)

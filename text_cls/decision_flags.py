@@ -1,4 +1,4 @@
-"""The flags by which a user decides otherwise than the model's decision.json: of predict.py, infer.py, threshold.py."""
+"""Flags that override the model's decision.json: of predict.py, infer.py and threshold.py."""
 
 from dataclasses import replace
 
@@ -7,18 +7,26 @@ from text_cls.decision import HIERARCHY
 
 
 def add_decision_flags(parser):
-    """--threshold, --min_k, --max_k, --top_k, --hierarchy; each as in the model's decision.json unless given."""
-    group = parser.add_argument_group("decision, as in the model's decision.json unless given")
-    group.add_argument("--threshold", type=float, help="probability to exceed, for all labels")
-    group.add_argument("--min_k", type=non_negative_int, help="labels of a row at least: 1 leaves none without")
-    group.add_argument("--max_k", type=positive_int, help="labels of a row at most, parents counted")
-    group.add_argument("--top_k", type=positive_int, help="so many labels of each row, whatever the threshold")
+    """Adds --threshold, --min_k, --max_k, --top_k and --hierarchy, each with the model's decision.json as default."""
+    group = parser.add_argument_group("decision")
+    group.add_argument("--threshold", type=float, help="probability to exceed, for all labels (as in decision.json)")
+    group.add_argument(
+        "--min_k",
+        type=non_negative_int,
+        help="at least this many labels per row; 1 labels every row (as in decision.json)",
+    )
+    group.add_argument(
+        "--max_k", type=positive_int, help="at most this many labels per row, parents counted (as in decision.json)"
+    )
+    group.add_argument("--top_k", type=positive_int, help="this many labels per row, whatever the threshold (off)")
     ways = "; ".join(f"{name}: {what}" for name, what in HIERARCHY.items())
-    group.add_argument("--hierarchy", choices=tuple(HIERARCHY), help=f"how a hierarchy is read. {ways}")
+    group.add_argument(
+        "--hierarchy", choices=tuple(HIERARCHY), help=f"how a hierarchy is decided. {ways} (as in decision.json)"
+    )
 
 
 def decision_options(args):
-    """What the flags of `add_decision_flags` say, as keyword arguments of `overridden`."""
+    """The values of the flags of `add_decision_flags`, as keyword arguments of `overridden`."""
     return {name: getattr(args, name) for name in ("threshold", "min_k", "max_k", "top_k", "hierarchy")}
 
 
@@ -27,29 +35,29 @@ def overridden(decision, threshold=None, min_k=None, max_k=None, top_k=None, hie
 
     Args:
         threshold, min_k, max_k, hierarchy: as in `Decision`; None keeps the decision's own.
-        top_k: sets `min_k` and `max_k` to one number.
+        top_k: sets `min_k` and `max_k` to the same number.
     Raises:
         UserError: the values contradict each other.
     """
-    given = {"threshold": threshold, "min_k": min_k, "max_k": max_k, "hierarchy": hierarchy}
-    given = {name: value for name, value in given.items() if value is not None}
+    changes = {"threshold": threshold, "min_k": min_k, "max_k": max_k, "hierarchy": hierarchy}
+    changes = {name: value for name, value in changes.items() if value is not None}
     if top_k is not None:
-        if {"min_k", "max_k"} & set(given):
+        if {"min_k", "max_k"} & set(changes):
             raise UserError("--top_k says how many labels a row gets; leave out --min_k and --max_k")
-        given |= {"min_k": top_k, "max_k": top_k}
-    elif "min_k" in given and "max_k" not in given and decision.max_k is not None:
-        given["max_k"] = max(decision.max_k, given["min_k"])
-    elif "max_k" in given and "min_k" not in given:
-        given["min_k"] = min(decision.min_k, given["max_k"])
-    if min_k or top_k:  # what the user asks for outranks the file's "none of these"
-        given["none_below"] = None
+        changes |= {"min_k": top_k, "max_k": top_k}
+    elif "min_k" in changes and "max_k" not in changes and decision.max_k is not None:
+        changes["max_k"] = max(decision.max_k, changes["min_k"])
+    elif "max_k" in changes and "min_k" not in changes:
+        changes["min_k"] = min(decision.min_k, changes["max_k"])
+    if min_k or top_k:  # labels that the user asks for take precedence over the file's "none of these"
+        changes["none_below"] = None
     try:
-        changed = replace(decision, **given)
+        changed = replace(decision, **changes)
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    for name in given:
+    for name in changes:
         before, after = getattr(decision, name), getattr(changed, name)
         if before != after:
-            before = "one a label" if isinstance(before, tuple) else before
+            before = "one per label" if isinstance(before, tuple) else before
             logger.info("Decision: %s %s by the command line (%s in decision.json)", name, after, before)
     return changed

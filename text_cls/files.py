@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders replaced in one step, and their SHA-256."""
+"""Files and folders that are written whole or not at all, and the SHA-256 of files."""
 
 import contextlib
 import ctypes
@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from typing import TextIO
 
 from text_cls.cli import UserError
 
 
-def sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -20,13 +22,17 @@ def sha256(path):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """A text file (UTF-8, LF) that appears whole or not at all, in place of an older one."""
+def atomic_write(path: str | os.PathLike) -> Iterator[TextIO]:
+    """A text file (UTF-8, LF) that appears whole or not at all; an existing file is replaced.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     if os.path.isdir(path):
         raise UserError(f"{os.path.abspath(path)} is a folder; name a file to write")
-    if os.path.exists(path) and not os.path.isfile(path):  # else root would lose /dev/null to a file of that name
+    if os.path.exists(path) and not os.path.isfile(path):  # as root, this would replace /dev/null
         raise UserError(f"{path} is a device or a pipe, which cannot be replaced; name a file to write")
-    path = os.path.realpath(path)  # a link stays one
+    path = os.path.realpath(path)  # a symbolic link is kept
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -42,17 +48,21 @@ def atomic_write(path):
             os.remove(temporary)
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes a value as JSON, whole or not at all."""
     with atomic_write(path) as file:
         json.dump(value, file, ensure_ascii=False, indent=2)
         file.write("\n")
 
 
 @contextlib.contextmanager
-def atomic_folder(path):
-    """Yields an empty sibling folder to fill; it takes the place of `path`, whole, when the block ends well.
+def atomic_folder(path: str | os.PathLike) -> Iterator[str]:
+    """Yields an empty sibling folder to fill; it replaces `path`, whole, unless the block raises an exception.
 
-    Of a symbolic link, it takes the place of the folder that the link leads to.
+    If `path` is a symbolic link, the folder that it leads to is replaced.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     path = os.path.realpath(path)
     temporary = f"{path}.tmp"
@@ -81,14 +91,14 @@ def _fsync(path):
 
 
 def _exchange(new, old):
-    """Puts the folder `new` in the place of `old`; on Linux in one step, so that a reader or a kill never sees neither.
+    """Replaces the folder `old` by `new`; on Linux in one step, so that one of them is there even after a kill.
 
-    rename(2) does not replace a folder that holds something; renameat2(2) with RENAME_EXCHANGE swaps the two names.
+    rename(2) does not replace a folder that is not empty; renameat2(2) with RENAME_EXCHANGE swaps the two names.
     """
     if not os.path.exists(old):
         os.rename(new, old)
         return
-    with contextlib.suppress(AttributeError, OSError):  # no such call here, or a file system that does not know it
+    with contextlib.suppress(AttributeError, OSError):  # the system or the file system may not have it
         libc = ctypes.CDLL(None, use_errno=True)
         at_working_folder, exchange = -100, 2
         if libc.renameat2(at_working_folder, os.fsencode(new), at_working_folder, os.fsencode(old), exchange) == 0:
@@ -101,18 +111,18 @@ def _exchange(new, old):
 
 
 def recover_folder(path):
-    """Finishes a replacement that was cut off between its two renames (see `_exchange`)."""
+    """Undoes a replacement that was interrupted between its two renames (see `_exchange`)."""
     aside = f"{os.path.realpath(path)}.old"
     if not os.path.exists(path) and os.path.isdir(aside):
         os.rename(aside, os.path.realpath(path))
 
 
 def overwrite_problem(path, ours, flag):
-    """Why a folder must not be replaced: it holds files that are not ours. None if it may be.
+    """Why a folder must not be replaced: it contains files that are not ours. None if it may be.
 
     Args:
-        path: the folder, as given by `flag`; it need not exist.
-        ours: names of the files that may be lost.
+        path: the folder, the value of `flag`; it need not exist.
+        ours: names of the files that may be replaced.
     """
     if os.path.isfile(path):
         return f"{flag} {path}: this is a file; name a folder"

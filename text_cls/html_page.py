@@ -1,4 +1,4 @@
-"""Pages for people: one HTML file each that holds all it shows, and opens without a network, on a phone too."""
+"""Reports as single HTML files, which contain everything they show and open without a network, also on a phone."""
 
 import html
 import io
@@ -7,7 +7,7 @@ import warnings
 
 from text_cls.files import atomic_write
 
-# No request leaves the page, whatever a text in it says: the browser refuses all but what stands in the file.
+# The page sends no request, whatever the texts in it say: the browser allows only what is in the file itself.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 
 STYLE = """
@@ -39,7 +39,7 @@ input, select, button { font: inherit; color: inherit; padding: 5px 9px; border:
 
 
 def escape(text):
-    """Text as it stands in HTML, in attributes too."""
+    """The text escaped for HTML, attributes included."""
     return html.escape(str(text), quote=True)
 
 
@@ -47,13 +47,13 @@ def write_page(path, title, body, style="", script="", data=None):
     """Writes a page, whole or not at all.
 
     Args:
-        body: HTML; texts in it have passed through `escape`.
-        style, script: what the page adds to the common style, and its JavaScript.
-        data: value that the script finds as `DATA`; texts in it need no escaping, but the script must set them as
+        body: HTML; texts in it must have passed through `escape`.
+        style, script: CSS in addition to the common style, and JavaScript.
+        data: a value that the script finds as `DATA`; texts in it need no escaping, but the script must insert them as
             `textContent`.
     """
     if data is not None:
-        # "</script>" or "<!--" in a text must not end the element the data stand in.
+        # "</script>" or "<!--" in a text must not end the script element.
         values = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         script = f"const DATA = {values};\n{script}"
     with atomic_write(path) as file:
@@ -67,12 +67,12 @@ def write_page(path, title, body, style="", script="", data=None):
 
 
 def svg(figure, description):
-    """A matplotlib figure as inline SVG. Its texts stay texts, so that the reader's own fonts show Chinese names."""
+    """A matplotlib figure as inline SVG. Its texts remain texts, so that the reader's fonts show Chinese names."""
     import matplotlib
 
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # from the font it measures with, not the reader's
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in the font that matplotlib measures with
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     drawing = stream.getvalue()
     drawing = drawing[drawing.index("<svg") :]
@@ -80,6 +80,6 @@ def svg(figure, description):
 
 
 def tiles(figures):
-    """Headline figures: HTML of (text of the figure, what it is) pairs."""
+    """HTML of headline figures, pairs of (figure, what it is)."""
     boxes = (f'<div class="tile"><b>{escape(figure)}</b><span>{escape(name)}</span></div>' for figure, name in figures)
     return f'<div class="tiles">{"".join(boxes)}</div>'

@@ -1,4 +1,4 @@
-"""The tree that label paths make: parents, levels, and sets completed by their ancestors. numpy alone."""
+"""The tree that label paths form: parents, levels, and label sets completed by ancestors. numpy alone."""
 
 import numpy as np
 
@@ -6,20 +6,20 @@ SEPARATOR = "##"  # between the pieces of a label path
 
 
 def parent_ids(names):
-    """Parent of each label by full path.
+    """Parent of each label, found by its full path.
 
     Args:
-        names: label names in the order of `label.txt`; a path's pieces are joined by `##`.
+        names: label names in the order of `label.txt`; the pieces of a path are joined by `##`.
     Returns:
-        int32 array [labels]: the parent's index, -1 for a root (and for a path whose parent is not in `names`,
-        which the reader of `label.txt` refuses).
+        int32 array [labels]: the parent's index; -1 for a root, and for a path whose parent is not in `names` (the
+        reader of `label.txt` refuses such a file).
     """
     index = {name: i for i, name in enumerate(names)}
     return np.array([index.get(name.rpartition(SEPARATOR)[0], -1) for name in names], dtype=np.int32)
 
 
 def depths(parents):
-    """Level of each label, 1 for a root. int32 array [labels] from the parents' indices [labels]."""
+    """Level of each label, 1 for a root: int32 array [labels]. parents: int array [labels] from `parent_ids`."""
     depth = np.ones(len(parents), dtype=np.int32)
     above = parents
     while (above >= 0).any():
@@ -29,14 +29,14 @@ def depths(parents):
 
 
 def with_ancestors(chosen, parents):
-    """The chosen labels and all above them. Bool arrays [rows, labels]; the input stays as it is."""
+    """The chosen labels with all their ancestors: bool array [rows, labels]. `chosen` is not changed."""
     closed = np.array(chosen, order="C")
     add_ancestors(closed, parents)
     return closed
 
 
 def add_ancestors(chosen, parents):
-    """Adds all above the chosen labels, in place."""
+    """Adds all ancestors of the chosen labels (bool array [rows, labels]) in place."""
     rows, columns = entries(chosen)
     while len(rows):
         columns = parents[columns]
@@ -48,7 +48,7 @@ def add_ancestors(chosen, parents):
 
 
 def entries(chosen):
-    """Rows and columns of what is chosen, sorted. np.nonzero is many times slower in two dimensions than in one."""
+    """np.nonzero of a bool array [rows, labels], which is many times slower in two dimensions than in one."""
     flat = np.flatnonzero(chosen)
     rows = flat // max(1, chosen.shape[1])
     return rows, flat - rows * chosen.shape[1]

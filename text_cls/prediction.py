@@ -1,4 +1,4 @@
-"""New texts labelled as a stream, from file to file: what predict.py and the predictor without Paddle share."""
+"""Labels of new texts, read from a file and written to one as a stream: for predict.py and infer.py."""
 
 import contextlib
 import os
@@ -9,31 +9,31 @@ from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
 from text_cls.rows import read_texts
 
-WINDOW = 1024  # rows in memory at a time, so that batches can be made of rows of similar length
-SHOWN = 10  # rows in the log where all are in a file
+WINDOW = 1024  # rows in memory at a time, enough for batches of rows of similar length
+SHOWN = 10  # rows in the log if all are written to a file
 
 
 def count_texts(path, problems, longest=None):
-    """Rows of a file to predict. What is wrong goes to `problems`: no rows, texts above `longest` characters."""
+    """Number of texts in a file. Malformed rows, no texts, or over `longest` characters are added to `problems`."""
     count = 0
     with problems.collect():
         for number, text in read_texts(path, problems):
             count += 1
             if longest and len(text) > longest:
-                problems.add(f"{path}:{number}: {len(text)} characters, {longest} are taken at most; shorten the text")
+                problems.add(f"{path}:{number}: {len(text)} characters, {longest} are allowed; shorten the text")
         if not count:
-            problems.add(f"{path}: no texts; write one a line")
+            problems.add(f"{path}: no texts; write one per line")
     return count
 
 
 def predict_file(path, count, output, predict, log_row, with_scores):
-    """Labels the texts of a checked file in order; memory does not grow with it.
+    """Predicts the labels of the texts of a checked file in order; memory does not grow with the file.
 
     Args:
-        count: rows in it, for the progress bar.
-        output: file to write, whole or not at all, `text<TAB>label,label[<TAB>score,score]`; None for the log alone.
-        predict: takes a list of texts, gives (label names, their probabilities) of each.
-        log_row: takes a text and its label names. Called for all rows without an output, else for the first 10.
+        count: number of texts in it, for the progress bar.
+        output: file to write, whole or not at all, `text<TAB>label,label[<TAB>score,score]`; None to log only.
+        predict: takes a list of texts, returns (label names, their probabilities) of each.
+        log_row: takes a text and its label names. Called for each row without an output, else for the first 10.
     """
     if output and os.path.exists(output) and os.path.samefile(path, output):
         raise UserError(f"--output_file {output}: this file is read, too, and would be lost; name another")
@@ -58,14 +58,14 @@ def predict_file(path, count, output, predict, log_row, with_scores):
         logger.info("Prediction results save in %s: %d rows", output, done)
     if bare:
         remedy = (
-            "--min_k 1 gives each row its best label (predict.py and infer.py take it), analysis/threshold.py finds "
-            "thresholds that fit"
+            "--min_k 1 gives each row its best label (a flag of predict.py and infer.py), analysis/threshold.py fits "
+            "thresholds to labelled rows"
         )
         logger.info("%d of %d rows have no label, as none is above its threshold; %s", bare, done, remedy)
 
 
 def named_labels(probabilities, labels, decision):
-    """Yields (label names, their probabilities) of each row of an array [rows, labels]."""
+    """Yields (label names, their probabilities) of each row of probabilities, float array [rows, labels]."""
     shown = decision.calibrated(probabilities)
     for row, chosen in zip(shown, decision.decide(probabilities, labels.parents)):
         numbers = chosen.nonzero()[0]
@@ -73,14 +73,14 @@ def named_labels(probabilities, labels, decision):
 
 
 def log_flat(text, names):
-    """The older suite's block for flat labels."""
+    """Logs a row with flat labels as PaddleNLP's application does."""
     logger.info("input data: %s", text)
     logger.info("labels: %s", ",".join(names))
     logger.info("-" * 20)
 
 
 def log_hierarchy(text, names):
-    """The older suite's block for a row of a hierarchy."""
+    """Logs a row with labels of a hierarchy as PaddleNLP's application does."""
     logger.info("text: %s", text)
     logger.info("prediction result: %s", ",".join(names))
     for level, pieces in enumerate(levels_of(names), 1):
@@ -89,7 +89,7 @@ def log_hierarchy(text, names):
 
 
 def levels_of(names):
-    """The last pieces of label paths by level: [[pieces of level 1], [pieces of level 2], ...]."""
+    """The last pieces of label paths, each once, by level: [[pieces of level 1], [pieces of level 2], ...]."""
     levels = []
     for name in names:
         pieces = name.split(SEPARATOR)

@@ -1,4 +1,4 @@
-"""Sigmoid and its inverse, safe at both ends. numpy alone."""
+"""Sigmoid and its inverse, without overflow. numpy alone."""
 
 import numpy as np
 

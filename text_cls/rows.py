@@ -1,10 +1,12 @@
 """Labels, texts and labelled rows: the one reader of `label.txt` and of every data file."""
 
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from text_cls.cli import UserError, closest
+from text_cls.cli import Problems, UserError, closest
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR, parent_ids
 
@@ -13,38 +15,42 @@ from text_cls.label_tree import SEPARATOR, parent_ids
 
 @dataclass
 class Labels:
-    """The labels of a task. The model's output i is line i of `label.txt`."""
+    """The labels of a task. Output i of the model is line i of `label.txt`, counted from 0.
 
-    names: list
-    index: dict = field(init=False)
+    names: full paths. index: {name: i}. parents: int32 array [labels] of `label_tree.parent_ids`.
+    """
+
+    names: list[str]
+    index: dict[str, int] = field(init=False)
     parents: np.ndarray = field(init=False)
 
     def __post_init__(self):
         self.index = {name: i for i, name in enumerate(self.names)}
         self.parents = parent_ids(self.names)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def hierarchical(self):
+    def hierarchical(self) -> bool:
         return any(SEPARATOR in name for name in self.names)
 
-    def join(self, mask):
-        """The names of one row's labels (bool [labels]) as they stand in a file: joined by commas."""
+    def join(self, mask: np.ndarray) -> str:
+        """The names of one row's labels (bool array [labels]) as files have them: joined by commas."""
         return self.join_ids(np.flatnonzero(mask))
 
-    def join_ids(self, ids):
-        """The same of label indices."""
+    def join_ids(self, ids: Iterable[int]) -> str:
+        """`join` for label indices."""
         return ",".join(self.names[i] for i in ids)
 
-    def write(self, path):
+    def write(self, path: str | os.PathLike) -> None:
+        """Writes `label.txt`, whole or not at all."""
         with atomic_write(path) as file:
             file.writelines(f"{name}\n" for name in self.names)
 
 
 def label_problem(name):
-    """What speaks against a label's name, as the end of a sentence about it, or None."""
+    """Why a label cannot have this name, as the end of a sentence that begins with the name; None if it can."""
     if "," in name or "\t" in name:
         return f"holds a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
     if not all(name.split(SEPARATOR)):
@@ -52,10 +58,10 @@ def label_problem(name):
     return None
 
 
-def read_labels(path, problems, lines=None):
-    """`label.txt` as `Labels`. What is wrong with it goes to `problems`.
+def read_labels(path: str | os.PathLike, problems: Problems, lines: Iterable[tuple[int, str]] | None = None) -> Labels:
+    """Reads `label.txt`. What is wrong with it is added to `problems`.
 
-    `lines`: (number, name) of each, where its lines hold more than a name.
+    lines: (number, name) of each line, for a file whose lines contain more than a name.
     """
     names, first_line = [], {}
     for number, line in read_lines(path) if lines is None else lines:
@@ -74,7 +80,7 @@ def read_labels(path, problems, lines=None):
         if separator and parent not in first_line:
             problems.add(f"{path}:{first_line[name]}: label {name!r} has no parent here; add a line {parent!r}")
     if not first_line:
-        problems.add(f"{path}: no labels; write one a line")
+        problems.add(f"{path}: no labels; write one per line")
     return Labels(names)
 
 
@@ -82,22 +88,23 @@ def read_labels(path, problems, lines=None):
 
 
 class Texts:
-    """Many texts in one buffer: a list of str holds three times the memory. Indexed like a list."""
+    """Many texts in one buffer: a list of str takes three times the memory. Indexed like a list."""
 
     def __init__(self):
         self._bytes, self._ends = bytearray(), [0]
 
-    def append(self, text):
+    def append(self, text: str) -> None:
         self._bytes += text.encode("utf-8")
         self._ends.append(len(self._bytes))
 
-    def freeze(self):
+    def freeze(self) -> None:
+        """To be called after the last `append`: saves memory."""
         self._ends = np.array(self._ends, dtype=np.int64)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> str:
         if not 0 <= i < len(self):
             raise IndexError(i)
         return self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8")
@@ -107,9 +114,9 @@ class Texts:
 class Rows:
     """Labelled rows of one file in compact arrays.
 
-    texts: `Texts`. lines: int32 [rows], the line each stands on. label_ids: int32, the labels of all rows one after the
-    other, those of row i from offsets[i] to offsets[i + 1] in rising order. blank: lines skipped. completed: rows that
-    named a child and not its parent, which was added.
+    lines: int32 array [rows], the line of each row. label_ids: int32 array, the labels of all rows one after the other;
+    those of row i are label_ids[offsets[i] : offsets[i + 1]], in rising order. blank: number of blank lines skipped.
+    completed: number of rows that named a child without its parent, which was added.
     """
 
     path: str
@@ -120,14 +127,15 @@ class Rows:
     blank: int
     completed: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.texts)
 
-    def labels_of(self, i):
+    def labels_of(self, i: int) -> np.ndarray:
+        """Label indices of row i, int32 array."""
         return self.label_ids[self.offsets[i] : self.offsets[i + 1]]
 
-    def sample(self, count, seed):
-        """So many rows drawn by seed, in the file's order; all of them where `count` is None or not less."""
+    def sample(self, count: int | None, seed: int) -> "Rows":
+        """`count` random rows in the file's order; all rows if `count` is None or larger than their number."""
         if count is None or count >= len(self):
             return self
         chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
@@ -139,26 +147,26 @@ class Rows:
         offsets = np.cumsum([0, *np.diff(self.offsets)[chosen]])
         return Rows(self.path, texts, self.lines[chosen], label_ids, offsets, self.blank, self.completed)
 
-    def multi_hot(self, num_labels, rows=None, dtype=bool):
-        """0/1 array [rows, num_labels] of the rows given (all by default)."""
+    def multi_hot(self, num_labels: int, rows: Iterable[int] | None = None, dtype: type = bool) -> np.ndarray:
+        """0/1 array [rows, num_labels] of these rows (by default all)."""
         rows = range(len(self)) if rows is None else rows
         hot = np.zeros((len(rows), num_labels), dtype=dtype)
         for i, row in enumerate(rows):
             hot[i, self.labels_of(row)] = 1
         return hot
 
-    def support(self, num_labels):
-        """Rows of each label, int64 [num_labels]."""
+    def support(self, num_labels: int) -> np.ndarray:
+        """Number of rows of each label, int64 array [num_labels]."""
         return np.bincount(self.label_ids, minlength=num_labels)
 
 
-def read_lines(path):
-    """(number, text) of each line of a UTF-8 file, with or without a byte order mark, CRLF accepted, as a stream."""
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Yields (number, text) of each line of a UTF-8 file; a byte order mark and CRLF are accepted."""
     try:
         file = open(path, "rb")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
-    chinese_before = False  # a line of UTF-8 beyond ASCII has been read: a fault is then this line's, not the file's
+    chinese_before = False  # UTF-8 beyond ASCII has been read: an error is then this line's, not the whole file's
     with file:
         for number, line in enumerate(file, 1):
             try:
@@ -170,7 +178,7 @@ def read_lines(path):
 
 
 def _encoding_message(path, number, line):
-    """What to do about line `number`, which is not UTF-8. `line`: its bytes where lines before it are UTF-8."""
+    """What to do about line `number`, which is not UTF-8. line: its bytes if lines before it are UTF-8, else None."""
     from charset_normalizer import from_bytes
 
     if line is None:
@@ -181,7 +189,7 @@ def _encoding_message(path, number, line):
     iconv_names = {"gb18030": "GB18030", "big5": "BIG5", "utf_16": "UTF-16", "utf_16_le": "UTF-16LE"}
     guess = from_bytes(sample, cp_isolation=list(iconv_names)).best()
     if guess is None:
-        return f"{path}:{number}: not UTF-8, and like no encoding known here; save the file as UTF-8"
+        return f"{path}:{number}: not UTF-8, and of no other encoding known here; save the file as UTF-8"
     encoding = iconv_names[guess.encoding]
     looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
     if line is not None:
@@ -189,10 +197,10 @@ def _encoding_message(path, number, line):
     return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path}.utf8' && mv '{path}.utf8' '{path}'"
 
 
-def read_texts(path, problems=None):
-    """(number, text) of each row to predict, blank lines skipped. Of a labelled row the text alone is taken.
+def read_texts(path: str | os.PathLike, problems: Problems | None = None) -> Iterator[tuple[int, str]]:
+    """Yields (line number, text) of each row to predict. Blank lines are skipped, labels behind a text ignored.
 
-    With `problems`, rows with more than one tab go there; without, the file is taken to be checked.
+    Rows with more than one tab are added to `problems`; with None, the file has been checked already.
     """
     for number, line in read_lines(path):
         if problems is not None and line.count("\t") > 1:
@@ -207,8 +215,8 @@ def tab_message(path, number, line):
     return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text by spaces"
 
 
-def read_rows(path, labels, problems):
-    """The labelled rows of a file as `Rows`. Unknown labels and malformed rows go to `problems`."""
+def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems) -> Rows:
+    """Reads the labelled rows of a file. Unknown labels and malformed rows are added to `problems`."""
     texts, lines, label_ids, ends = Texts(), [], [], [0]
     blank = completed = 0
     for number, line in read_lines(path):
@@ -237,7 +245,7 @@ def read_rows(path, labels, problems):
 
 @dataclass
 class Case:
-    """A text to explain. gold, predicted: sorted label indices with all ancestors; None without such a column."""
+    """A text to explain. gold, predicted: sorted label indices with all ancestors; None if there is no such column."""
 
     line: int
     text: str
@@ -246,7 +254,7 @@ class Case:
 
 
 def read_cases(path, labels, problems):
-    """Rows of a file like bad_case.txt as `Case`s: `text[<TAB>labels[<TAB>prediction]]`. A header `Text` is skipped."""
+    """Reads `Case`s from a file like bad_case.txt: `text[<TAB>labels[<TAB>prediction]]`. A header `Text` is skipped."""
     cases = []
     for number, line in read_lines(path):
         text, *columns = line.split("\t")
@@ -265,7 +273,7 @@ def read_cases(path, labels, problems):
 
 
 def _label_set(names, labels, path, number, problems):
-    """Indices of the labels in a row's second column: those it names, and those with all their ancestors."""
+    """Label indices of a row's second column, two sets: the labels it names, and these with all their ancestors."""
     named, closed = set(), set()
     for name in names.split(",") if names.strip() else ():
         i = labels.index.get(name.strip())

@@ -1,4 +1,4 @@
-"""Exact match, and micro and macro precision, recall and F1 of label sets. numpy alone.
+"""Exact match, and micro and macro averages of precision, recall and F1, of label sets. numpy alone.
 
 `metric.py` reports more. A ratio with a denominator of 0 is 0, as in scikit-learn with `zero_division=0`.
 """
@@ -6,25 +6,34 @@
 import numpy as np
 
 
-def ratio(numerator, denominator):
-    """numerator / denominator, float arrays of one shape; 0 where the denominator is 0."""
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, float arrays of the same shape; 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
 
 
-def ratios_of(tp, fp, fn):
-    """Precision, recall and F1 of counts (arrays of one shape, or numbers)."""
+def ratios_of(tp, fp, fn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 from counts (arrays of the same shape, or numbers)."""
     tp, fp, fn = (np.asarray(x, dtype=np.float64) for x in (tp, fp, fn))
     return ratio(tp, tp + fp), ratio(tp, tp + fn), ratio(2 * tp, 2 * tp + fp + fn)
 
 
-def named(precision, recall, f1):
+def named(precision: float, recall: float, f1: float) -> dict[str, float]:
+    """The three as a dict of Python numbers, as reports have them."""
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
 
 
-def averages(gold, predicted):
-    """Counts of each label, and exact match, micro and macro of the columns given."""
-    both = (gold & predicted).sum(axis=0)
-    counts = both, predicted.sum(axis=0) - both, gold.sum(axis=0) - both
+def averages(gold: np.ndarray, predicted: np.ndarray) -> tuple[dict, tuple, tuple]:
+    """Averages over labels, and what they are averages of.
+
+    Args:
+        gold, predicted: bool arrays [rows, labels].
+    Returns:
+        {"accuracy": exact match, "micro" and "macro": {"precision", "recall", "f1"}};
+        (true positives, false positives, false negatives), int arrays [labels];
+        (precision, recall, F1), float arrays [labels].
+    """
+    tp = (gold & predicted).sum(axis=0)
+    counts = tp, predicted.sum(axis=0) - tp, gold.sum(axis=0) - tp
     ratios = ratios_of(*counts)
     summary = {
         "accuracy": float((gold == predicted).all(axis=1).mean()) if len(gold) else 0.0,
@@ -34,10 +43,11 @@ def averages(gold, predicted):
     return summary, counts, ratios
 
 
-def scores(gold, predicted):
+def scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """{"micro_f1", "macro_f1", "accuracy"} of label sets, bool arrays [rows, labels]; each from 0 to 1.
 
-    accuracy: share of rows whose whole label set is correct. macro_f1: mean over all labels, also those without a row.
+    accuracy: share of rows whose whole label set is correct. macro_f1: mean over all labels, including those without a
+    row.
     """
     summary = averages(gold, predicted)[0]
     return {

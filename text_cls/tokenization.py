@@ -1,8 +1,8 @@
-"""Texts to token ids as PaddleNLP's tokenizers make them, without PaddleNLP.
+"""Token ids of texts, the same as those of PaddleNLP's tokenizers, without PaddleNLP.
 
-`load_tokenizer(folder)` reads the files that `save_pretrained` wrote. WordPiece runs in the Rust library `tokenizers`;
-what PaddleNLP does to the characters before it is a table, since Rust's own BERT normaliser differs: it does not split
-symbols off, and knows another Unicode than Python.
+`load_tokenizer(folder)` reads the files that `save_pretrained` wrote. WordPiece runs in the Rust library `tokenizers`.
+What PaddleNLP does to the characters before that is a table here, since Rust's own BERT normaliser differs: it does not
+split off symbols, and has another version of Unicode than Python.
 """
 
 import json
@@ -19,7 +19,7 @@ DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
 
 
 def load_tokenizer(folder):
-    """The tokenizer of a folder with tokenizer_config.json. ValueError where it is of a kind not known here."""
+    """The tokenizer of a folder with tokenizer_config.json. Raises ValueError if its kind is not known here."""
     with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as file:
         config = json.load(file)
     kind = config.get("tokenizer_class")
@@ -44,9 +44,9 @@ def _read_vocabulary(folder):
 
 
 class Tokenizer:
-    """What both kinds share: special tokens, and a text cut at those it holds."""
+    """What both kinds share: the vocabulary, and the special tokens, at which a text is split."""
 
-    fixed = 2  # tokens of a row that are not the text's
+    fixed = 2  # tokens of a row besides those of its text
 
     def __init__(self, folder, config):
         self.vocabulary = _read_vocabulary(folder)
@@ -83,31 +83,31 @@ class WordPiece(Tokenizer):
         """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
         encoded = self._rust.encode_batch_fast([self._normal(text, max_length) for text in texts])
         rows = [np.array(one.ids, dtype=np.int32) for one in encoded]
-        # Not cut by Rust, whose maximum belongs to the tokenizer: threads with different ones would disturb each other.
+        # Not cut by Rust: its maximum belongs to the tokenizer, which threads with different maxima share.
         for row in rows:
             if len(row) > max_length:
                 row[max_length - 1] = self.sep_id
         return [row[:max_length] for row in rows]
 
     def _normal(self, text, max_length):
-        """The text, or as much of its beginning as tells the first `max_length` tokens, words parted by spaces."""
+        """The text, or enough of its beginning to know the first `max_length` tokens, with spaces between words."""
         table, special = self._table, self._special
         if special.search(text) is not None:
             return " ".join(part if i % 2 else part.translate(table) for i, part in enumerate(special.split(text)))
         size = 4 * max_length
         while size < len(text):
             normal = text[:size].translate(table)
-            if len(normal.split(None, max_length)) > max_length:  # so many whole words, each of a token or more
+            if len(normal.split(None, max_length)) > max_length:  # whole words, each of at least one token
                 return normal
             size *= 4
         return text.translate(table)
 
 
 class _CharacterTable(dict):
-    """For str.translate: what PaddleNLP's BasicTokenizer makes of each character, spaces being where it splits.
+    """For str.translate: what PaddleNLP's BasicTokenizer makes of each character, with spaces where it splits.
 
-    It lowers and decomposes (NFD, accents dropped) with `lower_case`, drops control characters, and stands each Chinese
-    character, punctuation mark and symbol alone. Filled as characters are met.
+    With `lower_case` it lowers and decomposes characters (NFD, accents dropped). It drops control characters, and puts
+    spaces around each Chinese character, punctuation mark and symbol. Entries are made when they are first needed.
     """
 
     def __init__(self, lower_case):
@@ -117,7 +117,7 @@ class _CharacterTable(dict):
     def __missing__(self, code):
         text = chr(code)
         made = "".join(map(self._replace, text.lower() if self.lower_case else text))
-        if len(self) < 1 << 16:  # strangers' texts must not make it grow without end
+        if len(self) < 1 << 16:  # texts of strangers must not make it grow without limit
             self[code] = made
         return made
 
@@ -135,7 +135,7 @@ class _CharacterTable(dict):
 
 def _stands_alone(char):
     ascii_mark = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
-    # The last ones are no symbols to Unicode; PaddleNLP counts them among them.
+    # The last ones are not symbols in Unicode, but they are for PaddleNLP.
     return (
         ascii_mark
         or unicodedata.category(char)[0] in "PS"
@@ -158,7 +158,7 @@ def _is_chinese(code):
 
 
 class SentencePiece(Tokenizer):
-    """ERNIE-M's: SentencePiece, whose pieces are then split at Chinese characters, marks, and the ends of numbers."""
+    """ERNIE-M's SentencePiece; its pieces are split again at Chinese characters, marks and the ends of numbers."""
 
     MARKS = frozenset(",;:.?!~，；：。？！《》【】")
     UNDERLINE = "▁"
@@ -205,10 +205,10 @@ class SentencePiece(Tokenizer):
 
 
 class Prompted:
-    """Sets the tokens of a text between those of a prompt (few-shot/), given as `template.json`.
+    """Puts the tokens of a text between those of a prompt (see few-shot/).
 
-    before, after: ids, special tokens included. truncate_mode: "tail" cuts the end of a text that is too long, "head"
-    its beginning.
+    template: the content of `template.json`. before, after: ids, special tokens included. truncate_mode: of a text that
+    is too long, "tail" cuts the end, "head" the beginning.
     """
 
     def __init__(self, tokenizer, template):
@@ -224,6 +224,6 @@ class Prompted:
         for row in self._tokenizer.encode(texts, 1 << 30 if self._from_end else room + 2):
             text = row[1:-1]
             text = text[max(0, len(text) - room) :] if self._from_end else text
-            text = np.where(text == self._mask_id, self.unk_id, text)  # in training, too: the mask is the prompt's
+            text = np.where(text == self._mask_id, self.unk_id, text)  # as in training: only the prompt has masks
             rows.append(np.concatenate([self._before, text, self._after], dtype=np.int32))
         return rows
