@@ -175,7 +175,7 @@ def main(argv=None):
     if args.dry_run:
         logger.info("Nothing written (--dry_run)")
     elif not worth_it and not args.force:
-        logger.info("%s stays as it is; --force writes the fitted decision all the same", target.path)
+        logger.info("%s is unchanged; --force writes the fitted decision anyway", target.path)
     else:
         target.write(decision)
         logger.info("Decision saved in %s; every script and server that reads it decides by it", target.path)
@@ -216,7 +216,7 @@ class Comparison:
         fit = thresholds.fitter(self.start, args.objective, mode == "per_label", args.temperature, parents, *targets)
         predicted = cross_fitting.cross_fitted(self.probabilities, self.gold, self.folds, fit, parents)
         decision = fit(self.probabilities, self.gold)
-        name = "a threshold a label" if mode == "per_label" else f"one threshold, {decision.threshold:.4g}"
+        name = "one threshold per label" if mode == "per_label" else f"one threshold: {decision.threshold:.4g}"
         return Candidate(name, fit, decision, *self.measure(predicted))
 
     def choice(self, candidates):
@@ -252,7 +252,7 @@ def log_candidates(args, comparison, candidates):
     for candidate in candidates:
         log_line(candidate.name, candidate.figures, None if has_target(args) else candidate.gain)
     logger.info(
-        "The figures of fitted thresholds are those on rows of %d folds that they were not fitted to",
+        "The figures of fitted thresholds are for rows of %d folds that they were not fitted to",
         len(comparison.folds),
     )
 
@@ -264,7 +264,7 @@ def verdict(args, comparison, candidates):
     if len(candidates) > 1:  # the gain that it was chosen for is too high
         figures, gain = comparison.choice(candidates)
         logger.info(
-            "Taken: %s. What is expected of it is told of rows that had no part in choosing it, either", best.name
+            "Chosen: %s. The figures below are for rows used neither to fit nor to choose it", best.name
         )
         log_line("the better of the two", figures, gain)
     if args.temperature:
@@ -290,7 +290,7 @@ def beyond_chance(args, gain, low, high):
 
 def log_line(name, figures, gain):
     more = "" if gain is None else f" | gain {100 * gain[0]:+.2f} ({100 * gain[1]:+.2f} to {100 * gain[2]:+.2f})"
-    form = "%-22s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s"
+    form = "%-23s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s"
     logger.info(form, name, *figures, more)
 
 
@@ -303,7 +303,7 @@ def target_reached(args, decision, probabilities, gold, labels):
         short = np.flatnonzero((right.sum(axis=0) < target * counted.sum(axis=0)) | ~predicted.any(axis=0))
         if len(short):
             names = ", ".join(labels.names[i] for i in short[:10]) + (" ..." if len(short) > 10 else "")
-            logger.warning("%d labels do not reach %s %g, or are never given: %s", len(short), kind, target, names)
+            logger.warning("%d labels do not reach %s %g, or are never predicted: %s", len(short), kind, target, names)
         return len(short) < len(labels)
     reached = predicted.any() and right.sum() >= target * counted.sum()
     if not reached:

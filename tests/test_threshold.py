@@ -35,7 +35,7 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
     assert status == 0, log
     lines = [line for line in log.splitlines() if "macro F1" in line and "exact" in line]
     for line, name in zip(
-        lines, ("0.5", "one threshold, 0.", "a threshold a label", "the better of the two"), strict=True
+        lines, ("0.5", "one threshold: 0.", "one threshold per label", "the better of the two"), strict=True
     ):
         assert f" {name}" in line
     number = r"([+-]\d+\.\d\d)"
@@ -87,7 +87,7 @@ def test_a_gain_that_may_be_chance_is_not_written(tune):
     before = (model / "decision.json").read_text(encoding="utf-8")
     assert status == 0 and "Nothing written" in log
     status, log, _ = tune("reviews", "--objective", "exact")
-    assert status == 0 and "Not worth it" in log and "stays as it is; --force" in log
+    assert status == 0 and "Not worth it" in log and "is unchanged; --force" in log
     assert (model / "decision.json").read_text(encoding="utf-8") == before
 
 
@@ -103,7 +103,7 @@ def test_targets(tune):
         write_lines(data / "dev.txt", rows + [row.partition("\t")[0] + "\t" for row in rows])
 
     status, log, model = tune("reviews", "--target_precision", "1", edit=edit)
-    assert status == 0 and "Precision 1 is not reached: 0." in log and "stays as it is; --force" in log
+    assert status == 0 and "Precision 1 is not reached: 0." in log and "is unchanged; --force" in log
     assert (model / "decision.json").read_text(encoding="utf-8") == before
     status, log, model = tune("reviews", "--target_precision", "1", "--mode", "per_label", "--force")
     assert status == 0 and len(Decision.load(model / "decision.json").threshold) == len(lines_of(model / "label.txt"))
@@ -159,7 +159,7 @@ def test_rows_of_every_kind(tune, task):
         write_lines(data / "dev.txt", odd * 20)
 
     status, log, _ = tune(task, "--mode", "per_label", "--dry_run", edit=edit)
-    assert status == 0 and "a threshold a label" in log, log
+    assert status == 0 and "one threshold per label" in log, log
 
 
 @pytest.mark.parametrize("device", ["xpu", "gpu:x", "gpu:"])

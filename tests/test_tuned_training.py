@@ -49,7 +49,7 @@ def test_the_best_checkpoint_and_its_decision(enough, train, run, learner, avera
     # Another way to the same figures: thresholds fitted anew to the same folds, and the test file as it is decided.
     fit = ("--dataset_dir", enough, "--params_path", folder, "--device", "cpu", "--dry_run", "--mode", "per_label")
     status, words = run(threshold.main, *fit, "--objective", average)
-    micro, macro = re.search(r"a threshold a label +micro P \S+ R \S+ F1 (\S+) \| macro F1 (\S+)", words).groups()
+    micro, macro = re.search(r"one threshold per label +micro P \S+ R \S+ F1 (\S+) \| macro F1 (\S+)", words).groups()
     assert status == 0
     assert [float(micro), float(macro)] == pytest.approx(
         [100 * best["tuned_micro_f1"], 100 * best["tuned_macro_f1"]], abs=0.006
