@@ -1,25 +1,27 @@
-"""Does augmentation help? Each way of analysis/aug.py that needs no download, two new rows for each row there is.
+"""Does augmentation help? Each strategy of analysis/aug.py that needs no download, with two new rows per row.
 
     python benchmarks/augmentation.py                       # both sets, 3 seeds, linear baseline and small model
     python benchmarks/augmentation.py --sets duee --models linear
 
-A seed draws the rows to train on (2,000 of duee, 500 of cail-divorce), the new rows, and the weights. Scored on the
-whole of dev by the linear baseline (linear.py, no thresholds) and by a small ERNIE from random weights, made and
-trained as in benchmarks/real_data.py, for as many steps with new rows as without (a third of the epochs). The words of
-substitute, insert and mix are WORDS below, made by hand before any figure was seen.
+A seed draws the rows to train on (2,000 of duee, 500 of cail-divorce), the new rows, and the weights. Two models are
+trained and scored on all of dev: the linear baseline (analysis/linear_baseline.py, no thresholds) and a small ERNIE
+from random weights, made as in benchmarks/real_data.py and trained for as many steps with new rows as without (a third
+of the epochs). The words of substitute, insert and mix are GROUPS below, written before any figure was seen.
 """
 
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from real_data import DATA, MODEL, call
-
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+from project import DATA, run_script
+from public_sets import linear_predictions, micro_macro, read_set
+from small_model import evaluate, make_model, train_model
+from tables import gains_over
 
 ROWS = {"duee": 2000, "cail-divorce": 500}
 WAYS = {
@@ -31,6 +33,7 @@ WAYS = {
     "mix, own words": "mix",
 }
 EPOCHS, CREATE_N = {"duee": 12, "cail-divorce": 30}, 2  # epochs without new rows
+MODELS = ("linear", "small")
 TRAINING = "--max_seq_length 128 --batch_size 16 --learning_rate 1e-3 --logging_steps 1000 --max_dev_samples 200"
 GROUPS = """
 公司 企业|表示 称 说|宣布 公布|目前 现在 当前|今天 今日|昨天 昨日|发生 出现|造成 导致
@@ -47,14 +50,14 @@ GROUPS = """
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=list(ROWS), choices=list(ROWS), help="(both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
-    parser.add_argument("--models", nargs="+", default=["linear", "small"], choices=["linear", "small"], help="(both)")
+    parser.add_argument("--sets", nargs="+", default=list(ROWS), choices=list(ROWS), help="public sets (both)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="models to score with (both)")
     return parser.parse_args(argv)
 
 
 def write_dictionary(path):
-    """Each word of a group may stand for the others."""
+    """Any word of a group may replace another."""
     groups = [group.split() for line in GROUPS.split("\n") for group in line.split("|") if group]
     words = {word: [other for other in group if other != word] for group in groups for word in group}
     path.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
@@ -62,28 +65,13 @@ def write_dictionary(path):
 
 
 def make_rows(folder, source, way, seed):
-    """train.txt of the folder becomes the sampled rows and what the way makes of them. Returns the rows made."""
+    """Writes the sampled rows, and the new rows made from them, to the folder's train.txt. Returns the number made."""
     (folder / "train.txt").write_text(source, encoding="utf-8")
     if WAYS[way] is None:
         return 0
-    new = folder / "aug.txt"
-    call(
-        "analysis/aug.py",
-        "--train_path",
-        folder / "train.txt",
-        "--aug_path",
-        new,
-        "--aug_strategy",
-        WAYS[way],
-        "--aug_type",
-        "custom",
-        "--custom_file",
-        write_dictionary(folder / "words.json"),
-        "--create_n",
-        CREATE_N,
-        "--seed",
-        seed,
-    )
+    new, words = folder / "aug.txt", write_dictionary(folder / "words.json")
+    files = ("--train_path", folder / "train.txt", "--aug_path", new, "--aug_type", "custom", "--custom_file", words)
+    run_script("analysis/aug.py", *files, "--aug_strategy", WAYS[way], "--create_n", CREATE_N, "--seed", seed)
     made = new.read_text(encoding="utf-8")
     (folder / "train.txt").write_text(source + made, encoding="utf-8")
     return made.count("\n")
@@ -91,55 +79,24 @@ def make_rows(folder, source, way, seed):
 
 def score_linear(name, folder, seed, made):
     """Micro and macro F1 in percent of the linear baseline on dev."""
-    import linear_baseline
-    from metric import classification_report
-    from text_cls.cli import Problems
-    from text_cls.rows import read_labels, read_rows
-
-    labels = read_labels(folder / "label.txt", Problems())
-    train, dev = (read_rows(folder / name, labels, Problems()) for name in ("train.txt", "dev.txt"))
-    scores = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels))).scores(list(dev.texts))
-    report = classification_report(dev.multi_hot(len(labels)), scores > 0, labels.parents)
-    return 100 * report["micro"]["f1"], 100 * report["macro"]["f1"]
+    labels, train, dev = read_set(folder, "train.txt", "dev.txt")
+    predicted = linear_predictions(train.texts, train.multi_hot(len(labels)), dev.texts)
+    return micro_macro(dev.multi_hot(len(labels)), predicted, labels.parents)
 
 
 def score_small(name, folder, seed, made):
-    """Micro and macro F1 in percent of a small ERNIE on dev, at the epoch that was best on 200 rows of it."""
-    model, checkpoint, report = folder / "model", folder / "checkpoint", folder / "report.json"
+    """Micro and macro F1 in percent of a small ERNIE on dev, from its best epoch by 200 rows of dev."""
+    model, checkpoint = folder / "model", folder / "checkpoint"
     if not model.exists():
-        call(
-            "data/make_tiny_model.py",
-            "--output_dir",
-            model,
-            "--texts",
-            folder / "train.txt",
-            "--seed",
-            seed,
-            *MODEL.split(),
-        )
+        make_model(model, folder / "train.txt", seed)
     rows = (folder / "train.txt").read_text(encoding="utf-8").count("\n")
     epochs = round(EPOCHS[name] * (rows - made) / rows)
-    where = ("--dataset_dir", folder, "--device", "cpu")
-    call(
-        "train.py",
-        *where,
-        "--model_name",
-        model,
-        "--save_dir",
-        checkpoint,
-        "--seed",
-        seed,
-        "--epochs",
-        epochs,
-        *TRAINING.split(),
-    )
-    call("analysis/evaluate.py", *where, "--params_path", checkpoint, "--report_file", report)
-    scores = json.loads(report.read_text(encoding="utf-8"))
-    return 100 * scores["micro"]["f1"], 100 * scores["macro"]["f1"]
+    train_model(folder, model, checkpoint, seed, f"--epochs {epochs} {TRAINING}")
+    return evaluate(folder, checkpoint, folder)[0]
 
 
 def sampled(path, count, seed):
-    """So many lines of a file drawn by seed, in its order."""
+    """`count` lines of a file drawn by seed, in its order."""
     import numpy as np
 
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -147,18 +104,12 @@ def sampled(path, count, seed):
     return "".join(f"{lines[i]}\n" for i in chosen)
 
 
-def table(name, kind, results, base):
-    """Lines of mean, spread, and mean gain over the same seeds without new rows. results: {way: [(micro, macro)]}"""
-    yield f"{name}, {kind}: {ROWS[name]} rows, {len(results[base])} seeds; F1 on dev in percent, mean (lowest-highest)"
+def table(name, kind, results):
+    """Lines of mean, range, and mean gain over the same seeds without new rows. results: {way: [(micro, macro)]}"""
+    seeds = len(results["none"])
+    yield f"{name}, {kind}: {ROWS[name]} rows, {seeds} seeds; F1 on dev in percent, mean (lowest-highest)"
     yield f"{'way':24}{'micro F1':>22}{'gain':>8}{'macro F1':>22}{'gain':>8}{'macro F1 up':>14}"
-    for way, runs in results.items():
-        line = f"{way:24}"
-        for i in range(2):
-            values = [run[i] for run in runs]
-            gains = [run[i] - other[i] for run, other in zip(runs, results[base])]
-            line += f"{statistics.mean(values):9.2f} ({min(values):.2f}-{max(values):.2f})".rjust(22)
-            line += f"{statistics.mean(gains):+8.2f}"
-        yield line + f"{sum(gain > 0 for gain in gains):>7} of {len(gains)}"
+    yield from gains_over("none", results, 8, 12)
 
 
 def main(argv=None):
@@ -183,7 +134,7 @@ def main(argv=None):
                             flush=True,
                         )
         for kind in args.models:
-            print("\n".join(table(name, kind, results[kind], "none")), flush=True)
+            print("\n".join(table(name, kind, results[kind])), flush=True)
     return 0
 
 

@@ -1,11 +1,11 @@
-"""How long deciding takes: every mode of decision.py on a large array of probabilities, on one thread.
+"""How long a decision takes: every mode of text_cls/decision.py on a large array of probabilities, in one thread.
 
     python benchmarks/deciding.py                                  # 10,000 rows x 10,000 labels, three kinds of rows
     python benchmarks/deciding.py --rows 1000 --labels 100000 --rounds 9
 
-The labels are a tree of three levels. Rows of `sparse` have two paths of it above the threshold, a parent missing now
-and then, and low probabilities elsewhere; in one of ten nothing passes. In rows of `none` nothing passes, so that min_k
-fills all of them. In rows of `dense` half of the labels pass. The ratio is to reading the array once,
+The labels are a tree of three levels. In `sparse` rows, two paths of the tree are above the threshold, some with a
+parent missing, and all other probabilities are low; in every tenth row nothing passes. In `none` rows nothing passes,
+so that min_k fills every row. In `dense` rows half of the labels pass. The ratio is to reading the array once,
 `probabilities > 0.5`.
 """
 
@@ -28,16 +28,16 @@ KINDS = ("sparse", "none", "dense")
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000, help="(%(default)s)")
-    parser.add_argument("--labels", type=int, default=10_000, help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="the median of so many is told (%(default)s)")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="(all)")
-    parser.add_argument("--seed", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows of the array (%(default)s)")
+    parser.add_argument("--labels", type=int, default=10_000, help="labels of the tree (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each (%(default)s)")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of rows (all)")
+    parser.add_argument("--seed", type=int, default=3, help="seed of the tree and the probabilities (%(default)s)")
     return parser.parse_args(argv)
 
 
 def tree(labels, random):
-    """Parents of one hundredth of the labels as roots, a fifth below them, and the rest below those."""
+    """Parents in a tree of three levels: 1% of the labels are roots, 19% are below these, the rest below those."""
     roots, inner = max(1, labels // 100), max(2, labels // 5)
     parents = np.full(labels, -1)
     parents[roots:inner] = random.integers(0, roots, inner - roots)
@@ -50,7 +50,7 @@ def probabilities_of(kind, rows, parents, random):
     probabilities = random.random((rows, len(parents)), dtype=np.float32)
     if kind == "dense":
         return probabilities
-    for start in range(0, rows, 256):  # by blocks, to spare memory
+    for start in range(0, rows, 256):  # in blocks, to save memory
         probabilities[start : start + 256] **= 8
         probabilities[start : start + 256] *= 0.4
     for _ in range(2 if kind == "sparse" else 0):
@@ -64,7 +64,7 @@ def probabilities_of(kind, rows, parents, random):
 
 
 def ways(labels, random):
-    """(name, Decision) of each way that is timed."""
+    """Name and Decision of each way that is timed."""
     thresholds = tuple(random.uniform(0.45, 0.55, labels).tolist())
     for hierarchy in HIERARCHY:
         yield f"{hierarchy}, 0.5", Decision(hierarchy=hierarchy)
@@ -76,7 +76,7 @@ def ways(labels, random):
 
 
 def seconds_of(function, rounds):
-    """Median of wall-clock and of CPU seconds, after one call that does not count."""
+    """Median wall-clock and CPU seconds, after one untimed call."""
     function()
     walls, cpus = [], []
     for _ in range(rounds):
@@ -92,7 +92,7 @@ def main(argv=None):
     random = np.random.default_rng(args.seed)
     parents = tree(args.labels, random)
     print(f"numpy {np.__version__}, {args.rows} rows x {args.labels} labels, float32, medians of {args.rounds}")
-    print("all: a threshold a label, min_k 2, max_k 5, none_below 0.05, temperature 1.5")
+    print("all: one threshold per label, min_k 2, max_k 5, none_below 0.05, temperature 1.5")
     for kind in args.kinds:
         probabilities = probabilities_of(kind, args.rows, parents, random)
         once, cpu = seconds_of(lambda p=probabilities: p > np.float32(0.5), args.rounds)

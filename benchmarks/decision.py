@@ -1,12 +1,12 @@
-"""What deciding otherwise than by 0.5 gains on the two public sets, on rows that nothing was fitted to.
+"""What other decisions than a threshold of 0.5 gain on the two public sets, on rows that nothing was fitted to.
 
     python benchmarks/decision.py                                  # both sets, three models, 3 seeds
     python benchmarks/decision.py --models svm linear              # minutes
 
-The model is trained on train; thresholds are fitted to four fifths of dev and applied to the fifth, in turns, so that
-each row of dev is decided by thresholds it had no part in. A seed draws these folds, and the weights of the small model
-(an ERNIE of one layer from random weights, as in benchmarks/real_data.py). `min_k 1` gives every row a label.
-`svm` is the linear baseline as it decides by itself, sigmoids of its scores; `linear` has its calibrated probabilities.
+The model is trained on train. Thresholds are fitted to four fifths of dev and applied to the other fifth, in turns, so
+that no dev row is decided by thresholds fitted to it. A seed draws these folds and the weights of the small model (a
+one-layer ERNIE from random weights, as in benchmarks/real_data.py). `min_k 1` gives every row a label. `svm` is the
+linear baseline without calibration, as sigmoids of its scores; `linear` has its calibrated probabilities.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
@@ -15,15 +15,16 @@ import statistics
 import sys
 from pathlib import Path
 
-from real_data import DATA, LINEAR, dev_probabilities
-
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from analysis import linear_baseline
+from project import DATA
+from public_sets import LINEAR, read_set
+from small_model import dev_probabilities
+from tables import spread
 from text_cls import cross_fitting, thresholds
-from text_cls.cli import Problems
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.probabilities import sigmoid
-from text_cls.rows import read_labels, read_rows
 from text_cls.splitting import stratified_split
 
 FOLDS = 5
@@ -33,22 +34,18 @@ MODELS = ("svm", "linear", "small")
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="(both)")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="(all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
+    parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="models to use (all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
     return parser.parse_args(argv)
 
 
 def linear_probabilities(train, dev, labels, dataset, seed):
-    import linear_baseline
-
     model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed)
     return model.probabilities(list(dev.texts))
 
 
 def svm_probabilities(train, dev, labels, dataset, seed):
-    import linear_baseline
-
     model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed, calibrate=False)
     return sigmoid(model.scores(list(dev.texts)))
 
@@ -58,16 +55,16 @@ def small_probabilities(train, dev, labels, dataset, seed):
 
 
 def ways(hierarchical):
-    """(name, the fixed part of the decision, whether thresholds are fitted, whether one a label) of each way."""
+    """Of each way: name, fixed part of the decision, whether thresholds are fitted, whether one per label."""
     yield "0.5", Decision(), False, False
     yield "0.5, min_k 1", Decision(min_k=1), False, False
     yield "one threshold", Decision(), True, False
-    yield "a threshold a label", Decision(), True, True
-    yield "a threshold a label, min_k 1", Decision(min_k=1), True, True
+    yield "threshold per label", Decision(), True, True
+    yield "threshold per label, min_k 1", Decision(min_k=1), True, True
     for name in HIERARCHY if hierarchical else ():
         if name != "closure":
             yield f"0.5, {name}", Decision(hierarchy=name), False, False
-            yield f"a threshold a label, {name}", Decision(hierarchy=name), True, True
+            yield f"threshold per label, {name}", Decision(hierarchy=name), True, True
 
 
 def main(argv=None):
@@ -75,8 +72,7 @@ def main(argv=None):
     models = dict(zip(MODELS, (svm_probabilities, linear_probabilities, small_probabilities)))
     print(f"small model: {TRAINING}")
     for name in args.sets:
-        labels = read_labels(str(DATA / name / "label.txt"), Problems())
-        train, dev = (read_rows(str(DATA / name / f"{split}.txt"), labels, Problems()) for split in ("train", "dev"))
+        labels, train, dev = read_set(DATA / name, "train.txt", "dev.txt")
         gold, texts = dev.multi_hot(len(labels)), list(dev.texts)
         for kind in args.models:
             results = {}
@@ -97,7 +93,7 @@ def main(argv=None):
             for way, runs in results.items():
                 line = f"{way:36}"
                 for values in list(zip(*runs))[:3]:
-                    line += f"{statistics.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})".rjust(22)
+                    line += f"{spread(values):>22}"
                 print(f"{line}{statistics.mean(run[3] for run in runs):17.2f}")
             print(flush=True)
     return 0

@@ -1,15 +1,15 @@
-"""Does analysis/dirty.py find wrong labels, and does mending them help? A controlled test on the two public sets.
+"""Does analysis/dirty.py find wrong labels, and does fixing them help? A controlled test on the two public sets.
 
     python benchmarks/dirty.py                                       # both sets, both methods, 3 seeds
     python benchmarks/dirty.py --sets duee --methods confident --seeds 6
 
-Of 2,000 training rows drawn by seed, 10 percent get wrong labels, in one of two ways:
-  swapped  the row's label set is replaced by that of another row drawn at random whose set differs;
-  flipped  one label drawn at random of all is taken away where the row has it, with those below it, and added where it
-           does not, with those above it.
-dirty.py names 200 rows. `found` is the share of the wrong rows among them. The macro F1 on dev is that of the linear
-baseline (linear.py) trained on the true rows, on the wrong ones, with the 200 removed, and with the truth put back for
-the 200. `representer` looks at a small ERNIE trained from random weights on the wrong rows.
+Of 2,000 training rows drawn by seed, 200 get wrong labels in one of two ways:
+  swapped  the row gets the label set of another random row with a different set
+  flipped  one random label is removed with the labels below it if the row has it, else added with the labels above it
+dirty.py then names 200 rows. `found` is the share of the wrong rows that are among them. The macro F1 on dev is that of
+the linear baseline (analysis/linear_baseline.py) trained on the true labels, on the wrong ones, without the 200 rows,
+and with the true labels restored in the 200 rows. `representer` examines a small ERNIE, trained from random weights on
+the wrong labels.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
@@ -24,33 +24,32 @@ from pathlib import Path
 
 import numpy as np
 
-from real_data import DATA, LINEAR, MODEL, TRAINING, call
-
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import linear_baseline
-from label_errors import corrected
-from metric import classification_report
-from text_cls.cli import Problems
-from text_cls.rows import read_labels, read_rows
+from project import DATA, load, run_script
+from public_sets import LINEAR, linear_predictions, micro_macro, read_set
+from small_model import MODEL, TRAINING, make_model, train_model
+
+corrected = load("analysis/label_errors.py").corrected
 
 ROWS, WRONG = 2000, 200
+FAULTS = ("swapped", "flipped")
 KINDS = ("removed", "relabelled")
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="(both)")
-    parser.add_argument("--faults", nargs="+", default=["swapped", "flipped"], choices=("swapped", "flipped"))
-    parser.add_argument("--methods", nargs="+", default=["confident", "representer"], help="of dirty.py (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8], help="(6 7 8)")
+    parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
+    parser.add_argument("--faults", nargs="+", default=FAULTS, choices=FAULTS, help="kinds of wrong labels (both)")
+    parser.add_argument("--methods", nargs="+", default=["confident", "representer"], help="methods of dirty.py (both)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8], help="one run for each (6 7 8)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     parser.add_argument("--training", default=TRAINING, help="flags of train.py (%(default)s)")
     return parser.parse_args(argv)
 
 
 def with_faults(targets, fault, random, parents):
-    """(targets with 200 rows changed, their numbers)."""
+    """Targets with 200 rows changed, and the numbers of these rows."""
     wrong, rows = targets.copy(), np.sort(random.choice(len(targets), WRONG, replace=False))
     for row in rows:
         if fault == "swapped":
@@ -64,37 +63,15 @@ def with_faults(targets, fault, random, parents):
 
 
 def named_rows(dataset, method, seed, args, folder):
-    """Row numbers that dirty.py names, on a train.txt of which line i + 1 is row i."""
+    """Row numbers that dirty.py names; row i is line i + 1 of train.txt."""
     flags = ["--dataset_dir", dataset, "--method", method, "--dirty_num", WRONG, "--seed", seed, "--device", "cpu"]
     checkpoint = folder / "checkpoint"
     if method == "representer":
         model = folder / "model"
-        call(
-            "data/make_tiny_model.py",
-            "--output_dir",
-            model,
-            "--texts",
-            dataset / "train.txt",
-            "--seed",
-            seed,
-            *args.model.split(),
-        )
-        call(
-            "train.py",
-            "--dataset_dir",
-            dataset,
-            "--device",
-            "cpu",
-            "--model_name",
-            model,
-            "--save_dir",
-            checkpoint,
-            "--seed",
-            seed,
-            *args.training.split(),
-        )
+        make_model(model, dataset / "train.txt", seed, args.model)
+        train_model(dataset, model, checkpoint, seed, args.training)
         flags += ["--params_path", checkpoint]
-    call("analysis/dirty.py", *flags)
+    run_script("analysis/dirty.py", *flags)
     with open(dataset / "train_dirty_report.tsv", encoding="utf-8") as file:
         return sorted(
             {int(line["line"]) - 1 for line in csv.DictReader(file, dialect="excel-tab", quoting=csv.QUOTE_NONE)}
@@ -103,16 +80,14 @@ def named_rows(dataset, method, seed, args, folder):
 
 def macro_f1(texts, targets, dev, labels):
     """In percent, on dev."""
-    predicted = linear_baseline.fit(texts, targets, calibrate=False).scores(list(dev.texts)) > 0
-    return 100 * classification_report(dev.multi_hot(len(labels)), predicted, labels.parents)["macro"]["f1"]
+    predicted = linear_predictions(texts, targets, dev.texts)
+    return micro_macro(dev.multi_hot(len(labels)), predicted, labels.parents)[1]
 
 
 def one_run(name, fault, seed, args):
     """{method: {found, clean, dirty, removed, relabelled}}, found in percent, the others macro F1 in percent."""
-    problems, source = Problems(), DATA / name
-    labels = read_labels(str(source / "label.txt"), problems)
-    train, dev = (read_rows(str(source / f"{split}.txt"), labels, problems) for split in ("train", "dev"))
-    problems.stop_if_any()
+    source = DATA / name
+    labels, train, dev = read_set(source, "train.txt", "dev.txt")
     train = train.sample(ROWS, seed)
     texts, truth = list(train.texts), train.multi_hot(len(labels))
     given, wrong = with_faults(truth, fault, np.random.default_rng(seed), labels.parents)
@@ -128,14 +103,14 @@ def one_run(name, fault, seed, args):
         for method in args.methods:
             named = named_rows(dataset, method, seed, args, Path(folder))
             assert len(named) <= WRONG
-            kept, mended = np.setdiff1d(np.arange(ROWS), named), given.copy()
-            mended[named] = truth[named]
+            kept, fixed = np.setdiff1d(np.arange(ROWS), named), given.copy()
+            fixed[named] = truth[named]
             results[method] = {
                 "found": 100 * len(np.intersect1d(named, wrong)) / WRONG,
                 "clean": clean,
                 "dirty": dirty,
                 "removed": macro_f1([texts[i] for i in kept], given[kept], dev, labels),
-                "relabelled": macro_f1(texts, mended, dev, labels),
+                "relabelled": macro_f1(texts, fixed, dev, labels),
             }
     return results
 

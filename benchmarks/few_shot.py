@@ -1,52 +1,51 @@
-"""Prompt tuning beside plain fine-tuning on a few rows of the two public sets: F1, processor time, loss.
+"""Prompt tuning beside plain fine-tuning on a few rows of the two public sets: F1, CPU time, loss.
 
     python benchmarks/few_shot.py                            # both sets, 3 seeds
     python benchmarks/few_shot.py --sets duee --seeds 3 --test_rows 500
 
-A seed draws 2 rows of each label of duee (148), 4 of each label of cail-divorce (80), as many again for dev, and a
-sample of all other rows of train and dev for test; and the weights of a small masked-language ERNIE on the set's
-characters. Both roads get the same rows, weights, batches of 8 and epochs, and keep what is best on dev; `linear` is
-TF-IDF with a linear SVM a label. Seconds are those of the processor, all cores together, with starting and scoring the
-test rows, the prompt's twice: for the scores and for predictions.txt. Losses are means of the steps of a log line, one
-step of fine-tuning and five of the prompt: to be compared within a row alone. The sets are read from ../shared/data or
-from the folder in TEXT_CLASSIFICATION_DATA.
+A seed draws 2 rows per label of duee (148) or 4 per label of cail-divorce (80), as many again for dev, a sample of all
+other rows of train and dev for test, and the weights of a small masked-language ERNIE for the set's characters. Both
+methods get the same rows, weights, batches of 8 and epochs, and keep the model that is best on dev; `linear` is TF-IDF
+with one linear SVM per label. CPU seconds count all cores together, and include the start of the script and the scoring
+of the test rows, which prompt tuning does twice: for the scores and for predictions.txt. Losses are means over the
+steps of a log line, one step of fine-tuning and five of prompt tuning: compare them within a line only. The sets are
+read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
 import argparse
 import re
-import resource
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from real_data import DATA, MODEL, call, call_and_read
+import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-import numpy as np
-
-from text_cls.cli import Problems
-from text_cls.probabilities import sigmoid
-from text_cls.rows import read_labels, read_rows
+from analysis import linear_baseline
+from project import DATA, cpu_seconds, run_script
+from public_sets import micro_macro, read_set
+from small_model import MODEL, make_model, train_model
+from tables import spread
 
 SETS = {"duee": (2, "这句话描述的事件是"), "cail-divorce": (4, "这句话包含的要素有")}
 EPOCHS = 30
 PROMPT = f"--num_train_epochs {EPOCHS} --early_stopping_patience {EPOCHS} --ppt_learning_rate 1e-2"
-COMMON = "--device cpu --max_seq_length 128 --learning_rate 1e-3"
+COMMON = "--max_seq_length 128 --learning_rate 1e-3"
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=sorted(SETS), choices=sorted(SETS), help="(both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
-    parser.add_argument("--test_rows", type=int, default=2000, help="rows of the rest to score (%(default)s)")
+    parser.add_argument("--sets", nargs="+", default=sorted(SETS), choices=sorted(SETS), help="public sets (both)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--test_rows", type=int, default=2000, help="other rows to score (%(default)s)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     return parser.parse_args(argv)
 
 
 def draw(gold, each, random, taken):
-    """`each` rows of every label (bool [rows, labels]) among those not taken, rare labels first. Adds to `taken`."""
+    """Numbers of `each` free rows per label, rare labels first; marks them in `taken`. gold: bool [rows, labels]"""
     drawn = []
     for label in np.argsort(gold.sum(axis=0), kind="stable"):
         free = np.flatnonzero(gold[:, label] & ~taken)
@@ -57,9 +56,8 @@ def draw(gold, each, random, taken):
 
 
 def make_cut(name, seed, test_rows, folder):
-    """Writes train.txt, dev.txt, test.txt and label.txt. Returns the numbers of rows."""
-    labels, random = read_labels(str(DATA / name / "label.txt"), Problems()), np.random.default_rng(seed)
-    parts = [read_rows(str(DATA / name / f"{split}.txt"), labels, Problems()) for split in ("train", "dev")]
+    """Writes train.txt, dev.txt, test.txt and label.txt. Returns {split: number of rows}."""
+    (labels, *parts), random = read_set(DATA / name, "train.txt", "dev.txt"), np.random.default_rng(seed)
     texts = [text for part in parts for text in part.texts]
     gold = np.concatenate([part.multi_hot(len(labels)) for part in parts])
     taken = np.zeros(len(texts), dtype=bool)
@@ -73,86 +71,36 @@ def make_cut(name, seed, test_rows, folder):
     return {split: len(rows) for split, rows in splits.items()}
 
 
-def processor_seconds():
-    """Used so far by this process and by those that it started and that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
-
-
-def train(*command):
-    """Test micro and macro F1 in percent, processor seconds, first and last logged loss, of a training."""
-    before = processor_seconds()
-    _, log = call_and_read(*command)
-    seconds = processor_seconds() - before
-    scores = re.findall(r"Test dataset size.* micro f1 score: ([\d.]+), macro f1 score: ([\d.]+)", log)[-1]
-    losses = re.findall(r"global step .* loss: ([\d.]+)", log)
-    return (*(100 * float(score) for score in scores), seconds, float(losses[0]), float(losses[-1]))
+def figures_of(finished):
+    """Test micro and macro F1 in percent, CPU seconds, first and last logged loss, of a training script."""
+    pattern = r"Test dataset size.* micro f1 score: ([\d.]+), macro f1 score: ([\d.]+)"
+    scores = re.findall(pattern, finished.log)[-1]
+    losses = re.findall(r"global step .* loss: ([\d.]+)", finished.log)
+    return (*(100 * float(score) for score in scores), finished.cpu_seconds, float(losses[0]), float(losses[-1]))
 
 
 def linear_figures(folder):
-    import linear_baseline
-    from metric import classification_report
-
-    labels = read_labels(str(folder / "label.txt"), Problems())
-    train, test = (read_rows(str(folder / f"{split}.txt"), labels, Problems()) for split in ("train", "test"))
-    before = processor_seconds()
-    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=3, calibrate=False)
-    seconds = processor_seconds() - before
-    predicted = sigmoid(model.scores(list(test.texts))) > 0.5
-    report = classification_report(test.multi_hot(len(labels)), predicted, labels.parents)
-    return 100 * report["micro"]["f1"], 100 * report["macro"]["f1"], seconds
+    """Test micro and macro F1 in percent, and CPU seconds of training, of the linear baseline."""
+    labels, train, test = read_set(folder, "train.txt", "test.txt")
+    before = cpu_seconds()
+    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), calibrate=False)
+    seconds = cpu_seconds() - before
+    predicted = model.scores(list(test.texts)) > 0
+    return *micro_macro(test.multi_hot(len(labels)), predicted, labels.parents), seconds
 
 
 def one_seed(name, seed, args, folder):
-    """{way: figures} and the numbers of rows."""
+    """{way: figures} and {split: number of rows}."""
     data, model = folder / "data", folder / "model"
     data.mkdir()
     sizes = make_cut(name, seed, args.test_rows, data)
-    call(
-        "data/make_tiny_model.py",
-        "--masked_lm",
-        "--output_dir",
-        model,
-        "--texts",
-        DATA / name / "train.txt",
-        "--seed",
-        seed,
-        *args.model.split(),
-    )
-    common, results = ["--seed", seed, *COMMON.split()], {}
-    results["prompt"] = train(
-        "few-shot/train.py",
-        "--data_dir",
-        data,
-        "--output_dir",
-        folder / "prompt",
-        "--prompt",
-        SETS[name][1],
-        "--do_train",
-        "--do_predict",
-        "--model_name_or_path",
-        model,
-        *PROMPT.split(),
-        *common,
-    )
-    results["fine-tuning"] = train(
-        "train.py",
-        "--dataset_dir",
-        data,
-        "--save_dir",
-        folder / "plain",
-        "--test_file",
-        "test.txt",
-        "--batch_size",
-        8,
-        "--epochs",
-        EPOCHS,
-        "--model_name",
-        model,
-        *common,
-    )
-    results["linear"] = linear_figures(data)
-    return results, sizes
+    make_model(model, DATA / name / "train.txt", seed, f"--masked_lm {args.model}")
+    paths = ("--data_dir", data, "--model_name_or_path", model, "--output_dir", folder / "prompt")
+    flags = ("--do_train", "--do_predict", "--device", "cpu", "--seed", seed, *PROMPT.split(), *COMMON.split())
+    prompt = run_script("few-shot/train.py", *paths, "--prompt", SETS[name][1], *flags)
+    flags = f"--test_file test.txt --batch_size 8 --epochs {EPOCHS} {COMMON}"
+    plain = train_model(data, model, folder / "plain", seed, flags)
+    return {"prompt": figures_of(prompt), "fine-tuning": figures_of(plain), "linear": linear_figures(data)}, sizes
 
 
 def main(argv=None):
@@ -171,8 +119,7 @@ def main(argv=None):
             columns = list(zip(*values))
             line = f"{way:12}"
             for column, width, form in zip(columns, (22, 22, 18), (".2f", ".2f", ".1f")):
-                middle, ends = statistics.mean(column), (min(column), max(column))
-                line += f"{middle:{form}} ({ends[0]:{form}}-{ends[1]:{form}})".rjust(width)
+                line += spread(column, form).rjust(width)
             for column, width in zip(columns[3:], (13, 9)):
                 line += f"{statistics.mean(column):{width}.4f}"
             print(line, flush=True)

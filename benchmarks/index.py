@@ -1,19 +1,19 @@
-"""The index of the retrieval road: hnswlib in the bundle and Milvus Lite, beside comparing with every vector.
+"""Indexes for classification by retrieval: hnswlib in the bundle and Milvus Lite, beside exact search.
 
     python benchmarks/index.py                                   # 100,000 vectors of 768 numbers, random and clustered
     python benchmarks/index.py --count 1000000 --sets clustered
     python benchmarks/index.py --count 20000 --sides exact hnswlib "milvus HNSW" "milvus IVF_FLAT" "milvus FLAT"
 
-Random vectors have directions drawn evenly, which no index likes. Clustered ones lie about a centre for every 100 of
-them, at a cosine of 0.7 to it, as texts on the same matter do. Each side is a process of its own, one after the other,
-with the same vectors, queries and seed, every entry with a label of its own. It is used as index.py and the server use
-it. "exact" is what recall is measured against.
+Random vectors point in uniformly drawn directions, the worst case for an index. Clustered vectors lie around centres,
+100 to each, at a cosine of 0.7 to it, like texts on the same subject. The sides run one after the other, each in its
+own process, with the same vectors, queries and seed, and a different label for each entry. Each is used as
+retrieval_based/index.py and the server use it. Recall is measured against "exact".
 
-  build     from the vectors to an index on the disk that answers, seconds
-  memory    most anonymous memory of the process (without pages of the vectors' file), MiB; disk: what lies there then
-  one, 64   queries a second, asked one by one and 64 at a time
-  recall    share of the 10 nearest of exact search that are found
-  change    seconds to add an entry with a new label, find it, remove the label, and find it no more
+  build     seconds from the vectors to an index on disk that answers
+  MiB       peak anonymous memory of the process, without pages of the vectors' file; disk MiB: files of the index
+  one, 64   queries per second, one at a time and 64 at a time
+  recall    share of the 10 nearest neighbours of exact search that are found
+  change    seconds to add an entry with a new label, find it, remove the label, and not find it
 """
 
 import argparse
@@ -27,28 +27,32 @@ from pathlib import Path
 
 import numpy as np
 
-from random_model import processor, suite
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+from project import processor
 
 SIDES = ("exact", "hnswlib", "milvus HNSW", "milvus IVF_FLAT", "milvus FLAT", "milvus AUTOINDEX")
 SETS = ("random", "clustered")
-K, ONE_BY_ONE = 10, 20  # neighbours; seconds that queries are asked one by one
+K, ONE_BY_ONE = 10, 20  # neighbours; seconds of queries asked one at a time
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100_000, help="vectors (%(default)s)")
-    parser.add_argument("--width", type=int, default=768, help="numbers of a vector (%(default)s)")
-    parser.add_argument("--queries", type=int, default=512, help="(%(default)s)")
-    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="(both)")
-    parser.add_argument("--sides", nargs="+", default=SIDES[:3], choices=SIDES, help="exact always (the first three)")
-    parser.add_argument("--seed", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--count", type=int, default=100_000, help="vectors in the index (%(default)s)")
+    parser.add_argument("--width", type=int, default=768, help="numbers in a vector (%(default)s)")
+    parser.add_argument("--queries", type=int, default=512, help="vectors to search for (%(default)s)")
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="kinds of vectors (both)")
+    parser.add_argument(
+        "--sides", nargs="+", default=SIDES[:3], choices=SIDES, help="sides besides exact (first three)"
+    )
+    parser.add_argument("--seed", type=int, default=3, help="seed of vectors and queries (%(default)s)")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def write_vectors(path, kind, count, width, centres, seed):
-    """Vectors of length 1 to a file, a piece at a time: they may be more than the memory holds."""
+    """Writes vectors of length 1 to a file, piece by piece: they may be larger than the memory."""
     random = np.random.default_rng(seed)
     file = np.lib.format.open_memmap(path, "w+", np.float32, (count, width))
     for start in range(0, count, 10_000):
@@ -65,13 +69,13 @@ def write_vectors(path, kind, count, width, centres, seed):
 
 
 def make_index(side, vectors, folder):
-    """An index of the vectors, each with its number as label, on the disk."""
+    """An index on disk of the vectors, each with its number as its label."""
     from text_cls.search.embedded_index import EmbeddedIndex
     from text_cls.search.milvus_index import MilvusIndex
 
     if side.startswith("milvus"):
         index = MilvusIndex.create(str(folder / "index.db"), "benchmark", vectors.shape[1], side.split()[1], 3600)
-        for start in range(0, len(vectors), 4096):  # as index.py adds them
+        for start in range(0, len(vectors), 4096):  # as retrieval_based/index.py adds them
             part = vectors[start : start + 4096]
             index.add(part, [(f"{start + i}",) for i in range(len(part))])
         index.save()
@@ -84,7 +88,7 @@ def make_index(side, vectors, folder):
 
 
 def change(index, vector):
-    """Seconds to add a label, find it, remove it and not find it."""
+    """Seconds to add a label, find it, remove it, and not find it."""
     started = time.perf_counter()
     index.add(vector[None], [("new",)])
     assert ("new",) in index.search(vector[None], K).labels[0]
@@ -94,8 +98,7 @@ def change(index, vector):
 
 
 def worker(args):
-    """Measures one side; prints the figures as JSON. The exact one writes what it found."""
-    suite()
+    """Measures one side and prints the figures as JSON. The exact side saves what it finds, for the recall of all."""
     vectors, queries = (np.load(args.folder / name, mmap_mode="r") for name in ("vectors.npy", "queries.npy"))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         folder = Path(folder)
@@ -125,7 +128,7 @@ def worker(args):
 
 
 def anonymous_memory(pid):
-    """MiB of a process that are no file's pages."""
+    """MiB of a process that are not pages of a file."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
@@ -134,7 +137,7 @@ def anonymous_memory(pid):
 
 
 def measure(side, args, folder):
-    """The figures of a side, of a process of its own whose memory is watched."""
+    """The figures of a side, measured in its own process, or None if it fails; watches the memory of that process."""
     words = [sys.executable, __file__, "--worker", side, "--folder", str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     peak = 0
@@ -150,7 +153,8 @@ def measure(side, args, folder):
 def main(argv=None):
     args = parse_args(argv)
     if args.worker:
-        return worker(args)
+        worker(args)
+        return 0
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "hnswlib", "pymilvus", "milvus-lite"))
     print(f"{processor()}, {packages}")
     for kind in args.sets:
@@ -173,7 +177,8 @@ def main(argv=None):
                     )
                 else:
                     print(f"{side:18} failed (see above)", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

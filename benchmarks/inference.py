@@ -1,28 +1,27 @@
-"""Inference speed on a CPU: the bundle's predictor beside the older suite's way, Paddle, PyTorch and OpenVINO.
+"""Inference speed on a CPU: the bundle's predictor beside PaddleNLP's application, Paddle, PyTorch and OpenVINO.
 
     make bench-setup                                   # PyTorch and OpenVINO live in .venv-bench
     .venv/bin/python benchmarks/inference.py           # ernie-3.0-medium-zh's dimensions, duee and cail-divorce
 
-Every side labels the same texts with the same random weights, batch 32, maximum length 128, two threads. Each is a
-process of its own that waits while another works; a round is one pass by each, one after the other. Printed, for the
-whole way from texts to labels and for the model alone: median texts per second, range, ratios round by round.
+Every side predicts the same texts with the same random weights, batch 32, maximum length 128, two threads. Each runs in
+its own process and waits while another works; a round is one pass by each in turn. Prints the median texts per second
+and their range from texts to labels, the median ratios round by round, and the median of the model alone.
 
-  older          PaddleNLP's tokenizer, the whole file padded to its longest row, Paddle2ONNX's graph as it comes
-  predict.py     this suite on Paddle's dynamic graph
-  paddle, onednn Paddle Inference with oneDNN on the static graph; batches in the file's order, padded to their longest
-  torch          transformers' BERT on PyTorch, its Rust tokenizer, batches in the file's order, padded to their longest
-  openvino       OpenVINO on Paddle2ONNX's graph, batches as for torch
+  older          PaddleNLP's application: its tokenizer, all texts padded to the longest, the graph of Paddle2ONNX
+  predict.py     this project on Paddle's dynamic graph
+  paddle, onednn Paddle Inference with oneDNN on the static graph, batches in file order, each padded to its longest
+  torch          transformers' BERT on PyTorch, its Rust tokenizer, batches in file order, each padded to its longest
+  openvino       OpenVINO on the graph of Paddle2ONNX, batches as for torch
   float32, int8  the bundle's predictor, which makes its own batches of at most 32 x 128 tokens
 
-The machine's limit: floating-point operations of the tokens without padding, over the rate of the fastest large matrix
-product of NumPy and PyTorch in the same run. int8's share may exceed 1: it does not compute in floating point.
+"of limit" compares the floating-point operations per second, padding left out, with the fastest large matrix product
+of NumPy and PyTorch in the same run. int8 may exceed 100%: it does not compute in floating point.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,11 @@ from pathlib import Path
 
 import numpy as np
 
-from random_model import ROOT, random_checkpoint, read_dev, suite
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+import workers
+from project import ROOT
+from random_model import random_bert, random_checkpoint, read_dev
 
 SIDES = ("older", "predict.py", "paddle, onednn", "torch", "openvino", "float32", "int8")
 BATCH, LENGTH, THREADS = 32, 128, 2
@@ -38,23 +41,24 @@ BATCH, LENGTH, THREADS = 32, 128, 2
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ernie-3.0-medium-zh", help="dimensions, from PaddleNLP (%(default)s)")
-    parser.add_argument("--sets", nargs="+", default=["duee", "cail-divorce"], help="(duee cail-divorce)")
-    parser.add_argument("--rows", type=int, default=256, help="dev rows a pass, drawn by seed (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
-    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="(all)")
-    parser.add_argument("--bench_python", default=str(ROOT / ".venv-bench/bin/python"), help="(%(default)s)")
+    parser.add_argument("--model", default="ernie-3.0-medium-zh", help="PaddleNLP model to imitate (%(default)s)")
+    parser.add_argument("--sets", nargs="+", default=["duee", "cail-divorce"], help="public sets (duee cail-divorce)")
+    parser.add_argument("--rows", type=int, default=256, help="dev rows to predict, drawn by seed (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed passes by each side (%(default)s)")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="sides to measure (all)")
+    python = str(ROOT / ".venv-bench/bin/python")
+    parser.add_argument("--bench_python", default=python, help="Python with PyTorch and OpenVINO (%(default)s)")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 # -------------------------------------------------------------------------------------------------------------- workers
-# Each makes a function of (texts) -> seconds from texts to labels, and seconds of the model alone within them.
+# Each makes a function: texts -> (seconds from texts to labels, seconds of the model alone).
 
 
 def in_file_order(encoded):
-    """Batches of 32 rows in the file's order, padded to their longest."""
+    """Batches of 32 rows in file order."""
     return [np.arange(start, min(start + BATCH, len(encoded))) for start in range(0, len(encoded), BATCH)]
 
 
@@ -83,7 +87,6 @@ def ort_session(path):
 
 
 def worker_older(folder):
-    suite()
     from text_cls.neural.compat import import_paddle
 
     import_paddle()
@@ -104,17 +107,14 @@ def worker_older(folder):
 
 
 def worker_predict_py(folder):
-    suite()
     from text_cls.neural.compat import prepare_environment
 
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
     prepare_environment()
-    from text_cls.cli import Problems
-    from text_cls.neural.checkpoint import load_checkpoint, load_model
+    from small_model import open_trained
     from text_cls.neural.model import encode, predict_logits
 
-    checkpoint = load_checkpoint(str(folder / "checkpoint"), None, Problems())
-    load_model(checkpoint, "cpu")
+    checkpoint = open_trained(folder / "checkpoint")
     return timed(
         lambda texts: encode(texts, checkpoint.tokenizer, checkpoint.model, LENGTH),
         lambda tokens: predict_logits(checkpoint.model, tokens, BATCH),
@@ -122,7 +122,6 @@ def worker_predict_py(folder):
 
 
 def worker_paddle(folder):
-    suite()
     from text_cls.serving.predictor import Predictor
 
     tokens_of = Predictor(str(folder / "export"), max_seq_length=LENGTH).encode  # faster than PaddleNLP's
@@ -148,15 +147,12 @@ def worker_paddle(folder):
 
 
 def worker_torch(folder):
-    suite()
     import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    from transformers import BertTokenizerFast
 
     torch.set_num_threads(THREADS)
     config = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    sizes = {name: config[name] for name in (*names, "max_position_embeddings")}
-    model = BertForSequenceClassification(BertConfig(num_labels=len(config["id2label"]), **sizes)).eval()
+    model = random_bert(config, len(config["id2label"])).eval()
     tokenizer = BertTokenizerFast(str(folder / "export" / "vocab.txt"))
 
     def tokenise(texts):
@@ -172,7 +168,6 @@ def worker_torch(folder):
 
 
 def worker_openvino(folder):
-    suite()
     import openvino
 
     from text_cls.batching import Encoded
@@ -194,7 +189,6 @@ def worker_openvino(folder):
 
 
 def worker_bundle(folder, variant):
-    suite()
     from text_cls.serving.predictor import Predictor
 
     predictor = Predictor(str(folder / "export"), variant, num_threads=THREADS, max_seq_length=LENGTH)
@@ -202,7 +196,7 @@ def worker_bundle(folder, variant):
 
 
 def matrix_rate(library):
-    """Floating-point operations a second of the fastest of ten products of 2048 x 2048 matrices."""
+    """Floating-point operations per second of the fastest of ten products of 2048 x 2048 matrices."""
     if library == "torch":
         import torch
 
@@ -217,15 +211,11 @@ def matrix_rate(library):
     return 2 * 2048**3 / min(seconds)
 
 
-def serve(one_pass, side):
-    """Answers a file of texts with seconds; after a first pass that is not counted, and `rate` with a matrix rate."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request == "rate":
-            answer = matrix_rate("torch" if side == "torch" else "numpy")
-        else:
-            answer = one_pass(json.loads(Path(request).read_text(encoding="utf-8")))
-        print(json.dumps(answer), flush=True)
+def answer(request, one_pass, side):
+    """To "rate" the matrix rate, to the path of a file of texts the seconds of a pass."""
+    if request == "rate":
+        return matrix_rate("torch" if side == "torch" else "numpy")
+    return one_pass(json.loads(Path(request).read_text(encoding="utf-8")))
 
 
 def work(args):
@@ -237,14 +227,15 @@ def work(args):
         "openvino": worker_openvino,
     }
     make = makers.get(args.worker)
-    serve(make(args.folder) if make else worker_bundle(args.folder, args.worker), args.worker)
+    one_pass = make(args.folder) if make else worker_bundle(args.folder, args.worker)
+    workers.serve(lambda request: answer(request, one_pass, args.worker))
 
 
 # --------------------------------------------------------------------------------------------------------------- driver
 
 
 def prepare(args, folder):
-    """A checkpoint with random weights of the model's dimensions, its bundle with int8, and the graph as it comes."""
+    """Makes a random checkpoint, its bundle with int8, and the graph of Paddle2ONNX. Returns the dimensions."""
     checkpoint = random_checkpoint(folder, args.model, args.sets, LENGTH)
     import paddle2onnx
 
@@ -263,7 +254,7 @@ def prepare(args, folder):
 
 
 def operations(config, lengths):
-    """Floating-point operations of the encoder on rows of so many tokens, padding left out."""
+    """Floating-point operations of the encoder on rows of these lengths, without padding."""
     hidden, inner = config.hidden_size, config.intermediate_size
     linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * lengths
     return float(config.num_hidden_layers * (linear + 4 * hidden * lengths.astype(np.float64) ** 2).sum())
@@ -272,27 +263,12 @@ def operations(config, lengths):
 def start(args, folder, side):
     python = args.bench_python if side in ("torch", "openvino") else sys.executable
     environment = {name: value for name, value in os.environ.items() if name != "MKL_DEBUG_CPU_TYPE"}
-    return subprocess.Popen(
-        [python, __file__, f"--worker={side}", f"--folder={folder}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**environment, "OMP_NUM_THREADS": str(THREADS)},
-    )
-
-
-def ask(worker, request):
-    worker.stdin.write(json.dumps(str(request)) + "\n")
-    worker.stdin.flush()
-    answer = worker.stdout.readline()
-    if not answer:
-        raise SystemExit(f"a worker ended; run it by hand: {' '.join(map(str, worker.args))}")
-    return json.loads(answer)
+    flags = [f"--worker={side}", f"--folder={folder}"]
+    return workers.start(python, __file__, flags, {**environment, "OMP_NUM_THREADS": str(THREADS)})
 
 
 def report(name, config, lengths, seconds, rate, args):
-    print(f"\n{name}: {len(lengths)} dev rows, {lengths.mean():.1f} tokens a row; limit {rate / 1e9:.0f} GFLOP/s")
+    print(f"\n{name}: {len(lengths)} dev rows, {lengths.mean():.1f} tokens per row; limit {rate / 1e9:.0f} GFLOP/s")
     flops, rows = operations(config, lengths), len(lengths)
     head = f"{'from texts to labels':>34} {'range':>15} {'/ older':>8} {'/ torch':>8} {'of limit':>9}"
     print(f"{'side':16}{head} {'model alone':>12}")
@@ -328,19 +304,17 @@ def main(argv=None):
             texts = read_dev(data, args.rows)
             (folder / f"{data}.json").write_text(json.dumps(texts), encoding="utf-8")
             lengths[data] = np.array([len(ids) for ids in tokenizer.encode(texts, LENGTH)])
-        workers = {side: start(args, folder, side) for side in args.sides}
+        sides = {side: start(args, folder, side) for side in args.sides}
         for data in args.sets:
             seconds, rates = {side: [] for side in args.sides}, []
-            for round_number in range(args.rounds + 1):  # the first is not counted
-                for side, worker in workers.items():
-                    answer = ask(worker, folder / f"{data}.json")
+            for round_number in range(args.rounds + 1):  # the first does not count
+                for side, worker in sides.items():
+                    answer = workers.ask(worker, str(folder / f"{data}.json"))
                     if round_number:
                         seconds[side].append(answer)
-                rates += (ask(workers[side], "rate") for side in args.sides if side in ("torch", "float32"))
+                rates += (workers.ask(sides[side], "rate") for side in args.sides if side in ("torch", "float32"))
             report(data, config, lengths[data], seconds, max(rates), args)
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+        workers.end(sides.values())
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Load on an HTTP server: keep-alive connections on asyncio, requests that are bytes already, so that it costs little.
+"""A cheap load generator for HTTP servers: keep-alive connections on asyncio, requests prepared as bytes.
 
-closed_loop: each client sends its next request when it has the answer of the last. open_loop: requests arrive by chance
-at a given rate, whether or not the earlier ones are answered, as users do.
+closed_loop: each client sends its next request when the last is answered. open_loop: requests arrive at random at a
+given rate, as from users, whether or not earlier ones have been answered.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ def post(path, value):
 
 
 class _Wire(asyncio.Protocol):
-    """One TCP connection. What comes of one that was given up says nothing of its successor's request."""
+    """One TCP connection. When a request is given up, its connection is too: late data cannot answer the next one."""
 
     def __init__(self):
         self.transport, self.answer = None, None
-        self.data, self.size = bytearray(), None  # of an answer: bytes so far, and all of them
+        self.data, self.size = bytearray(), None  # of an answer: the bytes so far, and how many it has
 
     def connection_made(self, transport):
         self.transport = transport
 
     def send(self, request):
-        """A future of the status of the answer."""
+        """Sends a request. Returns a future of the answer's status."""
         self.data, self.size, self.answer = bytearray(), None, asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.answer
@@ -57,13 +57,13 @@ class _Wire(asyncio.Protocol):
 
 
 class Connection:
-    """Sends one request at a time; connects anew where the server has closed."""
+    """Sends one request at a time; reconnects if the server has closed the connection."""
 
     def __init__(self, port):
         self.port, self.wire = port, None
 
     async def ask(self, request):
-        """Status of the answer; `data`, `header` and `body` tell the rest until the next."""
+        """The status of the answer; `data`, `header` and `body` give the rest until the next request."""
         if self.wire is None or self.wire.transport.is_closing():
             loop = asyncio.get_running_loop()
             _, self.wire = await loop.create_connection(_Wire, "127.0.0.1", self.port)
@@ -86,7 +86,7 @@ class Connection:
 
 @dataclass
 class Answers:
-    """What came back: seconds of each accepted request, and how many had which status ("no answer" among them)."""
+    """Seconds of each accepted request, and the number of answers by status ("no answer" is one)."""
 
     seconds: float = 0.0
     latencies: list = field(default_factory=list)
@@ -131,7 +131,7 @@ async def _closed_loop(port, requests, clients, seconds):
         connection.close()
 
     tasks = [asyncio.create_task(client(number)) for number in range(clients)]
-    await begun.wait()  # measured from when each client has had an answer
+    await begun.wait()  # measured once each client has an answer
     start = time.perf_counter()
     await asyncio.sleep(seconds)
     stop.set()
@@ -141,7 +141,7 @@ async def _closed_loop(port, requests, clients, seconds):
 
 
 def closed_loop(port, requests, clients, seconds):
-    """`Answers` of so many seconds in which each of so many clients always waits for one. Refused ones pause."""
+    """`Answers` of a time in which each client always waits for an answer, or pauses after a refusal."""
     return asyncio.run(_closed_loop(port, requests, clients, seconds))
 
 
@@ -152,7 +152,7 @@ async def _open_loop(port, requests, rate, seconds, seed, each_minute):
     async def one(request, due):
         connection = idle.pop() if idle else Connection(port)
         status = await attempt(connection, request)
-        latency = time.perf_counter() - due  # a generator that lags behind is no excuse
+        latency = time.perf_counter() - due  # delays of this generator count, too
         answers.add(status, latency)
         minute.add(status, latency)
         idle.append(connection)
@@ -165,7 +165,7 @@ async def _open_loop(port, requests, rate, seconds, seed, each_minute):
         if (wait := due - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
         elif number % 64 == 0:
-            await asyncio.sleep(0)  # behind the plan, answers must come in all the same
+            await asyncio.sleep(0)  # behind schedule, but answers must be read all the same
         task = asyncio.create_task(one(requests[number % len(requests)], due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -182,5 +182,5 @@ async def _open_loop(port, requests, rate, seconds, seed, each_minute):
 
 
 def open_loop(port, requests, rate, seconds, each_minute, seed=3):
-    """`Answers` at so many requests a second. `each_minute(number, answers)`: called with those of each."""
+    """`Answers` at `rate` requests per second. Calls `each_minute(number, answers)` with those of each minute."""
     return asyncio.run(_open_loop(port, requests, rate, seconds, seed, each_minute))

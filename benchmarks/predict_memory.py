@@ -1,8 +1,9 @@
-"""Memory of predict.py on a short and on a long file: it must not grow with the file.
+"""Memory of predict.py on a short and a long file: it must not grow with the file.
 
-    python benchmarks/predict_memory.py --params_path quickstart/checkpoint   # after make quickstart: 2,000 and 200,000
+    python benchmarks/predict_memory.py          # after make quickstart: 2,000 and 200,000 rows
+    python benchmarks/predict_memory.py --params_path checkpoint --rows 2000 20000 --rounds 1
 
-The texts are the example rows, each with a number behind it so that none is like another. Whole processes, as typed.
+The texts are those of the examples, each with a different number at its end. The script runs as a user runs it.
 """
 
 import argparse
@@ -13,19 +14,22 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+from project import ROOT
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params_path", default=str(ROOT / "quickstart" / "checkpoint"), help="(%(default)s)")
-    parser.add_argument("--rows", type=int, nargs="+", default=[2_000, 200_000], help="(2000 200000)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    checkpoint = str(ROOT / "quickstart" / "checkpoint")
+    parser.add_argument("--params_path", default=checkpoint, help="checkpoint of train.py (%(default)s)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[2_000, 200_000], help="rows of each file (2000 200000)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs on each file (%(default)s)")
     return parser.parse_args(argv)
 
 
 def run(folder, rows, texts, params_path):
-    """Peak memory in MiB and seconds of predict.py on so many rows."""
+    """Peak memory in MiB and seconds of predict.py on this many rows."""
     with open(folder / "data.txt", "w", encoding="utf-8") as file:
         file.writelines(f"{texts[i % len(texts)]}{i}\n" for i in range(rows))
     command = [sys.executable, ROOT / "predict.py", "--dataset_dir", folder, "--device", "cpu"]
@@ -35,7 +39,7 @@ def run(folder, rows, texts, params_path):
     )
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        raise SystemExit(f"predict.py ended with {status}; run it by hand: {' '.join(map(str, command))}")
+        raise SystemExit(f"predict.py failed; to see why, run it by hand: {' '.join(map(str, command))}")
     with open(folder / "out.txt", encoding="utf-8") as file:
         assert sum(1 for _ in file) == rows
     return usage.ru_maxrss / 1024, time.perf_counter() - started
@@ -51,10 +55,10 @@ def main(argv=None):
             for rows in args.rows:
                 peak, seconds = run(Path(folder), rows, texts, args.params_path)
                 peaks[rows].append(peak)
-                print(f"{rows:8} rows: {peak:8.1f} MiB, {rows / seconds:7.1f} rows/s, start included", flush=True)
+                print(f"{rows:8} rows: {peak:8.1f} MiB, {rows / seconds:7.1f} rows/s, including the start", flush=True)
     first, *others = (sorted(peaks[rows])[len(peaks[rows]) // 2] for rows in args.rows)
     for rows, peak in zip(args.rows[1:], others):
-        print(f"median peak: {rows} rows hold {peak / first:.3f} times what {args.rows[0]} hold")
+        print(f"median peak: {rows} rows take {peak / first:.3f} times the memory of {args.rows[0]} rows")
     return 0
 
 

@@ -1,65 +1,68 @@
-"""What benchmarks of speed share: models of true dimensions with random weights, and texts of the public sets."""
-
-import os
-import sys
-from pathlib import Path
+"""Models of true dimensions with random weights, and texts of the public sets: for benchmarks of speed."""
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
+from project import DATA, load
+
 SEED = 3  # of the weights, and of which texts are read
 BIAS = -0.2  # of each label's logit: a text then has a few labels, not half of them
 
 
-def suite():
-    """Makes the project's modules importable."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "data"), str(ROOT / "deploy" / "predictor")]
+def dimensions_and_tokenizer(folder, model, files):
+    """The configuration of one of PaddleNLP's models, and a tokenizer for the characters of the files.
+
+    The vocabulary, `folder`/vocab.txt, is filled up to the model's true size. Import Paddle first.
+    """
+    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
+
+    vocabulary = load("data/make_tiny_model.py").character_vocabulary([str(file) for file in files])
+    config = ErnieConfig(**ErnieModel.pretrained_init_configuration[model])
+    vocabulary += [f"[unused{i}]" for i in range(config.vocab_size - len(vocabulary))]
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
+    return config, ErnieTokenizer(str(folder / "vocab.txt"))
 
 
 def random_checkpoint(folder, model, sets, max_seq_length):
-    """A checkpoint in `folder`/checkpoint of the dimensions of a model of PaddleNLP's, with 74 labels.
+    """A checkpoint in `folder`/checkpoint with the dimensions of one of PaddleNLP's models and 74 labels.
 
-    The vocabulary holds the characters of the sets' train.txt, and has the model's true size.
+    The vocabulary has the characters of the sets' train.txt.
     """
-    suite()
     from text_cls.neural.compat import import_paddle, use_old_ir
 
     use_old_ir()
     import_paddle().seed(SEED)
-    from paddlenlp.transformers import ErnieConfig, ErnieForSequenceClassification, ErnieModel, ErnieTokenizer
+    from paddlenlp.transformers import ErnieForSequenceClassification
 
-    from make_tiny_model import character_vocabulary
     from text_cls.decision import Decision
     from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
     from text_cls.rows import Labels
 
-    vocabulary = character_vocabulary([str(DATA / name / "train.txt") for name in sets])
-    config = ErnieConfig(**ErnieModel.pretrained_init_configuration[model])
-    vocabulary += [f"[unused{i}]" for i in range(config.vocab_size - len(vocabulary))]
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
+    config, tokenizer = dimensions_and_tokenizer(folder, model, [DATA / name / "train.txt" for name in sets])
     labels = Labels([f"label {i}" for i in range(74)])
     config.num_labels = len(labels)
     network = ErnieForSequenceClassification(config)
     network.classifier.bias.set_value(np.full(len(labels), BIAS, dtype=np.float32))
     network.eval()
     run = {"arguments": {"max_seq_length": max_seq_length}}
-    checkpoint = Checkpoint(network, ErnieTokenizer(str(folder / "vocab.txt")), labels, Decision(), run)
+    checkpoint = Checkpoint(network, tokenizer, labels, Decision(), run)
     save_checkpoint(str(folder / "checkpoint"), checkpoint)
     return checkpoint
 
 
+def random_bert(config, num_labels):
+    """A classifier of transformers on PyTorch. config: dimensions, from a config.json of PaddleNLP."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    names += ("max_position_embeddings", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    dimensions = {name: config[name] for name in names}
+    return BertForSequenceClassification(BertConfig(num_labels=num_labels, **dimensions))
+
+
 def read_dev(name, rows):
-    """So many texts of a set's dev.txt, drawn by seed, in the file's order."""
-    suite()
+    """`rows` texts of a set's dev.txt, drawn by seed, in the file's order."""
     from text_cls.rows import read_texts
 
     texts = [text for _, text in read_texts(str(DATA / name / "dev.txt"))]
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(texts))[:rows])
     return [texts[i] for i in chosen]
-
-
-def processor():
-    """The CPU's name."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))

@@ -1,99 +1,62 @@
-"""Classification by retrieval from random weights, on a CPU: recall, F1 of two ways to find labels, training time.
+"""Classification by retrieval from random weights, on a CPU: recall, F1 with two corpora, training time.
 
     python benchmarks/retrieval.py                                  # duee and the examples, 3 seeds
     python benchmarks/retrieval.py --sets data --seeds 3 --epochs 10
 
-Per set and seed: data/make_tiny_model.py on the set's characters, then retrieval_based/train.py. Its checkpoint labels
-rows by the nearest label texts, with the decision that training fitted to dev, and by the votes of the nearest training
-rows, a label then holding where most of the votes are for it. The rows are dev for duee, whose best epoch was chosen by
-them, as in benchmarks/real_data.py, and test for the examples. CPU seconds are those of training, all cores together.
+For each set and seed: data/make_tiny_model.py on the set's characters, then retrieval_based/train.py. Its checkpoint
+predicts labels in two ways: from the nearest label texts, with the decision that training fitted to dev, and by a
+majority vote of the nearest training rows. For duee the scored rows are dev, which also chose the best epoch, as in
+benchmarks/real_data.py; for the examples they are test. CPU seconds are those of training, all cores together.
 """
 
 import argparse
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
+from project import DATA, ROOT, load, run_script
+from public_sets import micro_macro
+from small_model import MODEL, make_model
 
 SETS = {  # folder, the file that is scored, epochs
     "duee": (DATA / "duee", "dev.txt", 5),
     "data": (ROOT / "data", "test.txt", 10),
     "multi_label": (ROOT / "data" / "multi_label", "test.txt", 10),
 }
-MODEL = "--hidden_size 128 --num_hidden_layers 1 --num_attention_heads 4 --intermediate_size 256 --dropout 0.1"
 TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --output_emb_size 0"
 CUTOFFS = (1, 5, 10, 20)
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="(all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="(3 4 5)")
-    parser.add_argument("--epochs", type=int, help="(5 for duee, 10 for the examples)")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="duee or examples (all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--epochs", type=int, help="epochs to train (5 for duee, 10 for the examples)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     parser.add_argument("--training", default=TRAINING, help="flags of retrieval_based/train.py (%(default)s)")
     return parser.parse_args(argv)
 
 
-def call(script, *flags):
-    """Runs a script of the project. Returns the seconds, and the CPU seconds, that it took."""
-    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    answer = subprocess.run(
-        [sys.executable, ROOT / script, *map(str, flags)], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
-    )
-    if answer.returncode:
-        raise SystemExit(f"{script} ended with {answer.returncode}:\n{answer.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return time.perf_counter() - started, cpu
-
-
 def one_run(dataset, file, epochs, seed, args, folder):
     """{name of a figure: value}."""
-    files = {"train_set_file": "train.txt", "corpus_file": "label.txt", "similar_text_pair_file": "dev.txt"}
     model, checkpoint = folder / "model", folder / "checkpoint"
-    call(
-        "data/make_tiny_model.py",
-        "--output_dir",
-        model,
-        "--texts",
-        dataset / "train.txt",
-        "--seed",
-        seed,
-        *args.model.split(),
-    )
-    where = [f"--{flag}={dataset / name}" for flag, name in files.items()]
-    seconds, cpu = call(
-        "retrieval_based/train.py",
-        *where,
-        "--device",
-        "cpu",
-        "--model_name_or_path",
-        model,
-        "--save_dir",
-        checkpoint,
-        "--seed",
-        seed,
-        "--epochs",
-        epochs,
-        *args.training.split(),
-    )
-    return {**scores(dataset, file, checkpoint), "seconds": seconds, "CPU seconds": cpu}
+    make_model(model, dataset / "train.txt", seed, args.model)
+    files = {"train_set_file": "train.txt", "corpus_file": "label.txt", "similar_text_pair_file": "dev.txt"}
+    paths = [f"--{flag}={dataset / name}" for flag, name in files.items()]
+    paths += ["--model_name_or_path", model, "--save_dir", checkpoint]
+    flags = ("--device", "cpu", "--seed", seed, "--epochs", epochs, *args.training.split())
+    trained = run_script("retrieval_based/train.py", *paths, *flags)
+    figures = scores(dataset, file, checkpoint)
+    return {**figures, "seconds": trained.seconds, "CPU seconds": trained.cpu_seconds}
 
 
 def scores(dataset, file, checkpoint):
-    from encoder import open_encoder
-    from metric import classification_report, recall_at
+    from metric import recall_at
     from text_cls.cli import Problems
     from text_cls.rows import read_rows
     from text_cls.search.embedded_index import EmbeddedIndex
@@ -107,7 +70,7 @@ def scores(dataset, file, checkpoint):
         vote_decision,
     )
 
-    encoder = open_encoder(str(checkpoint), "cpu")
+    encoder = load("retrieval_based/encoder.py").open_encoder(str(checkpoint), "cpu")
     labels, problems = encoder.labels, Problems()
     train, rows = (read_rows(str(dataset / name), labels, problems) for name in ("train.txt", file))
     problems.stop_if_any()
@@ -126,8 +89,8 @@ def scores(dataset, file, checkpoint):
             ids = np.array([[labels.index[name] for (name,) in row] for row in found.labels])
             figures |= {f"recall@{n}": 100 * value for n, value in recall_at(ends, ids, CUTOFFS).items()}
         predicted = decision.decide(label_scores(found, labels, vote=corpus == "rows"), labels.parents)
-        report = classification_report(gold, predicted, labels.parents)
-        figures |= {f"{corpus}, {kind} F1": 100 * report[kind]["f1"] for kind in ("micro", "macro")}
+        names = (f"{corpus}, micro F1", f"{corpus}, macro F1")
+        figures |= zip(names, micro_macro(gold, predicted, labels.parents))
     return figures
 
 

@@ -1,23 +1,23 @@
-"""Serving speed on a CPU: the HTTP server beside itself without batching, PaddleNLP's SimpleServer, and Triton.
+"""Serving speed on a CPU: the HTTP server with and without batching, PaddleNLP's SimpleServer, and Triton.
 
-    make triton-setup                                    # the Triton server lives in .venv-triton
+    make triton-setup                                    # puts the Triton server into .venv-triton
     .venv/bin/python benchmarks/serving.py               # both models, all sides: about 20 minutes
     .venv/bin/python benchmarks/serving.py --models ernie-3.0-nano-zh --sides server "no batching" --clients 32
     .venv/bin/python benchmarks/serving.py --models ernie-3.0-nano-zh --soak 10
 
-Dimensions of the models, random weights, maximum length 128; dev texts of duee, one a request; clients on the same
-machine, each of which sends its next request when it has the answer of the last. All servers run at the same time, idle
-but for the one that is measured; a round is each of them in turn. Printed: median of the texts per second, range,
-percentiles of the latency over all rounds, and the median of the ratios to "no batching" round by round.
+The models have true dimensions and random weights, maximum length 128. Each request has one dev text of duee. The
+clients run on the same machine; each sends its next request when the last is answered. All servers run at the same
+time, but only the measured one is busy; a round is each of them in turn. Prints the median texts per second and their
+range, percentiles of the latency over all rounds, and the median of the ratios to "no batching" round by round.
 
   server        deploy/simple_serving/server.py with two threads for the model
   no batching   the same with --no-batching
-  SimpleServer  PaddleNLP's, started as the older suite's guide does, on the static graph of the same bundle. It loads
-                the graph only with FLAGS_enable_pir_api=0, answers only requests that hold max_seq_len and batch_size
-                (and ignores them), and would use half of the cores: it is given two threads
+  SimpleServer  PaddleNLP's, started as the guide of PaddleNLP's application does, on the static graph of the same
+                bundle. It loads the graph only with FLAGS_enable_pir_api=0, answers only requests that have
+                max_seq_len and batch_size (and ignores both), and would use half of the cores: it gets two threads
   triton        the repository of deploy/triton_serving/build_repository.py, JSON over HTTP
 
---soak measures what the server carries, then sends twice that for so many minutes, whether or not it keeps up.
+--soak measures the load the server can carry, then sends twice that for some minutes, whether or not it keeps up.
 """
 
 import argparse
@@ -36,8 +36,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
+
 from load import Answers, Connection, attempt, closed_loop, open_loop, post
-from random_model import ROOT, processor, random_checkpoint, read_dev
+from project import ROOT, load, processor
+from random_model import random_checkpoint, read_dev
 
 SIDES = ("server", "no batching", "SimpleServer", "triton")
 LENGTH, THREADS, TEXTS = 128, 2, 512
@@ -47,17 +50,19 @@ ROUTE = "/models/cls_multi_label"
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = ["ernie-3.0-medium-zh", "ernie-3.0-nano-zh"]
-    parser.add_argument("--models", nargs="+", default=models, help="dimensions, from PaddleNLP (medium and nano)")
-    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="(all)")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="(1 8 32 128)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--seconds", type=float, default=6, help="of each side in a round (%(default)s)")
-    parser.add_argument("--soak", type=float, help="minutes of twice the load the server can carry, instead")
+    parser.add_argument("--models", nargs="+", default=models, help="PaddleNLP models to imitate (medium and nano)")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="servers to measure (all)")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="numbers of clients (1 8 32 128)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all servers (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=6, help="seconds of each server in a round (%(default)s)")
+    parser.add_argument("--soak", type=float, help="instead, minutes of twice the load the server can carry (off)")
     return parser.parse_args(argv)
 
 
 # ------------------------------------------------------------------------------------------------------------- servers
-# Each is a context manager that yields (port, text -> bytes of a request, JSON of an answer -> set of labels).
+# Each is a context manager that yields (port, function: text -> request as bytes, function: JSON answer -> labels).
 
 
 def free_port():
@@ -68,7 +73,7 @@ def free_port():
 
 @contextlib.contextmanager
 def process(words, log, url, environment=(), cwd=None):
-    """A server as a process that answers at `url`; it is gone when the block ends."""
+    """A server process that answers at `url`; it is stopped when the block ends."""
     with open(log, "w", encoding="utf-8") as file:
         server = subprocess.Popen(words, stdout=file, stderr=file, cwd=cwd, env={**os.environ, **dict(environment)})
     try:
@@ -83,7 +88,7 @@ def process(words, log, url, environment=(), cwd=None):
             server.kill()
             server.wait()
         if server.poll() is not None:
-            raise SystemExit(f"{' '.join(map(str, words))} does not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
+            raise SystemExit(f"{' '.join(map(str, words))} failed to start:\n{log.read_text(encoding='utf-8')[-3000:]}")
         yield server
     finally:
         server.terminate()
@@ -128,12 +133,12 @@ app.register("{route}", {bundle!r}, {bundle!r}, CustomModelHandler, MultiLabelCl
 def simple_server(folder):
     port, bundle = free_port(), str(folder / "export")
     script = SIMPLE_SERVER.format(cores=2 * THREADS, route=ROUTE[1:], bundle=bundle)
-    (folder / "older_server.py").write_text(script, encoding="utf-8")
+    (folder / "simple_server.py").write_text(script, encoding="utf-8")
     names = (folder / "export" / "label.txt").read_text(encoding="utf-8").splitlines()
-    command = [Path(sys.executable).parent / "paddlenlp", "server", "older_server:app", "--port", str(port)]
+    command = [Path(sys.executable).parent / "paddlenlp", "server", "simple_server:app", "--port", str(port)]
     parameters = {"max_seq_len": LENGTH, "batch_size": 1, "prob_limit": 0.5}
     url = f"http://127.0.0.1:{port}/openapi.json"
-    with process(command, folder / "older.log", url, {"FLAGS_enable_pir_api": "0"}, cwd=folder):
+    with process(command, folder / "simple_server.log", url, {"FLAGS_enable_pir_api": "0"}, cwd=folder):
         yield (
             port,
             lambda text: post(ROUTE, {"data": {"text": text}, "parameters": parameters}),
@@ -143,12 +148,8 @@ def simple_server(folder):
 
 @contextlib.contextmanager
 def triton(folder):
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "deploy" / "triton_serving")]
-    from triton_server import triton_server
-
-    import build_repository
-
-    if build_repository.main(["--bundle", str(folder / "export"), "--output", str(folder / "models")]):
+    build = load("deploy/triton_serving/build_repository.py").main
+    if build(["--bundle", str(folder / "export"), "--output", str(folder / "models")]):
         raise SystemExit("build_repository.py failed")
 
     def request(text):
@@ -158,7 +159,7 @@ def triton(folder):
     def labels(answer):
         return set(filter(None, answer["outputs"][0]["data"]))
 
-    with triton_server(folder / "models", folder / "triton.log") as server:
+    with load("tests/triton_server.py").triton_server(folder / "models", folder / "triton.log") as server:
         yield int(server.http_url.rpartition(":")[2]), request, labels
 
 
@@ -182,17 +183,18 @@ def prepare(model, folder):
 
 
 async def _label(port, requests):
+    """The answers to some requests, one after the other."""
     connection, answers = Connection(port), []
     for request in requests:
         if await attempt(connection, request) != 200:
-            raise SystemExit(f"a server refuses the texts: {bytes(connection.data[-1000:])!r}")
+            raise SystemExit(f"a server refused the texts: {bytes(connection.data[-1000:])!r}")
         answers.append(connection.body())
     connection.close()
     return answers
 
 
 def same_labels(sides, texts):
-    """Texts that all sides give the same labels, of the first 16, and labels of a text."""
+    """How many of the first 16 texts get the same labels from all sides, how many were sent, and labels per text."""
     answers = []
     for port, request, labels_of in sides.values():
         requests = [request(text) for text in texts[:16]]
@@ -202,7 +204,7 @@ def same_labels(sides, texts):
 
 
 def measure(args, sides, texts):
-    """{(clients, side): [Answers of each round]}, and the largest share of a core that the clients took."""
+    """{(clients, side): [Answers of each round]}, and the largest share of a core that the clients used."""
     requests = {side: [request(text) for text in texts] for side, (_, request, _) in sides.items()}
     answers, share = {}, 0.0
     for side, (port, _, _) in sides.items():
@@ -240,12 +242,12 @@ def report(args, model, answers, share):
             f"{clients:7} {side:13} {statistics.median(values):8.1f} {span:>15} {all_rounds.percentile(50):8.1f} "
             f"{all_rounds.percentile(99):8.1f} {ratio:13.2f}x  {others or 'none'}"
         )
-    print(f"the clients took {100 * share:.0f}% of a core at most")
+    print(f"the clients used at most {100 * share:.0f}% of a core")
     ours = {clients: ratio for (clients, side), ratio in ratios.items() if side == "server" and ratio == ratio}
     if "nano" in model and 32 in ours:
-        print(f"wanted: with 32 clients at least 2 times no batching; seen {ours[32]:.2f}")
+        print(f"target: with 32 clients at least 2 times no batching; measured {ours[32]:.2f}")
     if "medium" in model and ours:
-        print(f"wanted: never below 0.95 times no batching; seen {min(ours.values()):.2f} at the least")
+        print(f"target: never below 0.95 times no batching; measured at least {min(ours.values()):.2f}")
 
 
 def resident_mib(pid):
@@ -254,13 +256,13 @@ def resident_mib(pid):
 
 
 def soak(minutes, folder, texts):
-    """Twice the load the server can carry, for so long."""
+    """Sends twice the load the server can carry."""
     requests = [our_request(text) for text in texts]
     with our_server(folder) as (server, port):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/info", timeout=10) as answer:
             deadline = json.load(answer)["limits"]["deadline_seconds"]
         rate = speeds([closed_loop(port, requests, 32, 10)])[0]
-        print(f"it carries {rate:.0f} texts/s with 32 clients; now {2 * rate:.0f}/s for {minutes:g} minutes")
+        print(f"can carry {rate:.0f} texts/s with 32 clients; now {2 * rate:.0f}/s for {minutes:g} minutes")
         memory = [resident_mib(server.pid)]
 
         def each_minute(number, answers):
@@ -279,10 +281,10 @@ def soak(minutes, folder, texts):
     strange = count - accepted - answers.statuses[503]
     print(
         f"{count} requests in {answers.seconds:.0f} s: {accepted} accepted ({accepted / answers.seconds:.0f}/s), "
-        f"{answers.statuses[503]} refused with 503, {strange} with anything else\n"
+        f"{answers.statuses[503]} refused with 503, {strange} with any other status\n"
         f"accepted p50 {answers.percentile(50):.0f} ms, p99 {answers.percentile(99):.0f} ms; deadline "
         f"{1000 * deadline:.0f} ms\nmemory {memory[0]:.0f} MiB before, {max(memory):.0f} at most, {memory[-1]:.0f} at "
-        f"the end; the clients took {100 * share:.0f}% of a core"
+        f"the end; the clients used {100 * share:.0f}% of a core"
     )
 
 
@@ -294,7 +296,7 @@ def main(argv=None):
         with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
             folder = Path(name)
             prepare(model, folder)
-            # The servers end too. Set now, since Paddle sets its own when it is imported.
+            # So that the servers are stopped, too. Set here, since Paddle sets its own handler when it is imported.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
             if args.soak:
                 print(f"\n{model}: ", end="")
@@ -302,7 +304,7 @@ def main(argv=None):
                 continue
             sides = {side: stack.enter_context(STARTS[side](folder)) for side in args.sides}
             same, of, labels = same_labels(sides, texts)
-            print(f"\n{model}: {same} of {of} texts have the same labels from all sides, {labels:.1f} labels a text")
+            print(f"\n{model}: {same} of {of} texts get the same labels from all sides, {labels:.1f} labels per text")
             report(args, model, *measure(args, sides, texts))
     return 0
 

@@ -1,15 +1,15 @@
 """Training speed on a CPU: train.py beside PaddleNLP's plain loop and Hugging Face transformers on PyTorch.
 
-    make bench-setup                          # PyTorch lives in .venv-bench: its packages clash with PaddleNLP's
+    make bench-setup                          # puts PyTorch into .venv-bench: it clashes with PaddleNLP
     .venv/bin/python benchmarks/training.py   # ernie-3.0-nano-zh's dimensions
     .venv/bin/python benchmarks/training.py --model ernie-3.0-medium-zh --rows 128
 
-Every side trains the same rows of duee with the same dimensions, batch and maximum length from random weights. Each is
-a process of its own that waits while another works; a round is one pass over the rows by each, one after the other.
-Printed: median texts per second, its range, and the median of the ratio round by round.
+Every side trains on the same rows of duee with the same dimensions, batch size and maximum length, from random weights.
+Each runs in its own process and waits while another works; a round is one pass over the rows by each in turn. Prints
+the median texts per second, their range, and the median of the ratios round by round.
 
-  train.py          this suite: threads set, batches of similar length
-  plain             the older suite's loop with Paddle as installed: random batches, each padded to its longest
+  train.py          this project: threads set, batches of similar length
+  plain             the loop of PaddleNLP's application, Paddle as installed: random batches, each padded to its longest
   plain, threads    the same with OMP_NUM_THREADS (and MKL_DEBUG_CPU_TYPE on AMD) set as train.py sets them
   torch             transformers' BERT on PyTorch, random batches padded to their longest (its Trainer's default)
   torch, buckets    the same with batches of similar length (its Trainer's length-grouped sampling)
@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,24 +26,29 @@ from pathlib import Path
 
 import numpy as np
 
-from random_model import DATA, ROOT, processor
+sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-SET_BY_THE_SUITE = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # of which "plain" must have nothing
+import workers
+from project import DATA, ROOT, processor
+from random_model import dimensions_and_tokenizer, random_bert
+
+SET_BY_TRAIN_PY = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # "plain" must inherit neither
 SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ernie-3.0-nano-zh", help="dimensions, from PaddleNLP (%(default)s)")
-    parser.add_argument("--rows", type=int, default=512, help="rows a pass (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="(%(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
-    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="(all)")
-    parser.add_argument("--dataset_dir", default=str(DATA / "duee"), help="(%(default)s)")
-    parser.add_argument("--torch_python", default=str(ROOT / ".venv-bench/bin/python"), help="(%(default)s)")
+    parser.add_argument("--model", default="ernie-3.0-nano-zh", help="PaddleNLP model to imitate (%(default)s)")
+    parser.add_argument("--rows", type=int, default=512, help="rows to train on (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="rows per step (%(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="maximum tokens per text (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed passes by each side (%(default)s)")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="sides to measure (all)")
+    parser.add_argument("--dataset_dir", default=str(DATA / "duee"), help="folder of the data (%(default)s)")
+    python = str(ROOT / ".venv-bench/bin/python")
+    parser.add_argument("--torch_python", default=python, help="Python with PyTorch (%(default)s)")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -52,15 +56,15 @@ def parse_args(argv=None):
 
 
 def dimensions(folder):
-    return json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def padded_batches(folder, batch_size, by_length, seed):
-    """The rows of tokens.npz in random batches, each padded to its longest: input_ids, labels."""
-    data = np.load(Path(folder, "tokens.npz"))
+    """(input_ids, labels) of random batches of the rows in tokens.npz, each padded to its longest."""
+    data = np.load(folder / "tokens.npz")
     lengths = np.diff(data["offsets"])
     order = np.random.default_rng(seed).permutation(len(lengths))
-    if by_length:  # as transformers' LengthGroupedSampler: stretches of 50 batches sorted by length
+    if by_length:  # like transformers' LengthGroupedSampler: stretches of 50 batches sorted by length
         stretches = [order[i : i + 50 * batch_size] for i in range(0, len(order), 50 * batch_size)]
         order = np.concatenate([stretch[np.argsort(-lengths[stretch])] for stretch in stretches])
     for start in range(0, len(order), batch_size):
@@ -72,7 +76,6 @@ def padded_batches(folder, batch_size, by_length, seed):
 
 
 def worker_train_py(args):
-    sys.path.insert(0, str(ROOT))
     from text_cls.neural.compat import import_paddle
 
     import_paddle()
@@ -85,7 +88,7 @@ def worker_train_py(args):
     flags = {
         "dataset_dir": args.dataset_dir,
         "dev_file": "train.txt",
-        "model_name": args.folder,
+        "model_name": str(args.folder),
         "device": "cpu",
         "batch_size": args.batch_size,
         "max_seq_length": args.max_seq_length,
@@ -98,7 +101,7 @@ def worker_train_py(args):
     labels, rows = train.read_data(train_args)
     set_device("cpu")
     rows["train"] = rows["train"].sample(args.rows, train_args.seed)
-    model, tokenizer = load_pretrained(args.folder, len(labels))
+    model, tokenizer = load_pretrained(str(args.folder), len(labels))
     tokens = {"train": encode(rows["train"].texts, tokenizer, model, args.max_seq_length)}
     trainer = Trainer(train_args, Checkpoint(model, tokenizer, labels, Decision(), {}), rows, tokens, Progress(), None)
 
@@ -118,14 +121,14 @@ def worker_train_py(args):
 
 def worker_plain(args):
     if args.worker == "plain, threads":
-        sys.path.insert(0, str(ROOT))
         from text_cls.neural.compat import prepare_environment
 
         prepare_environment()
     import paddle
     from paddlenlp.transformers import ErnieForSequenceClassification
 
-    model = ErnieForSequenceClassification.from_pretrained(args.folder, num_labels=dimensions(args.folder)["labels"])
+    num_labels = dimensions(args.folder)["labels"]
+    model = ErnieForSequenceClassification.from_pretrained(str(args.folder), num_labels=num_labels)
     optimizer = paddle.optimizer.AdamW(3e-5, parameters=model.parameters())
     criterion = paddle.nn.BCEWithLogitsLoss()
     model.train()
@@ -144,12 +147,9 @@ def worker_plain(args):
 
 def worker_torch(args):
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
 
     config = dimensions(args.folder)
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    names += ("max_position_embeddings", "hidden_dropout_prob", "attention_probs_dropout_prob")
-    model = BertForSequenceClassification(BertConfig(num_labels=config["labels"], **{n: config[n] for n in names}))
+    model = random_bert(config, config["labels"])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-5)
     model.train()
     seed = iter(range(10**6))
@@ -168,48 +168,42 @@ def worker_torch(args):
 
 
 def serve(one_pass):
-    """Answers each line of the standard input with the seconds of one pass. The first pass, before, is not counted."""
+    """Answers each request with the seconds of one pass. The first pass, before, does not count."""
     one_pass()
-    print("ready", flush=True)
-    for _ in sys.stdin:
+    workers.tell("ready")
+
+    def seconds_of(request):
         started = time.perf_counter()
         one_pass()
-        print(time.perf_counter() - started, flush=True)
+        return time.perf_counter() - started
+
+    workers.serve(seconds_of)
 
 
 # --------------------------------------------------------------------------------------------------------------- driver
 
 
 def prepare(args, folder):
-    """Random weights of the model's dimensions with the rows' characters as vocabulary, and the rows as tokens."""
-    sys.path.insert(0, str(ROOT))
+    """Writes a model with random weights, its tokenizer for the rows' characters, and the rows as tokens."""
     from text_cls.neural.compat import import_paddle
 
     import_paddle()
-    sys.path.insert(0, str(ROOT / "data"))
-    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
+    from paddlenlp.transformers import ErnieModel
 
-    from make_tiny_model import character_vocabulary
-    from text_cls.cli import Problems
+    from public_sets import read_set
     from text_cls.neural.model import encode
-    from text_cls.rows import read_labels, read_rows
 
-    problems = Problems()
-    labels = read_labels(f"{args.dataset_dir}/label.txt", problems)
-    rows = read_rows(f"{args.dataset_dir}/train.txt", labels, problems).sample(args.rows, seed=3)
-    problems.stop_if_any()
-    vocabulary = character_vocabulary([f"{args.dataset_dir}/train.txt"])
-    config = ErnieConfig(**ErnieModel.pretrained_init_configuration[args.model])
-    vocabulary += [f"[unused{i}]" for i in range(config.vocab_size - len(vocabulary))]  # the embedding's true size
-    Path(folder, "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
-    model, tokenizer = ErnieModel(config), ErnieTokenizer(f"{folder}/vocab.txt")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    labels, rows = read_set(Path(args.dataset_dir), "train.txt")
+    rows = rows.sample(args.rows, seed=3)
+    config, tokenizer = dimensions_and_tokenizer(folder, args.model, [f"{args.dataset_dir}/train.txt"])
+    model = ErnieModel(config)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
     saved = dimensions(folder)
-    Path(folder, "config.json").write_text(json.dumps({**saved, "labels": len(labels)}), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({**saved, "labels": len(labels)}), encoding="utf-8")
     tokens = encode(rows.texts, tokenizer, model, args.max_seq_length)
     np.savez(
-        Path(folder, "tokens.npz"),
+        folder / "tokens.npz",
         input_ids=tokens.columns["input_ids"],
         offsets=tokens.offsets,
         labels=rows.multi_hot(len(labels), dtype=np.float32),
@@ -217,7 +211,7 @@ def prepare(args, folder):
     size = sum(parameter.size for parameter in model.parameters()) / 1e6
     print(
         f"{args.model}: {size:.1f} million parameters, {len(rows)} rows of {Path(args.dataset_dir).name}, "
-        f"{tokens.lengths.mean():.1f} tokens a row, batch {args.batch_size}, maximum {args.max_seq_length}, "
+        f"{tokens.lengths.mean():.1f} tokens per row, batch {args.batch_size}, maximum {args.max_seq_length}, "
         f"{len(os.sched_getaffinity(0))} cores, {processor()}"
     )
 
@@ -228,32 +222,20 @@ def main(argv=None):
         make = {"train.py": worker_train_py, "plain": worker_plain, "torch": worker_torch}
         serve(make[args.worker.split(",")[0]](args))
         return 0
-    workers, seconds = {}, {side: [] for side in args.sides}
-    as_installed = {name: value for name, value in os.environ.items() if name not in SET_BY_THE_SUITE}
+    sides, seconds = {}, {side: [] for side in args.sides}
+    as_installed = {name: value for name, value in os.environ.items() if name not in SET_BY_TRAIN_PY}
     with tempfile.TemporaryDirectory() as folder:
-        prepare(args, folder)
+        prepare(args, Path(folder))
         for side in args.sides:
             python = args.torch_python if side.startswith("torch") else sys.executable
             same = ("rows", "batch_size", "max_seq_length", "dataset_dir")
-            flags = [f"--{name}={getattr(args, name)}" for name in same]
-            workers[side] = subprocess.Popen(
-                [python, __file__, f"--worker={side}", f"--folder={folder}", *flags],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                env=as_installed,
-            )
-            if workers[side].stdout.readline().strip() != "ready":
-                raise SystemExit(f"{side}: the worker did not start; run it by hand: {' '.join(workers[side].args)}")
+            flags = [f"--worker={side}", f"--folder={folder}", *(f"--{name}={getattr(args, name)}" for name in same)]
+            sides[side] = workers.start(python, __file__, flags, as_installed)
+            workers.next_answer(sides[side])  # ready
         for _ in range(args.rounds):
-            for side, worker in workers.items():
-                worker.stdin.write("pass\n")
-                worker.stdin.flush()
-                seconds[side].append(float(worker.stdout.readline()))
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+            for side, worker in sides.items():
+                seconds[side].append(workers.ask(worker, "pass"))
+        workers.end(sides.values())
     print(f"{'side':16} {'texts/s':>8} {'range':>15} {'train.py is faster by':>22}")
     for side in args.sides:
         speeds = [args.rows / value for value in seconds[side]]

@@ -1,37 +1,28 @@
-"""What the benchmarks share: load.py and random_model.py."""
+"""Modules of benchmarks/: load.py, project.py and random_model.py."""
 
 import asyncio
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
+import pytest
+from conftest import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def benchmark(name):
-    """A module of benchmarks/. That folder is not to be on sys.path: some of its scripts are named as rooms are."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-LOAD, RANDOM_MODEL = benchmark("load"), benchmark("random_model")
+# By path: benchmarks/ is not on sys.path, since some of its scripts have the names of scripts of other folders.
+PROJECT = sys.modules["project"] = load_script("benchmarks/project.py")
+LOAD, RANDOM_MODEL = PROJECT.load("benchmarks/load.py"), PROJECT.load("benchmarks/random_model.py")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
-def test_the_end_of_a_connection_that_was_given_up_is_not_its_successors(monkeypatch):
+def test_the_end_of_an_abandoned_connection_does_not_reach_its_successor(monkeypatch):
     first = []
 
     async def serve(reader, writer):
         if not first:
-            first.append(writer)  # reads nothing, so that the client's end of it stays open with what is unsent
+            first.append(writer)  # reads nothing, so that the client's end stays open with unsent data
             return
         await reader.readuntil(b"\r\n\r\n")
         first[0].transport.abort()
-        await asyncio.sleep(0.3)  # the client learns of that before it has its answer
+        await asyncio.sleep(0.3)  # the client notices before it has its answer
         writer.write(ANSWER)
         await writer.drain()
         writer.close()
@@ -57,8 +48,19 @@ def test_the_weights_are_the_same_each_time(tmp_path, monkeypatch):
     config = ErnieModel.pretrained_init_configuration["ernie-3.0-nano-zh"] | size
     monkeypatch.setitem(ErnieModel.pretrained_init_configuration, "small", config)
     monkeypatch.setattr(RANDOM_MODEL, "DATA", ROOT / "data")
-    monkeypatch.setattr(sys, "path", list(sys.path))
     first, second = (RANDOM_MODEL.random_checkpoint(tmp_path, "small", ["multi_label"], 16) for _ in range(2))
     weights = second.model.state_dict()
     for name, value in first.model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), weights[name].numpy(), err_msg=name)
+
+
+def test_a_loaded_file_is_found_by_its_siblings_under_its_own_name():
+    words = PROJECT.load("analysis/words.py")
+    assert PROJECT.load("analysis/words.py") is words is sys.modules["words"]
+    assert PROJECT.load("analysis/augmentation.py").split_words is words.split_words
+
+
+def test_two_files_of_one_name_are_not_confused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "words", LOAD)
+    with pytest.raises(ImportError, match="load.py is already loaded as 'words'"):
+        PROJECT.load("analysis/words.py")
