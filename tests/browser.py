@@ -67,7 +67,7 @@ class Page:
     def __init__(self, driver, url):
         self.driver = driver
         driver.get(url)
-        self.wait(lambda: self["about"].text or self["fault"].text)
+        self.wait(lambda: self["about"].text or self["message"].text)
 
     def __getitem__(self, name):
         return self.driver.find_element(By.ID, name)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher import Batcher, Closed, Full
+from batcher import Batcher, Closed, Full, Speed
 from text_cls.batching import cheapest_batches
 
 
@@ -297,7 +297,7 @@ def test_a_stall_is_forgotten(batcher):
         return model(rows)
 
     ours = batcher(run, patience=5.0)
-    ours._speed = 1024.0, 60.0  # one run took a minute
+    ours._speed = Speed(1024, 60)  # one run took a minute
     first = ours.submit([row(10)])
     with pytest.raises(Full):
         ours.check(100)

@@ -201,7 +201,7 @@ def test_a_key(run, bundles, tmp_path, monkeypatch):
         assert "s3cret" not in server.text()
     monkeypatch.setenv("TEXT_CLS_API_KEY", "schlüssel")
     status, log = run(script.main, "--url", url)
-    assert status == 2 and "a character that no key can have" in log
+    assert status == 2 and "a character that is not allowed in a key" in log
 
 
 def test_another_servers_route(run, servers):
@@ -216,7 +216,7 @@ def test_limits_of_the_server_are_met_before_anything_is_sent(run, fake, texts):
     status, log = run(script.main, "--url", one.url, "--input_file", texts, "--batch_size", 257)
     assert status == 2 and "3 problems" in log and not one.times
     assert f"{texts}:1: 51 characters, 50 are taken at most" in log and f"{texts}:3: 2000 characters" in log
-    assert "--batch_size 257: the server takes 256 texts a request at most" in log
+    assert "--batch_size 257: the server takes at most 256 texts per request" in log
 
 
 def test_a_server_that_is_full(run, bundles, texts, tmp_path):
@@ -288,7 +288,7 @@ def test_full_for_too_long(run, fake):
     status, log = run(script.main, "--url", one.url, "--retry_seconds", 5)
     assert status == 2 and time.monotonic() - started < 10
     assert "answers 503: too much to do." in log
-    assert re.search(r"Asked 1 times in \d s; --retry_seconds allows for more", log)
+    assert re.search(r"Tried 1 times in \d s; --retry_seconds allows more", log)
 
 
 @given(st.text() | st.integers().map(str) | st.datetimes().map(lambda date: date.strftime("%a, %d %b %Y %H:%M:%S GMT")))
@@ -312,14 +312,20 @@ def test_a_connection_that_breaks_is_made_anew(run, fake, texts, tmp_path):
 
 FAULTS = {
     "refused": (refusal(401, "a key is wanted"), ["answers 401: a key is wanted. Set the server's key"]),
-    "too large": (refusal(413, "more than 9 bytes"), ["answers 413", "Send fewer texts in a request"]),
-    "not valid": (refusal(422, "text 3 has too many."), ["answers 422: text 3 has too many. Mend what it names"]),
+    "too large": (refusal(413, "more than 9 bytes"), ["answers 413", "Send fewer texts per request"]),
+    "not valid": (
+        refusal(422, "text 3 has too many."),
+        ["answers 422: text 3 has too many. Fix what the message names"],
+    ),
     "failed": (refusal(500), ["answers 500", "The server's log says what happened"]),
-    "a proxy's": ((418, {}, b"<html>"), ["answers 418: an answer of another form", "is server.py what answers there?"]),
-    "no JSON": ((200, {}, b'{"result": {'), ["answers with what is no JSON"]),
-    "no labels": ((200, {}, b'{"result": {"label": []}}'), ["answers without the labels of each text"]),
-    "too few": ((200, {}, b'{"result": {"label_name": [], "confidence": []}}'), ["without the labels of each text"]),
-    "a list": ((200, {}, b"[]"), ["without the labels of each text"]),
+    "a proxy's": (
+        (418, {}, b"<html>"),
+        ["answers 418: not an answer of server.py", "is it server.py that answers"],
+    ),
+    "no JSON": ((200, {}, b'{"result": {'), ["is not JSON"]),
+    "no labels": ((200, {}, b'{"result": {"label": []}}'), ["does not have labels for each text"]),
+    "too few": ((200, {}, b'{"result": {"label_name": [], "confidence": []}}'), ["does not have labels for each text"]),
+    "a list": ((200, {}, b"[]"), ["does not have labels for each text"]),
 }
 
 
@@ -343,7 +349,7 @@ def test_a_server_that_hangs(run, fake):
     started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--timeout", 0.3, "--retry_seconds", 1)
     assert status == 2 and time.monotonic() - started < 20
-    assert "no answer within 0.3 s; a larger --timeout or a smaller --batch_size" in log
+    assert "no answer within 0.3 s; use a larger --timeout or a smaller --batch_size" in log
 
 
 def test_a_fault_does_not_wait_for_the_other_requests(run, fake, texts):
@@ -375,18 +381,18 @@ def test_no_server(run):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         status, log = run(script.main, "--url", url)
-    assert status == 2 and f"{url}: no server is there. Start it" in log
+    assert status == 2 and f"{url}: no server runs there. Start it" in log
 
 
 def test_a_server_of_another_kind(run, fake):
     status, log = run(script.main, "--url", fake(None, {"title": "something else"}).url)
-    assert status == 2 and "says nothing of its labels at /info" in log
+    assert status == 2 and "does not list its labels at /info" in log
 
 
 @pytest.mark.parametrize("url", ["localhost:8189", "ftp://a/b", "http://", "http://a:port", "http://[::1"])
 def test_addresses_that_are_none(run, url):
     status, log = run(script.main, "--url", url)
-    assert status == 2 and f"--url {url}: an address looks like http://127.0.0.1:8189" in log
+    assert status == 2 and f"--url {url}: expected an address such as http://127.0.0.1:8189" in log
 
 
 def test_flags_that_lack_something(run, fake, tmp_path):

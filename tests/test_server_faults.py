@@ -173,11 +173,7 @@ def test_slow_clients_are_told_and_let_go(bundles, log):
         silent = [raw(server, data) for data in (b"", b"POST /models", HEAD.format(5).encode()[:-2])]
         kept = raw(server, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")
         answer = read_all(body)
-        assert (
-            b" 408 " in answer
-            and b"did not arrive whole within 3 s" in answer
-            and b"connection: close" in answer.lower()
-        )
+        assert b" 408 " in answer and b"did not arrive within 3 s" in answer and b"connection: close" in answer.lower()
         assert [read_all(connection) for connection in silent] == [b""] * 3
         assert read_all(kept).count(b"HTTP/1.1 200") == 1
         # A client that sends its bytes one by one within the time is answered.
