@@ -27,12 +27,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture
-def bundle(bundles, tmp_path):
-    """A copy to damage."""
-    return shutil.copytree(bundles["news"], tmp_path / "bundle")
-
-
 def test_answers_come_in_order_and_in_any_company(bundles):
     ours = Predictor(str(bundles["news"]), batch_size=2)
     together = ours.probabilities(TEXTS)
@@ -138,7 +132,7 @@ def test_what_is_no_bundle(bundle, trained, tmp_path):
     with pytest.raises(UserError, match="is a checkpoint: export it"):
         Predictor(str(trained["news"][1]))
     shutil.copytree(bundle, tmp_path / "prompted" / "export")
-    with pytest.raises(UserError, match="the bundle is in .*export, name that"):
+    with pytest.raises(UserError, match="the bundle is in .*export, use that"):
         Predictor(str(tmp_path / "prompted"))
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     for content, message in (
@@ -168,7 +162,7 @@ class Distribution:
     [
         (["onnxruntime"], "this ONNX Runtime has no CUDA; use --device cpu"),
         (["onnxruntime", "onnxruntime-gpu"], "are both installed, and the first hides the second; pip uninstall -y"),
-        (["onnxruntime-gpu"], "finds no CUDA here; see that nvidia-smi works"),
+        (["onnxruntime-gpu"], "finds no CUDA; check that nvidia-smi works"),
     ],
 )
 def test_no_gpu_is_told_with_its_reason(bundles, monkeypatch, installed, message):
@@ -227,17 +221,17 @@ def test_perf_scores_as_evaluate_does_and_times(bundles, trained, run, tmp_path)
     for kind in ("Micro", "Macro"):
         score = next(line for line in theirs.splitlines() if f"{kind} avg" in line).rpartition(" ")[2]
         assert f"{kind.lower()} f1: {score}" in log
-    assert "sample nums: 60, time: " in log and "of a text: tokenising " in log and "prediction result" not in log
+    assert "sample nums: 60, time: " in log and "per text: tokenisation " in log and "prediction result" not in log
 
 
 def test_flags_that_do_not_fit(bundles, run, tmp_path):
     where = ("--model_path_prefix", bundles["news"], "--device", "cpu")
     for flags, message in (
-        ((), "name the folder of the data, --dataset_dir, or a file of texts, --input_file"),
-        (("--input_file", "a.txt", "--perf"), "name the folder of the data"),
-        (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "give one of them"),
+        ((), "needed: the folder of the data, --dataset_dir, or a file of texts, --input_file"),
+        (("--input_file", "a.txt", "--perf"), "needed: the folder of the data"),
+        (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "use one of them"),
         (("--dataset_dir", tmp_path), "data.txt: No such file or directory"),
-        (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "leave --multilingual out"),
+        (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "remove --multilingual"),
         (("--input_file", ROOT / "data" / "data.txt", "--use_quantize"), "holds no int8 model"),
     ):
         status, log = run(infer.main, *where, *flags)

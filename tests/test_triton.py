@@ -1,60 +1,22 @@
-"""A real Triton server serves what build_repository.py writes, and answers as predict.py does."""
+"""A real Triton server of what build_repository.py writes answers as predict.py does, and so do the clients."""
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import socket
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
-from conftest import ROOT, lines_of, write_lines
-from triton_server import NotReady, client, names_and_scores, triton_server
+from conftest import lines_of, write_lines
+from triton_server import TEXTS, assert_same, client, names_and_scores, triton_server
 
 import build_repository as script
-import export_model
 import predict
-from text_cls.batching import budget_batches
-from text_cls.bundle import open_bundle, write_manifest
-from text_cls.decision import Decision
+from serving import wait_until
 from text_cls.serving.predictor import Predictor
-
-FOLDER = ROOT / "deploy" / "triton_serving"
-TEXTS = [
-    "台风登陆，学校停课一天",
-    "",
-    "足球",
-    "公司裁员三成，股价当日大跌",
-    "公司裁员[PAD]三成，股价[SEP]当日大跌",
-    "😀 Café ABC123",
-    "好" * 2000,
-    "\x00\n",
-]
-
-
-@pytest.fixture(scope="session")
-def ernie_m(families, tmp_path_factory):
-    """Bundle of a small ERNIE-M with random weights: it has one input alone."""
-    from families import save_as_checkpoint
-
-    folder = tmp_path_factory.mktemp("ernie_m")
-    checkpoint = save_as_checkpoint(families, "ernie_m", folder / "checkpoint")
-    flags = ["--params_path", str(checkpoint), "--output_path", str(folder / "export"), "--multilingual"]
-    assert export_model.main(flags) == 0
-    return folder / "export"
-
-
-@pytest.fixture
-def bundle(bundles, tmp_path):
-    """A copy to damage."""
-    return shutil.copytree(bundles["news"], tmp_path / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -120,130 +82,6 @@ def metric(server, name):
     return sum(map(int, values))
 
 
-def wait_until(happened):
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def assert_same(outputs, predictor, texts):
-    wanted = list(predictor.predict(texts))
-    rows = names_and_scores(outputs)
-    assert [row[0] for row in rows] == [names for names, _ in wanted]
-    for (names, scores), (_, theirs), label in zip(rows, wanted, outputs["label"]):
-        assert np.abs(scores - theirs).max(initial=0) < 1e-5
-        assert [predictor.labels.names[i] for i in label if i >= 0] == names
-
-
-# --------------------------------------------------------------------------------------------------- the repository
-
-
-PARSE = """
-import json, sys
-from pathlib import Path
-from google.protobuf import json_format, text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-configs = {}
-for path in Path(sys.argv[1]).glob("*/config.pbtxt"):
-    config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
-    configs[path.parent.name] = json_format.MessageToDict(config, preserving_proto_field_name=True)
-print(json.dumps(configs))
-"""
-
-
-@pytest.mark.parametrize(("name", "flags"), [("news", []), ("reviews", ["--device", "gpu"]), ("ernie_m", [])])
-def test_configurations_are_the_manifests(triton, bundles, ernie_m, run, name, flags, tmp_path):
-    bundle = ernie_m if name == "ernie_m" else bundles[name]
-    status, log = run(script.main, "--bundle", bundle, "--output", tmp_path / "models", "--max_batch_size", 8, *flags)
-    manifest = open_bundle(str(bundle)).manifest
-    assert status == 0 and f"{manifest['num_labels']} labels, at most {manifest['max_seq_length']} tokens" in log
-    answer = subprocess.run([triton, "-c", PARSE, tmp_path / "models"], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    configs = json.loads(answer.stdout)
-    assert set(configs) == script.MODELS and all(config["name"] == model for model, config in configs.items())
-    assert all(config["max_batch_size"] == 8 for config in configs.values())
-    assert all("dynamic_batching" in config for model, config in configs.items() if model != "seqcls")
-    for waited_for in ("tokenizer", "seqcls_batcher"):
-        assert configs[waited_for]["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 1024
-    model, ensemble = configs["seqcls_model"], configs["seqcls"]
-    inputs = ["input_ids"] if name == "ernie_m" else ["input_ids", "token_type_ids"]
-    assert [tensor["name"] for tensor in model["input"]] == inputs
-    assert model["platform"] == "onnxruntime_onnx" and "allow_ragged_batch" not in model["input"][0]
-    assert [(t["name"], t["dims"]) for t in model["output"]] == [("logits", [str(manifest["num_labels"])])]
-    assert model["instance_group"][0]["kind"] == ("KIND_GPU" if flags else "KIND_CPU")
-    assert all(c["instance_group"][0]["kind"] == "KIND_CPU" for m, c in configs.items() if c.get("backend") == "python")
-    assert all(tensor["allow_ragged_batch"] for tensor in configs["seqcls_batcher"]["input"])
-    assert [t["name"] for t in ensemble["output"]] == ["label", "confidence", "label_name", "error"]
-    made = {"INPUT"}
-    for step in ensemble["ensemble_scheduling"]["step"]:  # each tensor is made before it is read
-        config = configs[step["model_name"]]
-        assert set(step["input_map"]) == {tensor["name"] for tensor in config["input"]}
-        assert set(step["output_map"]) == {tensor["name"] for tensor in config["output"]}
-        assert set(step["input_map"].values()) <= made
-        made |= set(step["output_map"].values())
-    assert {tensor["name"] for tensor in ensemble["output"]} <= made
-
-
-def test_the_repository_holds_exact_copies(bundles, run, tmp_path):
-    assert run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "models")[0] == 0
-    assert (tmp_path / "models" / "seqcls" / "1").is_dir()
-    for model in script.PYTHON_MODELS:
-        version = tmp_path / "models" / model / "1"
-        copies = [path.relative_to(version) for path in (version / "text_cls").rglob("*.py")]
-        assert {path.name for path in copies} >= {"tokenization.py", "decision.py", "batching.py", "bundle.py"}
-        assert all((version / path).read_bytes() == (ROOT / path).read_bytes() for path in copies)
-    for path in (tmp_path / "models").glob("*/1/bundle/*"):
-        if path.name != "manifest.json":
-            assert path.read_bytes() == (bundles["news"] / path.name).read_bytes()
-    assert open_bundle(str(tmp_path / "models" / "tokenizer" / "1" / "bundle"))
-    model = tmp_path / "models" / "seqcls_model" / "1" / "model.onnx"
-    assert model.read_bytes() == (bundles["news"] / "model.onnx").read_bytes()
-
-
-def test_a_damaged_bundle_is_refused_and_the_older_repository_stays(bundle, run, tmp_path):
-    flags = ("--bundle", bundle, "--output", tmp_path / "models")
-    assert run(script.main, *flags)[0] == 0
-    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "models").rglob("*"))
-    for name in ("model.onnx", "vocab.txt"):
-        (bundle / name).write_bytes(b"?" + (bundle / name).read_bytes()[1:])
-    status, log = run(script.main, *flags)
-    assert status == 2 and "2 problems, nothing was done" in log
-    assert "model.onnx is not the file of this bundle" in log and "vocab.txt is not the file of this bundle" in log
-    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "models").rglob("*")) == before
-    status, log = run(script.main, "--bundle", tmp_path / "nowhere", "--output", tmp_path / "other")
-    assert status == 2 and "name a folder that export_model.py or prune.py wrote" in log
-    assert not (tmp_path / "other").exists()
-
-
-def test_a_repository_replaces_only_its_like(bundles, run, tmp_path):
-    flags = ("--bundle", bundles["news"], "--output", tmp_path / "models")
-    assert run(script.main, *flags)[0] == run(script.main, *flags)[0] == 0
-    (tmp_path / "models" / "somebodys_model").mkdir()
-    status, log = run(script.main, *flags)
-    assert status == 2 and "the folder holds somebodys_model, which would be lost; name a new folder" in log
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    status, log = run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "file")
-    assert status == 2 and "this is a file; name a folder" in log
-
-
-def test_variants_are_for_their_devices(bundles, run, tmp_path):
-    for flags, message in (
-        (["--use_fp16"], "--use_fp16 is for --device gpu"),
-        (["--use_quantize", "--device", "gpu"], "--use_quantize is for --device cpu"),
-        (["--use_quantize"], "holds no int8 model, only float32"),
-        (["--use_fp16", "--device", "gpu"], "holds no fp16 model, only float32"),
-    ):
-        status, log = run(script.main, "--bundle", bundles["news"], "--output", tmp_path / "models", *flags)
-        assert status == 2 and message in log and not (tmp_path / "models").exists()
-
-
-def test_the_containers_packages_are_those_of_the_tests():
-    held = set(lines_of(ROOT / "requirements" / "constraints.txt"))
-    pins = [line.split("#")[0].strip() for line in lines_of(FOLDER / "requirements.txt") if "==" in line]
-    assert len(pins) == 2 and set(pins) <= held
-
-
 # --------------------------------------------------------------------------------------------------------- the server
 
 
@@ -266,7 +104,7 @@ def test_rows_that_cannot_be_read_have_their_own_error(served):
     outputs = served.server.infer("seqcls", texts)
     rows = names_and_scores(outputs)
     assert rows[1] == "the text is not UTF-8: byte 0xff at position 3"
-    assert rows[2] == "the text has 100000 characters; at most 20000 are taken"
+    assert rows[2] == "the text has 100000 characters; at most 20000 are allowed"
     assert rows[5] == "the text is not UTF-8: byte 0xed at position 0"  # half of a surrogate pair
     good = [0, 3, 4, 6]
     assert_same({k: v[good] for k, v in outputs.items()}, served.predictor, [texts[i] for i in good])
@@ -428,13 +266,17 @@ def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
     here, other = (here, other) if kind == "grpc" else (other, here)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hangs = f"127.0.0.1:{silent.getsockname()[1]}"
+        no_triton = "check --url, and that tritonserver is running: its port 8001 is gRPC, 8000 HTTP"
         cases = [
-            (("--url", "127.0.0.1:9"), "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"),
-            (("--url", other), "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"),
-            (("--url", "http://127.0.0.1:8000"), "an address looks like 127.0.0.1:8001, without http://"),
-            (("--url", here, "--batch_size", 65), "--batch_size 65: the server takes 64 texts a request at most"),
-            (("--url", here, "--output_file", "x"), "--output_file: name the texts too, --input_file"),
-            (("--url", here, "--texts", "好" * 20_001), "the text has 20001 characters; at most 20000 are taken"),
+            (
+                ("--url", "127.0.0.1:9"),
+                "check --url, and that tritonserver is running: its port 8001 is gRPC, 8000 HTTP",
+            ),
+            (("--url", other), no_triton),
+            (("--url", "http://127.0.0.1:8000"), "expected an address such as 127.0.0.1:8001, without http://"),
+            (("--url", here, "--batch_size", 65), "--batch_size 65: the server takes at most 64 texts per request"),
+            (("--url", here, "--output_file", "x"), "--output_file needs --input_file, the texts"),
+            (("--url", here, "--texts", "好" * 20_001), "the text has 20001 characters; at most 20000 are allowed"),
             (("--url", here, "--input_file", tmp_path / "long.txt"), "long.txt:2: 20001 characters, 20000 are taken"),
             (("--url", hangs, "--timeout", 1), "--timeout gives it more time"),
             (
@@ -460,7 +302,7 @@ def test_a_client_asks_a_full_server_again(narrow, triton, kind, tmp_path):
                 pool.submit(narrow.server.infer, "seqcls", ["足球"])
             wait_until(lambda: metric(narrow.server, refusals) > before)
             status, _, log = client(triton, kind, *flags, "--timeout", 1)
-            assert status == 2 and "Exceeds maximum queue size. What to do: it has too much to do" in log
+            assert status == 2 and "Exceeds maximum queue size. What to do: it is busy" in log
             before = metric(narrow.server, refusals)
             answer = pool.submit(client, triton, kind, *flags, "--output_file", tmp_path / "labels.txt")
             wait_until(lambda: metric(narrow.server, refusals) > before)
@@ -470,24 +312,6 @@ def test_a_client_asks_a_full_server_again(narrow, triton, kind, tmp_path):
         f"{text}\t{','.join(names)}" for text, (names, _) in zip(TEXTS[2:4], narrow.predictor.predict(TEXTS[2:4]))
     ]
     assert lines_of(tmp_path / "labels.txt") == wanted * 4
-
-
-ANOTHER = """
-name: "seqcls" backend: "python" max_batch_size: 8
-input [ { name: "INPUT" data_type: TYPE_STRING dims: [ 1 ] } ]
-output [ { name: "label" data_type: TYPE_INT64 dims: [ -1 ] } ]
-"""
-
-
-def test_a_client_does_not_take_anothers_model(triton, tmp_path):
-    (tmp_path / "models" / "seqcls" / "1").mkdir(parents=True)
-    (tmp_path / "models" / "seqcls" / "config.pbtxt").write_text(ANOTHER, encoding="utf-8")
-    code = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
-    (tmp_path / "models" / "seqcls" / "1" / "model.py").write_text(code, encoding="utf-8")
-    with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:
-        for kind in ("grpc", "http"):
-            status, _, log = client(triton, kind, "--url", getattr(server, f"{kind}_url"))
-            assert status == 2 and "build a repository and load it again" in log and "Traceback" not in log
 
 
 def without(package, folder):
@@ -512,87 +336,3 @@ def test_a_client_without_some_of_its_packages_says_so(triton, kind, package, tm
     status, _, log = client(triton, kind, **without(package, tmp_path))
     assert status == 2 and f"'{package}'. pip install -r deploy/triton_serving/requirements-client.txt" in log
     assert "Traceback" not in log
-
-
-# ------------------------------------------------------------------------------------------- without the project beside
-
-
-HIDE = """
-import os, sys
-
-def refuse(event, arguments):
-    if event == "open" and isinstance(arguments[0], str):
-        path = os.path.realpath(arguments[0])
-        if path.startswith({root!r}) and not path.startswith({kept!r}):
-            raise PermissionError(f"{{path}} is of the project, which is not in a container")
-
-sys.addaudithook(refuse)
-"""
-
-
-def sealed(folder):
-    """The folder of a bundle after a change, with a manifest that fits."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    made = ("version", "variants", "files")
-    write_manifest(str(folder), {name: value for name, value in manifest.items() if name not in made})
-    return folder
-
-
-def decided(bundle, folder):
-    """A copy of a flat bundle that gives each text several labels, of hostile names, and calibrated probabilities."""
-    shutil.copytree(bundle, folder)
-    Decision(min_k=1, temperature=2.0, threshold=0.1).save(folder / "decision.json")
-    hostile = ["<b>\"&'😀\\</b>", "长" * 2000, "a b\u2028c"]
-    write_lines(folder / "label.txt", [*hostile, *lines_of(folder / "label.txt")[len(hostile) :]])
-    return sealed(folder)
-
-
-@pytest.mark.parametrize("name", ["reviews", "ernie_m"])
-def test_a_copy_serves_without_the_project(triton, bundles, ernie_m, run, name, tmp_path):
-    """Python in the server is kept from opening any file of the project; flat labels, and one input alone."""
-    bundle = ernie_m if name == "ernie_m" else decided(bundles[name], tmp_path / "bundle")
-    flags = ("--max_characters", 100_000, "--num_threads", 1)
-    assert run(script.main, "--bundle", bundle, "--output", tmp_path / "models", *flags)[0] == 0
-    shutil.copytree(tmp_path / "models", tmp_path / "elsewhere" / "repository")
-    shutil.rmtree(tmp_path / "models")
-    code = HIDE.format(root=f"{ROOT}{os.sep}", kept=f"{ROOT / '.venv-triton'}{os.sep}")
-    texts = [*TEXTS, "好" * 100_000, "糯米鸡香，凤爪烂，一壶普洱坐到十点"]
-    with triton_server(tmp_path / "elsewhere" / "repository", tmp_path / "log.txt", prelude=code) as server:
-        outputs = server.infer("seqcls", [*texts, b"\xff"])
-        assert names_and_scores(outputs)[-1].startswith("the text is not UTF-8")
-        assert_same({k: v[:-1] for k, v in outputs.items()}, Predictor(str(bundle), num_threads=1), texts)
-        assert outputs["label"].shape[1] > 3  # labels of a row
-        # The rows of one request, in groups, and the two rows that show whether padding counts.
-        lengths = Predictor(str(bundle)).encode(texts).lengths
-        runs = server.statistics("seqcls_model")["execution_count"]
-        assert runs == 2 + len(budget_batches(lengths, 32 * open_bundle(str(bundle)).manifest["max_seq_length"]))
-        group = server.process.pid
-    assert server.process.returncode == 0
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)  # nobody is left of it
-
-
-def test_a_changed_repository_is_not_served(triton, served, tmp_path):
-    repository = shutil.copytree(served.repository, tmp_path / "models")
-    for name in ("seqcls_model/1/model.onnx", "seqcls_postprocess/1/bundle/label.txt", "tokenizer/1/bundle/vocab.txt"):
-        content = (repository / name).read_bytes()
-        (repository / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
-    with pytest.raises(NotReady):
-        with triton_server(repository, tmp_path / "log.txt"):
-            pass
-    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert "label.txt is not the file of this bundle" in log and "vocab.txt is not the file of this bundle" in log
-    assert "model.onnx is not the file this repository was built with; run build_repository.py again" in log
-
-
-def test_a_server_that_computes_padding_wrongly_answers_nothing(triton, bundle, run, tmp_path):
-    """As with ONNX Runtime 1.20; here the graph takes another token for the padding."""
-    model = onnx.load(bundle / "model.onnx")
-    (pad,) = (tensor for tensor in model.graph.initializer if tensor.name == "pad_token_id")
-    pad.CopyFrom(onnx.numpy_helper.from_array(np.array(9), "pad_token_id"))
-    onnx.save(model, bundle / "model.onnx")
-    assert run(script.main, "--bundle", sealed(bundle), "--output", tmp_path / "models")[0] == 0
-    with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:
-        for _ in range(2):
-            with pytest.raises(ValueError, match="computes rows with padding wrongly.*use a newer container"):
-                server.infer("seqcls", TEXTS)

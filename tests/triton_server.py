@@ -31,6 +31,16 @@ VENV = ROOT / ".venv-triton"
 PYTHON = VENV / "bin" / "python"
 BACKENDS = ROOT / "tests" / "triton_backends"
 START_SECONDS, STOP_SECONDS = 120, 30
+TEXTS = [
+    "台风登陆，学校停课一天",
+    "",
+    "足球",
+    "公司裁员三成，股价当日大跌",
+    "公司裁员[PAD]三成，股价[SEP]当日大跌",
+    "😀 Café ABC123",
+    "好" * 2000,
+    "\x00\n",
+]
 
 
 class NotReady(RuntimeError):
@@ -232,8 +242,18 @@ def names_and_scores(outputs):
     for label, confidence, names, (error,) in zip(
         *(outputs[name] for name in ("label", "confidence", "label_name", "error"))
     ):
-        held = label >= 0
-        assert held[: held.sum()].all() and not any(names[~held]) and not confidence[~held].any()
-        assert not (error and held.any())
-        rows.append(error or (list(names[held]), confidence[held]))
+        is_filled = label >= 0
+        count = is_filled.sum()
+        assert is_filled[:count].all() and not any(names[count:]) and not confidence[count:].any()
+        assert not (error and count)
+        rows.append(error or (list(names[:count]), confidence[:count]))
     return rows
+
+
+def assert_same(outputs, predictor, texts):
+    wanted = list(predictor.predict(texts))
+    rows = names_and_scores(outputs)
+    assert [row[0] for row in rows] == [names for names, _ in wanted]
+    for (names, scores), (_, theirs), label in zip(rows, wanted, outputs["label"]):
+        assert np.abs(scores - theirs).max(initial=0) < 1e-5
+        assert [predictor.labels.names[i] for i in label if i >= 0] == names
