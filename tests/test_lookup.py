@@ -17,22 +17,22 @@ from text_cls.search.index import IndexUnavailable
 
 
 class Index:
-    """A predictor's stand-in, whose index does what a test says."""
+    """Stands in for a predictor; its index does what a test sets."""
 
     def __init__(self, folder, kind="milvus"):
-        self.fault, self.asked, self.labels = None, 0, SimpleNamespace(names=["a"])
+        self.error, self.asked, self.labels = None, 0, SimpleNamespace(names=["a"])
         self.columns, self.bundle = 2, SimpleNamespace(folder=str(folder), manifest={"index": {"kind": kind}})
 
     def probabilities_of(self, outputs):
         self.asked += 1
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         return outputs
 
 
 @pytest.fixture
 def looking(tmp_path, monkeypatch):
-    """looking(**options) -> (an `Index`, the `Lookup` of it), with the watch at rest unless `look` says how often."""
+    """looking(look=3600, **options) -> (an `Index`, its `Lookup`, which checks the folder every `look` seconds)."""
     made = []
 
     def call(look=3600, patience=1.0, **options):
@@ -49,7 +49,7 @@ def looking(tmp_path, monkeypatch):
 def test_after_a_failure_nobody_waits_until_the_index_answers_again(looking, capfd):
     set_up_log()
     index, one = looking(look=0.05)
-    index.fault = IndexUnavailable("Milvus at http://host:19530 did not search")
+    index.error = IndexUnavailable("Milvus at http://host:19530 did not search")
     with pytest.raises(Unavailable, match="the index of labels does not answer"):
         asyncio.run(one.run(index.probabilities_of, 1))
     with pytest.raises(Unavailable):
@@ -60,7 +60,7 @@ def test_after_a_failure_nobody_waits_until_the_index_answers_again(looking, cap
     assert not never.called
     asked = index.asked
     wait_until(lambda: index.asked > asked + 3)
-    index.fault = None
+    index.error = None
     wait_until(lambda: one.answers)
     assert asyncio.run(one.run(index.probabilities_of, 7)) == 7
     said = capfd.readouterr().err
@@ -72,18 +72,18 @@ def test_an_index_that_is_down_is_noticed_before_anybody_asks(looking):
     index, one = looking(look=0.05)
     wait_until(lambda: index.asked > 2)
     assert one.answers
-    index.fault = IndexUnavailable("down")
+    index.error = IndexUnavailable("down")
     wait_until(lambda: not one.answers)
 
 
-def test_an_index_in_memory_is_not_asked_for_nothing(looking):
+def test_an_index_in_memory_is_not_polled(looking):
     index, one = looking(look=0.01, kind="embedded")
     time.sleep(0.3)
     assert index.asked == 0 and one.answers
 
 
 def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
-    """Else labels of one change could stand beside the index of the next."""
+    """Otherwise the labels of one change could be combined with the index of the next."""
     manifest, read = tmp_path / "manifest.json", []
     manifest.write_text("{}", encoding="utf-8")
     index, one = looking(look=0.05, kind="embedded")
@@ -102,24 +102,24 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):
 
 
 def test_an_index_may_become_one_of_the_other_kind(looking, tmp_path):
-    """Into a Milvus: it is then watched. Out of one that is down: then it answers."""
+    """Into Milvus: it is then watched. Out of a Milvus that is down: then it answers."""
     manifest = tmp_path / "manifest.json"
     index, one = looking(look=0.05, kind="embedded")
     remote, local = Index(tmp_path, "milvus"), Index(tmp_path, "embedded")
     index.reopened, remote.reopened = lambda: remote, lambda: local
     manifest.write_text("{}", encoding="utf-8")
     wait_until(lambda: one.predictor is remote and remote.asked > 3)
-    remote.fault = IndexUnavailable("down")
+    remote.error = IndexUnavailable("down")
     wait_until(lambda: not one.answers)
     manifest.write_text('{"another": "change"}', encoding="utf-8")
     wait_until(lambda: one.predictor is local)
     assert one.answers and asyncio.run(one.run(local.probabilities_of, 7)) == 7
-    with pytest.raises(Unavailable):  # a request that began before, in the index that is gone
+    with pytest.raises(Unavailable):  # a request that began before, in the index that was replaced
         asyncio.run(one.run(remote.probabilities_of, 7))
     wait_until(lambda: one.answers)
 
 
-def test_a_change_that_a_lost_index_kept_from_being_read_is_read_later(looking, tmp_path, capfd):
+def test_a_change_that_an_unavailable_index_kept_from_loading_is_loaded_later(looking, tmp_path, capfd):
     set_up_log()
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     index, one = looking(look=0.05)
@@ -137,23 +137,23 @@ def test_a_change_that_a_lost_index_kept_from_being_read_is_read_later(looking, 
 
 
 def test_a_changed_bundle_whose_milvus_is_down_is_read_once(looking, tmp_path):
-    """To open a bundle hashes every file of it: the model, and perhaps gigabytes of vectors."""
+    """Opening a bundle hashes all its files: the model, and perhaps gigabytes of vectors."""
     manifest = tmp_path / "manifest.json"
     manifest.write_text("{}", encoding="utf-8")
     index, one = looking(look=0.02)
     first, second, reads = Index(tmp_path), Index(tmp_path), []
-    first.fault = second.fault = IndexUnavailable("down")
+    first.error = second.error = IndexUnavailable("down")
     index.reopened = lambda: reads.append(1) or (first if len(reads) == 1 else second)
     wait_until(lambda: first.asked > 3)
     assert len(reads) == 1
     manifest.write_text('{"another": "change"}', encoding="utf-8")
     wait_until(lambda: second.asked > 3)
     assert len(reads) == 2
-    second.fault = None
+    second.error = None
     wait_until(lambda: one.predictor is second)
 
 
-def test_who_would_wait_too_long_for_a_search_is_refused(looking):
+def test_a_request_that_would_wait_too_long_for_a_search_is_refused(looking):
     index, one = looking(kind="embedded", patience=0.5)
 
     async def ask_together():

@@ -22,7 +22,7 @@ ROUTE = "/models/retrieval"
 
 @pytest.fixture
 def in_milvus(label_bundle, tmp_path):
-    """(a bundle whose index is on a server of Milvus Lite, a function that starts the server again, its process)."""
+    """(bundle with its index on a Milvus Lite server, function that restarts the server, its processes, the index)."""
     from milvus_server import start_milvus
 
     from text_cls.search.milvus_index import MilvusIndex
@@ -78,7 +78,7 @@ def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
         with ThreadPoolExecutor(4) as pool:
             started = time.monotonic()
             answers = [pool.submit(one.ask, "POST", ROUTE, question) for _ in range(4)]
-            for _ in range(10):  # nobody else is held up meanwhile
+            for _ in range(10):  # other requests are not blocked meanwhile
                 asked = time.monotonic()
                 assert one.ask(path="/health/live")[0] == 200 and time.monotonic() - asked < 4
             assert [answer.result()[0] for answer in answers] == [503] * 4
@@ -87,7 +87,7 @@ def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
         wait_until_ready(one)
         assert one.ask("POST", ROUTE, question)[2] == wanted
 
-        # A label that is gone from the collection is not found any more, one that came is once the bundle names it.
+        # A label removed from the collection is no longer found; a new one is found once the bundle names it.
         gone = "教育考试##停课"
         itself = {"data": {"text": gone.replace("##", ",")}}
         assert one.ask("POST", ROUTE, itself)[2]["result"]["label_name"] == [["教育考试", gone]]
@@ -108,8 +108,8 @@ def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
         assert "Traceback" not in one.text() and one.text().count("The index answers again") == 2
 
 
-def test_an_index_that_is_built_anew_in_milvus_is_followed_without_a_refusal(in_milvus, run, tmp_path, monkeypatch):
-    """The collection of before is deleted when the server has turned to the new one, for which index.py waits."""
+def test_the_server_follows_an_index_rebuilt_in_milvus_without_an_error(in_milvus, run, tmp_path, monkeypatch):
+    """The old collection is deleted after index.py has waited for the server to use the new one."""
     bundle, _, _, index = in_milvus
     script = load_script("retrieval_based/index.py")
     with serving(bundle, tmp_path / "log") as one:
@@ -133,7 +133,7 @@ def wait_until_ready(one):
     wait_until(lambda: one.ask(path="/health/ready")[0] == 200)
 
 
-def test_a_milvus_that_is_not_there_is_told_at_the_start(label_bundle, run, tmp_path):
+def test_a_milvus_that_does_not_answer_is_reported_at_the_start(label_bundle, run, tmp_path):
     pytest.importorskip("pymilvus")
     put_index(label_bundle, {"kind": "milvus", "uri": "http://127.0.0.1:9", "collection": "labels"})
     started = time.monotonic()

@@ -153,7 +153,7 @@ def test_the_page(retrieval, tmp_path, task, width):
 
 @pytest.fixture
 def index_py(run):
-    """index_py(what to do, bundle, *flags) of retrieval_based/index.py."""
+    """index_py(command, bundle, *flags): runs retrieval_based/index.py."""
     script = load_script("retrieval_based/index.py")
 
     def call(command, bundle, *flags):
@@ -163,8 +163,8 @@ def index_py(run):
     return call
 
 
-def test_a_running_server_takes_up_what_index_py_changed(label_bundle, index_py, tmp_path):
-    """Labels come and go while 4 clients ask: each is answered, and never with a label that is gone."""
+def test_a_running_server_loads_what_index_py_changed(label_bundle, index_py, tmp_path):
+    """Labels are added and removed while 4 clients ask: all are answered, and never with a removed label."""
     with serving(label_bundle, tmp_path / "log") as one:
         before = one.ask(path="/info")[2]
 
@@ -192,12 +192,12 @@ def test_a_running_server_takes_up_what_index_py_changed(label_bundle, index_py,
         assert one.stop() == 0 and "Traceback" not in one.text()
 
 
-def test_a_broken_change_is_told_and_the_old_index_serves_on(label_bundle, index_py, tmp_path, retrieval):
+def test_a_broken_change_is_reported_and_the_old_index_stays_in_use(label_bundle, index_py, tmp_path, retrieval):
     asked = ("POST", ROUTE, {"data": {"text": TEXTS}})
     with serving(label_bundle, tmp_path / "log") as one:
         wanted, good = one.ask(*asked)[2], shutil.copytree(label_bundle, tmp_path / "good")
         manifest = json.loads((label_bundle / "manifest.json").read_text(encoding="utf-8"))
-        (label_bundle / "vectors.npy").unlink()  # as half a copy by hand
+        (label_bundle / "vectors.npy").unlink()  # as after half a copy by hand
         (label_bundle / "manifest.json").write_text(json.dumps({**manifest, "corpus": "rows"}), encoding="utf-8")
         one.wait_for("The changed bundle was not loaded; still serving the previous one: .*vectors.npy is missing")
         time.sleep(2.5)
@@ -214,12 +214,12 @@ def test_a_broken_change_is_told_and_the_old_index_serves_on(label_bundle, index
         index_py("add", label_bundle, "--label", "板球", "--text", "足球")
         one.wait_for("Now serving the changed bundle: 56 labels, 1 added, 0 removed")
         assert one.ask("POST", ROUTE, {"data": {"text": "足球"}})[2]["result"]["label_name"] == [["板球"]]
-        figures = figures_of(one)
-        assert 'text_cls_renewals_total{result="done"} 1.0' in figures
-        assert 'text_cls_renewals_total{result="failed"} 3.0' in figures
+        metrics = metrics_of(one)
+        assert 'text_cls_renewals_total{result="done"} 1.0' in metrics
+        assert 'text_cls_renewals_total{result="failed"} 3.0' in metrics
 
 
-def figures_of(one):
+def metrics_of(one):
     connection = one.connect()
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -230,8 +230,8 @@ def figures_of(one):
 # ------------------------------------------------------------------------------------------- a search that takes long
 
 
-def test_a_slow_search_holds_nobody_else_up(serve, retrieval, monkeypatch):
-    """While a search takes its time the event loop answers, and the model runs for others."""
+def test_a_slow_search_does_not_block_others(serve, retrieval, monkeypatch):
+    """During a slow search the event loop answers, and the model runs for other requests."""
     one = serve(retrieval["news", "rows"], "--deadline_seconds", 1.5)
     predictor, go, begun = service_of(one).predictor, threading.Event(), threading.Event()
     real = predictor.search

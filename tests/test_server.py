@@ -54,7 +54,7 @@ def test_parameters_are_honoured(serve, bundles):
         assert client.post("/models/cls_hierarchical", json={"data": {"text": "足球"}, **sent}).status_code == 200
 
 
-def test_the_bundles_decision_is_the_servers_and_prob_limit_changes_its_threshold_alone(serve, bundles, tmp_path):
+def test_the_bundles_decision_applies_and_prob_limit_changes_only_its_threshold(serve, bundles, tmp_path):
     folder = tmp_path / "fitted"
     shutil.copytree(bundles["news"], folder)
     replace_decision(open_bundle(str(folder)), Decision(min_k=1, temperature=2.0, hierarchy="one_per_level"))
@@ -67,14 +67,14 @@ def test_the_bundles_decision_is_the_servers_and_prob_limit_changes_its_threshol
             assert [name.count("##") for name in names] == list(range(len(names))) and names
 
 
-def test_prob_limit_stands_for_thresholds_per_label_and_leaves_the_rest(serve, bundles, tmp_path):
+def test_prob_limit_replaces_thresholds_per_label_and_nothing_else(serve, bundles, tmp_path):
     folder = tmp_path / "fitted"
     shutil.copytree(bundles["news"], folder)
     best = Predictor(str(folder), num_threads=1).probabilities(TEXTS).max(axis=1)
     ranked = np.sort(best)
     widest = np.diff(ranked).argmax()
     none_below = float(ranked[widest : widest + 2].mean())  # some texts lie below it, some above, none near
-    thresholds = [0.0, *np.ones(54)]  # so that the first label, which has no parent, is all that is ever found
+    thresholds = [0.0, *np.ones(54)]  # so that only the first label, which has no parent, is ever predicted
     decision = Decision(tuple(thresholds), max_k=2, none_below=none_below)
     replace_decision(open_bundle(str(folder)), decision)
     client, ours = serve(str(folder)), Predictor(str(folder), num_threads=1)
@@ -114,7 +114,7 @@ def test_requests_of_any_kind_share_runs_and_answer_as_alone(serve):
 
 
 def test_ernie_m(families, run, tmp_path):
-    """Its tokens come of SentencePiece, its graph of another script's branch; the server does not notice."""
+    """SentencePiece makes its tokens and its graph has a single input; the server treats it like any other."""
     import export_model
     from text_cls.decision import Decision
     from text_cls.neural.checkpoint import Checkpoint, save_checkpoint
@@ -139,7 +139,7 @@ def test_ernie_m(families, run, tmp_path):
 # ------------------------------------------------------------------------------------------------ pages, log, metrics
 
 
-def test_nothing_of_a_text_is_logged(serve, caplog, monkeypatch):
+def test_texts_are_not_logged(serve, caplog, monkeypatch):
     monkeypatch.setattr("text_cls.cli.logger.propagate", True)
     caplog.set_level(logging.DEBUG)
     client, secret = serve(), "绝密secret"
@@ -178,7 +178,7 @@ def test_pages_need_no_network(serve):
         assert not re.search(r"(src|href)=.?(https?:)?//", text)
 
 
-def test_figures(serve):
+def test_metrics(serve):
     client = serve()
     ask(client, TEXTS)
     ask(client, [])
@@ -195,11 +195,11 @@ def test_figures(serve):
         "text_cls_requests_under_way 1.0",
     ):
         assert line in text, line
-    assert serve().get("/metrics").text.count("text_cls_texts_total 0.0") == 1  # each server counts for itself
+    assert serve().get("/metrics").text.count("text_cls_texts_total 0.0") == 1  # each server has its own counts
 
 
-def test_the_event_loop_goes_on_while_a_large_request_is_tokenised(serve, monkeypatch):
-    """/health/live answers between two parts of 256 texts, though one thread tokenises them all."""
+def test_the_event_loop_is_not_blocked_while_a_large_request_is_tokenised(serve, monkeypatch):
+    """/health/live answers between two parts of 256 texts, although one thread tokenises them all."""
     client = serve("news", "--max_texts", 256)
     tokenizer, seen = service_of(client).predictor.tokenizer, []
     real, step = tokenizer.encode, threading.Event()

@@ -49,7 +49,7 @@ def test_the_other_route_and_no_route(serve):
         ),
     ],
 )
-def test_what_cannot_be_answered(serve, value, message):
+def test_invalid_requests(serve, value, message):
     client = serve("news", "--max_texts", 4, "--max_characters", 30, "--queue_tokens", 100)
     answer = client.post("/models/cls_hierarchical", json=value)
     assert answer.status_code == 422 and message in answer.json()["detail"]
@@ -60,14 +60,14 @@ def test_what_cannot_be_answered(serve, value, message):
 @pytest.mark.parametrize(
     "body", [b"{", b"", b"\xff\xfe", b'{"data": {"text": "\\ud800"}}', b"[" * 100000, b'{"data":{"text":NaN}}']
 )
-def test_what_is_no_json(serve, body):
+def test_bodies_that_are_not_json(serve, body):
     client = serve()
     answer = client.post("/models/cls_hierarchical", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422 and len(answer.content) < 300
 
 
-def test_faults_without_number_are_not_listed(serve):
-    """A million faults in one request would cost more than a million texts."""
+def test_only_the_first_of_many_errors_is_listed(serve):
+    """Listing a million errors of one request would cost more than a million texts."""
     client = serve()
     for value in ({"data": {"text": [1] * 150000}}, {"data": {"text": "a"}, **{str(k): 1 for k in range(70000)}}):
         answer = client.post("/models/cls_hierarchical", json=value)
@@ -183,7 +183,7 @@ def test_a_client_that_left_costs_no_run(serve, bundles):
 
 
 def leave(app, value):
-    """The statuses answered to a client that goes away once it has sent its request."""
+    """The statuses sent to a client that leaves after it has sent its request."""
     events = [{"type": "http.request", "body": json.dumps(value).encode(), "more_body": False}]
     sent = []
 
@@ -210,7 +210,7 @@ def leave(app, value):
     return [status for status in sent if status]
 
 
-def test_a_fault_of_the_model_is_told_without_the_text(serve, caplog, monkeypatch):
+def test_an_error_of_the_model_is_reported_without_the_text(serve, caplog, monkeypatch):
     client, secret = serve(), "绝密文本"
     real = service_of(client).batcher.run
     monkeypatch.setattr("text_cls.cli.logger.propagate", True)

@@ -1,4 +1,4 @@
-"""The server's page, driven as a person would: a text typed, labels read."""
+"""The server's page, used as by a person: a text typed, labels read."""
 
 import re
 from contextlib import ExitStack
@@ -172,7 +172,7 @@ ANSWERS = {
 }
 
 
-def test_faults_are_told_and_trying_again_helps(visit):
+def test_errors_are_shown_and_trying_again_helps(visit):
     page = visit("news")
     page.driver.execute_script("window.real = window.fetch")
     for answer, message in ANSWERS.values():
@@ -190,7 +190,7 @@ def test_fits_the_window(visit, task, width):
     page = visit(task, width)
     for texts in ("", "W" * 2000 + "\n" + "字" * 2000 + "\n足球"):
         page.ask(texts)
-        page.threshold(0)  # every label there is
+        page.threshold(0)  # all labels
         assert_sound(page.driver)
     page["language"].click()
     assert_sound(page.driver)

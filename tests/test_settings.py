@@ -48,13 +48,13 @@ def test_settings(run, caplog, monkeypatch):
         (["--bundel", "x"], {}, "--bundel"),
     ],
 )
-def test_settings_that_cannot_be(argv, environ, message):
+def test_invalid_settings(argv, environ, message):
     with pytest.raises(settings.UserError) as error:
         settings.parse_args(argv, environ=environ)
     assert message in str(error.value)
 
 
-def test_a_start_that_fails_is_told_in_a_sentence(run, tmp_path):
+def test_a_failed_start_is_reported_in_a_sentence(run, tmp_path):
     status, log = run(server.main, "--max_texts", "x")
     assert status == 2 and "argument --max_texts: invalid" in log and "--help" in log
     words = ("server.py", "--bundle", tmp_path, "--port", 0)
@@ -89,7 +89,7 @@ def test_a_system_that_allows_no_more_connections(monkeypatch, error):
     server.allow_connections()
 
 
-def test_a_port_that_is_taken(run, bundles):
+def test_a_port_in_use(run, bundles):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

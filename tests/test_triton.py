@@ -21,7 +21,7 @@ from text_cls.serving.predictor import Predictor
 
 @pytest.fixture(scope="module")
 def served(triton, bundles, tmp_path_factory):
-    """A server of the hierarchical bundle, ready: server, repository, predictor."""
+    """A running server of the hierarchical bundle: server, repository, predictor."""
     folder = tmp_path_factory.mktemp("triton")
     assert script.main(["--bundle", str(bundles["news"]), "--output", str(folder / "models")]) == 0
     with triton_server(folder / "models", folder / "log.txt") as server:
@@ -30,7 +30,7 @@ def served(triton, bundles, tmp_path_factory):
         )
 
 
-HOLD = """
+PAUSE = """
 
 class TritonPythonModel(TritonPythonModel):
     def execute(self, requests):
@@ -45,9 +45,9 @@ QUEUE, ROWS = 24, 4
 
 @pytest.fixture(scope="module")
 def narrow(triton, bundles, tmp_path_factory):
-    """A server where 24 requests may wait and 4 rows make a run, and whose models can be held: server, predictor, hold.
+    """A server with room for 24 requests and 4 rows per run, whose models can be paused: server, predictor, pause.
 
-    While the block of hold(model) lasts, that model (one of Python) gives no answers.
+    Within the block of pause(model), that model (one in Python) does not answer.
     """
     folder = tmp_path_factory.mktemp("narrow")
     flags = ["--bundle", str(bundles["news"]), "--output", str(folder / "models"), "--max_batch_size", str(ROWS)]
@@ -56,10 +56,10 @@ def narrow(triton, bundles, tmp_path_factory):
         assert script.main(flags) == 0
     for model in script.PYTHON_MODELS:
         with open(folder / "models" / model / "1" / "model.py", "a", encoding="utf-8") as file:
-            file.write(HOLD.format(path=str(folder / model)))
+            file.write(PAUSE.format(path=str(folder / model)))
 
     @contextlib.contextmanager
-    def hold(model):
+    def pause(model):
         (folder / model).touch()
         try:
             yield
@@ -68,8 +68,8 @@ def narrow(triton, bundles, tmp_path_factory):
 
     with triton_server(folder / "models", folder / "log.txt") as server:
         predictor = Predictor(str(bundles["news"]), num_threads=1)
-        yield SimpleNamespace(server=server, predictor=predictor, hold=hold)
-    assert server.process.returncode == 0  # no request is left in it
+        yield SimpleNamespace(server=server, predictor=predictor, pause=pause)
+    assert server.process.returncode == 0  # no request is left
 
 
 def metric(server, name):
@@ -99,7 +99,7 @@ def test_a_request_that_is_too_large_is_refused(served):
         served.server.infer("seqcls", ["好"] * 65)
 
 
-def test_rows_that_cannot_be_read_have_their_own_error(served):
+def test_rows_that_cannot_be_read_get_an_error(served):
     texts = [TEXTS[0], b"\xe5\xa5\xbd\xff", "好" * 100_000, "", "好" * 20_000, b"\xed\xa0\x80", TEXTS[3]]
     outputs = served.server.infer("seqcls", texts)
     rows = names_and_scores(outputs)
@@ -123,15 +123,15 @@ def test_json_as_curl_sends_it(served):
 
 
 def test_requests_of_different_lengths_share_runs_and_each_gets_its_own_answer(served):
-    """60 requests at once, no two of one length, a bad one after every fifth.
+    """60 requests at once, all of different lengths, every sixth of them invalid.
 
-    That they come at once is the machine's to say: where one is answered before the next has come, they are sent again.
+    Whether they do depends on the machine: if each is answered before the next arrives, they are sent again.
     """
     texts = [served_text(i) for i in range(60)]
     wanted = list(served.predictor.predict([text for text in texts if isinstance(text, str)]))
     models = ("tokenizer", "seqcls_batcher", "seqcls_model")
-    served.server.infer("seqcls", [""])  # the first request has runs more, which look at padding
-    alone = set(models)  # those that have not been seen to take several rows in a run
+    served.server.infer("seqcls", [""])  # the first request causes two more runs, which check padding
+    alone = set(models)  # models that have not yet run several rows at once
     for _ in range(20):
         before = {model: served.server.statistics(model) for model in models}
         with ThreadPoolExecutor(60) as pool:
@@ -146,7 +146,7 @@ def test_requests_of_different_lengths_share_runs_and_each_gets_its_own_answer(s
             after = served.server.statistics(model)
             rows, runs = (after[key] - before[model][key] for key in ("inference_count", "execution_count"))
             assert rows == (50 if model == "seqcls_model" else 60)
-            if runs < rows:  # the batcher's and the graph's runs: of rows of different lengths
+            if runs < rows:  # those of the batcher and of the graph have rows of different lengths
                 alone.discard(model)
         if not alone:
             break
@@ -157,8 +157,8 @@ def served_text(i):
     return b"\xff" if i % 6 == 5 else "公司裁员，足球赛" + "好" * i
 
 
-def test_a_run_that_fails_fails_alone(served):
-    """A token that the model does not know, sent past the tokenizer; the next request is answered."""
+def test_a_failed_run_does_not_affect_others(served):
+    """A token unknown to the model, sent without the tokenizer; the next request is answered."""
     data = {"datatype": "INT64", "shape": [1, 3], "data": [1, 10**9, 2]}
     body = json.dumps({"inputs": [{"name": name, **data} for name in ("input_ids", "token_type_ids")]})
     status, _, answer = served.server.get("models/seqcls_batcher/infer", body.encode("utf-8"))
@@ -172,7 +172,7 @@ def test_metrics_count_the_runs(served):
 
 
 IDS, TYPES = "input_ids", "token_type_ids"
-MALFORMED = [  # (model, {input: (type, shape, data)}, message). [0, 1] with data for one row comes to a model as [1]
+MALFORMED = [  # (model, {input: (type, shape, data)}, message). [0, 1] with data for one row reaches a model as [1]
     ("seqcls", {"INPUT": ("BYTES", [0, 1], b"")}, "expected 1 string elements"),
     ("tokenizer", {"INPUT_0": ("BYTES", [0, 1], b"\x01\0\0\0x")}, "no rows"),
     ("seqcls_batcher", {IDS: ("INT64", [0, 1], bytes(8)), TYPES: ("INT64", [0, 1], bytes(8))}, "no rows"),
@@ -181,9 +181,9 @@ MALFORMED = [  # (model, {input: (type, shape, data)}, message). [0, 1] with dat
 
 
 @pytest.mark.parametrize(("model", "inputs", "message"), MALFORMED)
-def test_a_malformed_request_fails_alone(narrow, model, inputs, message):
-    """Among 20 good ones, which wait beside it and so share its runs."""
-    held = "tokenizer" if model == "seqcls" else model
+def test_a_malformed_request_does_not_affect_others(narrow, model, inputs, message):
+    """Among 20 valid requests, which wait at the same time and so share its runs."""
+    paused = "tokenizer" if model == "seqcls" else model
     head = [
         {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
         for name, (kind, shape, data) in inputs.items()
@@ -193,11 +193,11 @@ def test_a_malformed_request_fails_alone(narrow, model, inputs, message):
     length = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
     texts = [f"公司裁员，足球赛{'好' * i}" for i in range(20)]
     with ThreadPoolExecutor(23) as pool:
-        with narrow.hold(held):
+        with narrow.pause(paused):
             answers = [pool.submit(narrow.server.infer, "seqcls", [text]) for text in texts[:10]]
             faults = [pool.submit(narrow.server.get, f"models/{model}/infer", bad, length) for _ in range(3)]
             answers += [pool.submit(narrow.server.infer, "seqcls", [text]) for text in texts[10:]]
-            wait_until(lambda: metric(narrow.server, rf'nv_inference_pending_request_count{{model="{held}".*}}') > 8)
+            wait_until(lambda: metric(narrow.server, rf'nv_inference_pending_request_count{{model="{paused}".*}}') > 8)
         wanted = narrow.predictor.predict(texts)
         for answer, (names, _) in zip(answers, wanted):
             assert names_and_scores(answer.result())[0][0] == names
@@ -206,14 +206,14 @@ def test_a_malformed_request_fails_alone(narrow, model, inputs, message):
             assert status >= 400 and message in json.loads(body)["error"]
 
 
-@pytest.mark.parametrize("held", ["tokenizer", "seqcls_batcher"])
-def test_a_full_queue_refuses_at_once(narrow, held):
-    """What waits is answered, what does not fit is refused while the others wait, and nothing hangs."""
+@pytest.mark.parametrize("paused", ["tokenizer", "seqcls_batcher"])
+def test_a_full_queue_refuses_at_once(narrow, paused):
+    """Waiting requests are answered, those beyond the limit are refused meanwhile, and nothing hangs."""
     texts = [f"公司裁员，足球赛{'好' * (i % 20)}" for i in range(80)]
     with ThreadPoolExecutor(80) as pool:
-        with narrow.hold(held):
+        with narrow.pause(paused):
             answers = [pool.submit(narrow.server.infer, "seqcls", [text]) for text in texts]
-            most = QUEUE + 2 * ROWS  # in the queue, in a run, and in one that is next
+            most = QUEUE + 2 * ROWS  # in the queue, in a run, and in the next one
             wait_until(lambda: sum(answer.done() for answer in answers) >= 80 - most)
             assert sum(answer.done() for answer in answers) <= 80 - QUEUE
         answered = 0
@@ -231,7 +231,7 @@ def test_a_full_queue_refuses_at_once(narrow, held):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_a_clients_file_is_the_one_of_predict(served, triton, trained, run, kind, tmp_path):
+def test_the_file_of_a_client_is_the_one_of_predict(served, triton, trained, run, kind, tmp_path):
     dataset, checkpoint = trained["news"]
     write_lines(tmp_path / "texts.txt", [*lines_of(dataset / "data.txt"), "好" * 2000, "<b>&\"'😀", *TEXTS[:1] * 100])
     flags = ("--device", "cpu", "--dataset_dir", tmp_path, "--data_file", "texts.txt", "--params_path", checkpoint)
@@ -260,7 +260,7 @@ def test_a_clients_texts(served, triton, kind):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
+def test_what_a_client_says_about_errors(served, triton, kind, tmp_path):
     write_lines(tmp_path / "long.txt", ["足球", "好" * 20_001, "a\tb\tc"])
     here, other = served.server.grpc_url, served.server.http_url
     here, other = (here, other) if kind == "grpc" else (other, here)
@@ -291,12 +291,12 @@ def test_what_a_client_says_of_faults(served, triton, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_a_client_asks_a_full_server_again(narrow, triton, kind, tmp_path):
+def test_a_client_retries_when_the_queue_is_full(narrow, triton, kind, tmp_path):
     refusals = r"nv_inference_request_failure{.*}"
     flags = ("--url", getattr(narrow.server, f"{kind}_url"), "--input_file", tmp_path / "texts.txt")
     write_lines(tmp_path / "texts.txt", TEXTS[2:4] * 4)
     with ThreadPoolExecutor(80) as pool:
-        with narrow.hold("tokenizer"):
+        with narrow.pause("tokenizer"):
             before = metric(narrow.server, refusals)
             for _ in range(79):
                 pool.submit(narrow.server.infer, "seqcls", ["足球"])
@@ -315,7 +315,7 @@ def test_a_client_asks_a_full_server_again(narrow, triton, kind, tmp_path):
 
 
 def without(package, folder):
-    """Environment variables for a Python that lacks a package."""
+    """Environment variables for a Python without a package."""
     line = f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')\n"
     (folder / f"{package}.py").write_text(line, encoding="utf-8")
     return {"PYTHONPATH": str(folder)}

@@ -1,4 +1,4 @@
-"""Real Triton servers of repositories without this project, of changed ones, and of other models."""
+"""Real Triton servers of repositories copied elsewhere, of changed ones, and of another model."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def refuse(event, arguments):
     if event == "open" and isinstance(arguments[0], str):
         path = os.path.realpath(arguments[0])
         if path.startswith({root!r}) and not path.startswith({kept!r}):
-            raise PermissionError(f"{{path}} is of the project, which is not in a container")
+            raise PermissionError(f"{{path}} is in the project, which a container does not have")
 
 sys.addaudithook(refuse)
 """
 
 
 def sealed(folder):
-    """The folder of a bundle after a change, with a manifest that fits."""
+    """The folder of a changed bundle, with a manifest that matches again."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     made = ("version", "variants", "files")
     write_manifest(str(folder), {name: value for name, value in manifest.items() if name not in made})
@@ -38,7 +38,7 @@ def sealed(folder):
 
 
 def decided(bundle, folder):
-    """A copy of a flat bundle that gives each text several labels, of hostile names, and calibrated probabilities."""
+    """A copy of a flat bundle with several labels per text, hostile label names and calibrated probabilities."""
     shutil.copytree(bundle, folder)
     Decision(min_k=1, temperature=2.0, threshold=0.1).save(folder / "decision.json")
     hostile = ["<b>\"&'😀\\</b>", "长" * 2000, "a b\u2028c"]
@@ -48,7 +48,7 @@ def decided(bundle, folder):
 
 @pytest.mark.parametrize("name", ["reviews", "ernie_m"])
 def test_a_copy_serves_without_the_project(triton, bundles, ernie_m, run, name, tmp_path):
-    """Python in the server is kept from opening any file of the project; flat labels, and one input alone."""
+    """Python in the server cannot open any file of the project; with flat labels, and with a single input."""
     bundle = ernie_m if name == "ernie_m" else decided(bundles[name], tmp_path / "bundle")
     flags = ("--max_characters", 100_000, "--num_threads", 1)
     assert run(script.main, "--bundle", bundle, "--output", tmp_path / "models", *flags)[0] == 0
@@ -60,15 +60,15 @@ def test_a_copy_serves_without_the_project(triton, bundles, ernie_m, run, name, 
         outputs = server.infer("seqcls", [*texts, b"\xff"])
         assert names_and_scores(outputs)[-1].startswith("the text is not UTF-8")
         assert_same({k: v[:-1] for k, v in outputs.items()}, Predictor(str(bundle), num_threads=1), texts)
-        assert outputs["label"].shape[1] > 3  # labels of a row
-        # The rows of one request, in groups, and the two rows that show whether padding counts.
+        assert outputs["label"].shape[1] > 3  # labels per row
+        # The rows of one request, in groups, and the two rows that check padding.
         lengths = Predictor(str(bundle)).encode(texts).lengths
         runs = server.statistics("seqcls_model")["execution_count"]
         assert runs == 2 + len(budget_batches(lengths, 32 * open_bundle(str(bundle)).manifest["max_seq_length"]))
         group = server.process.pid
     assert server.process.returncode == 0
     with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)  # nobody is left of it
+        os.killpg(group, 0)  # no process is left
 
 
 def test_a_changed_repository_is_not_served(triton, bundles, run, tmp_path):
@@ -86,7 +86,7 @@ def test_a_changed_repository_is_not_served(triton, bundles, run, tmp_path):
 
 
 def test_a_server_that_computes_padding_wrongly_answers_nothing(triton, bundle, run, tmp_path):
-    """As with ONNX Runtime 1.20; here the graph takes another token for the padding."""
+    """As with ONNX Runtime 1.20; here the graph treats another token as padding."""
     model = onnx.load(bundle / "model.onnx")
     (pad,) = (tensor for tensor in model.graph.initializer if tensor.name == "pad_token_id")
     pad.CopyFrom(onnx.numpy_helper.from_array(np.array(9), "pad_token_id"))
@@ -105,7 +105,7 @@ output [ { name: "label" data_type: TYPE_INT64 dims: [ -1 ] } ]
 """
 
 
-def test_a_client_does_not_take_anothers_model(triton, tmp_path):
+def test_a_client_refuses_another_model(triton, tmp_path):
     (tmp_path / "models" / "seqcls" / "1").mkdir(parents=True)
     (tmp_path / "models" / "seqcls" / "config.pbtxt").write_text(ANOTHER, encoding="utf-8")
     code = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"

@@ -1,4 +1,4 @@
-"""What build_repository.py writes from a bundle, and what it refuses."""
+"""What build_repository.py writes for a bundle, and when it refuses."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def test_the_repository_holds_exact_copies(bundles, run, tmp_path):
     assert model.read_bytes() == (bundles["news"] / "model.onnx").read_bytes()
 
 
-def test_a_damaged_bundle_is_refused_and_the_older_repository_stays(bundle, run, tmp_path):
+def test_a_damaged_bundle_is_refused_and_an_existing_repository_stays(bundle, run, tmp_path):
     flags = ("--bundle", bundle, "--output", tmp_path / "models")
     assert run(script.main, *flags)[0] == 0
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "models").rglob("*"))
@@ -87,7 +87,7 @@ def test_a_damaged_bundle_is_refused_and_the_older_repository_stays(bundle, run,
     assert not (tmp_path / "other").exists()
 
 
-def test_a_repository_replaces_only_its_like(bundles, run, tmp_path):
+def test_only_a_repository_is_replaced(bundles, run, tmp_path):
     flags = ("--bundle", bundles["news"], "--output", tmp_path / "models")
     assert run(script.main, *flags)[0] == run(script.main, *flags)[0] == 0
     (tmp_path / "models" / "somebodys_model").mkdir()
@@ -110,6 +110,6 @@ def test_variants_are_for_their_devices(bundles, run, tmp_path):
 
 
 def test_the_containers_packages_are_those_of_the_tests():
-    held = set(lines_of(ROOT / "requirements" / "constraints.txt"))
+    pinned = set(lines_of(ROOT / "requirements" / "constraints.txt"))
     pins = [line.split("#")[0].strip() for line in lines_of(FOLDER / "requirements.txt") if "==" in line]
-    assert len(pins) == 2 and set(pins) <= held
+    assert len(pins) == 2 and set(pins) <= pinned
