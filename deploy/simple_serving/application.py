@@ -111,36 +111,9 @@ def add_routes(app, state):
     async def info():
         return JSONResponse(state.service.info)
 
-    def add_task(task):
-        question = {"application/json": {"schema": {"$ref": "#/components/schemas/Question"}}}
-        extra = {"requestBody": {"required": True, "content": question}}
-        kind = "found by an index" if task == RETRIEVAL else task.replace("_", "-")
-
-        @app.post(
-            ROUTES[task],
-            summary=f"Labels of texts, for a bundle with labels that are {kind}",
-            response_model=Answer,
-            responses=answers(408, 413, 415, 422, 500, 503, 504),
-            openapi_extra=extra,
-            operation_id=ROUTES[task].removeprefix("/models/"),
-        )
-        async def classify(request: Request):
-            return await label(request, state.service, task)
-
     for task in ROUTES:
-        add_task(task)
-
-    @app.get("/health/live", summary="Whether the process runs", responses=answers())
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
-    @app.get("/health/ready", summary="Whether texts are accepted", responses=answers(503))
-    async def ready() -> dict[str, str]:
-        try:
-            state.service.check_alive()
-        except Closed as error:
-            return error_response(503, f"not ready: {error}", {"Retry-After": str(error.retry_after)})
-        return {"status": "ready"}
+        add_task(app, state, task)
+    add_health(app, state)
 
     plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus metrics"}}
 
@@ -156,6 +129,37 @@ def add_routes(app, state):
     async def docs():
         headers = {"Content-Security-Policy": f"{NOTHING_ELSE}; style-src 'unsafe-inline'; img-src data:"}
         return HTMLResponse(render(schema_of(app, state.service)), headers=headers)
+
+
+def add_task(app, state, task):
+    question = {"application/json": {"schema": {"$ref": "#/components/schemas/Question"}}}
+    extra = {"requestBody": {"required": True, "content": question}}
+    kind = "found by an index" if task == RETRIEVAL else task.replace("_", "-")
+
+    @app.post(
+        ROUTES[task],
+        summary=f"Labels of texts, for a bundle with labels that are {kind}",
+        response_model=Answer,
+        responses=answers(408, 413, 415, 422, 500, 503, 504),
+        openapi_extra=extra,
+        operation_id=ROUTES[task].removeprefix("/models/"),
+    )
+    async def classify(request: Request):
+        return await label(request, state.service, task)
+
+
+def add_health(app, state):
+    @app.get("/health/live", summary="Whether the process runs", responses=answers())
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", summary="Whether texts are accepted", responses=answers(503))
+    async def ready() -> dict[str, str]:
+        try:
+            state.service.check_alive()
+        except Closed as error:
+            return error_response(503, f"not ready: {error}", {"Retry-After": str(error.retry_after)})
+        return {"status": "ready"}
 
 
 def schema_of(app, service):

@@ -80,76 +80,53 @@ def step(model, inputs, outputs):
     return f"    {{\n      model_name: {quoted(model)}\n      model_version: -1\n{''.join(maps)}    }}"
 
 
+ANSWERS = [("label", "INT64", [-1]), ("confidence", "FP32", [-1]), ("label_name", "STRING", [-1])]
+TEXT, ERROR = ("STRING", [1]), ("error", "STRING", [1])
+CPU, MERGED = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batching { }\n"
+PYTHON = 'backend: "python"'
+
+
 def configurations(manifest, args, digest):
     """{model: its config.pbtxt}, from a bundle's manifest and the SHA-256 of its graph."""
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
     ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
-    names = [name for name, _, _ in inputs]
-    text, error = ("STRING", [1]), ("error", "STRING", [1])
     tokens = [(f"OUTPUT_{i}", kind, dims) for i, (_, kind, dims) in enumerate(inputs)]
-    answers = [("label", "INT64", [-1]), ("confidence", "FP32", [-1]), ("label_name", "STRING", [-1])]
-    hierarchical = str(manifest["hierarchical"]).lower()
 
-    def model(name, kind, ins, outs, *more, ragged=False):
-        head = f"name: {quoted(name)}\n{kind}\nmax_batch_size: {args.max_batch_size}\n"
+    def model(kind, ins, outs, *more, ragged=False):
+        head = f"{kind}\nmax_batch_size: {args.max_batch_size}\n"
         return "".join([head, tensors("input", ins, ragged), tensors("output", outs), *more])
 
-    def where(device):
-        return f"instance_group [ {{ count: 1 kind: KIND_{device.upper()} }} ]\n"
-
-    python, cpu, merged = 'backend: "python"', where("cpu"), "dynamic_batching { }\n"
     bounded = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {QUEUE} }} }}\n"
     padding = parameters(
         pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest
     )
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
-    steps = [
-        step(
-            "tokenizer",
-            {"INPUT_0": "INPUT"},
-            {**{token: f"tokenizer_{name}" for (token, _, _), name in zip(tokens, names)}, "error": "error"},
-        ),
-        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output: "OUTPUT_2"}),
-        step(
-            "seqcls_postprocess",
-            {"POST_INPUT": "OUTPUT_2", "POST_error": "error"},
-            {f"POST_{name}": name for name, _, _ in answers},
-        ),
-    ]
-    return {
-        "tokenizer": model("tokenizer", python, [("INPUT_0", *text)], [*tokens, error], cpu, bounded, limit),
-        "seqcls_batcher": model(
-            "seqcls_batcher", python, inputs, [(output, *shape)], cpu, bounded, padding, ragged=True
-        ),
-        "seqcls_model": model(
-            "seqcls_model",
-            'platform: "onnxruntime_onnx"',
-            inputs,
-            [(output, *shape)],
-            where(args.device),
-            merged,
-            threads,
-        ),
-        "seqcls_postprocess": model(
-            "seqcls_postprocess",
-            python,
-            [("POST_INPUT", *shape), ("POST_error", *text)],
-            [(f"POST_{name}", kind, dims) for name, kind, dims in answers],
-            cpu,
-            merged,
-        ),
-        "seqcls": model(
-            "seqcls",
-            'platform: "ensemble"',
-            [("INPUT", *text)],
-            [*answers, error],
-            "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n",
-            limit,
-            parameters(hierarchical=hierarchical),
-        ),
+    hierarchical = parameters(hierarchical=str(manifest["hierarchical"]).lower())
+    graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
+    results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
+    steps = ensemble([name for name, _, _ in inputs], output)
+    models = {
+        "tokenizer": model(PYTHON, [("INPUT_0", *TEXT)], [*tokens, ERROR], CPU, bounded, limit),
+        "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, padding, ragged=True),
+        "seqcls_model": model(graph, inputs, logits, CPU.replace("CPU", args.device.upper()), MERGED, threads),
+        "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
+        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, hierarchical),
     }
+    return {name: f"name: {quoted(name)}\n{content}" for name, content in models.items()}
+
+
+def ensemble(names, output):
+    """The steps from texts to labels. names, output: tensors of the graph."""
+    tokens = {f"OUTPUT_{i}": f"tokenizer_{name}" for i, name in enumerate(names)}
+    answers = {f"POST_{name}": name for name, _, _ in ANSWERS}
+    steps = [
+        step("tokenizer", {"INPUT_0": "INPUT"}, {**tokens, "error": "error"}),
+        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output: "OUTPUT_2"}),
+        step("seqcls_postprocess", {"POST_INPUT": "OUTPUT_2", "POST_error": "error"}, answers),
+    ]
+    return "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- the folder

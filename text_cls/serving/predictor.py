@@ -84,8 +84,6 @@ class Predictor:
         max_seq_length: int | None = None,
         spin: bool = True,
     ) -> None:
-        import onnxruntime
-
         if problem := onnx_device_problem(device):
             raise UserError(problem)
         if variant == "fp16" and device == "cpu":
@@ -108,6 +106,11 @@ class Predictor:
             raise UserError(
                 f"max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; allow more"
             )
+        self._open_session(variant, device, device_id, num_threads, spin)
+
+    def _open_session(self, variant, device, device_id, num_threads, spin):
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0  # 0: one per core
         options.log_severity_level = 3
@@ -122,7 +125,7 @@ class Predictor:
         width = self.session.get_outputs()[0].shape[-1]
         if isinstance(width, int) and width != self.columns:  # it may be a name, for a number known only in a run
             raise UserError(
-                f"{folder}: the model outputs {width} numbers per text, not {self.columns}; export it again"
+                f"{self.bundle.folder}: the model outputs {width} numbers per text, not {self.columns}; export it again"
             )
 
     def take(self, bundle: Bundle) -> None:
