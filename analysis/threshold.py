@@ -263,9 +263,7 @@ def verdict(args, comparison, candidates):
     gain = best.gain
     if len(candidates) > 1:  # the gain that it was chosen for is too high
         figures, gain = comparison.choice(candidates)
-        logger.info(
-            "Chosen: %s. The figures below are for rows used neither to fit nor to choose it", best.name
-        )
+        logger.info("Chosen: %s. The figures below are for rows used neither to fit nor to choose it", best.name)
         log_line("the better of the two", figures, gain)
     if args.temperature:
         losses = (

@@ -1,4 +1,4 @@
-"""A headless Chromium for the pages: what a person would see, at a desk and on a phone."""
+"""A headless Chromium for the pages: what a person sees, on a desktop and on a phone."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
 
 @contextlib.contextmanager
 def chromium(width=1280, height=900):
-    """A selenium driver. Skips where Chromium is not installed; `make test` installs it where it may."""
+    """A selenium driver. Skips the test if Chromium is not installed; `make test` installs it if it can."""
     if not (DRIVER and BROWSER):
         if os.environ.get("CI"):
             pytest.fail("CI has no Chromium: apt-get install chromium chromium-driver")
-        pytest.skip("Chromium is not here: apt-get install chromium chromium-driver")
+        pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -28,18 +28,18 @@ def chromium(width=1280, height=900):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with contextlib.ExitStack() as stack:
-        # It leaves its sockets' folder behind; outside a test's own folder, since a socket's path must be short.
+        # For the folder of sockets that Chromium leaves behind; a test's own folder would make their paths too long.
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER, env={**os.environ, "TMPDIR": folder}))
         stack.callback(driver.quit)
-        # Chromium's window is never narrower than 500 pixels; the page is told otherwise, as by a phone.
+        # Chromium's window is never narrower than 500 pixels, so the page gets the size of a phone by emulation.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield driver
 
 
 def assert_sound(driver):
-    """No error in the console, and nothing wider than the window."""
+    """Asserts that the console has no error and nothing is wider than the window."""
     errors = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert not errors, errors
     wide = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
@@ -67,7 +67,7 @@ class Page:
     def __init__(self, driver, url):
         self.driver = driver
         driver.get(url)
-        self.wait(lambda: self["about"].text or self["fault"].text)
+        self.wait(lambda: self["about"].text or self["message"].text)
 
     def __getitem__(self, name):
         return self.driver.find_element(By.ID, name)
@@ -76,9 +76,9 @@ class Page:
         return WebDriverWait(self.driver, 30, 0.05).until(lambda _: condition())
 
     def ask(self, text):
-        """Types texts and sends them by keyboard; returns what the page then shows of labels."""
+        """Types texts and submits them by keyboard; returns the labels that the page then shows."""
         self["texts"].clear()
-        # Sent by script: chromedriver's keyboard has no emoji.
+        # Typed by script: chromedriver's keyboard has no emoji.
         self.driver.execute_script("arguments[0].value = arguments[1]", self["texts"], text)
         self["texts"].send_keys(Keys.CONTROL, Keys.ENTER)
         return self.labels()

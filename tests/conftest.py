@@ -204,6 +204,47 @@ def bundles(trained, tmp_path_factory):
     return folders
 
 
+@pytest.fixture
+def bundle(bundles, tmp_path):
+    """A copy of the hierarchical bundle, to damage."""
+    return shutil.copytree(bundles["news"], tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def ernie_m(families, tmp_path_factory):
+    """Bundle of a small ERNIE-M with random weights, which has a single input."""
+    from families import save_as_checkpoint
+
+    import export_model
+
+    folder = tmp_path_factory.mktemp("ernie_m")
+    checkpoint = save_as_checkpoint(families, "ernie_m", folder / "checkpoint")
+    flags = ["--params_path", str(checkpoint), "--output_path", str(folder / "export"), "--multilingual"]
+    assert export_model.main(flags) == 0
+    return folder / "export"
+
+
+@pytest.fixture
+def serve(bundles):
+    """serve("news" or "reviews" or bundle, *flags, key=None) -> TestClient of a started application."""
+    from starlette.testclient import TestClient
+
+    import settings
+    from application import create_app
+
+    clients = []
+
+    def call(bundle="news", *flags, key=None):
+        words = ["--bundle", str(bundles.get(bundle, bundle)), "--num_threads", "1", *map(str, flags)]
+        chosen = settings.parse_args(words, environ={settings.API_KEY: key} if key else {})
+        clients.append(TestClient(create_app(chosen), raise_server_exceptions=False))
+        return clients[-1].__enter__()
+
+    yield call
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
 @pytest.fixture(scope="session")
 def encoders(learner, tmp_path_factory):
     """{"news" and "reviews": (data set, checkpoint)} of an encoder for retrieval that has learnt a little."""
@@ -306,6 +347,19 @@ def indexed_bundle(run_index, retrieval, tmp_path, request):
         return folder
 
     return call
+
+
+@pytest.fixture
+def label_bundle(retrieval, tmp_path):
+    """A copy to change, of the hierarchy with label texts: the text of a label gets its path, others get one label."""
+    from retrieval_bundles import put_index
+
+    from text_cls.decision import Decision
+    from text_cls.search.embedded_index import EmbeddedIndex
+
+    folder = shutil.copytree(retrieval["news", "labels"], tmp_path / "bundle")
+    put_index(folder, EmbeddedIndex.open(str(folder)), decision=Decision(0.9999, min_k=1, hierarchy="one_per_level"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A server of Milvus Lite as a process of its own."""
+"""A Milvus Lite server as a process."""
 
 import socket
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 
 def start_milvus(folder, port):
-    """A server of Milvus Lite in a process of its own, when it answers."""
+    """Starts a Milvus Lite server and waits until it answers; returns its process."""
     command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(300):

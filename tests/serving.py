@@ -1,4 +1,4 @@
-"""Servers as processes of their own, for tests: started on a free port, ended whatever happens."""
+"""The HTTP server in tests: as a process on a free port, which always ends; and helpers for one in this process."""
 
 import contextlib
 import http.client
@@ -7,24 +7,34 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from conftest import ROOT, command_line
 
 HERE = ROOT / "deploy" / "simple_serving"
 JSON = {"Content-Type": "application/json"}
-# A model that takes so many seconds a run once it is warm, whatever the machine: what a test of overload needs.
+TEXTS = [
+    "台风登陆，学校停课一天",
+    "足球",
+    "公司裁员三成，股价当日大跌",
+    "😀 Café <b>\"'&</b> [CLS]",
+    "好" * 2000,
+    "足球",
+]
+# A server whose warm model takes a fixed number of seconds per run, whatever the machine: for tests of overload.
 SLOW = """
 import sys, time
 sys.path.insert(0, {here!r})
 import server
-from batcher import Batcher
+from batcher import Batcher, Speed
 real = Batcher.warm_up
 
 def warm_up(self, row):
     costs, run = real(self, row), self.run
     self.run = lambda rows: (time.sleep({seconds}), run(rows))[1]
-    self._speed = self.batch_tokens, {seconds}
+    self._speed = Speed(self.batch_tokens, {seconds})
     return costs
 
 Batcher.warm_up = warm_up
@@ -33,7 +43,7 @@ sys.exit(server.main(sys.argv[1:]))
 
 
 def wait_until(condition, seconds=60):
-    """The limit ends a test that hangs; it is not what is tested."""
+    """Waits. The time limit only ends a test that hangs; it is not what is tested."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -61,7 +71,7 @@ class Process:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(self, method="GET", path="/health/live", value=None, timeout=30):
-        """(status, headers, value of the JSON) of one request on a connection of its own."""
+        """(status, headers, JSON value) of one request on a new connection."""
         with contextlib.closing(self.connect(timeout)) as connection:
             body = None if value is None else json.dumps(value)
             connection.request(method, path, body, JSON)
@@ -80,7 +90,7 @@ class Process:
 
 @contextlib.contextmanager
 def serving(bundle, log, *flags, seconds=None, **environment):
-    """A running server.py as `Process`; with `seconds`, its model takes so long a run."""
+    """A running server.py as `Process`; with `seconds`, its model takes that long per run."""
     words = ["--bundle", bundle, "--port", 0, "--num_threads", 1, *flags]
     if seconds is None:
         command = command_line("server.py", *words)
@@ -94,3 +104,49 @@ def serving(bundle, log, *flags, seconds=None, **environment):
     finally:
         process.kill()
         process.wait(30)
+
+
+@contextlib.contextmanager
+def asking(server, route, text):
+    """Yields a list that 4 clients fill with (status, value) of the answers to texts, until the block ends."""
+    stop, answers = threading.Event(), []
+
+    def ask_on():
+        while not stop.is_set():
+            status, _, value = server.ask("POST", route, {"data": {"text": text}})
+            answers.append((status, value))
+
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(ask_on) for _ in range(4)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+    for task in tasks:
+        task.result()
+
+
+# -------------------------------------------------------------- a server in this process, by the TestClient of `serve`
+
+
+def service_of(client):
+    return client.app.state.server.service
+
+
+def ask(client, text, task="cls_hierarchical", **parameters):
+    return client.post(f"/models/{task}", json={"data": {"text": text}, "parameters": parameters})
+
+
+class PausedModel:
+    """Pauses the model of a service until `go` is set."""
+
+    def __init__(self, client):
+        self.batcher, self.rows = service_of(client).batcher, []
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.real, self.batcher.run = self.batcher.run, self.run
+
+    def run(self, rows):
+        self.rows.append(len(rows))
+        self.begun.set()
+        assert self.go.wait(30)
+        return self.real(rows)

@@ -1,4 +1,4 @@
-"""Dynamic batching without HTTP: a model that adds up tokens, and one that waits to be told to go on."""
+"""Dynamic batching without HTTP: a model that adds up tokens, and one whose runs wait for a signal."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher import Batcher, Closed, Full
+from batcher import Batcher, Closed, Full, Speed
 from text_cls.batching import cheapest_batches
 
 
@@ -25,7 +25,7 @@ def row(length, value=1):
 
 
 class Steps:
-    """A model whose runs start when they are let, and which keeps the rows of each."""
+    """A model whose runs wait for `go`, and that records the rows of each run."""
 
     def __init__(self, fails=()):
         self.runs, self.fails, self._go, self._begun = [], fails, threading.Semaphore(0), threading.Semaphore(0)
@@ -94,7 +94,7 @@ def test_every_request_is_answered_once_in_order_as_alone(requests, batching, bu
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 40), max_size=9), seed=st.integers(0, 100))
 def test_batches_are_the_cheapest_there_are(lengths, seed):
-    """Beside all ways to cut the rows, sorted by length, into batches within the largest run."""
+    """Compared with all ways to split the rows, sorted by length, into batches no larger than the largest run."""
     cost = np.cumsum(np.random.default_rng(seed).integers(0, 9, 33)) + 5.0
     lengths = np.array(lengths, dtype=np.int64)
 
@@ -125,8 +125,8 @@ def test_costs_are_measured(batcher):
     ("fixed", "runs"),
     [(0, [[9], [1], [2], [3]]), (6, [[9], [1, 2], [3]]), (1000, [[9], [1, 2, 3]])],
 )
-def test_costs_are_heeded(batcher, fixed, runs):
-    """Where runs cost nothing but their tokens no row is padded; where they are dear, all share one."""
+def test_costs_decide_which_rows_share_a_run(batcher, fixed, runs):
+    """If a run costs no more than its tokens, no row is padded; if a run is expensive, all rows share one."""
     steps = Steps()
     ours = batcher(steps, batch_tokens=64)
     ours._cost = np.arange(65.0) + fixed
@@ -147,12 +147,12 @@ def test_what_comes_during_a_run_shares_the_next(batcher):
     futures += [ours.submit([row(20, k)]) for k in range(1, 6)]
     steps.go()
     steps.wait_for_run()
-    assert steps.runs == [[0], [1, 2, 3, 4, 5]]  # an idle model waited for nobody
+    assert steps.runs == [[0], [1, 2, 3, 4, 5]]  # an idle model did not wait
     steps.go()
     assert [future.result(10)[0, 1] for future in futures] == [20 * k for k in range(6)]
 
 
-def test_batching_off_runs_each_request_for_itself(batcher):
+def test_batching_off_runs_each_request_separately(batcher):
     steps = Steps()
     ours = batcher(steps, batching=False)
     first = ours.submit([row(20, 9)])
@@ -171,7 +171,7 @@ def test_a_small_request_does_not_wait_for_a_big_one(batcher):
     small = ours.submit([row(10, 1)])
     steps.go(2)
     assert small.result(10)[0, 1] == 10 and not big.done()
-    # Nor does a big one wait for ever, though small ones keep coming as fast as they can be served.
+    # A big one does not wait forever either, though small ones keep coming as fast as they can be served.
     for _ in range(100):
         steps.wait_for_run()
         ours.submit([row(100, 2)] * 10)
@@ -223,7 +223,7 @@ def test_what_is_cancelled_does_not_reach_the_model(batcher):
     assert 2 not in [k for run in steps.runs for k in run] and ours.tokens == ours.texts == 0
 
 
-def test_a_fault_of_the_model_is_its_requests_own(batcher):
+def test_an_error_of_the_model_affects_only_its_request(batcher):
     steps = Steps(fails=(13,))
     ours = batcher(steps)
     first = ours.submit([row(10, 0)])
@@ -233,18 +233,18 @@ def test_a_fault_of_the_model_is_its_requests_own(batcher):
     assert good.result(10).shape == other.result(10).shape == (40, 2) and first.result(10) is not None
     with pytest.raises(ValueError, match="number 13"):
         bad.result(10)
-    assert ours.submit([row(5, 3)]).result(10)[0, 1] == 15  # the thread lives
+    assert ours.submit([row(5, 3)]).result(10)[0, 1] == 15  # the thread is alive
     ours.close(10)
     assert ours.tokens == ours.texts == 0
 
 
-def test_a_cancellation_in_the_moment_of_a_fault_does_not_end_the_thread(batcher):
+def test_a_cancellation_at_the_moment_of_an_error_does_not_end_the_thread(batcher):
     steps = Steps(fails=(13,))
     ours = batcher(steps)
     bad = ours.submit([row(10, 13)])
     steps.wait_for_run()
-    tell = bad.set_exception
-    bad.set_exception = lambda error: (bad.cancel(), tell(error))
+    set_exception = bad.set_exception
+    bad.set_exception = lambda error: (bad.cancel(), set_exception(error))
     steps.go(2)
     with pytest.raises(ValueError, match="number 13"):
         bad.result(10)
@@ -266,30 +266,30 @@ def test_the_queue_is_bounded_in_tokens(batcher):
     assert 1 not in [k for run in steps.runs for k in run]
 
 
-def test_who_would_wait_too_long_is_refused_and_told_how_long(batcher):
+def test_a_request_that_would_wait_too_long_is_refused_with_a_time_to_retry(batcher):
     took = []
 
     def slow(rows):
         start = time.monotonic()
-        time.sleep(0.05)  # or more, where other processes want the cores
+        time.sleep(0.05)  # or more, if other processes need the cores
         took.append(time.monotonic() - start)
         return model(rows)
 
     ours = batcher(slow, batch_tokens=100, patience=1.0)
     assert list(ours.warm_up(row(100), rounds=1)) == [8, 16, 32, 64, 100]  # 2,000 tokens a second in a full run
-    first = ours.submit([row(100)] * 60)  # alone, however big: it shall be tried
+    first = ours.submit([row(100)] * 60)  # accepted whatever its size, since nothing else waits
     with pytest.raises(Full) as error:
         ours.check(1)
-    # 6,000 tokens wait 3 seconds, of which one is bearable
+    # 6,000 tokens take 3 seconds, of which one may be waited for
     assert 2 <= error.value.retry_after <= math.ceil(60 * (max(took) + 0.01) - 1)
     start = time.monotonic()
     time.sleep(error.value.retry_after)
-    ours.check(1)  # what was told is true
+    ours.check(1)  # the time to retry was right
     assert first.result(10).shape == (60, 2) and time.monotonic() - start < 60 * max(took) + 2
 
 
 def test_a_stall_is_forgotten(batcher):
-    """A speed measured while the machine stood still refuses for a while, not for good."""
+    """A speed measured while the machine stalled causes refusals for a while, not forever."""
     go = threading.Event()
 
     def run(rows):
@@ -297,13 +297,13 @@ def test_a_stall_is_forgotten(batcher):
         return model(rows)
 
     ours = batcher(run, patience=5.0)
-    ours._speed = 1024.0, 60.0  # one run took a minute
+    ours._speed = Speed(1024, 60)  # one run took a minute
     first = ours.submit([row(10)])
     with pytest.raises(Full):
         ours.check(100)
     go.set()
     assert first.result(10) is not None
-    for _ in range(100):  # nothing ever waits behind them
+    for _ in range(100):  # nothing waits behind any of them
         ours.submit([row(10)]).result(10)
     go.clear()
     ours.submit([row(10)])

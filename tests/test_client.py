@@ -1,4 +1,4 @@
-"""The client against the real server, and against one that does whatever a server or a proxy may do."""
+"""The client with the real server, and with one that does anything a server or a proxy might do."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def servers(bundles, tmp_path_factory):
 
 
 class Silent(ThreadingHTTPServer):
-    """Says nothing of clients that hang up."""
+    """Does not report clients that hang up."""
 
     daemon_threads = True
 
@@ -51,7 +51,7 @@ class Silent(ThreadingHTTPServer):
 
 
 class Fake:
-    """A server whose answer to a POST is a function's: (texts, number of the request) -> (status, headers, bytes).
+    """A server that answers a POST by a function: (texts, number of the request) -> (status, headers, bytes).
 
     None as an answer: it hangs up. An Event: it waits for it first, and hangs up then.
     """
@@ -70,11 +70,11 @@ class Fake:
                 pass
 
             def do_GET(self):
-                self.tell(200, {}, json.dumps(info or fake.INFO).encode())
+                self.reply(200, {}, json.dumps(info or fake.INFO).encode())
 
             def do_POST(self):
                 size = int(self.headers["Content-Length"])
-                if len(body := self.rfile.read(size)) < size:  # the client has gone
+                if len(body := self.rfile.read(size)) < size:  # the client has left
                     return
                 with fake.lock:
                     fake.largest = max(fake.largest, size)
@@ -90,11 +90,11 @@ class Fake:
                 if isinstance(made, threading.Event):
                     made.wait(30)
                 if isinstance(made, tuple):
-                    self.tell(*made)
+                    self.reply(*made)
                 else:
                     self.close_connection = True
 
-            def tell(self, status, headers, body):
+            def reply(self, status, headers, body):
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": len(body)}.items():
                     self.send_header(name, value)
@@ -112,7 +112,7 @@ class Fake:
 
 
 def labels_of(texts):
-    """An answer whose one label is the text's length, so that a mix-up of rows shows."""
+    """An answer with one label per text, its length, so that mixed-up rows show."""
     result = {"label": [[0] for _ in texts], "confidence": [[0.75] for _ in texts]}
     result["label_name"] = [[f"{len(text)} characters"] for text in texts]
     return 200, {}, json.dumps({"result": result}).encode()
@@ -201,7 +201,7 @@ def test_a_key(run, bundles, tmp_path, monkeypatch):
         assert "s3cret" not in server.text()
     monkeypatch.setenv("TEXT_CLS_API_KEY", "schlüssel")
     status, log = run(script.main, "--url", url)
-    assert status == 2 and "a character that no key can have" in log
+    assert status == 2 and "a character that is not allowed in a key" in log
 
 
 def test_another_servers_route(run, servers):
@@ -210,17 +210,17 @@ def test_another_servers_route(run, servers):
     assert run(script.main, "--url", f"{servers['news']}/models/cls_hierarchical/")[0] == 0
 
 
-def test_limits_of_the_server_are_met_before_anything_is_sent(run, fake, texts):
+def test_limits_of_the_server_are_checked_before_anything_is_sent(run, fake, texts):
     one = fake(lambda texts, number: labels_of(texts))
     write_lines(texts, ["字" * 51, "短", "字" * 2000])
     status, log = run(script.main, "--url", one.url, "--input_file", texts, "--batch_size", 257)
     assert status == 2 and "3 problems" in log and not one.times
     assert f"{texts}:1: 51 characters, 50 are taken at most" in log and f"{texts}:3: 2000 characters" in log
-    assert "--batch_size 257: the server takes 256 texts a request at most" in log
+    assert "--batch_size 257: the server takes at most 256 texts per request" in log
 
 
 def test_a_server_that_is_full(run, bundles, texts, tmp_path):
-    """More at a time than its queue holds: it refuses some, and all are labelled in the end."""
+    """More requests at a time than its queue takes: some are refused, and all are answered in the end."""
     flags = ("--queue_tokens", 64, "--deadline_seconds", 2)
     with serving(bundles["news"], tmp_path / "log", *flags, seconds=0.1) as server:
         where = (
@@ -237,15 +237,15 @@ def test_a_server_that_is_full(run, bundles, texts, tmp_path):
         assert " 503 " in server.text()
 
 
-# ----------------------------------------------------------------------------------------------------- a server's whims
+# --------------------------------------------------------------------------------------------- a server that misbehaves
 
 
-def test_answers_in_order_and_so_many_requests_at_a_time(run, fake, tmp_path):
+def test_answers_are_in_order_and_concurrency_limits_the_requests(run, fake, tmp_path):
     together = threading.Barrier(5)
 
     def answer(texts, number):
         if number < 5:
-            together.wait(60)  # none is answered before five are under way
+            together.wait(60)  # none is answered before five have arrived
         time.sleep(random.random() / 50)
         return labels_of(texts)
 
@@ -275,7 +275,7 @@ def test_retry_after_is_honoured(run, fake, texts):
     assert len(gaps) == 2 and (gaps >= 1).all() and (gaps < 25).all()
 
 
-def test_retry_after_has_a_bound(run, fake, monkeypatch):
+def test_retry_after_is_bounded(run, fake, monkeypatch):
     monkeypatch.setattr(script, "LONGEST_WAIT", 0.2)
     one = fake(lambda texts, number: labels_of(texts) if number else refusal(503, Retry_After="99999"))
     assert run(script.main, "--url", one.url)[0] == 0
@@ -288,7 +288,7 @@ def test_full_for_too_long(run, fake):
     status, log = run(script.main, "--url", one.url, "--retry_seconds", 5)
     assert status == 2 and time.monotonic() - started < 10
     assert "answers 503: too much to do." in log
-    assert re.search(r"Asked 1 times in \d s; --retry_seconds allows for more", log)
+    assert re.search(r"Tried 1 times in \d s; --retry_seconds allows more", log)
 
 
 @given(st.text() | st.integers().map(str) | st.datetimes().map(lambda date: date.strftime("%a, %d %b %Y %H:%M:%S GMT")))
@@ -303,29 +303,35 @@ def test_retry_after_as_a_date():
     assert script.seconds_to_wait("9" * 5000) == 0  # more digits than Python reads
 
 
-def test_a_connection_that_breaks_is_made_anew(run, fake, texts, tmp_path):
+def test_a_broken_connection_is_opened_again(run, fake, texts, tmp_path):
     one = fake(lambda texts, number: None if number % 3 == 0 else labels_of(texts))
     where = ("--url", one.url, "--input_file", texts, "--output_file", tmp_path / "out.txt")
     assert run(script.main, *where, "--batch_size", 4, "--concurrency", 2)[0] == 0
     assert len(lines_of(tmp_path / "out.txt")) == 40 and len(one.times) > 10
 
 
-FAULTS = {
+ERRORS = {
     "refused": (refusal(401, "a key is wanted"), ["answers 401: a key is wanted. Set the server's key"]),
-    "too large": (refusal(413, "more than 9 bytes"), ["answers 413", "Send fewer texts in a request"]),
-    "not valid": (refusal(422, "text 3 has too many."), ["answers 422: text 3 has too many. Mend what it names"]),
+    "too large": (refusal(413, "more than 9 bytes"), ["answers 413", "Send fewer texts per request"]),
+    "not valid": (
+        refusal(422, "text 3 has too many."),
+        ["answers 422: text 3 has too many. Fix what the message names"],
+    ),
     "failed": (refusal(500), ["answers 500", "The server's log says what happened"]),
-    "a proxy's": ((418, {}, b"<html>"), ["answers 418: an answer of another form", "is server.py what answers there?"]),
-    "no JSON": ((200, {}, b'{"result": {'), ["answers with what is no JSON"]),
-    "no labels": ((200, {}, b'{"result": {"label": []}}'), ["answers without the labels of each text"]),
-    "too few": ((200, {}, b'{"result": {"label_name": [], "confidence": []}}'), ["without the labels of each text"]),
-    "a list": ((200, {}, b"[]"), ["without the labels of each text"]),
+    "a proxy's": (
+        (418, {}, b"<html>"),
+        ["answers 418: not an answer of server.py", "is it server.py that answers"],
+    ),
+    "no JSON": ((200, {}, b'{"result": {'), ["is not JSON"]),
+    "no labels": ((200, {}, b'{"result": {"label": []}}'), ["does not have labels for each text"]),
+    "too few": ((200, {}, b'{"result": {"label_name": [], "confidence": []}}'), ["does not have labels for each text"]),
+    "a list": ((200, {}, b"[]"), ["does not have labels for each text"]),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_end_with_a_remedy_and_leave_the_older_file(run, fake, texts, tmp_path, fault):
-    answer, messages = FAULTS[fault]
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_say_what_to_do_and_leave_an_existing_file(run, fake, texts, tmp_path, error):
+    answer, messages = ERRORS[error]
     one = fake(lambda texts, number: labels_of(texts) if number < 3 else answer)
     write_lines(tmp_path / "out.txt", ["before"])
     where = ("--url", one.url, "--input_file", texts, "--output_file", tmp_path / "out.txt")
@@ -335,7 +341,7 @@ def test_faults_end_with_a_remedy_and_leave_the_older_file(run, fake, texts, tmp
         assert message in log
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.txt", "texts.txt"]
     assert lines_of(tmp_path / "out.txt") == ["before"]
-    assert len(one.times) < 8  # it does not go on
+    assert len(one.times) < 8  # it stops
 
 
 def test_a_server_that_hangs(run, fake):
@@ -343,10 +349,10 @@ def test_a_server_that_hangs(run, fake):
     started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--timeout", 0.3, "--retry_seconds", 1)
     assert status == 2 and time.monotonic() - started < 20
-    assert "no answer within 0.3 s; a larger --timeout or a smaller --batch_size" in log
+    assert "no answer within 0.3 s; use a larger --timeout or a smaller --batch_size" in log
 
 
-def test_a_fault_does_not_wait_for_the_other_requests(run, fake, texts):
+def test_an_error_does_not_wait_for_the_other_requests(run, fake, texts):
     one = fake(lambda texts, number: refusal(422) if number == 1 else one.end)
     started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--input_file", texts, "--batch_size", 4, "--concurrency", 3)
@@ -354,7 +360,7 @@ def test_a_fault_does_not_wait_for_the_other_requests(run, fake, texts):
 
 
 def test_closed_while_a_request_connects(fake, monkeypatch):
-    """`close` finds no socket to shut down yet, so the request has to see it by itself."""
+    """`close` finds no socket to shut down yet, so the request must notice it."""
     one = fake(lambda texts, number: one.end)
     server = script.Server(one.url)
 
@@ -375,21 +381,21 @@ def test_no_server(run):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         status, log = run(script.main, "--url", url)
-    assert status == 2 and f"{url}: no server is there. Start it" in log
+    assert status == 2 and f"{url}: no server runs there. Start it" in log
 
 
 def test_a_server_of_another_kind(run, fake):
     status, log = run(script.main, "--url", fake(None, {"title": "something else"}).url)
-    assert status == 2 and "says nothing of its labels at /info" in log
+    assert status == 2 and "does not list its labels at /info" in log
 
 
 @pytest.mark.parametrize("url", ["localhost:8189", "ftp://a/b", "http://", "http://a:port", "http://[::1"])
-def test_addresses_that_are_none(run, url):
+def test_invalid_addresses(run, url):
     status, log = run(script.main, "--url", url)
-    assert status == 2 and f"--url {url}: an address looks like http://127.0.0.1:8189" in log
+    assert status == 2 and f"--url {url}: expected an address such as http://127.0.0.1:8189" in log
 
 
-def test_flags_that_lack_something(run, fake, tmp_path):
+def test_incomplete_flags(run, fake, tmp_path):
     status, log = run(script.main, "--output_file", "out.txt")
     assert status == 2 and "--input_file" in log
     url = fake(lambda texts, number: labels_of(texts)).url
@@ -434,7 +440,7 @@ def test_a_connection_that_its_thread_closes_meanwhile():
     assert shut == [socket.SHUT_RDWR]
 
 
-def test_an_ended_client_asks_no_more(fake):
+def test_a_closed_client_sends_no_more_requests(fake):
     one = fake(lambda texts, number: labels_of(texts))
     server = script.Server(one.url)
     server.close()

@@ -76,7 +76,7 @@ def test_the_server_takes_it(case):
         assert [",".join(names) for names in answer.json()["result"]["label_name"]] == wanted
         fixed = load_tokenizer(str(bundle)).fixed
         answer = client.post(path, json={"data": {"text": texts}, "parameters": {"max_seq_len": fixed}})
-        assert answer.status_code == 422 and f"{fixed} tokens are not the text's" in answer.text
+        assert answer.status_code == 422 and f"{fixed} of them are special tokens" in answer.text
 
 
 def test_thresholds_are_fitted_to_it(run, prompted, tmp_path):
@@ -134,7 +134,7 @@ def test_half_precision_is_in_the_bundle_and_for_gpus(run, prompted):
     [
         ((), "there is no data.txt; write the texts to it"),
         (("--model_path_prefix", "nowhere/model"), "nowhere/manifest.json: No such file or directory"),
-        (("--max_length", "3"), "max_seq_length 3: {fixed} tokens are not the text's"),
+        (("--max_length", "3"), "max_seq_length 3: {fixed} of them are special tokens"),
     ],
 )
 def test_what_is_refused(run, prompted, tmp_path, flags, message):

@@ -27,13 +27,7 @@ TEXTS = [
 ]
 
 
-@pytest.fixture
-def bundle(bundles, tmp_path):
-    """A copy to damage."""
-    return shutil.copytree(bundles["news"], tmp_path / "bundle")
-
-
-def test_answers_come_in_order_and_in_any_company(bundles):
+def test_answers_are_in_order_and_do_not_depend_on_the_batch(bundles):
     ours = Predictor(str(bundles["news"]), batch_size=2)
     together = ours.probabilities(TEXTS)
     alone = np.concatenate([ours.probabilities([text]) for text in TEXTS])
@@ -94,11 +88,11 @@ def test_the_same_labels_on_the_public_sets(train, learner, run, name, tmp_path)
     assert run(infer.main, *flags, tmp_path / "onnx.txt", *there)[0] == 0
     ours = lines_of(tmp_path / "onnx.txt")
     assert ours == lines_of(tmp_path / "paddle.txt") and len(ours) == len(lines_of(dataset / "dev.txt"))
-    assert sum(not line.endswith("\t") for line in ours) > 100  # labels were given at all
+    assert sum(not line.endswith("\t") for line in ours) > 100  # rows have labels at all
 
 
 def test_without_paddle(bundles, tmp_path):
-    """As on a machine that has neither Paddle nor PaddleNLP, nor what was needed to export."""
+    """As on a machine without Paddle, PaddleNLP and the packages for exporting."""
     write_lines(tmp_path / "texts.txt", ["台风登陆", "足球赛"] * 700)
     absent = ("paddle", "paddlenlp", "paddle2onnx", "paddleslim", "onnx", "sympy", "sklearn", "visualdl")
     code = (
@@ -125,20 +119,20 @@ def test_a_changed_file_is_refused_by_name(bundle, name):
         Predictor(str(bundle))
 
 
-def test_missing_files_are_told_together(bundle):
+def test_missing_files_are_listed_together(bundle):
     os.remove(bundle / "model.onnx")
     os.remove(bundle / "label.txt")
     with pytest.raises(UserError, match="(?s)2 problems.*label.txt is missing.*model.onnx is missing"):
         Predictor(str(bundle))
 
 
-def test_what_is_no_bundle(bundle, trained, tmp_path):
+def test_folders_that_are_not_bundles(bundle, trained, tmp_path):
     with pytest.raises(UserError, match="name a folder that export_model.py or prune.py wrote"):
         Predictor(str(tmp_path))
     with pytest.raises(UserError, match="is a checkpoint: export it"):
         Predictor(str(trained["news"][1]))
     shutil.copytree(bundle, tmp_path / "prompted" / "export")
-    with pytest.raises(UserError, match="the bundle is in .*export, name that"):
+    with pytest.raises(UserError, match="the bundle is in .*export, use that"):
         Predictor(str(tmp_path / "prompted"))
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     for content, message in (
@@ -168,10 +162,10 @@ class Distribution:
     [
         (["onnxruntime"], "this ONNX Runtime has no CUDA; use --device cpu"),
         (["onnxruntime", "onnxruntime-gpu"], "are both installed, and the first hides the second; pip uninstall -y"),
-        (["onnxruntime-gpu"], "finds no CUDA here; see that nvidia-smi works"),
+        (["onnxruntime-gpu"], "finds no CUDA; check that nvidia-smi works"),
     ],
 )
-def test_no_gpu_is_told_with_its_reason(bundles, monkeypatch, installed, message):
+def test_why_there_is_no_gpu(bundles, monkeypatch, installed, message):
     monkeypatch.setattr(metadata, "distributions", lambda: map(Distribution, installed))
     with pytest.raises(UserError) as error:
         Predictor(str(bundles["news"]), device="gpu")
@@ -186,7 +180,7 @@ def test_fp16_is_for_gpus_and_int8_for_cpus(bundles, monkeypatch):
         Predictor(str(bundles["news"]), variant="int8", device="gpu")
 
 
-def test_a_gpu_is_asked_for_by_number(bundles, monkeypatch):
+def test_a_gpu_is_chosen_by_number(bundles, monkeypatch):
     asked = []
 
     def session(path, options, providers):
@@ -196,7 +190,9 @@ def test_a_gpu_is_asked_for_by_number(bundles, monkeypatch):
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(UserError, match="CUDA does not start with device 3"):  # it fell back to the CPU, silently
+    with pytest.raises(
+        UserError, match="CUDA does not start with device 3"
+    ):  # ONNX Runtime falls back to the CPU silently
         Predictor(str(bundles["news"]), device="gpu", device_id=3)
     assert asked == [[("CUDAExecutionProvider", {"device_id": 3}), "CPUExecutionProvider"]]
 
@@ -208,7 +204,7 @@ def test_a_gpu_is_asked_for_by_number(bundles, monkeypatch):
     ("task", "parts"),
     [("news", ["text: ", "prediction result: ", "level 1 : "]), ("reviews", ["input data: ", "labels: "])],
 )
-def test_the_older_suites_lines(bundles, trained, run, task, parts):
+def test_the_lines_of_paddlenlps_application(bundles, trained, run, task, parts):
     where = ("--model_path_prefix", bundles[task] / "float32", "--dataset_dir", trained[task][0])
     status, log = run(infer.main, "--device", "cpu", *where)
     assert status == 0 and "-" * 20 in log
@@ -227,17 +223,17 @@ def test_perf_scores_as_evaluate_does_and_times(bundles, trained, run, tmp_path)
     for kind in ("Micro", "Macro"):
         score = next(line for line in theirs.splitlines() if f"{kind} avg" in line).rpartition(" ")[2]
         assert f"{kind.lower()} f1: {score}" in log
-    assert "sample nums: 60, time: " in log and "of a text: tokenising " in log and "prediction result" not in log
+    assert "sample nums: 60, time: " in log and "per text: tokenisation " in log and "prediction result" not in log
 
 
-def test_flags_that_do_not_fit(bundles, run, tmp_path):
+def test_flags_that_contradict(bundles, run, tmp_path):
     where = ("--model_path_prefix", bundles["news"], "--device", "cpu")
     for flags, message in (
-        ((), "name the folder of the data, --dataset_dir, or a file of texts, --input_file"),
-        (("--input_file", "a.txt", "--perf"), "name the folder of the data"),
-        (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "give one of them"),
+        ((), "needed: the folder of the data, --dataset_dir, or a file of texts, --input_file"),
+        (("--input_file", "a.txt", "--perf"), "needed: the folder of the data"),
+        (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "use one of them"),
         (("--dataset_dir", tmp_path), "data.txt: No such file or directory"),
-        (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "leave --multilingual out"),
+        (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "remove --multilingual"),
         (("--input_file", ROOT / "data" / "data.txt", "--use_quantize"), "holds no int8 model"),
     ):
         status, log = run(infer.main, *where, *flags)

@@ -111,9 +111,9 @@ def test_hostile_labels_and_entries_of_twenty_labels_and_a_single_label(bundle):
 def test_a_bundle_is_opened_by_its_kind(retrieval, bundles, tmp_path):
     assert type(open_predictor(str(bundles["news"]))) is Predictor
     assert type(open_predictor(str(retrieval["news", "rows"]))) is RetrievalPredictor
-    with pytest.raises(UserError, match="is a bundle of kind retrieval, and classification is wanted here; name a fol"):
+    with pytest.raises(UserError, match="is a bundle of kind retrieval, but classification is needed here; name a fol"):
         Predictor(str(retrieval["news", "rows"]))
-    with pytest.raises(UserError, match="is a bundle of kind classification, and retrieval is wanted here.*export_mod"):
+    with pytest.raises(UserError, match="is a bundle of kind classification, but retrieval is needed here.*export_mod"):
         RetrievalPredictor(str(bundles["news"]))
     with pytest.raises(UserError, match="name a folder that export_model.py or prune.py wrote"):
         open_predictor(str(tmp_path))
@@ -126,7 +126,7 @@ def test_triton_serves_only_classifiers(retrieval, run, tmp_path):
 
     where = ("--bundle", retrieval["news", "labels"], "--output", tmp_path / "models")
     status, log = run(build_repository.main, *where)
-    assert status == 2 and "is a bundle of kind retrieval, and classification is wanted here" in log
+    assert status == 2 and "is a bundle of kind retrieval, but classification is needed here" in log
     assert not (tmp_path / "models").exists()
 
 
@@ -147,8 +147,8 @@ def test_triton_serves_only_classifiers(retrieval, run, tmp_path):
         ({"index": {"kind": "milvus", "uri": 5, "collection": "c"}}, "manifest.json is damaged"),
         ({"num_labels": 54}, "label.txt has 55 labels, the model 54"),
         ({"index": None}, "has no index yet; python retrieval_based/index.py build --bundle "),
-        ({"width": 54}, "the model gives 55 numbers for a text, 54 are wanted; export it again"),
-        ({"width": 10**12}, "the model gives 55 numbers for a text"),
+        ({"width": 54}, "the model outputs 55 numbers per text, not 54; export it again"),
+        ({"width": 10**12}, "the model outputs 55 numbers per text"),
     ],
 )
 def test_wrong_fields_of_a_manifest_are_refused(bundle, fields, message):
@@ -206,7 +206,7 @@ def test_reopened_it_uses_the_new_index_and_keeps_its_encoder(bundle):
 def test_another_encoder_is_refused(bundle, retrieval):
     before = open_predictor(str(bundle), num_threads=1)
     put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=7)
-    with pytest.raises(UserError, match="holds another encoder now; start again to serve it"):
+    with pytest.raises(UserError, match="holds another encoder now; restart to serve it"):
         before.reopened()
     put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=before.max_seq_length)
     assert before.reopened().labels.names == before.labels.names

@@ -1,7 +1,7 @@
-"""The same text gets the same labels on every road from a checkpoint to a served model, by a decision with everything.
+"""A text gets the same labels on every way from a checkpoint to a served model, by a decision that uses every setting.
 
 300 texts go through evaluate.py, predict.py, infer.py (ONNX Runtime), the HTTP server and Triton. The functions
-`by_...` take a checkpoint or a bundle of any kind, and give the label names of each row as lists.
+`by_...` take a checkpoint or a bundle, and return a list of label names per row.
 """
 
 import shutil
@@ -35,12 +35,12 @@ def succeed(main, *words):
 
 
 def label_lists(path):
-    """Of what predict.py and infer.py write."""
+    """The labels in a file of predict.py or infer.py."""
     return [[name for name in line.split("\t")[1].split(",") if name] for line in lines_of(path)]
 
 
 def by_evaluate(checkpoint, dataset):
-    """Of the data set's dev file. What is not in bad_case.txt was predicted as it is labelled."""
+    """For the data set's dev file. Rows that are not in bad_case.txt were predicted as labelled."""
     succeed(evaluate.main, "--dataset_dir", dataset, "--params_path", checkpoint, "--device", "cpu")
     wrong = {}
     for line in lines_of(dataset / "bad_case.txt")[1:]:
@@ -85,7 +85,7 @@ def by_triton(bundle, texts, folder):
 
 
 def everything(labels, hierarchy):
-    """A decision in which each part has its say: thresholds from 0.1 to 0.5 that differ from label to label."""
+    """A decision whose every part matters; each label has its own threshold, from 0.1 to 0.5."""
     thresholds = np.random.default_rng(8).uniform(0.1, 0.5, labels).round(3)
     counts = {"min_k": 1, "max_k": 5, "none_below": 0.04}
     return Decision(tuple(thresholds.tolist()), **counts, temperature=1.7, hierarchy=hierarchy)
@@ -101,7 +101,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=sorted(CASES))
 def case(request, trained, learner, tmp_path_factory):
-    """dataset (300 rows in dev.txt), texts, labels, checkpoint and bundle with one decision, what predict.py says."""
+    """dataset (300 rows in dev.txt), texts, labels, checkpoint and bundle with one decision, labels by predict.py."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     dataset = folder / "data"
     if name in trained:
@@ -138,7 +138,7 @@ def case(request, trained, learner, tmp_path_factory):
 
 
 def test_the_decision_shows(case):
-    """Else the rest would show little: other sets than by 0.5, of several sizes."""
+    """Otherwise the other tests would show little: label sets differ from those by 0.5, and have several sizes."""
     predictor = Predictor(str(case.bundle), num_threads=1)
     predictor.decision = Decision()
     plain = [names for names, _ in predictor.predict(case.texts)]
@@ -146,8 +146,8 @@ def test_the_decision_shows(case):
     assert sum(ours != theirs for ours, theirs in zip(case.expected, plain)) > ROWS / 10
     sizes = {len(names) for names in case.expected}
     assert len(sizes) > 1 and max(sizes) <= 5
-    held = np.array([[name in names for name in case.labels.names] for names in case.expected])
-    assert inconsistent_rows(held, case.labels.parents) == 0
+    predicted = np.array([[name in names for name in case.labels.names] for names in case.expected])
+    assert inconsistent_rows(predicted, case.labels.parents) == 0
 
 
 def test_files_and_http(case, tmp_path):

@@ -1,4 +1,4 @@
-"""schemathesis asks a running server all that its OpenAPI schema allows, and much that it does not."""
+"""schemathesis sends a running server everything that its OpenAPI schema allows, and much that it does not."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ from serving import serving
 
 @pytest.mark.parametrize("key", [None, "s3cret"])
 def test_the_schema_is_the_truth(bundles, tmp_path, key):
-    """No 5xx, no answer that is not in the schema, nothing wrong accepted, nothing sound refused."""
+    """No 5xx, no answer outside the schema, no invalid request accepted, no valid one refused."""
     limits = ("--max_texts", 8, "--max_characters", 200)
     environment = {"TEXT_CLS_API_KEY": key} if key else {}
     with serving(bundles["news"], tmp_path / "log", *limits, **environment) as server:

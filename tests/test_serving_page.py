@@ -1,4 +1,4 @@
-"""The server's page, driven as a person would: a text typed, labels read."""
+"""The server's page, used as by a person: a text typed, labels read."""
 
 import re
 from contextlib import ExitStack
@@ -100,7 +100,8 @@ def test_no_text(visit):
     page = visit("news")
     page["send"].click()
     assert (
-        page["fault"].text == "There is no text yet. Type one above." and page["error"].get_attribute("role") == "alert"
+        page["message"].text == "There is no text yet. Enter one above."
+        and page["error"].get_attribute("role") == "alert"
     )
     assert page.driver.switch_to.active_element == page["texts"] and not page["again"].is_displayed()
     assert page.ask(" \n\n ") == [] and page["error"].is_displayed()
@@ -127,7 +128,7 @@ def test_both_languages(visit):
 def test_a_key(visit, bundles, tmp_path):
     with serving(bundles["news"], tmp_path / "log", TEXT_CLS_API_KEY="s3cret") as server:
         page = visit(f"http://127.0.0.1:{server.port}/")
-        assert page["fault"].text == "The server wants an API key. Enter it above." and page["key"].is_displayed()
+        assert page["message"].text == "The server requires an API key. Enter it above." and page["key"].is_displayed()
         page["key"].send_keys("wrong")
         assert page.ask("足球") == [] and page["error"].is_displayed()
         page["key"].clear()
@@ -145,25 +146,25 @@ def test_the_servers_limits(visit, bundles, tmp_path):
     with serving(bundles["news"], tmp_path / "log", "--max_characters", 20, "--max_texts", 3) as server:
         page = visit(f"http://127.0.0.1:{server.port}/")
         assert page.ask("字" * 21) == []
-        assert page["fault"].text.startswith("The server cannot take this: text 0 (from 0) has 21 characters")
+        assert page["message"].text.startswith("The server cannot process this: text 0 (from 0) has 21 characters")
         assert page.ask("一\n二\n三\n四") == []
-        assert page["fault"].text == "4 texts are more than the 3 this server takes at once. Take some lines out."
+        assert page["message"].text == "4 texts, but this server takes at most 3 at once. Remove some lines."
         assert len(page.ask("一\n二\n三")) == 3 and not page["error"].is_displayed()
 
 
 ANSWERS = {
     "full": (
         "new Response('{\"detail\": \"x\"}', {status: 503, headers: {'Retry-After': '7'}})",
-        "The server has too much to do just now. Try again in 7 s.",
+        "The server is busy. Try again in 7 s.",
     ),
-    "stopping": ("new Response('', {status: 503})", "The server has too much to do just now. Try again soon."),
-    "late": ("new Response('{}', {status: 504})", "The server did not get to it in time. Try again, with fewer texts."),
-    "large": ("new Response('{}', {status: 413})", "This is too much at once. Take some lines out."),
+    "stopping": ("new Response('', {status: 503})", "The server is busy. Try again soon."),
+    "late": ("new Response('{}', {status: 504})", "The server did not answer in time. Try again with fewer texts."),
+    "large": ("new Response('{}', {status: 413})", "This is too much at once. Remove some lines."),
     "failed": (
         'new Response(\'{"detail": "<b>x</b>"}\', {status: 500})',
-        "The server answers with an error (500): <b>x</b>.",
+        "The server returned an error (500): <b>x</b>.",
     ),
-    "a proxy's": ("new Response('<html>', {status: 502})", "The server answers with an error (502)."),
+    "a proxy's": ("new Response('<html>', {status: 502})", "The server returned an error (502)."),
     "gone": (
         "Promise.reject(new TypeError('Failed to fetch'))",
         "The server does not answer. Is it running, and is the network up?",
@@ -171,12 +172,12 @@ ANSWERS = {
 }
 
 
-def test_faults_are_told_and_trying_again_helps(visit):
+def test_errors_are_shown_and_trying_again_helps(visit):
     page = visit("news")
     page.driver.execute_script("window.real = window.fetch")
     for answer, message in ANSWERS.values():
         page.driver.execute_script(f"window.fetch = async () => {answer}")
-        assert page.ask("足球") == [] and page["fault"].text == message and page["status"].text == ""
+        assert page.ask("足球") == [] and page["message"].text == message and page["status"].text == ""
         page.driver.execute_script("window.fetch = window.real")
         page["again"].click()
         assert len(page.labels()) == 1 and not page["error"].is_displayed()
@@ -189,7 +190,7 @@ def test_fits_the_window(visit, task, width):
     page = visit(task, width)
     for texts in ("", "W" * 2000 + "\n" + "字" * 2000 + "\n足球"):
         page.ask(texts)
-        page.threshold(0)  # every label there is
+        page.threshold(0)  # all labels
         assert_sound(page.driver)
     page["language"].click()
     assert_sound(page.driver)

@@ -4,7 +4,7 @@
         server.infer("seqcls", ["a text", "another"])        # {output: array [rows, ...]}
         server.statistics("seqcls_model"), server.grpc_url   # as Triton reports; "127.0.0.1:41234"
 
-`make triton-setup` makes .venv-triton, where the server is: NVIDIA's wheel of it, nvidia-pytriton.
+`make triton-setup` makes .venv-triton with the server: NVIDIA's wheel nvidia-pytriton.
 """
 
 import contextlib
@@ -31,10 +31,20 @@ VENV = ROOT / ".venv-triton"
 PYTHON = VENV / "bin" / "python"
 BACKENDS = ROOT / "tests" / "triton_backends"
 START_SECONDS, STOP_SECONDS = 120, 30
+TEXTS = [
+    "台风登陆，学校停课一天",
+    "",
+    "足球",
+    "公司裁员三成，股价当日大跌",
+    "公司裁员[PAD]三成，股价[SEP]当日大跌",
+    "😀 Café ABC123",
+    "好" * 2000,
+    "\x00\n",
+]
 
 
 class NotReady(RuntimeError):
-    """There is no server, it ended, or it did not become ready; the text says what to do, or ends with its log."""
+    """The server is missing, has ended, or did not become ready; the message says what to do, or ends with its log."""
 
 
 class TritonServer:
@@ -43,7 +53,7 @@ class TritonServer:
         self.process, self.log = process, Path(log)
 
     def get(self, path, body=None, headers=()):
-        """(status, headers, bytes) of an HTTP request; POST where there is a body."""
+        """(status, headers, bytes) of an HTTP request; POST if there is a body."""
         request = urllib.request.Request(f"http://{self.http_url}/v2/{path}", body, dict(headers))
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -58,7 +68,7 @@ class TritonServer:
             return False
 
     def infer(self, model, texts):
-        """{name of an output: array} of texts (str, or bytes of any kind). ValueError with Triton's message."""
+        """{name of an output: array} for texts (str or any bytes). Raises ValueError with Triton's message."""
         raw = [text if isinstance(text, bytes) else text.encode("utf-8") for text in texts]
         data = b"".join(struct.pack("<I", len(one)) + one for one in raw)
         head = {
@@ -113,12 +123,12 @@ def free_ports(count):
 
 
 def make_backends(folder, prelude):
-    """One folder of the wheel's Python backend, the stub it runs models in, and the tests' own onnxruntime.
+    """Makes one folder of the wheel's Python backend, its stub process, and the tests' own onnxruntime backend.
 
-    Copies, since Triton refuses a library that a link leads out of the folder to.
+    Copies, since Triton refuses a library behind a link out of the folder.
     """
     if not PYTHON.exists():
-        raise NotReady(f"{VENV} is not here: make triton-setup")
+        raise NotReady(f"{VENV} is missing: make triton-setup")
     package = next(VENV.glob("lib/python3.*/site-packages")) / "pytriton" / "tritonserver"
     version = package.parent.parent.parent.name.removeprefix("python")
     shutil.copytree(package / "backends" / "python", folder / "python")
@@ -131,17 +141,17 @@ def make_backends(folder, prelude):
 
 @contextlib.contextmanager
 def triton_server(repository, log, *flags, prelude=""):
-    """Yields a `TritonServer` that is ready; it is gone when the block ends.
+    """Yields a `TritonServer` that is ready; it ends with the block.
 
     Args:
         repository: folder of models, as build_repository.py writes it.
-        log: file that gets what the server says.
-        flags: more of tritonserver's own.
+        log: file for the server's output.
+        flags: further flags of tritonserver.
         prelude: Python that runs in the processes of models when they import triton_python_backend_utils.
     """
     with tempfile.TemporaryDirectory(prefix="triton-") as folder:
         package = make_backends(Path(folder, "backends"), prelude)
-        for _ in range(3):  # between finding a free port and its use, somebody else may take it
+        for _ in range(3):  # another process may take a free port before Triton does
             ports = free_ports(3)
             words = [str(package / "bin" / "tritonserver"), f"--model-repository={repository}"]
             words += [f"--backend-directory={folder}/backends", *flags]
@@ -177,7 +187,7 @@ def environment(package):
 
 
 def library_folder():
-    """Where libpython of .venv-triton's Python is, unless the system knows by itself."""
+    """The folder of libpython for .venv-triton's Python, in case the system does not find it."""
     code = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     return subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
@@ -192,19 +202,19 @@ def wait_until_ready(server):
 
 
 def missing_library():
-    """What keeps the server from running Python models with the Python of this process, or None."""
+    """Why the server cannot run Python models with the Python of this process, or None."""
     name = f"libpython{sysconfig.get_python_version()}.so.1.0"
     if os.path.exists(os.path.join(sysconfig.get_config_var("LIBDIR"), name)):
         return None
     try:
         ctypes.CDLL(name)
     except OSError:
-        return f"{name} is not here, which Triton needs: apt-get install libpython{sysconfig.get_python_version()}"
+        return f"{name} is missing, and Triton needs it: apt-get install libpython{sysconfig.get_python_version()}"
     return None
 
 
 def stop(process):
-    """Ends the server and whatever processes it has started: asked for first, then by force."""
+    """Ends the server and all processes it has started: by SIGTERM first, then by SIGKILL."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -219,7 +229,7 @@ if __name__ == "__main__":  # of make triton-setup
 
 
 def client(triton, kind, *flags, **variables):
-    """(exit status, standard output, standard error) of a client in an environment that has no more than it needs."""
+    """(exit status, standard output, standard error) of a client, run by the Python `triton`."""
     words = [str(word) for word in (triton, ROOT / "deploy" / "triton_serving" / f"seqcls_{kind}_client.py", *flags)]
     environment = {**os.environ, **variables}
     answer = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", env=environment)
@@ -227,13 +237,23 @@ def client(triton, kind, *flags, **variables):
 
 
 def names_and_scores(outputs):
-    """What a text's row says: (label names, probabilities) or its error, and that all its outputs agree."""
+    """(label names, probabilities) or the error for each row; asserts that the outputs agree."""
     rows = []
     for label, confidence, names, (error,) in zip(
         *(outputs[name] for name in ("label", "confidence", "label_name", "error"))
     ):
-        held = label >= 0
-        assert held[: held.sum()].all() and not any(names[~held]) and not confidence[~held].any()
-        assert not (error and held.any())
-        rows.append(error or (list(names[held]), confidence[held]))
+        is_filled = label >= 0
+        count = is_filled.sum()
+        assert is_filled[:count].all() and not any(names[count:]) and not confidence[count:].any()
+        assert not (error and count)
+        rows.append(error or (list(names[:count]), confidence[:count]))
     return rows
+
+
+def assert_same(outputs, predictor, texts):
+    wanted = list(predictor.predict(texts))
+    rows = names_and_scores(outputs)
+    assert [row[0] for row in rows] == [names for names, _ in wanted]
+    for (names, scores), (_, theirs), label in zip(rows, wanted, outputs["label"]):
+        assert np.abs(scores - theirs).max(initial=0) < 1e-5
+        assert [predictor.labels.names[i] for i in label if i >= 0] == names

@@ -1,9 +1,9 @@
-"""The bundle: a folder that a machine without Paddle serves, and that cannot be mismatched.
+"""The bundle: a folder that can be served without Paddle, and whose files always belong together.
 
-Static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), tokenizer files, label.txt, decision.json, and
-manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. Nothing that is read here is a
-pickle. A bundle of kind "retrieval" holds an encoder in place of a classifier, and an index of label names by vectors;
-its labels may change while its graph stays.
+It has the static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), the tokenizer files, label.txt,
+decision.json, and manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. None of the
+files read here is a pickle. A bundle of kind "retrieval" has an encoder instead of a classifier, and an index from
+vectors to label names; its labels may change while its graph stays the same.
 """
 
 import contextlib
@@ -19,15 +19,18 @@ from text_cls.files import atomic_folder, recover_folder, sha256, write_json
 from text_cls.rows import Labels, read_labels
 
 MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
-# ONNX files by variant, named as the older suite named what it converted at start-up.
+# ONNX files by variant, with the names that PaddleNLP's application gives to its converted models.
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
-NEEDED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # of a manifest
-CLASSIFICATION, RETRIEVAL = KINDS = ("classification", "retrieval")
+REQUIRED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # keys of a manifest
+CLASSIFICATION, RETRIEVAL = "classification", "retrieval"
+KINDS = (CLASSIFICATION, RETRIEVAL)
 BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}
 
 
 @dataclass
 class Bundle:
+    """A checked bundle on disk."""
+
     folder: str
     manifest: dict
     labels: Labels
@@ -35,12 +38,12 @@ class Bundle:
     digest: str  # SHA-256 of manifest.json, in hexadecimal
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """One of `KINDS`."""
         return self.manifest.get("kind", CLASSIFICATION)
 
-    def onnx_file(self, variant):
-        """Path of a variant's graph. UserError where the bundle does not hold it."""
+    def onnx_file(self, variant: str) -> str:
+        """The path of a variant's graph. Raises UserError if the bundle does not have it."""
         if variant not in self.manifest["variants"]:
             raise UserError(
                 f"{self.folder} holds no {variant} model, only {', '.join(self.manifest['variants'])}. To make one: "
@@ -50,7 +53,7 @@ class Bundle:
 
 
 def write_manifest(folder, fields):
-    """Completes a folder to a bundle: `manifest.json` of the fields and of every file that is there."""
+    """Makes a folder a bundle: writes `manifest.json` with the fields and the SHA-256 of every file."""
     names = sorted(name for name in os.listdir(folder) if name != MANIFEST)
     variants = [variant for variant, name in VARIANTS.items() if name in names]
     files = {name: sha256(os.path.join(folder, name)) for name in names}
@@ -58,7 +61,7 @@ def write_manifest(folder, fields):
 
 
 def files_of_bundle(folder):
-    """Names of the files that a bundle's manifest tells of, and its own; none where there is no manifest to read."""
+    """Names of the files in a bundle's manifest, and the manifest itself; empty without a readable manifest."""
     try:
         with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
             return {MANIFEST, *json.load(file)["files"]}
@@ -67,7 +70,7 @@ def files_of_bundle(folder):
 
 
 def bundle_kind(folder):
-    """One of `KINDS`, as a bundle's manifest says; where there is none to read, `open_bundle` tells of it."""
+    """One of `KINDS`, by the bundle's manifest. Without a readable one, `open_bundle` reports what is wrong."""
     recover_folder(folder)
     try:
         with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
@@ -77,22 +80,25 @@ def bundle_kind(folder):
 
 
 def strange_files_problem(bundle):
-    """What speaks against replacing a bundle's folder: something in it that is not the bundle's, or None."""
+    """Why a bundle's folder must not be replaced: it has files that are not the bundle's. None if it may be."""
     strange = sorted(set(os.listdir(bundle.folder)) - {MANIFEST, *bundle.manifest["files"]})
     return (
-        f"{bundle.folder} holds {', '.join(strange[:5])}, which would be lost; move it elsewhere" if strange else None
+        f"{bundle.folder} also has {', '.join(strange[:5])}, which would be lost; move it elsewhere"
+        if strange
+        else None
     )
 
 
 @contextlib.contextmanager
 def changed_bundle(bundle, changing):
-    """Yields a folder with a bundle's files but those named in `changing`, and the fields of its manifest, to complete;
-    it takes the bundle's place when the block ends well. A server that opens it finds one or the other, whole.
+    """Replaces some files of a bundle in one step: whoever opens it finds the old bundle or the new one, complete.
 
-    All other files stay the same ones, by hard links where the file system has them.
+    Yields a folder with the files that are not in `changing`, and the fields of the manifest; complete both. When the
+    block ends without an error the folder replaces the bundle. Unchanged files are hard links if the file system
+    supports them.
 
     Raises:
-        UserError: the folder holds a file that is not the bundle's and would be lost, or was changed by somebody else.
+        UserError: the folder has a file that is not the bundle's and would be lost, or another process changed it.
     """
     if problem := strange_files_problem(bundle):
         raise UserError(problem)
@@ -114,41 +120,41 @@ def changed_bundle(bundle, changing):
 
 
 def replace_decision(bundle, decision):
-    """Puts another decision into a bundle's folder; raises as `changed_bundle`."""
+    """Replaces the decision in a bundle's folder; see `changed_bundle` for what it raises."""
     with changed_bundle(bundle, {DECISION}) as (folder, _):
         decision.save(os.path.join(folder, DECISION))
 
 
 def _what_to_name(folder, kind):
-    """What to do about a folder without a manifest, as the end of a sentence. kind: of the bundle that is wanted."""
+    """What to do about a folder without a manifest, as the end of a sentence. kind: the kind of bundle needed."""
     made_by = BUNDLE_SCRIPTS[kind or CLASSIFICATION]
     inner = os.path.join(folder, "export")  # where few-shot/train.py puts it
     if os.path.isfile(os.path.join(inner, MANIFEST)):
-        return f"the bundle is in {inner}, name that"
+        return f"the bundle is in {inner}, use that"
     if os.path.isfile(os.path.join(folder, "model_state.pdparams")):
         return f"{folder} is a checkpoint: export it, and name the folder that {made_by} wrote"
     return f"name a folder that {made_by} wrote"
 
 
-def open_bundle(folder, kind=None):
-    """A bundle whose files are those its manifest tells of, byte for byte.
+def open_bundle(folder: str, kind: str | None = None) -> Bundle:
+    """Opens a bundle and checks that all its files match its manifest, byte for byte.
 
     Args:
-        kind: one of `KINDS` where another cannot be taken.
+        kind: one of `KINDS`, if no other is acceptable.
     Raises:
-        UserError: it is no bundle, or of another kind, or a file is missing, strange or changed; the text says which.
+        UserError: it is not a bundle, or of another kind, or files are missing or changed; the message says which.
     """
     recover_folder(folder)
-    path, remedy = os.path.join(folder, MANIFEST), "export it again (python export_model.py) or copy it whole"
+    path, remedy = os.path.join(folder, MANIFEST), "export it again (python export_model.py) or copy all of it"
     try:
         with open(path, "rb") as file:
             content = file.read()
         manifest = json.loads(content)
         version, files = manifest["version"], dict(manifest["files"])
-        if version == VERSION and not NEEDED <= set(manifest):
-            raise KeyError(NEEDED - set(manifest))
+        if version == VERSION and not REQUIRED <= set(manifest):
+            raise KeyError(REQUIRED - set(manifest))
         if version == VERSION and manifest.get("kind") == RETRIEVAL:
-            _check_retrieval(**{name: manifest[name] for name in ("width", "corpus", "search", "index")})
+            _check_retrieval(manifest)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {_what_to_name(folder, kind)}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -177,9 +183,10 @@ def open_bundle(folder, kind=None):
     return Bundle(folder, manifest, labels, decision, hashlib.sha256(content).hexdigest())
 
 
-def _check_retrieval(width, corpus, search, index):
-    """KeyError, TypeError or ValueError where a manifest's fields do not tell how labels are found."""
-    numbers = width, search["neighbours"]
+def _check_retrieval(manifest):
+    """Raises KeyError, TypeError or ValueError if the manifest does not say how labels are found."""
+    corpus, search, index = manifest["corpus"], manifest["search"], manifest["index"]
+    numbers = manifest["width"], search["neighbours"]
     if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(search["vote"], bool):
         raise ValueError(numbers)
     if corpus not in ("labels", "rows") or index is not None and index["kind"] not in ("embedded", "milvus"):
@@ -190,9 +197,9 @@ def _check_retrieval(width, corpus, search, index):
 
 
 def _kind_problem(kind, wanted):
-    """What speaks against a bundle of this kind where `wanted` is (None: any that is known), or None."""
+    """Why a bundle of this kind cannot be used, as the end of a sentence; None if it can. wanted: a kind, or None."""
     if kind not in KINDS:
         return f"is of kind {kind!r}, which is not known here ({', '.join(KINDS)} are)"
     if wanted in (None, kind):
         return None
-    return f"is a bundle of kind {kind}, and {wanted} is wanted here; name a folder that {BUNDLE_SCRIPTS[wanted]} wrote"
+    return f"is a bundle of kind {kind}, but {wanted} is needed here; name a folder that {BUNDLE_SCRIPTS[wanted]} wrote"

@@ -1,11 +1,11 @@
-"""Label texts with a bundle on ONNX Runtime; neither Paddle nor PaddleNLP is needed.
+"""Predict labels with a bundle on ONNX Runtime; neither Paddle nor PaddleNLP is needed.
 
     python infer.py --device cpu --model_path_prefix ../../export/float32 --dataset_dir ../../data
     python infer.py --device cpu --model_path_prefix ../../export/float32 --input_file a.txt --output_file b.txt
     python infer.py --device cpu --use_quantize --model_path_prefix ../../export/float32 --dataset_dir ../../data --perf
 
---perf scores labelled rows and times them, tokenising and model apart. The bundle of a pruned model is taken alike:
---model_path_prefix ../../prune/width_mult_0.75/pruned_model
+--perf scores labelled rows and measures the time of tokenisation and model. The bundle of a pruned model works the same
+way: --model_path_prefix ../../prune/width_mult_0.75/pruned_model
 """
 
 import argparse
@@ -25,45 +25,53 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model_path_prefix", required=True, help="bundle, or the static graph in it (required)")
-    parser.add_argument("--model_name_or_path", help="not needed: the bundle holds its tokenizer")
-    parser.add_argument("--multilingual", action="store_true", help="not needed: the bundle knows; refused if untrue")
-    parser.add_argument("--max_seq_length", type=positive_int, help="tokens of a text (as in training)")
+    parser.add_argument(
+        "--model_path_prefix",
+        required=True,
+        help="folder of the bundle, or its static graph without the ending (required)",
+    )
+    parser.add_argument("--model_name_or_path", help="not needed, the bundle has its tokenizer; ignored (none)")
+    parser.add_argument(
+        "--multilingual", action="store_true", help="not needed, the bundle knows; an error if it disagrees (off)"
+    )
+    parser.add_argument("--max_seq_length", type=positive_int, help="most tokens per text (as in training)")
 
-    run = parser.add_argument_group("how it runs")
-    run.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="(%(default)s)")
+    run = parser.add_argument_group("device")
+    run.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="where the model runs (%(default)s)")
     run.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
-    run.add_argument("--num_threads", type=positive_int, help="threads on a CPU (its cores)")
+    run.add_argument("--num_threads", type=positive_int, help="threads of the model on a CPU (all cores)")
     run.add_argument(
         "--batch_size",
         type=positive_int,
         default=32,
-        help="full-length rows a batch, more of shorter ones (%(default)s)",
+        help="rows of full length per batch; more if they are shorter (%(default)s)",
     )
-    run.add_argument("--use_fp16", action="store_true", help="the bundle's fp16 model, on a GPU (off)")
-    run.add_argument("--use_quantize", action="store_true", help="the bundle's int8 model, on a CPU (off)")
+    run.add_argument("--use_fp16", action="store_true", help="run the bundle's fp16 model, on a GPU (off)")
+    run.add_argument("--use_quantize", action="store_true", help="run the bundle's int8 model, on a CPU (off)")
 
     files = parser.add_argument_group("files")
-    files.add_argument("--dataset_dir", help="folder of data.txt, or with --perf of the labelled rows")
-    files.add_argument("--input_file", help="texts, one a line, of any number (data.txt of dataset_dir)")
-    files.add_argument("--output_file", help="text<TAB>label,label as predict.py writes it (none: the log alone)")
-    files.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
-    files.add_argument("--perf", action="store_true", help="score and time labelled rows instead (off)")
-    files.add_argument("--perf_dataset", default="dev", choices=("dev", "test"), help="which rows (%(default)s)")
+    files.add_argument("--dataset_dir", help="folder of data.txt or, with --perf, of labelled rows (none)")
+    files.add_argument("--input_file", help="file of texts, one per line (data.txt in --dataset_dir)")
+    files.add_argument("--output_file", help="file to write, text<TAB>label,label as by predict.py (only the log)")
+    files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
+    files.add_argument("--perf", action="store_true", help="score and time labelled rows instead of predicting (off)")
+    files.add_argument(
+        "--perf_dataset", default="dev", choices=("dev", "test"), help="labelled rows of --perf (%(default)s)"
+    )
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
 
 def measure(predictor, path):
-    """Logs F1 on labelled rows and the time of a text: tokenising, model, and all from text to labels."""
+    """Logs F1 on labelled rows, and the time per text of tokenisation, of the model, and in total."""
     from text_cls.rows import read_rows
     from text_cls.scores import scores
 
     problems = Problems()
     rows = read_rows(path, predictor.labels, problems)
     problems.stop_if_any()
-    texts, parents = [rows.texts[i] for i in range(len(rows))], predictor.labels.parents
-    predictor.probabilities(texts[:256])  # warm-up: threads, memory, and the shapes that come
+    texts, parents = list(rows.texts), predictor.labels.parents
+    predictor.probabilities(texts[:256])  # warm-up: threads, memory, and the shapes to come
     started = time.perf_counter()
     encoded = predictor.encode(texts)
     tokenised = time.perf_counter()
@@ -76,7 +84,7 @@ def measure(predictor, path):
     logger.info("micro f1: %.2f, macro f1: %.2f", 100 * found["micro_f1"], 100 * found["macro_f1"])
     logger.info("sample nums: %d, time: %.2f, latency: %.2f ms", len(texts), total, 1000 * total / len(texts))
     logger.info(
-        "of a text: tokenising %.3f ms, model %.3f ms, total %.3f ms",
+        "per text: tokenisation %.3f ms, model %.3f ms, total %.3f ms",
         *(1000 * seconds / len(texts) for seconds in (tokenised - started, computed - tokenised, total)),
     )
 
@@ -85,9 +93,9 @@ def measure(predictor, path):
 def main(argv=None):
     args = parse_args(argv)
     if args.use_fp16 and args.use_quantize:
-        raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; give one of them")
+        raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
-        raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+        raise UserError("needed: the folder of the data, --dataset_dir, or a file of texts, --input_file")
     from text_cls.serving import open_predictor
     from text_cls.serving.predictor import bundle_of
 
@@ -107,7 +115,7 @@ def main(argv=None):
     )
     kind = predictor.bundle.manifest["model_type"]
     if args.multilingual and kind != "ernie_m":
-        raise UserError(f"{args.model_path_prefix} holds a model of type {kind}; leave --multilingual out")
+        raise UserError(f"{args.model_path_prefix} has a model of type {kind}; remove --multilingual")
     predictor.log()
     predictor.decision = overridden(predictor.decision, **decision_options(args))
     if args.perf:

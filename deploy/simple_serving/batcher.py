@@ -1,9 +1,8 @@
 """Dynamic batching: texts of requests that wait at the same time share runs of the model.
 
-One thread runs the model. What arrives while a run is under way forms the next one; an idle model waits for nothing.
-Which texts share a run follows from what runs cost on this machine, measured at the start: where one text keeps the
-cores busy, padding a short one to a long one costs more than it saves. Nothing of HTTP, of a model or of asyncio is
-known here.
+One thread runs the model. What arrives during a run forms the next one; an idle model never waits. Which texts share a
+run depends on what runs cost on this machine, measured at the start: if one text keeps the cores busy, padding a short
+text to a long one costs more than it saves. This module knows nothing about HTTP, the model or asyncio.
 """
 
 import heapq
@@ -12,29 +11,35 @@ import math
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import numpy as np
 
 from text_cls.batching import cheapest_batches
 
-WINDOW = 128  # waiting texts that a run is chosen from: the more, the more of the same length; planning takes 0.4 ms
-MEMORY = 2.0  # seconds of running after which a measured speed counts for 1/e
+WINDOW = 128  # waiting texts to choose a run from: more have more similar lengths; planning takes 0.4 ms
+MEMORY = 2.0  # seconds of running after which a measured speed counts 1/e as much
 
 
 class Full(Exception):
-    """The queue takes no more now. `retry_after`: whole seconds after which it should."""
+    """The queue is full. `retry_after`: whole seconds after which it should have room again."""
 
     def __init__(self, retry_after):
-        super().__init__(f"the queue is full for about {retry_after} s")
+        super().__init__("too many requests are waiting")
         self.retry_after = retry_after
 
 
 class Closed(Exception):
-    """The batcher finishes what it has and takes nothing new."""
+    """Nothing new is accepted, only what was accepted before is finished. `retry_after`: seconds to wait."""
+
+    retry_after = 5
+
+    def __init__(self, reason="the server is stopping, or its model has failed"):
+        super().__init__(reason)
 
 
 class _Job:
-    """One request: its rows, and their outputs as they come."""
+    """One request: its rows, and their outputs as they become ready."""
 
     def __init__(self, rows, batch_size, columns):
         self.rows, self.batch_size = rows, batch_size or len(rows)
@@ -43,26 +48,43 @@ class _Job:
         self.future = Future()
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Tokens and seconds of the runs so far, older runs counting less."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, tokens, seconds):
+        fade = math.exp(-seconds / MEMORY)
+        return Speed(self.tokens * fade + tokens, self.seconds * fade + seconds)
+
+    @property
+    def per_second(self):
+        """Tokens per second; infinite before the first run."""
+        return self.tokens / self.seconds if self.tokens and self.seconds else math.inf
+
+
 class Batcher:
     """Runs a model on the rows of many requests.
 
     Args:
         run: takes a list of int arrays, the token ids of the rows, and returns a float32 array [rows, columns].
-        columns: of that array.
-        batch_tokens: tokens of one run, padding included.
-        queue_tokens: tokens that may wait.
-        patience: seconds that a request may be expected to wait; where the measured speed says longer, it is refused.
-        batching: False to run each request for itself.
-        observe: called after each run with its number of rows, tokens (padding left out) and seconds.
+        columns: number of columns of that array.
+        batch_tokens: most tokens per run, including padding.
+        queue_tokens: most tokens that may wait.
+        patience: seconds; a request that would wait longer, by the measured speed, is refused.
+        batching: False to run each request separately.
+        observe: called after each run with its number of rows, tokens (without padding) and seconds.
     """
 
     def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None):
         self.run, self.columns, self.batch_tokens, self.queue_tokens = run, columns, batch_tokens, queue_tokens
         self.patience, self.batching, self.observe = patience, batching, observe or (lambda *_: None)
-        self.tokens = self.texts = 0  # accepted and not yet through the model
+        self.tokens = self.texts = 0  # accepted but not yet run
         self._clock = 0  # tokens run so far
-        self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens, until `warm_up` has measured it
-        self._speed = 0.0, 0.0  # tokens and seconds of runs, the older the lighter
+        self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens; a guess until `warm_up` measures it
+        self._speed = Speed()
         self._heap, self._number = [], itertools.count()  # (turn, number, job, row)
         self._closed = False
         self._change = threading.Condition()
@@ -71,11 +93,11 @@ class Batcher:
 
     @property
     def alive(self):
-        """Whether the thread runs that runs the model."""
+        """Whether the thread that runs the model is alive."""
         return self._thread.is_alive()
 
     def warm_up(self, row, rounds=5):
-        """Measures what runs cost, of few tokens to a full batch, on copies and pieces of a row.
+        """Measures what runs cost, from a few tokens to a full batch, on copies and pieces of a row.
 
         Returns:
             {tokens of a run: seconds}.
@@ -84,15 +106,15 @@ class Batcher:
         samples = [[row[:size]] if size <= len(row) else [row] * (size // len(row)) for size in sizes]
         tokens = np.array([sum(map(len, rows)) for rows in samples])
         seconds = np.full(len(sizes), np.inf)
-        for _ in range(rounds):  # each round through all sizes, so that a disturbance meets them alike
+        for _ in range(rounds):  # all sizes in every round, so that a disturbance affects them alike
             for k, rows in enumerate(samples):
                 start = time.perf_counter()
                 self.run(rows)
                 seconds[k] = min(seconds[k], time.perf_counter() - start)
-        # A token is never dearer in a larger run, nor a run cheaper with more tokens; what looks so was disturbed.
+        # Larger runs never cost more per token, nor less in total; measurements that say otherwise were disturbed.
         seconds = np.maximum.accumulate(np.minimum.accumulate(seconds / tokens) * tokens)
         self._cost = np.interp(np.arange(self.batch_tokens + 1), tokens, seconds)
-        self._speed = tokens[-1], seconds[-1]
+        self._speed = Speed(tokens[-1], seconds[-1])
         return dict(zip(tokens.tolist(), seconds.tolist()))
 
     def submit(self, rows, batch_size=None):
@@ -100,18 +122,18 @@ class Batcher:
 
         Args:
             rows: list of int arrays, the token ids of each text.
-            batch_size: rows of this request in one run at most.
+            batch_size: most rows of this request in one run.
         Returns:
-            concurrent.futures.Future of the outputs, float32 [rows, columns]. It holds the model's exception where
-            there was one. Cancelled, its rows do not reach the model any more.
+            concurrent.futures.Future of the outputs, float32 [rows, columns], or of the model's exception. Once it is
+            cancelled, its waiting rows are not run.
         Raises:
             Full, Closed.
         """
         job, tokens = _Job(rows, batch_size, self.columns), sum(map(len, rows))
         with self._change:
             self.check(tokens)
-            # A row's turn comes when the model has run as many tokens since its request arrived as stand before it in
-            # that request. So each waits for its own rows, not for those of a bigger one that came before.
+            # A row's turn comes when the model has run, since the request arrived, as many tokens as precede the row in
+            # its request. So a request waits for its own rows, not for those of a bigger one that came before.
             turn = self._clock
             for i, ids in enumerate(rows):
                 heapq.heappush(self._heap, (turn, next(self._number), job, i))
@@ -125,19 +147,18 @@ class Batcher:
         return job.future
 
     def check(self, tokens=0):
-        """Raises Full or Closed where so many tokens would not be accepted now."""
+        """Raises Full or Closed if this many tokens would not be accepted now."""
         if self._closed:
             raise Closed
         if not self.tokens:
             return
-        ran, seconds = self._speed
-        second = ran / seconds if ran and seconds else math.inf  # tokens of one
-        late = max((self.tokens + tokens) / second - self.patience, (self.tokens + tokens - self.queue_tokens) / second)
+        speed = self._speed.per_second
+        late = max((self.tokens + tokens) / speed - self.patience, (self.tokens + tokens - self.queue_tokens) / speed)
         if late > 0 or self.tokens + tokens > self.queue_tokens:
             raise Full(max(1, math.ceil(late)))
 
     def close(self, seconds):
-        """Takes nothing new; returns when all that was accepted is answered, or after so many seconds."""
+        """Accepts nothing new; returns when all accepted requests are answered, or after `seconds`."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -167,17 +188,16 @@ class Batcher:
                 self._clock += tokens
                 self.tokens -= tokens
                 self.texts -= len(entries)
-                # Runs that nothing waited behind are small, and say little of the speed under load, but that it is no
-                # less than theirs. Without them a speed measured while the machine stood still would stay: so few would
-                # be accepted that nothing ever waits.
-                faster = tokens * self._speed[1] > seconds * self._speed[0]
+                # Runs with nothing waiting behind them are small and only show that the speed under load is no less
+                # than theirs. They must still count: otherwise a speed measured during a stall would stay, since so
+                # few requests would be accepted that nothing ever waits.
+                faster = tokens > seconds * self._speed.per_second
                 if self.tokens >= self.batch_tokens or not self.batching or faster:
-                    fade = math.exp(-seconds / MEMORY)
-                    self._speed = self._speed[0] * fade + tokens, self._speed[1] * fade + seconds
+                    self._speed = self._speed.add(tokens, seconds)
             self.observe(len(entries), tokens, seconds)
 
     def _take(self):
-        """The rows of the next run, [(job, row)]: the one whose turn it is, and others about as long as it."""
+        """The rows of the next run, [(job, row)]: the one whose turn it is, and others of similar length."""
         window, passed, first = [], [], self._heap[0][2]
         while self._heap and len(window) < WINDOW:
             if not self.batching and len(window) == first.waiting:
@@ -207,12 +227,12 @@ class Batcher:
             outputs = self.run([job.rows[i] for job, i in entries])
         except Exception as error:
             jobs = list(dict.fromkeys(job for job, _ in entries))
-            if len(jobs) > 1:  # one of them is to blame: the others shall not suffer
+            if len(jobs) > 1:  # one request is at fault: rerun each alone
                 for one in jobs:
                     self._run([(job, i) for job, i in entries if job is one])
             else:
                 self._drop(jobs[0])
-                if jobs[0].future.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+                if jobs[0].future.set_running_or_notify_cancel():  # it cannot be cancelled after this
                     jobs[0].future.set_exception(error)
             return
         for (job, i), row in zip(entries, outputs):

@@ -1,4 +1,4 @@
-"""Ask a running server.py for labels: a few sample texts, or a file of any size as a stream.
+"""Ask a running server.py for the labels of sample texts or of a file of any size.
 
     python client.py                                                    # sample texts; prints the answer's JSON
     python client.py --url http://127.0.0.1:8189 --input_file texts.txt --output_file labels.txt
@@ -28,21 +28,21 @@ from text_cls.cli import Problems, UserError, command, non_negative_float, posit
 from text_cls.label_tree import SEPARATOR
 from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
-LONGEST_WAIT = 30  # seconds between two tries at most, whatever the server asks for
-SAMPLES = {  # by whether the labels are a hierarchy
+LONGEST_WAIT = 30  # most seconds between two tries, whatever the server asks for
+SAMPLES = {  # True: for hierarchical labels
     True: ["“小满”牌电热毯召回六千条，原因是控温器会短路", "安康汉江边，钓鱼老汉救起三个翻船的学生"],
     False: ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
 }
-REMEDIES = {  # by status; None for the rest
+REMEDIES = {  # by status; None for all others
     401: f"Set the server's key in the environment: {API_KEY}=...",
     403: f"Set the server's key in the environment: {API_KEY}=...",
-    404: "Check --url: it names server.py's host and port, and no other route than the one of its bundle",
-    413: "Send fewer texts in a request: a smaller --batch_size",
-    422: "Mend what it names; its limits are at /info",
+    404: "Check --url: it needs the host and port of server.py; a route, if any, must be the one of its bundle",
+    413: "Send fewer texts per request: use a smaller --batch_size",
+    422: "Fix what the message names; the server's limits are at /info",
     500: "The server's log says what happened",
-    503: "It is starting, stopping, has too much to do or lacks its index: ask again later, --concurrency smaller",
-    504: "It has too much to do: ask again later, with a smaller --concurrency or --batch_size",
-    None: "Check --url: is server.py what answers there?",
+    503: "It is starting, stopping, busy or without its index: try again later, or with a smaller --concurrency",
+    504: "It is busy: try again later, or with a smaller --concurrency or --batch_size",
+    None: "Check --url: is it server.py that answers there?",
 }
 TRIED_AGAIN = (408, 429, 502, 503, 504)
 
@@ -51,37 +51,39 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    ask = parser.add_argument_group("what is asked")
-    ask.add_argument("--max_seq_len", type=positive_int, help="tokens of a text (the server's)")
-    ask.add_argument("--batch_size", type=positive_int, help="texts in a request (32), and then in a run of the model")
-    ask.add_argument("--prob_limit", type=non_negative_float, help="probability a label must exceed (the server's)")
+    request = parser.add_argument_group("request")
+    request.add_argument("--max_seq_len", type=positive_int, help="most tokens per text (the server's)")
+    request.add_argument(
+        "--batch_size", type=positive_int, help="texts per request and, if set, per run of the model (32)"
+    )
+    request.add_argument("--prob_limit", type=non_negative_float, help="probability a label must exceed (the server's)")
 
     files = parser.add_argument_group("files")
-    files.add_argument("--input_file", help="texts, one a line, of any number (none: sample texts)")
-    files.add_argument("--output_file", help="text<TAB>label,label as predict.py writes it (none: the log alone)")
-    files.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
+    files.add_argument("--input_file", help="file of texts, one per line (sample texts)")
+    files.add_argument("--output_file", help="file to write, text<TAB>label,label as by predict.py (only the log)")
+    files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
 
     server = parser.add_argument_group("server")
-    server.add_argument("--url", default="http://127.0.0.1:8189", help="its address (%(default)s)")
+    server.add_argument("--url", default="http://127.0.0.1:8189", help="address of the server (%(default)s)")
     server.add_argument("--concurrency", type=positive_int, default=4, help="requests at a time (%(default)s)")
-    server.add_argument("--timeout", type=seconds, default=60, help="seconds for an answer (%(default)s)")
+    server.add_argument("--timeout", type=seconds, default=60, help="seconds to wait for an answer (%(default)s)")
     server.add_argument(
         "--retry_seconds",
         type=non_negative_float,
         default=120,
-        help="asks again for so long if it is busy (%(default)s)",
+        help="retry for this many seconds if the server is busy (%(default)s)",
     )
     return parser.parse_args(argv)
 
 
 class Server:
-    """One server, asked from several threads; each keeps a connection of its own open.
+    """One server, used by several threads; each keeps its own connection open.
 
     Args:
-        url: http(s)://host:port, with the path a proxy gives it, or with the route of the labels.
+        url: http(s)://host:port, perhaps with the path of a proxy and the route of the labels.
         key: the API key, or None.
         timeout: seconds without a byte of an answer.
-        retry_seconds: a request that met a busy or restarting server is sent again for so long.
+        retry_seconds: how long a request to a busy or restarting server is retried.
     """
 
     def __init__(self, url, key=None, timeout=60, retry_seconds=120):
@@ -91,18 +93,18 @@ class Server:
         except ValueError:
             parts = None
         if not parts or parts.scheme not in ("http", "https") or not self._host:
-            raise UserError(f"--url {url}: an address looks like http://127.0.0.1:8189")
+            raise UserError(f"--url {url}: expected an address such as http://127.0.0.1:8189")
         if key and not (key.isascii() and key.isprintable()):
-            raise UserError(f"{API_KEY} holds a character that no key can have; letters and digits are safe")
+            raise UserError(f"{API_KEY} contains a character that is not allowed in a key; letters and digits are safe")
         self.url, self._connect = url, HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._path, route, name = parts.path.rstrip("/").partition("/models/")
-        self.route = route + name  # empty: the one that /info tells
+        self.route = route + name  # empty: the one that /info names
         self._headers = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
         self._timeout, self._retry_seconds = timeout, retry_seconds
         self._own, self._connections, self._closed = threading.local(), [], threading.Event()
 
     def info(self):
-        """Its route, labels and limits, and whether the labels are a hierarchy."""
+        """The server's route, labels and limits, and whether the labels are a hierarchy."""
         info = self.ask("GET", "/info", patient=False)
         try:
             hierarchical = any(SEPARATOR in name for name in info["labels"])
@@ -110,33 +112,33 @@ class Server:
                 return {**info, "hierarchical": hierarchical}
         except (KeyError, TypeError):
             pass
-        raise UserError(f"{self.url} says nothing of its labels at /info. {REMEDIES[None]}")
+        raise UserError(f"{self.url} does not list its labels at /info. {REMEDIES[None]}")
 
     def ask(self, method, path, value=None, patient=True):
-        """The answer's JSON. Busy servers are asked again; those that do not answer, too, if `patient`."""
+        """The JSON of the answer. Retries if the server is busy or, with `patient`, if it does not answer."""
         body = None if value is None else _encode(value)
         started = time.monotonic()
         for tries in range(1, sys.maxsize):
             try:
                 status, headers, data = self._send(method, path, body)
             except (OSError, HTTPException) as error:
-                fault, again, wanted = self._no_answer(error), patient, 0
+                problem, again, wanted = self._no_answer(error), patient, 0
             else:
                 if status == 200:
                     return self._parse(data)
-                fault, again = self._refusal(status, data), status in TRIED_AGAIN
+                problem, again = self._error_answer(status, data), status in TRIED_AGAIN
                 wanted = seconds_to_wait(headers.get("Retry-After"))
             if not again:
-                raise UserError(fault)
-            # Not sooner than asked for, unless that is later than LONGEST_WAIT; and not all at the same moment.
+                raise UserError(problem)
+            # As long as the server asks, up to LONGEST_WAIT; at random, so that clients do not return together.
             wait = min(max(wanted, 0.25 * 2 ** min(tries, 9)), LONGEST_WAIT) * random.uniform(1, 1.5)
             spent = time.monotonic() - started
             if spent + wait > self._retry_seconds:
-                raise UserError(f"{fault}. Asked {tries} times in {spent:.0f} s; --retry_seconds allows for more")
+                raise UserError(f"{problem}. Tried {tries} times in {spent:.0f} s; --retry_seconds allows more")
             self._closed.wait(wait)
 
     def _send(self, method, path, body):
-        """One try: status, headers, bytes."""
+        """One try: (status, headers, bytes of the body)."""
         self._stop_if_closed()
         connection = getattr(self._own, "connection", None)
         if connection is None:
@@ -146,10 +148,10 @@ class Server:
         try:
             if not reused:
                 connection.connect()
-            self._stop_if_closed()  # again, now that `close` sees the socket: one of the two ends this request
+            self._stop_if_closed()  # again, now that `close` sees the socket: one of them ends this request
             try:
                 connection.request(method, self._path + path, body, self._headers)
-            except BrokenPipeError:  # a body that it does not want; it may have said so before it hung up
+            except BrokenPipeError:  # it refused the body, and may have answered before it hung up
                 pass
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read()
@@ -157,23 +159,23 @@ class Server:
             connection.close()
             if not reused:
                 raise
-            return self._send(method, path, body)  # the server may close a connection it has seen idle
+            return self._send(method, path, body)  # the server may close an idle connection
         except BaseException:
-            connection.close()  # half an answer may be left in it
+            connection.close()  # half an answer may be left on it
             raise
 
     def _no_answer(self, error):
         if isinstance(error, TimeoutError):
-            return f"{self.url}: no answer within {self._timeout:g} s; a larger --timeout or a smaller --batch_size"
+            return f"{self.url}: no answer within {self._timeout:g} s; use a larger --timeout or a smaller --batch_size"
         if isinstance(error, ConnectionRefusedError):
-            return f"{self.url}: no server is there. Start it (python server.py --bundle ../../export) or check --url"
+            return f"{self.url}: no server runs there. Start it (python server.py --bundle ../../export) or check --url"
         return f"{self.url}: {error or type(error).__name__}. Check --url and the server's log"
 
-    def _refusal(self, status, data):
+    def _error_answer(self, status, data):
         try:
             detail = json.loads(data)["detail"]
         except (ValueError, KeyError, TypeError):
-            detail = "an answer of another form than server.py's"
+            detail = "not an answer of server.py"
         remedy = REMEDIES.get(status, REMEDIES[None])
         return f"{self.url} answers {status}: {str(detail).rstrip('.')}. {remedy}"
 
@@ -181,20 +183,20 @@ class Server:
         try:
             return json.loads(data)
         except ValueError:
-            raise UserError(f"{self.url} answers with what is no JSON. {REMEDIES[None]}") from None
+            raise UserError(f"the answer of {self.url} is not JSON. {REMEDIES[None]}") from None
 
     def _stop_if_closed(self):
         if self._closed.is_set():
             raise UserError("stopped")
 
     def close(self):
-        """Ends what is under way in any thread."""
+        """Ends the requests of all threads."""
         self._closed.set()
         for connection in list(self._connections):
-            if sock := connection.sock:  # taken once: its thread may close it at any time
+            if sock := connection.sock:  # read once: its thread may close it at any time
                 try:
                     sock.shutdown(SHUT_RDWR)  # wakes a thread that waits for an answer
-                except OSError:  # it is closed at the other end
+                except OSError:  # already closed at the other end
                     pass
 
 
@@ -203,7 +205,7 @@ def _encode(value):
 
 
 def seconds_to_wait(header):
-    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3). 0 where it says neither."""
+    """Seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3); 0 if it is neither."""
     if not header:
         return 0
     try:
@@ -215,16 +217,16 @@ def seconds_to_wait(header):
 
 
 class Labeller:
-    """Texts to labels by way of a server: what to send to it, and what it answers."""
+    """Labels texts by requests to a server."""
 
     def __init__(self, server, args, info):
         self.server, self.route = server, server.route or info["route"]
         names = ("max_seq_len", "batch_size", "prob_limit")
-        self.most_bytes = info["limits"]["max_body_bytes"] - 200  # what stands around the texts
+        self.most_bytes = info["limits"]["max_body_bytes"] - 200  # the rest of a request
         self.parameters = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
     def result(self, texts):
-        """`result` of one request's answer."""
+        """`result` of the answer to one request."""
         request = {"data": {"text": texts}, "parameters": self.parameters}
         answer = self.server.ask("POST", self.route, request)
         try:
@@ -233,10 +235,10 @@ class Labeller:
                 return result
         except (KeyError, TypeError):
             pass
-        raise UserError(f"{self.server.url} answers without the labels of each text. {REMEDIES[None]}")
+        raise UserError(f"the answer of {self.server.url} does not have labels for each text. {REMEDIES[None]}")
 
     def _requests(self, texts, batch_size):
-        """Lists of neighbouring texts, as many as a request may hold by number and by bytes."""
+        """Yields lists of consecutive texts, as many as one request may have by number and by bytes."""
         request, size = [], 0
         for text in texts:
             more = len(_encode(text)) + 2
@@ -248,14 +250,14 @@ class Labeller:
         yield request
 
     def predict(self, texts, batch_size, pool):
-        """Yields (label names, their probabilities) of each text, in order; requests run in the pool's threads."""
+        """Yields (label names, their probabilities) for each text, in order; the pool's threads send the requests."""
         futures = [pool.submit(self.result, request) for request in self._requests(texts, batch_size)]
         pending = set(futures)
         for future in futures:
             while future in pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for one in done:
-                    one.result()  # raises what went wrong, though an earlier request may still be under way
+                    one.result()  # raises its error, even if an earlier request is still running
             result = future.result()
             yield from zip(result["label_name"], result["confidence"])
 
@@ -264,7 +266,7 @@ def label_file(args, labeller, info):
     problems, limits = Problems(), info["limits"]
     batch_size = args.batch_size or min(32, limits["max_texts"])
     if batch_size > limits["max_texts"]:
-        problems.add(f"--batch_size {batch_size}: the server takes {limits['max_texts']} texts a request at most")
+        problems.add(f"--batch_size {batch_size}: the server takes at most {limits['max_texts']} texts per request")
     count = count_texts(args.input_file, problems, limits["max_characters"])
     problems.stop_if_any()
     log_row = log_hierarchy if info["hierarchical"] else log_flat
@@ -287,7 +289,7 @@ def label_file(args, labeller, info):
 def main(argv=None):
     args = parse_args(argv)
     if args.output_file and not args.input_file:
-        raise UserError("--output_file: name the texts too, --input_file")
+        raise UserError("--output_file needs --input_file, the texts")
     server = Server(args.url, os.environ.get(API_KEY), args.timeout, args.retry_seconds)
     info = server.info()
     labeller = Labeller(server, args, info)

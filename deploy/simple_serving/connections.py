@@ -1,4 +1,4 @@
-"""uvicorn with what it lacks: an end to silent connections, and an open door while the last answers are made."""
+"""What uvicorn lacks: a time limit for silent connections, and a port that stays open until the last answer."""
 
 import math
 import socket
@@ -12,9 +12,9 @@ from text_cls.cli import logger
 
 
 def protocol_of(seconds):
-    """uvicorn's HTTP/1.1 that ends a connection without a request, or whose client reads nothing, for so many seconds.
+    """uvicorn's HTTP/1.1, but a connection is closed if its client sends no request or reads nothing for `seconds`.
 
-    uvicorn itself waits for ever for the first request, for the rest of a request's head, and for a client to read.
+    uvicorn itself waits forever for the first request, for the rest of a request's head, and for a client to read.
     A client that reads slowly gets its whole answer, however long that takes.
     """
 
@@ -22,8 +22,8 @@ def protocol_of(seconds):
         def connection_made(self, transport):
             super().connection_made(transport)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                # Else a socket takes megabytes more once a third of those it has is read, and none until then: to look
-                # at what is left would not tell who reads slowly from who reads nothing.
+                # Otherwise a socket accepts megabytes at a time, and only once a third of what it has is read. What is
+                # left in the buffer would then not distinguish a slow reader from one that reads nothing.
                 transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 16)
             self._watch()
 
@@ -36,19 +36,19 @@ def protocol_of(seconds):
             super().connection_lost(exc)
 
         def _watch(self):
-            """Starts anew: no request is there now, and what is left of an answer may just have grown."""
+            """Restarts the timer: no request is pending, and the unsent part of an answer may just have grown."""
             if getattr(self, "_timer", None):
                 self._timer.cancel()
             self._look_again(math.inf)
 
         def _look_again(self, left):
-            self._left = left  # bytes of answers that were still to be sent when it was last looked
+            self._left = left  # unsent bytes of answers at the last look
             self._timer = self.loop.call_later(seconds, self._end)
 
         def _end(self):
             left = self.transport.get_write_buffer_size()
             idle = self.cycle is None or self.cycle.response_complete
-            if left >= self._left or (idle and not left):  # its client reads nothing, or asks nothing
+            if left >= self._left or (idle and not left):  # the client reads nothing, or sends nothing
                 self.transport.abort()
             else:
                 self._look_again(left or math.inf)
@@ -57,7 +57,7 @@ def protocol_of(seconds):
 
 
 class Server(uvicorn.Server):
-    """Answers on, with 503 to what is new, until what was accepted is done; only then it closes the door."""
+    """After SIGTERM keeps its port open, answering new requests with 503, until all accepted ones are answered."""
 
     def __init__(self, config, state, seconds):
         super().__init__(config)
@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
 
 
 def serve(app, bound, settings):
-    """Serves on a bound socket until SIGTERM or SIGINT. Raises the UserError that keeps it from starting."""
+    """Serves on a bound socket until SIGTERM or SIGINT. Raises the UserError that prevented the start, if any."""
     config = uvicorn.Config(
         app,
         http=protocol_of(settings.receive_seconds),
@@ -88,8 +88,8 @@ def serve(app, bound, settings):
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    state = app.state.own
+    state = app.state.server
     try:
         Server(config, state, settings.shutdown_seconds - CLOSING_SECONDS).run(sockets=[bound])
     except SystemExit:
-        raise state.fault or SystemExit(1) from None
+        raise state.start_error or SystemExit(1) from None

@@ -1,6 +1,6 @@
-"""The API's description for people: /openapi.json as one page that needs no network and no script.
+"""The API documentation: /openapi.json as one page without scripts, which needs no network.
 
-FastAPI's own /docs loads its program from a CDN, which a server without a network cannot, and a strict policy forbids.
+FastAPI's own /docs loads scripts from a CDN, which fails without a network and under a strict content policy.
 """
 
 import json
@@ -12,7 +12,7 @@ code { overflow-wrap: anywhere; }"""
 
 
 def render(schema):
-    """HTML of an OpenAPI schema."""
+    """The HTML page of an OpenAPI schema."""
     parts = [f"<h1>{escape(schema['info']['title'])}</h1><p>{escape(schema['info']['description'])}</p>"]
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():

@@ -1,4 +1,4 @@
-"""What every request passes through: an id, the API key, figures, one line of log; and no text in any of them."""
+"""What every request passes through: an id, the API key, metrics and one log line. None of them contains a text."""
 
 import asyncio
 import hmac
@@ -11,8 +11,10 @@ import traceback
 from text_cls.cli import UserError, logger
 
 OPEN = frozenset(("/", "/docs", "/openapi.json", "/health/live", "/health/ready"))  # without the API key
-QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))  # asked every few seconds: logged when they fail only
-CLIENT_LEFT = 499  # nginx's number for it; nobody sees it but the log and the figures
+QUIET = frozenset(
+    ("/health/live", "/health/ready", "/metrics")
+)  # requested every few seconds: logged only when they fail
+CLIENT_LEFT = 499  # nginx's number for it, seen only in the log and the metrics
 ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -31,27 +33,27 @@ class Gate:
             await self.app(scope, receive, send)
 
     async def _lifespan(self, scope, receive, send):
-        """A fault of the user's at the start is told in a sentence, not by a traceback."""
-        fault = None
+        """Reports a UserError at the start in a sentence, without a traceback."""
+        reported = False
 
-        async def tell(message):
-            if message["type"] == "lifespan.startup.failed" and self.state.fault:
-                nonlocal fault
-                fault = self.state.fault
-                message = {**message, "message": "" if self.state.told else f"error: {fault}"}
+        async def report(message):
+            nonlocal reported
+            if message["type"] == "lifespan.startup.failed" and (error := self.state.start_error):
+                reported = True
+                message = {**message, "message": "" if self.state.caller_reports_errors else f"error: {error}"}
             await send(message)
 
         try:
-            await self.app(scope, receive, tell)
+            await self.app(scope, receive, report)
         except UserError:
-            if not fault:
+            if not reported:
                 raise
 
     async def _request(self, scope, receive, send):
         service, started, status = self.state.service, time.perf_counter(), None
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        number = given if ID.fullmatch(given) else secrets.token_hex(6).encode()
+        sent = headers.get(b"x-request-id", b"")
+        number = sent if ID.fullmatch(sent) else secrets.token_hex(6).encode()
         record = scope["record"] = {}
         service.metrics.under_way.inc()
 
@@ -65,10 +67,10 @@ class Gate:
 
         try:
             if service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
-                await refuse(
+                await send_error(
                     answer,
                     401,
-                    "an API key is wanted in the header X-API-Key or Authorization: Bearer",
+                    "send the API key in the header X-API-Key or Authorization: Bearer",
                     [(b"www-authenticate", b"Bearer")],
                 )
             else:
@@ -76,21 +78,21 @@ class Gate:
         except asyncio.CancelledError:
             if not service.draining or status is not None:
                 raise
-            await refuse(answer, 503, "stopping", [(b"retry-after", b"5")])
+            await send_error(answer, 503, "the server is stopping", [(b"retry-after", b"5")])
         except Exception as error:
             log_failure(number, error)
             if status is None:
-                await refuse(answer, 500, "the server failed; its log tells more under the id in X-Request-ID")
+                await send_error(answer, 500, "the server failed; its log has details under the id in X-Request-ID")
         finally:
             self._account(scope, service, number, status or CLIENT_LEFT, time.perf_counter() - started, record)
 
     def _may_pass(self, scope, headers, key):
-        given = headers.get(b"x-api-key")
-        if given is None:
-            kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-            given = given.strip() if kind.lower() == b"bearer" else b""
-        # Compared even where it is not needed, and in the same time whatever it is.
-        return hmac.compare_digest(given, key.encode("ascii")) or scope["path"] in OPEN
+        sent = headers.get(b"x-api-key")
+        if sent is None:
+            kind, _, sent = headers.get(b"authorization", b"").partition(b" ")
+            sent = sent.strip() if kind.lower() == b"bearer" else b""
+        # Compared even if it is not needed, and in constant time.
+        return hmac.compare_digest(sent, key.encode("ascii")) or scope["path"] in OPEN
 
     def _account(self, scope, service, number, status, seconds, record):
         route = getattr(scope.get("route"), "path", "other")
@@ -100,12 +102,12 @@ class Gate:
         if status == 500:
             service.metrics.errors.inc()
         if route not in QUIET or status >= 400:
-            told = "".join(f" {name}={value}" for name, value in record.items())
+            sizes = "".join(f" {name}={value}" for name, value in record.items())
             method = scope["method"] if scope["method"] in ("GET", "POST") else "other"
-            logger.info("%s %s %s %d %.1f ms%s", number.decode(), method, route, status, 1000 * seconds, told)
+            logger.info("%s %s %s %d %.1f ms%s", number.decode(), method, route, status, 1000 * seconds, sizes)
 
 
-async def refuse(send, status, detail, headers=()):
+async def send_error(send, status, detail, headers=()):
     body = json.dumps({"detail": detail}).encode()
     kind = (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*kind, *headers]})
@@ -113,6 +115,6 @@ async def refuse(send, status, detail, headers=()):
 
 
 def log_failure(number, error):
-    """Where an exception came from. Its message is left out: it may quote a text."""
+    """Logs where an exception came from, without its message, which may quote a text."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s\n%s", number.decode(), type(error).__name__, frames)

@@ -1,7 +1,7 @@
-"""The index of a served retrieval bundle: searched in threads of its own, renewed when index.py has changed it.
+"""The index of a served retrieval bundle: searched in its own threads, reloaded when index.py has changed it.
 
-Neither a search nor a reading of files holds up the event loop or the model. Where the index is a Milvus that does not
-answer, requests are refused at once until it does again.
+Neither searching nor reading files blocks the event loop or the model. While an index in Milvus does not answer,
+requests are refused at once.
 """
 
 import asyncio
@@ -19,50 +19,50 @@ from text_cls.bundle import MANIFEST
 from text_cls.cli import UserError, logger
 from text_cls.search.index import IndexUnavailable
 
-THREADS = {"embedded": 1, "milvus": 8}  # one keeps a core busy with an index in memory; others wait for a server
-LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at a Milvus
+THREADS = {"embedded": 1, "milvus": 8}  # a search in memory keeps a core busy; one in Milvus waits for a server
+LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at Milvus
 DOWN = "the index of labels does not answer"
 
 
 class Unavailable(Closed):
-    """The index does not answer. The text is for the client."""
+    """The index does not answer. The message is for the client."""
 
 
 class Lookup:
-    """Searches for requests, and follows the bundle's folder.
+    """Searches for requests, and watches the bundle's folder.
 
-    `predictor`: the `RetrievalPredictor` that answers now. `answers`: whether its index did when it was last asked.
+    `predictor`: the `RetrievalPredictor` that answers now. `answers`: whether its index answered last time.
 
     Args:
         predictor: its index is open.
-        patience: seconds that a request may be expected to wait for its search; beyond, it is refused.
-        metrics: `Metrics`, told of searches and of changes taken up.
+        patience: seconds; a request that would wait longer for its search is refused.
+        metrics: `Metrics` that count searches and reloads.
     """
 
     def __init__(self, predictor, patience, metrics):
         self.predictor, self.answers = predictor, True
         self._patience, self._metrics = patience, metrics
         self._pools = {kind: ThreadPoolExecutor(count, kind) for kind, count in THREADS.items()}
-        self._waiting, self._seconds = 0, 0.0  # requests here; of a search, the older ones counting less
-        # Of the manifest: its path, as it was when it was last read, and when what is wrong with it was last told.
-        self._manifest, self._seen, self._told = os.path.join(predictor.bundle.folder, MANIFEST), None, None
-        self._read = None, None  # a manifest as it was, and its bundle, whose Milvus did not answer yet
+        self._waiting, self._seconds = 0, 0.0  # requests waiting; time of a search, older searches counting less
+        self._manifest = os.path.join(predictor.bundle.folder, MANIFEST)
+        self._seen, self._reported = None, None  # stamps of the manifest: last read; last reported as faulty
+        self._read = None, None  # stamp of a manifest and its predictor, while its Milvus does not answer
         self._end, self._change = threading.Event(), threading.Lock()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def check_alive(self):
-        """Raises Unavailable where the index did not answer when it was last asked."""
+        """Raises Unavailable if the index did not answer last time."""
         if not self.answers:
             raise Unavailable(DOWN)
 
     def check(self):
-        """Raises Full where a request would wait too long for its search."""
+        """Raises Full if a request would wait too long for its search."""
         late = self._waiting * self._seconds / THREADS[self._kind] - self._patience
         if late > 0:
             raise Full(math.ceil(late))
 
     async def run(self, function, *args):
-        """What a function gives that searches the index. Raises Unavailable where the index did not answer it."""
+        """The result of a function that searches the index. Raises Unavailable if the index does not answer."""
         self._waiting += 1
         try:
             pool = self._pools[self._kind]
@@ -77,11 +77,11 @@ class Lookup:
 
     @property
     def _kind(self):
-        """Of the index that answers now: index.py may have built another."""
+        """The kind of the index that answers now; index.py may replace it by one of the other kind."""
         return self.predictor.bundle.manifest["index"]["kind"]
 
     def _timed(self, function, *args):
-        self.check_alive()  # it may have failed others while this one waited
+        self.check_alive()  # other searches may have failed while this one waited
         start = time.perf_counter()
         try:
             return function(*args)
@@ -104,56 +104,56 @@ class Lookup:
     def _ask(self):
         try:
             _try(self.predictor)
-        except Exception as error:  # whatever it is, this thread goes on watching
+        except Exception as error:  # of any kind: this thread must go on watching
             self._set_answers(False, error)
         else:
             self._set_answers(True)
 
     def _set_answers(self, answers, error=None):
-        with self._change:  # several searches may fail at a time
-            turned, self.answers = answers != self.answers, answers
-        if turned:
+        with self._change:  # several searches may fail at once
+            changed, self.answers = answers != self.answers, answers
+        if changed:
             logger.warning("The index answers again" if answers else f"The index does not answer: {error}")
 
     def _renew(self):
-        """Takes up what index.py has written. What cannot be read is told once, and what was there before goes on."""
+        """Loads what index.py has written. If that fails, logs it once and keeps what is in use."""
         stamp = _stamp(self._manifest)
-        if stamp in (None, self._seen):  # None: the folder is just being replaced
+        if stamp in (None, self._seen):  # None: the folder is being replaced
             return
-        fresh = fault = None
+        fresh = failure = None
         try:
             with open(self._manifest, encoding="utf-8") as file:
                 changed = json.load(file) != self.predictor.bundle.manifest
             if changed:
-                # Every file of a bundle is read to open it: not each time that its Milvus is asked anew.
+                # Opening a bundle reads all its files; retrying its Milvus must not read them again.
                 fresh = self._read[1] if self._read[0] == stamp else self.predictor.reopened()
                 self._read = stamp, fresh
                 _try(fresh)
-        except Exception as error:  # whatever it is, the server goes on with what it has
-            fault = error
-        if _stamp(self._manifest) != stamp:  # replaced while it was read, perhaps a file of each: next time
+        except Exception as error:  # of any kind: the server goes on with what it has
+            failure = error
+        if _stamp(self._manifest) != stamp:  # replaced while it was read, so that files may be mixed: next time
             return
-        if not isinstance(fault, IndexUnavailable):  # which may come back without another change
+        if not isinstance(failure, IndexUnavailable):  # which may end without another change of the manifest
             self._seen, self._read = stamp, (None, None)
-        if fault:
-            self._tell(stamp, fault)
+        if failure:
+            self._report(stamp, failure)
         elif fresh:
-            self._take(fresh)
+            self._use(fresh)
 
-    def _tell(self, stamp, fault):
-        if stamp != self._told:
-            self._told = stamp
+    def _report(self, stamp, failure):
+        if stamp != self._reported:
+            self._reported = stamp
             self._metrics.renewals.labels("failed").inc()
-            what = fault if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
-            logger.error("The changed bundle is not taken up, that of before serves on: %s", what)
+            what = failure if isinstance(failure, UserError) else f"{type(failure).__name__}: {failure}"
+            logger.error("The changed bundle was not loaded; still serving the previous one: %s", what)
 
-    def _take(self, fresh):
+    def _use(self, fresh):
         before, after = set(self.predictor.labels.names), set(fresh.labels.names)
         self.predictor = fresh
         self._set_answers(True)
         self._metrics.renewals.labels("done").inc()
         logger.info(
-            "The changed bundle is taken up: %d labels, %d new and %d gone",
+            "Now serving the changed bundle: %d labels, %d added, %d removed",
             len(after),
             len(after - before),
             len(before - after),
@@ -161,12 +161,12 @@ class Lookup:
 
 
 def _try(predictor):
-    """Raises what keeps the index of a predictor from being searched."""
+    """Searches the index of a predictor once, so that an error shows."""
     predictor.probabilities_of(np.eye(1, predictor.columns, dtype=np.float32))
 
 
 def _stamp(path):
-    """What changes when a file is replaced; None where there is none."""
+    """Values that change when a file is replaced, or None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:

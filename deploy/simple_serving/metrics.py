@@ -1,4 +1,4 @@
-"""What Prometheus is told of one server, in a registry of its own."""
+"""Prometheus metrics of one server, in a registry of its own."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -20,18 +20,20 @@ class Metrics:
         self.seconds = Histogram(
             "request_seconds", "From a request's head to its answer", ["route"], buckets=SECONDS, **own
         )
-        self.errors = Counter("errors", "Faults of the server's own (status 500)", **own)
-        self.texts = Counter("texts", "Texts labelled", **own)
-        self.under_way = Gauge("requests_under_way", "Requests received and not answered yet", **own)
-        self.queue_texts = Gauge("queue_texts", "Texts that wait for the model or are in it", **own)
-        self.queue_tokens = Gauge("queue_tokens", "Tokens that wait for the model or are in it", **own)
+        self.errors = Counter("errors", "Errors of the server (status 500)", **own)
+        self.texts = Counter("texts", "Texts answered with labels", **own)
+        self.under_way = Gauge("requests_under_way", "Requests received but not answered yet", **own)
+        self.queue_texts = Gauge("queue_texts", "Texts that wait for the model or are being run", **own)
+        self.queue_tokens = Gauge("queue_tokens", "Tokens that wait for the model or are being run", **own)
         self.batch_texts = Histogram("batch_texts", "Texts of one run of the model", buckets=TEXTS, **own)
-        self.batch_tokens = Histogram("batch_tokens", "Tokens of one run, padding left out", buckets=TOKENS, **own)
+        self.batch_tokens = Histogram("batch_tokens", "Tokens of one run, without padding", buckets=TOKENS, **own)
         self.run_seconds = Histogram("run_seconds", "Time of one run of the model", buckets=SECONDS, **own)
         self.search_seconds = Histogram(
-            "search_seconds", "Time to find the labels of up to 32 texts by an index", buckets=SECONDS, **own
+            "search_seconds", "Time of one search in the index, for up to 32 texts", buckets=SECONDS, **own
         )
-        self.renewals = Counter("renewals", "Changes of the index, taken up (done) or not (failed)", ["result"], **own)
+        self.renewals = Counter(
+            "renewals", "Changes of the index that were loaded (done) or not (failed)", ["result"], **own
+        )
 
     def watch(self, batcher):
         self.queue_texts.set_function(lambda: batcher.texts)

@@ -1,19 +1,19 @@
-"""What a request and its answer look like: the check of the one, and the OpenAPI schema of both."""
+"""The form of a request and of its answer: validation of requests, and the OpenAPI schema of both."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 NO_OTHER_KEYS = {"additionalProperties": False}
-LEAST_TOKENS = 3  # the first token and the last are not the text's
+LEAST_TOKENS = 3  # one of the text, between the first and the last, which are special tokens
 
 
 class Invalid(Exception):
-    """A request that cannot be answered; its text says what to change, and quotes nothing of a text."""
+    """The request is not valid. The message says what to change, and quotes nothing of a text."""
 
 
 class _Strict(BaseModel):
-    # Unknown keys are looked for by `parse`: pydantic would make an error of each of a million of them.
+    # `parse` checks for unknown keys: pydantic would create an error for each of a million of them.
     model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=NO_OTHER_KEYS)
 
 
@@ -26,14 +26,16 @@ class Data(_Strict):
 
 
 class Parameters(_Strict):
-    max_seq_len: int | None = Field(None, ge=LEAST_TOKENS, description="tokens of a text; by default as in training")
-    batch_size: int | None = Field(None, ge=1, description="texts of this request in one run of the model at most")
+    max_seq_len: int | None = Field(
+        None, ge=LEAST_TOKENS, description="most tokens per text; by default as in training"
+    )
+    batch_size: int | None = Field(None, ge=1, description="most texts of this request in one run of the model")
     prob_limit: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="the probability a label must exceed, in place of the bundle's thresholds; the rest of its "
-        "decision (min_k, max_k, none_below, hierarchy) stays",
+        description="the probability a label must exceed, instead of the bundle's thresholds; the rest of its "
+        "decision (min_k, max_k, none_below, hierarchy) applies as before",
     )
 
 
@@ -46,9 +48,9 @@ class Question(_Strict):
 
 
 class Result(BaseModel):
-    label: list[list[int]] = Field(description="of each text: line numbers of its labels in label.txt, from 0")
-    confidence: list[list[float]] = Field(description="of each text: the probabilities of those labels")
-    label_name: list[list[str]] = Field(description="of each text: their names, each after its parent")
+    label: list[list[int]] = Field(description="for each text: line numbers of its labels in label.txt, from 0")
+    confidence: list[list[float]] = Field(description="for each text: the probabilities of those labels")
+    label_name: list[list[str]] = Field(description="for each text: the names of those labels, each after its parent")
 
 
 class Answer(BaseModel):
@@ -56,17 +58,17 @@ class Answer(BaseModel):
 
 
 class Info(BaseModel):
-    task: str = Field(description="hierarchical or multi_label")
+    task: str = Field(description="hierarchical, multi_label or retrieval")
     route: str = Field(description="where to POST texts")
     labels: list[str]
     model: str
-    bundle: str = Field(description="SHA-256 of the manifest that was read at the start")
-    max_seq_len: int = Field(description="tokens of a text where a request does not say")
+    bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
+    max_seq_len: int = Field(description="most tokens per text, unless a request sets another number")
     limits: dict[str, int | float]
 
 
-class Fault(BaseModel):
-    detail: str = Field(description="what is wrong, and what to do")
+class Error(BaseModel):
+    detail: str = Field(description="what is wrong and what to do")
 
 
 def parse(body, max_texts, max_characters):
@@ -74,7 +76,7 @@ def parse(body, max_texts, max_characters):
 
     Args:
         body: bytes of JSON.
-        max_texts, max_characters: limits of a request and of each text.
+        max_texts, max_characters: most texts per request and characters per text.
     Raises:
         Invalid.
     """
@@ -86,32 +88,34 @@ def parse(body, max_texts, max_characters):
     for where, part in (("", question), ("data.", question.data), ("parameters.", parameters)):
         if part.model_extra:
             known = ", ".join(type(part).model_fields)
-            raise Invalid(f"{where}{next(iter(part.model_extra))[:40]} is not known here; known are {known}")
+            raise Invalid(f"{where}{next(iter(part.model_extra))[:40]} is unknown; known are {known}")
     texts = [question.data.text] if isinstance(question.data.text, str) else question.data.text
     if len(texts) > max_texts:
-        raise Invalid(f"{len(texts)} texts, while a request holds {max_texts} at most; send them in several")
+        raise Invalid(f"{len(texts)} texts, but a request may have at most {max_texts}; send them in several")
     for i, text in enumerate(texts):
         if len(text) > max_characters:
-            raise Invalid(f"text {i} (from 0) has {len(text)} characters, at most {max_characters} are taken; cut it")
+            raise Invalid(
+                f"text {i} (from 0) has {len(text)} characters; at most {max_characters} are allowed; shorten it"
+            )
     return texts, parameters
 
 
 def _explain(error):
-    """The first fault in a sentence. Values are left out: they may be a person's text."""
+    """The first error in a sentence, without values, which may be a person's text."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = first["loc"]
     if first["type"] == "json_invalid":
-        return f"the body is no JSON in UTF-8 ({first['msg'].removeprefix('Invalid JSON: ')})"
+        return f"the body is not JSON in UTF-8 ({first['msg'].removeprefix('Invalid JSON: ')})"
     if place[:2] == ("data", "text") and first["type"] != "missing":
-        return "data.text must be a text or a list of one text or more, none of them blank"
+        return "data.text must be a text or a list of at least one text, none of them blank"
     where = ".".join(str(piece) for piece in place) or "the body"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def refine(schema, limits, longest):
-    """Writes the limits in force into an OpenAPI schema made of the classes above, and adds those of a request."""
+    """Adds the classes of requests and errors, and the limits in force, to the application's OpenAPI schema."""
     parts = schema["components"]["schemas"]
-    parts["Fault"] = Fault.model_json_schema()
+    parts["Error"] = Error.model_json_schema()
     definition = Question.model_json_schema(ref_template="#/components/schemas/{model}")
     parts.update(definition.pop("$defs"))
     parts["Question"] = definition

@@ -1,4 +1,4 @@
-"""An HTTP server for a bundle. No Paddle is needed, on the CPU or on the GPU.
+"""Serve a bundle over HTTP. Paddle is not needed, neither on a CPU nor on a GPU.
 
     python server.py --bundle ../../export --host 127.0.0.1 --port 8189
     TEXT_CLS_BUNDLE=../../export uvicorn server:app --port 8189
@@ -7,7 +7,8 @@
     curl http://127.0.0.1:8189/models/cls_hierarchical -H "Content-Type: application/json" \\
         -d '{"data": {"text": ["今日大盘下跌2%", "央行发布金融数据"]}}'
 
-Every flag is an environment variable, too: --max_texts is TEXT_CLS_MAX_TEXTS. TEXT_CLS_API_KEY asks for a key.
+Every flag can also be an environment variable: --max_texts is TEXT_CLS_MAX_TEXTS. Clients must send the key in
+TEXT_CLS_API_KEY, if it is set.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ def parse_args(argv=None):
 
 
 def __getattr__(name):
-    """`server:app`, made when it is asked for, so that --help need not wait for FastAPI."""
+    """`server:app`, created on first access, so that --help does not wait for FastAPI."""
     if name != "app":
         raise AttributeError(name)
     from application import create_app
@@ -38,7 +39,7 @@ def __getattr__(name):
 
 
 def bind(host, port):
-    """A socket on the address, not listening yet. UserError where it is not to be had."""
+    """A socket on the address, not listening yet. Raises UserError if the address is unavailable."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
@@ -47,18 +48,18 @@ def bind(host, port):
         return bound
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; give another, or stop the "
-            "program that has it"
+            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; choose another, or stop the "
+            "program that uses it"
         ) from error
 
 
 def allow_connections():
-    """As many open connections as the system lets this process have: the soft limit is 1,024 where nobody raised it."""
+    """Raises the limit of open connections as far as the system allows; the default is often 1,024."""
     if os.name != "nt":
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        with contextlib.suppress(ValueError, OSError):  # macOS names no limit, and refuses to be taken at its word
+        with contextlib.suppress(ValueError, OSError):  # macOS reports no limit, and then refuses that
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -70,7 +71,7 @@ def main(argv=None):
     from connections import serve
 
     allow_connections()
-    # uvicorn sends itself again the signals it was ended by: they have been heeded by then.
+    # uvicorn raises the signal that ended it once more; it has been handled by then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     serve(create_app(chosen), bound, chosen)

@@ -1,11 +1,11 @@
-"""The served bundle: texts of one request in, its answer out. Tokens in one thread, the model in another."""
+"""The served bundle: from the texts of a request to its answer. One thread tokenises, another runs the model."""
 
 import asyncio
 import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -25,35 +25,39 @@ ROUTES = {
     MULTI_LABEL: "/models/cls_multi_label",
     RETRIEVAL: "/models/retrieval",
 }
-ANY_LENGTH = 8192  # tokens of a text where the model knows no maximum
-SEARCHED = 32  # rows searched for at a time, for the same reason as the next
-PART = 8192  # characters tokenised at a time, so that a small request waits for a part of a big one only
-BODIES = 64  # largest bodies that may be in memory at a time
-SMALL = 4096  # bytes of a request or entries of an answer that are no work worth another thread
+DEFAULT_LONGEST = 8192  # most tokens per text, for a model without a maximum of its own
+ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
+CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
+MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
+SMALL_WORK = 4096  # bytes of a request or numbers of an answer; less is done at once, as a thread would cost more
+
+
+class TooSlow(Exception):
+    """The body of a request did not arrive in time. The text says what to do."""
 
 
 class Service:
-    """One bundle with its model, its threads and its figures.
+    """One bundle with its model, its threads and its metrics.
 
-    `draining`: SIGTERM has come, nothing new is accepted. `requests`: those accepted and not answered yet. `held`:
-    bytes of bodies in memory.
+    `draining`: SIGTERM has arrived, nothing new is accepted. `requests`: those accepted but not answered yet.
+    `bytes_held`: total size of the request bodies in memory.
     """
 
     def __init__(self, settings):
         self.settings, self.metrics = settings, Metrics()
-        self.draining, self.requests, self.held = False, 0, 0
-        self.lookup = None  # of a retrieval bundle
+        self.draining, self.requests, self.bytes_held = False, 0, 0
+        self.lookup = None  # for retrieval bundles only
         self._tokeniser = ThreadPoolExecutor(1, "tokeniser")
 
     # --------------------------------------------------------------------------------------------- from start to end
 
     def load(self):
-        """Opens the bundle and runs the model once as under load. UserError where that cannot be."""
+        """Opens the bundle and measures the model. Raises UserError if the bundle cannot be served."""
         settings = self.settings
         set_up_log()
         for line in describe(settings):
             logger.info(line)
-        # A search that outlasts its request would else keep the process from ending in time.
+        # A search that outlasts its request would otherwise keep the process from ending in time.
         search_seconds = min(CLOSING_SECONDS, settings.deadline_seconds / 2)
         predictor = open_predictor(
             settings.bundle,
@@ -65,7 +69,7 @@ class Service:
             timeout=search_seconds,
         )
         predictor.log()
-        self.longest = predictor.bundle.manifest["longest_input"] or ANY_LENGTH
+        self.longest = predictor.bundle.manifest["longest_input"] or DEFAULT_LONGEST
         if predictor.kind == RETRIEVAL:
             self.task = RETRIEVAL
         else:
@@ -84,15 +88,15 @@ class Service:
         )
         row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
         costs = batcher.warm_up(row)
-        logger.info("A run of so many tokens takes: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
+        logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)
         self.batcher, self._predictor = batcher, predictor
         if self.task == RETRIEVAL:
             self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
 
     def heed_signals(self):
-        """From the first SIGTERM or SIGINT on nothing new is accepted; then what was to happen happens."""
-        if threading.current_thread() is not threading.main_thread():  # a test's; signals come to the main thread
+        """From the first SIGTERM or SIGINT on, nothing new is accepted; then the previous handler runs."""
+        if threading.current_thread() is not threading.main_thread():  # in a test; only the main thread gets signals
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -106,19 +110,19 @@ class Service:
 
     def close(self):
         self.draining = True
-        self.batcher.close(0.5)  # what was accepted is answered, or its time is up: a run that hangs is left behind
+        self.batcher.close(0.5)  # accepted requests are answered or expired by now; a run that hangs is abandoned
         self._tokeniser.shutdown(wait=False, cancel_futures=True)
         if self.lookup:
             self.lookup.close()
 
     @property
     def predictor(self):
-        """What answers now: of a retrieval bundle, the one of the start or what index.py has made of it since."""
+        """The predictor that answers now; for a retrieval bundle, the one with the current index."""
         return self.lookup.predictor if self.lookup else self._predictor
 
     @property
     def info(self):
-        """What `/info` tells."""
+        """The answer of `/info`."""
         predictor = self.predictor
         return {
             "task": self.task,
@@ -131,14 +135,14 @@ class Service:
         }
 
     def check_alive(self):
-        """Raises Closed where no request could be accepted now, however little there is to do."""
+        """Raises Closed if no request can be accepted, whatever the load."""
         if self.draining or not self.batcher.alive:
             raise Closed
         if self.lookup:
             self.lookup.check_alive()
 
     def check(self):
-        """Raises Full or Closed where a request could not be accepted now, whatever is in it."""
+        """Raises Full or Closed if no request can be accepted now, whatever it contains."""
         self.check_alive()
         if self.requests >= self.settings.max_requests:
             raise Full(1)
@@ -146,31 +150,39 @@ class Service:
         if self.lookup:
             self.lookup.check()
 
-    @contextmanager
-    def hold(self):
-        """A bytearray for the body of a request, to be filled by `receive`."""
-        body = bytearray()
-        try:
-            yield body
-        finally:
-            self.held -= len(body)
+    @asynccontextmanager
+    async def admit(self, pieces):
+        """Receives a request and yields its body; within the block it counts as accepted.
 
-    def receive(self, body, piece):
-        """Appends a piece to a body of `hold`. Raises Full where all bodies together take too much memory."""
-        if self.held + len(piece) > BODIES * self.settings.max_body_bytes:
-            raise Full(1)
-        body += piece
-        self.held += len(piece)
-
-    @contextmanager
-    def accept(self):
-        """Counts a request that is there as a whole. Raises as `check` does."""
+        Args:
+            pieces: async iterator of bytes.
+        Raises:
+            Full, Closed: before the body arrives, or when it has; TooSlow; whatever `pieces` raises.
+        """
         self.check()
-        self.requests += 1
+        body, seconds = bytearray(), self.settings.receive_seconds
         try:
-            yield
+            try:
+                await asyncio.wait_for(self._receive(pieces, body), seconds)
+            except asyncio.TimeoutError:
+                text = f"the request did not arrive within {seconds:g} s; send it faster, or send less"
+                raise TooSlow(text) from None
+            self.check()  # again, since the body took its time
+            self.requests += 1
+            try:
+                yield bytes(body)
+            finally:
+                self.requests -= 1
         finally:
-            self.requests -= 1
+            self.bytes_held -= len(body)
+
+    async def _receive(self, pieces, body):
+        """Appends the pieces to a body. Raises Full if all bodies together take too much memory."""
+        async for piece in pieces:
+            if self.bytes_held + len(piece) > MAX_BODIES * self.settings.max_body_bytes:
+                raise Full(1)
+            body += piece
+            self.bytes_held += len(piece)
 
     # ------------------------------------------------------------------------------------------------ one request
 
@@ -178,36 +190,36 @@ class Service:
         """The answer to the body of a request, bytes of JSON.
 
         Args:
-            record: dict that is given what may be logged of the request.
+            record: dict that receives what may be logged about the request.
         Raises:
             Invalid, Full, Closed; whatever the model raises.
         """
         limits = self.limits["max_texts"], self.limits["max_characters"]
         texts, parameters = await self._work(len(body), parse, body, *limits)
         record.update(texts=len(texts), characters=sum(map(len, texts)))
-        predictor = self.predictor  # this one to the end, whatever comes in its place meanwhile
+        predictor = self.predictor  # kept to the end, even if the index changes meanwhile
         length = parameters.max_seq_len or predictor.max_seq_length
         if length > self.longest:
             raise Invalid(f"parameters.max_seq_len {length}: this model takes {self.longest} tokens at most")
         if length <= predictor.tokenizer.fixed:
             raise Invalid(
-                f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} tokens are not the text's; give more"
+                f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
             )
         rows = []
         for part in _parts(texts):
-            # Awaited part by part: the tokeniser serves other requests in between, and a cancelled one ends here.
-            rows += await self._work(SMALL, predictor.tokenizer.encode, part, length)
+            # Awaited part by part: the tokeniser serves other requests in between, and a cancelled request ends here.
+            rows += await self._work(SMALL_WORK, predictor.tokenizer.encode, part, length)
         record["tokens"] = tokens = sum(map(len, rows))
         if tokens > self.limits["queue_tokens"]:
             raise Invalid(
-                f"{tokens} tokens, while {self.limits['queue_tokens']} may wait at a time; send the texts in several "
-                "requests, or give a smaller parameters.max_seq_len"
+                f"{tokens} tokens, but at most {self.limits['queue_tokens']} may wait at a time; send the texts in "
+                "several requests, or set a smaller parameters.max_seq_len"
             )
         outputs = await asyncio.wrap_future(self.batcher.submit(rows, parameters.batch_size))
         if self.lookup:
             found = []
-            for start in range(0, len(outputs), SEARCHED):  # part by part, as tokens are made
-                part = outputs[start : start + SEARCHED]
+            for start in range(0, len(outputs), ROWS_PER_SEARCH):
+                part = outputs[start : start + ROWS_PER_SEARCH]
                 found += await self.lookup.run(labels_of, predictor, part, parameters.prob_limit)
         else:
             found = await self._work(outputs.size, labels_of, predictor, outputs, parameters.prob_limit)
@@ -215,14 +227,14 @@ class Service:
         return await self._work(outputs.size, encode_answer, found, predictor.labels.names)
 
     async def _work(self, size, function, *args):
-        """A function of some work: here where it is small, else in the tokeniser's thread."""
-        if size < SMALL:
+        """The result of a function: called here if the work is small, else in the tokeniser's thread."""
+        if size < SMALL_WORK:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._tokeniser, function, *args)
 
 
 def labels_of(predictor, outputs, prob_limit):
-    """[(label numbers, their probabilities)] of rows, by what the model gave for them, an array [rows, columns]."""
+    """[(label numbers, their probabilities)] per row, from the model's outputs, an array [rows, columns]."""
     probabilities, decision = predictor.probabilities_of(outputs), predictor.decision
     if prob_limit is not None:
         decision = replace(decision, threshold=prob_limit)
@@ -232,7 +244,7 @@ def labels_of(predictor, outputs, prob_limit):
 
 
 def encode_answer(found, names):
-    """An answer as bytes of JSON, of what `labels_of` gave, with names."""
+    """The answer as bytes of JSON, from the result of `labels_of` and the names of all labels."""
     result = {
         "label": [numbers for numbers, _ in found],
         "confidence": [scores for _, scores in found],
@@ -242,12 +254,12 @@ def encode_answer(found, names):
 
 
 def _parts(texts):
-    """Lists of neighbouring texts of about `PART` characters."""
+    """Yields lists of consecutive texts with about `CHARACTERS_PER_PART` characters each."""
     part, characters = [], 0
     for text in texts:
         part.append(text)
         characters += len(text)
-        if characters >= PART:
+        if characters >= CHARACTERS_PER_PART:
             yield part
             part, characters = [], 0
     if part:

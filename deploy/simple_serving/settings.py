@@ -1,4 +1,4 @@
-"""Every setting of the server in one place: a flag, and an environment variable TEXT_CLS_<FLAG> that says the same."""
+"""All settings of the server: each is a flag and an environment variable TEXT_CLS_<FLAG>."""
 
 import argparse
 import os
@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 from text_cls.cli import Problems, UserError, closest, logger, non_negative_float, non_negative_int, positive_int
 
 PREFIX = "TEXT_CLS_"
-API_KEY = PREFIX + "API_KEY"  # no flag: the command line is for everybody on the machine to see
-CLOSING_SECONDS = 2  # of --shutdown_seconds: for connections and threads to end, once the last answer is made
+API_KEY = PREFIX + "API_KEY"  # not a flag: everybody on the machine can read a command line
+CLOSING_SECONDS = 2  # part of --shutdown_seconds: for connections and threads to end after the last answer
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,35 +30,45 @@ def seconds(text):
 def parser_of(description):
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--bundle", default=str(ROOT / "export"), help="what an export script wrote (%(default)s)")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (%(default)s)")
-    add("--port", type=non_negative_int, default=8189, help="(%(default)s)")
+    add("--bundle", default=str(ROOT / "export"), help="folder that an export script wrote (%(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all addresses (%(default)s)")
+    add("--port", type=non_negative_int, default=8189, help="port to listen on (%(default)s)")
 
     add = parser.add_argument_group("model").add_argument
-    add("--device", default="cpu", choices=("cpu", "gpu"), help="(%(default)s)")
+    add("--device", default="cpu", choices=("cpu", "gpu"), help="where the model runs (%(default)s)")
     add("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
-    add("--variant", default="float32", choices=("float32", "int8", "fp16"), help="model of the bundle (%(default)s)")
-    add("--num_threads", type=positive_int, help="threads of the model on a CPU (its cores)")
-    add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs (on)")
-    add("--batch_tokens", type=positive_int, default=1024, help="tokens of one run (%(default)s)")
+    add(
+        "--variant",
+        default="float32",
+        choices=("float32", "int8", "fp16"),
+        help="which model of the bundle to run (%(default)s)",
+    )
+    add("--num_threads", type=positive_int, help="threads of the model on a CPU (all cores)")
+    add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs of the model (on)")
+    add("--batch_tokens", type=positive_int, default=1024, help="most tokens per run of the model (%(default)s)")
 
     add = parser.add_argument_group("limits").add_argument
-    add("--max_body_bytes", type=positive_int, default=1 << 20, help="size of a request (%(default)s)")
-    add("--max_texts", type=positive_int, default=256, help="texts of a request (%(default)s)")
-    add("--max_characters", type=positive_int, default=20000, help="characters of a text (%(default)s)")
-    add("--max_requests", type=positive_int, default=512, help="requests under way at a time (%(default)s)")
-    add("--queue_tokens", type=positive_int, default=65536, help="tokens waiting for the model (%(default)s)")
-    add("--deadline_seconds", type=seconds, default=10.0, help="from a whole request to its answer (%(default)s)")
-    add("--receive_seconds", type=seconds, default=10.0, help="for a client to send its request (%(default)s)")
-    add("--shutdown_seconds", type=seconds, default=15.0, help="from SIGTERM to the end at most (%(default)s)")
+    add("--max_body_bytes", type=positive_int, default=1 << 20, help="largest request in bytes (%(default)s)")
+    add("--max_texts", type=positive_int, default=256, help="most texts per request (%(default)s)")
+    add("--max_characters", type=positive_int, default=20000, help="most characters per text (%(default)s)")
+    add("--max_requests", type=positive_int, default=512, help="most requests in progress at a time (%(default)s)")
+    add("--queue_tokens", type=positive_int, default=65536, help="most tokens waiting for the model (%(default)s)")
+    add("--deadline_seconds", type=seconds, default=10.0, help="time limit to answer a received request (%(default)s)")
+    add(
+        "--receive_seconds",
+        type=seconds,
+        default=10.0,
+        help="time limit for a client to send its request (%(default)s)",
+    )
+    add("--shutdown_seconds", type=seconds, default=15.0, help="time limit from SIGTERM to exit (%(default)s)")
     return parser
 
 
 def parse_args(argv=None, description=None, environ=os.environ):
-    """The settings as a Namespace: the flags, or else the environment, or else the defaults; and `api_key`.
+    """The settings as a Namespace, with `api_key`. Flags win over the environment, the environment over the defaults.
 
     Raises:
-        UserError: a value is not one the flag takes, or two of them contradict each other.
+        UserError: a value is not valid, or two values contradict each other.
     """
     parser = parser_of(description)
     flags = {action.dest: action for action in parser._actions if action.dest != "help"}
@@ -68,7 +78,7 @@ def parse_args(argv=None, description=None, environ=os.environ):
         if not name.startswith(PREFIX) or name == API_KEY:
             continue
         if flag not in flags:
-            logger.warning("%s is no setting%s", name, closest(flag, flags))
+            logger.warning("%s is not a setting%s", name, closest(flag, flags))
         elif isinstance(flags[flag], argparse.BooleanOptionalAction):
             if value not in ("0", "1", "false", "true"):
                 raise UserError(f"{name} must be true or false, not {value!r}")
@@ -81,22 +91,22 @@ def parse_args(argv=None, description=None, environ=os.environ):
     if settings.shutdown_seconds < settings.deadline_seconds + CLOSING_SECONDS:
         problems.add(
             f"--shutdown_seconds {settings.shutdown_seconds:g} must be at least {CLOSING_SECONDS} more than "
-            f"--deadline_seconds {settings.deadline_seconds:g}: what was accepted may take that long"
+            f"--deadline_seconds {settings.deadline_seconds:g}: accepted requests may take that long"
         )
     if key is not None and not key.strip():
-        problems.add(f"{API_KEY} is empty: give it a key, or unset it to serve whoever asks")
+        problems.add(f"{API_KEY} is empty: set a key, or unset it to serve everybody")
     elif key and not (key.isascii() and key.isprintable() and key == key.strip()):
         problems.add(
-            f"{API_KEY} holds characters that a header cannot carry; use ASCII, with no line break, and no blank at "
-            "its ends"
+            f"{API_KEY} contains characters that a header cannot carry; use ASCII without line breaks, and without "
+            "spaces at either end"
         )
     problems.stop_if_any()
     return settings
 
 
 def describe(settings):
-    """Lines that show the settings, the API key but for its value."""
-    apart = ("api_key", "host", "port")  # uvicorn has its own address where it was started by itself
+    """Yields lines that show the settings, but not the value of the API key."""
+    apart = ("api_key", "host", "port")  # if started as `uvicorn server:app`, uvicorn's own address counts
     values = {name: value for name, value in vars(settings).items() if name not in apart}
     yield ", ".join(f"{name}={value}" for name, value in values.items())
-    yield f"API key: {'asked of every request but pages and health' if settings.api_key else f'none ({API_KEY})'}"
+    yield f"API key: {'required, except for pages and health' if settings.api_key else f'none ({API_KEY} is not set)'}"

@@ -4,8 +4,8 @@
     python build_repository.py --bundle ../../export --output models --device gpu --use_fp16
     python build_repository.py --bundle ../../prune/width_mult_0.75 --output models
 
-Names, shapes and the number of labels are the manifest's. The repository holds all it needs: the graph, tokenizer,
-labels, decision, and the suite's own code that tokenises and decides; a server needs this project no more.
+Names, shapes and the number of labels come from the manifest. The repository is self-contained: it has the graph, the
+tokenizer, labels and decision, and the code that tokenises and decides, so a server does not need this project.
 """
 
 import argparse
@@ -22,24 +22,30 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import UserError, command, logger, positive_int
 
 PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
-UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # of text_cls, by these models
+UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 DECIDING = ("label.txt", "decision.json")
-QUEUE = 1024  # requests that may wait for the tokenizer, and as many for the graph
+QUEUE = 1024  # most requests that wait for the tokenizer, and most that wait for the graph
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--bundle", default=str(ROOT / "export"), help="what export_model.py wrote (%(default)s)")
-    parser.add_argument("--output", default="models", help="the repository; an older one is replaced (%(default)s)")
+    parser.add_argument(
+        "--bundle", default=str(ROOT / "export"), help="folder that export_model.py wrote (%(default)s)"
+    )
+    parser.add_argument(
+        "--output", default="models", help="folder of the repository; an existing one is replaced (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where the graph runs (%(default)s)")
-    parser.add_argument("--use_fp16", action="store_true", help="the bundle's fp16 model, on a GPU (off)")
-    parser.add_argument("--use_quantize", action="store_true", help="the bundle's int8 model, on a CPU (off)")
-    parser.add_argument("--num_threads", type=positive_int, help="threads of the graph on a CPU (its cores)")
-    parser.add_argument("--max_batch_size", type=positive_int, default=64, help="texts of a request (%(default)s)")
-    parser.add_argument("--max_characters", type=positive_int, default=20_000, help="of a text (%(default)s)")
+    parser.add_argument("--use_fp16", action="store_true", help="use the bundle's fp16 model, on a GPU (off)")
+    parser.add_argument("--use_quantize", action="store_true", help="use the bundle's int8 model, on a CPU (off)")
+    parser.add_argument("--num_threads", type=positive_int, help="threads of the graph on a CPU (all cores)")
+    parser.add_argument("--max_batch_size", type=positive_int, default=64, help="most texts per request (%(default)s)")
+    parser.add_argument(
+        "--max_characters", type=positive_int, default=20_000, help="most characters per text (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -47,7 +53,7 @@ def parse_args(argv=None):
 
 
 def tensors(field, rows, ragged=False):
-    """`input` or `output` of a configuration, from (name, type, dims) each."""
+    """`input` or `output` of a configuration, from one (name, type, dims) per tensor."""
     more = " allow_ragged_batch: true" if ragged else ""
     items = [f"  {{ name: {quoted(name)} data_type: TYPE_{kind} dims: {dims}{more} }}" for name, kind, dims in rows]
     return f"{field} [\n" + ",\n".join(items) + "\n]\n"
@@ -65,7 +71,7 @@ def parameters(**values):
 
 
 def step(model, inputs, outputs):
-    """A step of the ensemble: {tensor of the model: tensor of the ensemble}."""
+    """A step of the ensemble. inputs, outputs: {tensor of the model: tensor of the ensemble}."""
     maps = [
         f"      {field} {{ key: {quoted(key)} value: {quoted(value)} }}\n"
         for field, names in (("input_map", inputs), ("output_map", outputs))
@@ -74,83 +80,60 @@ def step(model, inputs, outputs):
     return f"    {{\n      model_name: {quoted(model)}\n      model_version: -1\n{''.join(maps)}    }}"
 
 
+ANSWERS = [("label", "INT64", [-1]), ("confidence", "FP32", [-1]), ("label_name", "STRING", [-1])]
+TEXT, ERROR = ("STRING", [1]), ("error", "STRING", [1])
+CPU, MERGED = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batching { }\n"
+PYTHON = 'backend: "python"'
+
+
 def configurations(manifest, args, digest):
-    """{model: its config.pbtxt}, of a bundle's manifest and the SHA-256 of its graph."""
+    """{model: its config.pbtxt}, from a bundle's manifest and the SHA-256 of its graph."""
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
     ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
-    names = [name for name, _, _ in inputs]
-    text, error = ("STRING", [1]), ("error", "STRING", [1])
     tokens = [(f"OUTPUT_{i}", kind, dims) for i, (_, kind, dims) in enumerate(inputs)]
-    answers = [("label", "INT64", [-1]), ("confidence", "FP32", [-1]), ("label_name", "STRING", [-1])]
-    hierarchical = str(manifest["hierarchical"]).lower()
 
-    def model(name, kind, ins, outs, *more, ragged=False):
-        head = f"name: {quoted(name)}\n{kind}\nmax_batch_size: {args.max_batch_size}\n"
+    def model(kind, ins, outs, *more, ragged=False):
+        head = f"{kind}\nmax_batch_size: {args.max_batch_size}\n"
         return "".join([head, tensors("input", ins, ragged), tensors("output", outs), *more])
 
-    def where(device):
-        return f"instance_group [ {{ count: 1 kind: KIND_{device.upper()} }} ]\n"
-
-    python, cpu, merged = 'backend: "python"', where("cpu"), "dynamic_batching { }\n"
     bounded = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {QUEUE} }} }}\n"
     padding = parameters(
         pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest
     )
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
-    steps = [
-        step(
-            "tokenizer",
-            {"INPUT_0": "INPUT"},
-            {**{token: f"tokenizer_{name}" for (token, _, _), name in zip(tokens, names)}, "error": "error"},
-        ),
-        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output: "OUTPUT_2"}),
-        step(
-            "seqcls_postprocess",
-            {"POST_INPUT": "OUTPUT_2", "POST_error": "error"},
-            {f"POST_{name}": name for name, _, _ in answers},
-        ),
-    ]
-    return {
-        "tokenizer": model("tokenizer", python, [("INPUT_0", *text)], [*tokens, error], cpu, bounded, limit),
-        "seqcls_batcher": model(
-            "seqcls_batcher", python, inputs, [(output, *shape)], cpu, bounded, padding, ragged=True
-        ),
-        "seqcls_model": model(
-            "seqcls_model",
-            'platform: "onnxruntime_onnx"',
-            inputs,
-            [(output, *shape)],
-            where(args.device),
-            merged,
-            threads,
-        ),
-        "seqcls_postprocess": model(
-            "seqcls_postprocess",
-            python,
-            [("POST_INPUT", *shape), ("POST_error", *text)],
-            [(f"POST_{name}", kind, dims) for name, kind, dims in answers],
-            cpu,
-            merged,
-        ),
-        "seqcls": model(
-            "seqcls",
-            'platform: "ensemble"',
-            [("INPUT", *text)],
-            [*answers, error],
-            "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n",
-            limit,
-            parameters(hierarchical=hierarchical),
-        ),
+    hierarchical = parameters(hierarchical=str(manifest["hierarchical"]).lower())
+    graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
+    results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
+    steps = ensemble([name for name, _, _ in inputs], output)
+    models = {
+        "tokenizer": model(PYTHON, [("INPUT_0", *TEXT)], [*tokens, ERROR], CPU, bounded, limit),
+        "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, padding, ragged=True),
+        "seqcls_model": model(graph, inputs, logits, CPU.replace("CPU", args.device.upper()), MERGED, threads),
+        "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
+        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, hierarchical),
     }
+    return {name: f"name: {quoted(name)}\n{content}" for name, content in models.items()}
+
+
+def ensemble(names, output):
+    """The steps from texts to labels. names, output: tensors of the graph."""
+    tokens = {f"OUTPUT_{i}": f"tokenizer_{name}" for i, name in enumerate(names)}
+    answers = {f"POST_{name}": name for name, _, _ in ANSWERS}
+    steps = [
+        step("tokenizer", {"INPUT_0": "INPUT"}, {**tokens, "error": "error"}),
+        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output: "OUTPUT_2"}),
+        step("seqcls_postprocess", {"POST_INPUT": "OUTPUT_2", "POST_error": "error"}, answers),
+    ]
+    return "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
 def copy_part(bundle, folder, names):
-    """A part of a bundle that is a bundle by itself: the files named, under a manifest that tells of them alone."""
+    """Copies some files of a bundle, with a manifest of just these, so that the folder is a bundle itself."""
     from text_cls.bundle import MANIFEST
     from text_cls.files import write_json
 
@@ -172,9 +155,9 @@ def tokenizer_files(bundle):
 def main(argv=None):
     args = parse_args(argv)
     if args.use_fp16 and args.device == "cpu":
-        raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32. There, use --use_quantize")
+        raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize")
     if args.use_quantize and args.device == "gpu":
-        raise UserError("--use_quantize is for --device cpu; on a GPU, use --use_fp16")
+        raise UserError("--use_quantize is for --device cpu; on a GPU use --use_fp16")
     from text_cls.bundle import CLASSIFICATION, open_bundle
     from text_cls.files import atomic_folder, atomic_write, overwrite_problem, sha256
 
@@ -198,10 +181,10 @@ def main(argv=None):
         shutil.copyfile(graph, target)
         if sha256(target) != digest:
             raise UserError(f"{graph} changed while it was copied; run this again")
-        # Triton wants the folder, and git and object stores keep no empty one.
+        # Triton requires the folder, and git and object stores do not keep empty ones.
         Path(folder, "seqcls", "1", ".keep").touch()
     logger.info(
-        "%s: %d labels, at most %d tokens and %d characters of a text, %d texts of a request, on %s",
+        "%s: %d labels, at most %d tokens and %d characters per text, %d texts per request, on %s",
         args.output,
         bundle.manifest["num_labels"],
         bundle.manifest["max_seq_length"],

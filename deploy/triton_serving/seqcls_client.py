@@ -1,13 +1,9 @@
-"""What seqcls_grpc_client.py and seqcls_http_client.py share: flags, texts, and answers read row by row."""
+"""Shared by seqcls_grpc_client.py and seqcls_http_client.py: flags, requests, and reading the answers."""
 
 import argparse
 import importlib
 import json
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import PACKAGES, Problems, UserError, non_negative_float, positive_int
 
@@ -18,11 +14,11 @@ SAMPLES = [
     "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会",
 ]
 FULL = "Exceeds maximum queue size"
-REMEDIES = (  # what Triton's messages hold, and what to do about it
-    (FULL, "it has too much to do; ask again later, or wait longer with --timeout"),
+REMEDIES = (  # part of a message of Triton, and what to do about it
+    (FULL, "it is busy; try again later, or wait longer with --timeout"),
     ("Deadline Exceeded", "--timeout gives it more time, a smaller --batch_size less to do"),
     ("timed out", "--timeout gives it more time, a smaller --batch_size less to do"),
-    ("unknown model", "see in its log why the model was not loaded, or whether --model-repository is another"),
+    ("unknown model", "its log says why the model was not loaded; check its --model-repository"),
 )
 
 
@@ -31,42 +27,44 @@ def parse_args(doc, url, argv):
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--url", default=url, help="host:port of tritonserver (%(default)s)")
-    parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to label; prints JSON (two samples)")
-    parser.add_argument("--input_file", help="texts, one a line, of any number, in place of --texts (none)")
-    parser.add_argument("--output_file", help="text<TAB>label,label as predict.py writes it (none: the log alone)")
-    parser.add_argument("--scores", action="store_true", help="write the labels' probabilities too (off)")
-    parser.add_argument("--batch_size", type=positive_int, help="texts of a request (the most that the server takes)")
-    parser.add_argument("--timeout", type=non_negative_float, default=60, help="seconds for an answer (%(default)s)")
+    parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to predict; prints JSON (two samples)")
+    parser.add_argument("--input_file", help="file of texts, one per line, instead of --texts (none)")
+    parser.add_argument("--output_file", help="file to write, text<TAB>label,label as by predict.py (only the log)")
+    parser.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
+    parser.add_argument("--batch_size", type=positive_int, help="texts per request (as many as the server takes)")
     parser.add_argument(
-        "--wait", type=non_negative_float, default=0, help="seconds for a server to start (%(default)s)"
+        "--timeout", type=non_negative_float, default=60, help="seconds to wait for an answer (%(default)s)"
+    )
+    parser.add_argument(
+        "--wait", type=non_negative_float, default=0, help="seconds to wait for a server that is starting (%(default)s)"
     )
     return parser.parse_args(argv)
 
 
 class QueueFull(UserError):
-    """The server refuses what it would take a little later."""
+    """The server's queue is full; it may accept the request a little later."""
 
 
 class Server:
-    """A Triton server through one of tritonclient's two modules; its faults become the user's, with what to do.
+    """A Triton server, by one of the two modules of tritonclient. Its errors become UserErrors that say what to do.
 
     Args:
         kind: "grpc" or "http".
         url: host:port.
-        options: of the module's InferenceServerClient.
-        call_options: of each of its calls.
+        options: keyword arguments of the module's InferenceServerClient.
+        call_options: keyword arguments of each call.
     """
 
     def __init__(self, kind, url, options, call_options):
         try:
-            import numpy as np  # first, since tritonclient would print a traceback
+            import numpy as np  # first: without NumPy, tritonclient prints a traceback
 
             module = importlib.import_module(f"tritonclient.{kind}")
-        except (ImportError, RuntimeError) as error:  # RuntimeError: tritonclient misses a package of its own
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a package of tritonclient is missing
             raise UserError(f"{error.__cause__ or error}. {PACKAGES['tritonclient']}") from error
         self._np, self._module, self.url, self._call_options = np, module, url, call_options
         if "://" in url or ":" not in url:
-            raise UserError(f"--url {url}: an address looks like 127.0.0.1:8001, without http://")
+            raise UserError(f"--url {url}: expected an address such as 127.0.0.1:8001, without http://")
         self._client = module.InferenceServerClient(url, **options)
 
     def ask(self, method, *words, **options):
@@ -76,25 +74,25 @@ class Server:
             return getattr(self._client, method)(*words, **options, **self._call_options)
         except InferenceServerException as error:
             message = error.message() or str(error)
-        except Exception as error:  # HTTP's client lets those of its library through: of sockets, of parsing
+        except Exception as error:  # the HTTP client passes on those of its library: sockets, parsing
             message = f"{type(error).__name__}: {error}"
         remedy = next((remedy for part, remedy in REMEDIES if part in message), None)
-        remedy = remedy or "check --url, and that tritonserver runs: gRPC is its port 8001, HTTP 8000"
+        remedy = remedy or "check --url, and that tritonserver is running: its port 8001 is gRPC, 8000 HTTP"
         raise (QueueFull if FULL in message else UserError)(f"{self.url}: {message}. What to do: {remedy}")
 
-    def ask_again(self, fault, seconds, *words, **options):
-        """The answer to `ask`, asked until it does not meet this fault, for so many seconds."""
+    def ask_again(self, error, seconds, *words, **options):
+        """The answer to `ask`, repeated for this many seconds while it raises this class of error."""
         deadline = time.monotonic() + seconds
         while True:
             try:
                 return self.ask(*words, **options)
-            except fault:
+            except error:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 
     def settings(self, wait):
-        """(texts of a request at most, characters of a text at most, whether labels are a hierarchy)."""
+        """(most texts per request, most characters per text, whether labels are a hierarchy)."""
         config = self.ask_again(UserError, wait, "get_model_config", MODEL)
         if not isinstance(config, dict):
             from google.protobuf.json_format import MessageToDict
@@ -103,38 +101,41 @@ class Server:
         values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         if not {"max_characters", "hierarchical"} <= set(values):
             raise UserError(
-                f"{self.url}: its model {MODEL} is not one of build_repository.py; build a repository and load it again"
+                f"{self.url}: build_repository.py did not make its model {MODEL}; build a repository and load it again"
             )
         return int(config["max_batch_size"]), int(values["max_characters"]), values["hierarchical"] == "true"
 
     def infer(self, texts, timeout):
-        """Yields (numbers, probabilities, names) of each text's labels, in order. UserError for a text it refuses.
+        """Yields (numbers, probabilities, names) of each text's labels, in order.
 
-        While the server's queue is full it is asked again, for `timeout` seconds.
+        While the server's queue is full the request is repeated, for `timeout` seconds.
+
+        Raises:
+            UserError: the server refuses a text, or fails.
         """
         tensor = self._module.InferInput("INPUT", [len(texts), 1], "BYTES")
-        raw = [[text.encode("utf-8", "surrogateescape")] for text in texts]  # a shell may hand over any bytes
+        raw = [[text.encode("utf-8", "surrogateescape")] for text in texts]  # a shell may pass any bytes
         tensor.set_data_from_numpy(self._np.array(raw, dtype=object))
         outputs = [self._module.InferRequestedOutput(name) for name in OUTPUTS]
         answer = self.ask_again(QueueFull, timeout, "infer", MODEL, [tensor], outputs=outputs)
         for text, label, confidence, name, error in zip(texts, *map(answer.as_numpy, OUTPUTS)):
             if error[0]:
                 raise UserError(f"{text[:40]!r}: {error[0].decode('utf-8')}")
-            held = label >= 0  # -1 fills rows that have fewer labels than another
-            yield label[held], confidence[held], [one.decode("utf-8") for one in name[held]]
+            is_filled = label >= 0  # rows with fewer labels than another end with -1
+            yield label[is_filled], confidence[is_filled], [one.decode("utf-8") for one in name[is_filled]]
 
 
 def label(server, args):
-    """Labels --texts, or --input_file as a stream."""
+    """Predicts --texts, or --input_file as a stream."""
     from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
     if args.output_file and not args.input_file:
-        raise UserError("--output_file: name the texts too, --input_file")
+        raise UserError("--output_file needs --input_file, the texts")
     most, longest, hierarchical = server.settings(args.wait)
     size = args.batch_size or most
     problems = Problems()
     if size > most:
-        problems.add(f"--batch_size {size}: the server takes {most} texts a request at most")
+        problems.add(f"--batch_size {size}: the server takes at most {most} texts per request")
     if args.input_file:
         count = count_texts(args.input_file, problems, longest)
     problems.stop_if_any()

@@ -1,10 +1,10 @@
-"""Ask tritonserver for labels by gRPC: a few texts, or a file of any size as a stream.
+"""Ask tritonserver by gRPC for the labels of a few texts or of a file of any size.
 
     python seqcls_grpc_client.py                                             # sample texts; prints the labels' JSON
     python seqcls_grpc_client.py --url 10.0.0.7:8001 --texts 台风登陆，学校停课一天
     python seqcls_grpc_client.py --input_file texts.txt --output_file labels.txt --scores
 
-The output is `text<TAB>label,label`, as predict.py writes it. Needs requirements-client.txt alone.
+The output is `text<TAB>label,label`, as predict.py writes it. Only requirements-client.txt is needed.
 """
 
 import sys

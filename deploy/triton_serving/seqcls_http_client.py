@@ -1,10 +1,10 @@
-"""Ask tritonserver for labels by HTTP: a few texts, or a file of any size as a stream.
+"""Ask tritonserver by HTTP for the labels of a few texts or of a file of any size.
 
     python seqcls_http_client.py                                             # sample texts; prints the labels' JSON
     python seqcls_http_client.py --url 10.0.0.7:8000 --texts 台风登陆，学校停课一天
     python seqcls_http_client.py --input_file texts.txt --output_file labels.txt --scores
 
-The output is `text<TAB>label,label`, as predict.py writes it. Needs requirements-client.txt alone.
+The output is `text<TAB>label,label`, as predict.py writes it. Only requirements-client.txt is needed.
 """
 
 import sys

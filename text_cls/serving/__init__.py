@@ -1,4 +1,4 @@
-"""A bundle opened and run on ONNX Runtime: texts in, labels out. No Paddle.
+"""Runs a bundle on ONNX Runtime: texts in, labels out. Paddle is not needed.
 
 from text_cls.serving import open_predictor
 
@@ -7,14 +7,19 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
     print(names, scores)
 """
 
+from typing import TYPE_CHECKING, Any
 
-def open_predictor(folder, *args, timeout=10.0, **options):
-    """A `Predictor` or a `RetrievalPredictor` that labels texts, by the kind of the bundle.
+if TYPE_CHECKING:
+    from text_cls.serving.predictor import Predictor
+
+
+def open_predictor(folder: str, *args: Any, timeout: float = 10.0, **options: Any) -> "Predictor":
+    """Opens a bundle of either kind: as a `Predictor` or, for a retrieval bundle, a `RetrievalPredictor`.
 
     Args:
-        folder, args, timeout, options: as of those classes.
+        folder, args, timeout, options: arguments of those classes.
     Raises:
-        UserError: as of `Predictor`; or a retrieval bundle has no index, or its index does not open.
+        UserError: see `Predictor`; or a retrieval bundle has no index, or its index cannot be opened.
     """
     from text_cls.bundle import RETRIEVAL, bundle_kind
 
@@ -25,5 +30,5 @@ def open_predictor(folder, *args, timeout=10.0, **options):
     from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
     predictor = RetrievalPredictor(folder, *args, timeout=timeout, **options)
-    predictor.load_index()  # now, so that a faulty index is reported before the first long step
+    predictor.load_index()  # now, so that a broken index is reported before the first long step
     return predictor

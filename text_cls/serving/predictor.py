@@ -1,6 +1,6 @@
-"""A bundle on ONNX Runtime: texts in, labels out. No Paddle, no PaddleNLP.
+"""A bundle on ONNX Runtime: texts in, labels out. Neither Paddle nor PaddleNLP is needed.
 
-from predictor import Predictor
+from text_cls.serving.predictor import Predictor
 
 predictor = Predictor("export")
 for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金融数据"]):
@@ -8,24 +8,25 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
 """
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 
 import numpy as np
 
 from text_cls.batching import Encoded, budget_batches
-from text_cls.bundle import CLASSIFICATION, open_bundle
+from text_cls.bundle import CLASSIFICATION, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
 from text_cls.tokenization import load_tokenizer
 
 GPU_PACKAGE = "onnxruntime-gpu"
-# Before it, rows padded to share a batch get other logits than alone (by 0.9 to 7, seen with 1.18 to 1.20 on a CPU).
+# Older ones compute padded rows wrongly: with 1.18 to 1.20 on a CPU, logits are off by 0.9 to 7.
 OLDEST = (1, 21)
 
 
 def onnx_device_problem(device):
-    """What keeps ONNX Runtime from computing on a device, with what to do, or None."""
+    """Why ONNX Runtime cannot compute on a device, and what to do; None if it can."""
     import onnxruntime
 
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
@@ -42,7 +43,7 @@ def onnx_device_problem(device):
             f"pip uninstall -y onnxruntime {GPU_PACKAGE} && pip install {GPU_PACKAGE}"
         )
     if GPU_PACKAGE in installed:
-        return f"--device gpu: {GPU_PACKAGE} finds no CUDA here; see that nvidia-smi works, or use --device cpu"
+        return f"--device gpu: {GPU_PACKAGE} finds no CUDA; check that nvidia-smi works, or use --device cpu"
     return (
         f"--device gpu: this ONNX Runtime has no CUDA; use --device cpu, or on a machine with an NVIDIA GPU "
         f"pip uninstall -y onnxruntime && pip install {GPU_PACKAGE}"
@@ -50,47 +51,45 @@ def onnx_device_problem(device):
 
 
 def bundle_of(prefix):
-    """The bundle's folder, of itself or of the path of the static graph in it without its ending."""
+    """The folder of a bundle, from that folder or from the path of its static graph without the ending."""
     return prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or "."
 
 
 class Predictor:
-    """Serves one bundle.
+    """Predicts labels with one bundle.
 
     Args:
-        folder: what export_model.py or prune.py wrote. Its files must be those its manifest tells of.
-        variant: "float32", or "int8" (for a CPU) or "fp16" (for a GPU) where the bundle holds it.
+        folder: what export_model.py or prune.py wrote. Every file must match manifest.json.
+        variant: "float32", or "int8" (CPU) or "fp16" (GPU) if the bundle has it.
         device, device_id: "cpu", or "gpu" and its number.
-        num_threads: threads of one run of the model; None for as many as there are cores.
-        batch_size: rows a batch if all are of full length; shorter ones share the same number of tokens.
-        max_seq_length: tokens of a text; None as in training.
-        spin: threads wait busily for the next run: for runs without a pause between them. A server's other threads
-            want the cores; there it doubled the CPU time of a text on two cores.
+        num_threads: threads of one run of the model; None for one per core.
+        batch_size: rows per batch if all have full length; of shorter rows, as many as have the same number of tokens.
+        max_seq_length: most tokens per text; None for the value of training.
+        spin: threads wait busily for the next run, which pays if runs follow each other without a pause. In a server,
+            whose other threads need the cores, it doubled the CPU time per text on two cores.
     Raises:
-        UserError: the bundle is damaged, or the device is not to be had; the text says what to do.
+        UserError: the bundle is damaged, or the device is unavailable; the message says what to do.
     """
 
-    kind = CLASSIFICATION  # of the bundles it serves
+    kind = CLASSIFICATION  # of the bundles that this class opens
 
     def __init__(
         self,
-        folder,
-        variant="float32",
-        device="cpu",
-        device_id=0,
-        num_threads=None,
-        batch_size=32,
-        max_seq_length=None,
-        spin=True,
-    ):
-        import onnxruntime
-
+        folder: str,
+        variant: str = "float32",
+        device: str = "cpu",
+        device_id: int = 0,
+        num_threads: int | None = None,
+        batch_size: int = 32,
+        max_seq_length: int | None = None,
+        spin: bool = True,
+    ) -> None:
         if problem := onnx_device_problem(device):
             raise UserError(problem)
         if variant == "fp16" and device == "cpu":
-            raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: leave it out")
+            raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: use that")
         if variant == "int8" and device == "gpu":
-            raise UserError("int8 is for --device cpu; on a GPU, use fp16")
+            raise UserError("int8 is for --device cpu; on a GPU use fp16")
         self.take(open_bundle(folder, self.kind))
         manifest = self.bundle.manifest
         self.max_seq_length = max_seq_length or manifest["max_seq_length"]
@@ -102,13 +101,18 @@ class Predictor:
         try:
             self.tokenizer = load_tokenizer(folder)
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: the tokenizer does not load: {error}") from error
+            raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
         if self.max_seq_length <= self.tokenizer.fixed:
             raise UserError(
-                f"max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} tokens are not the text's; give more"
+                f"max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; allow more"
             )
+        self._open_session(variant, device, device_id, num_threads, spin)
+
+    def _open_session(self, variant, device, device_id, num_threads, spin):
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or 0  # 0: as many as there are cores
+        options.intra_op_num_threads = num_threads or 0  # 0: one per core
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         providers = ["CPUExecutionProvider"]
@@ -119,52 +123,59 @@ class Predictor:
             raise UserError(f"--device gpu: CUDA does not start with device {device_id}; use --device cpu")
         self.inputs = [node.name for node in self.session.get_inputs()]
         width = self.session.get_outputs()[0].shape[-1]
-        if isinstance(width, int) and width != self.columns:  # it may be a name, of a number that is known in a run
+        if isinstance(width, int) and width != self.columns:  # it may be a name, for a number known only in a run
             raise UserError(
-                f"{folder}: the model gives {width} numbers for a text, {self.columns} are wanted; export it again"
+                f"{self.bundle.folder}: the model outputs {width} numbers per text, not {self.columns}; export it again"
             )
 
-    def take(self, bundle):
-        """Answers with the bundle's labels and decision from here on."""
+    def take(self, bundle: Bundle) -> None:
+        """Uses the labels and the decision of another bundle from now on."""
         self.bundle, self.labels, self.decision = bundle, bundle.labels, bundle.decision
 
     @property
-    def columns(self):
-        """Numbers that the graph gives for a row: a logit a label."""
+    def columns(self) -> int:
+        """Outputs of the graph per row: one logit per label."""
         return len(self.labels)
 
-    def encode(self, texts, max_seq_length=None):
-        """Tokens of a list of texts as `Encoded`, cut at `max_seq_length` (by default as in training)."""
+    def encode(self, texts: Sequence[str], max_seq_length: int | None = None) -> Encoded:
+        """The tokens of texts, each truncated to `max_seq_length` (by default as in training)."""
         return self.pack(self.tokenizer.encode(texts, max_seq_length or self.max_seq_length))
 
-    def pack(self, rows):
-        """Rows of token ids, a list of int32 arrays, as `Encoded`."""
+    def pack(self, rows: Sequence[np.ndarray]) -> Encoded:
+        """Rows of token ids, int32 arrays, as `Encoded`."""
         ids = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)
         columns = {name: ids if name == "input_ids" else np.zeros_like(ids) for name in self.inputs}
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         padding = {name: self.tokenizer.pad_id if name == "input_ids" else 0 for name in self.inputs}
         return Encoded(columns, offsets, padding, pad_left=False, with_mask=False, truncated=0)
 
-    def run(self, encoded, batches=None):
-        """What the graph gives: float32 array [rows, columns], in their order; `batches` of row numbers, or its own."""
+    def run(self, encoded: Encoded, batches: Iterable[np.ndarray] | None = None) -> np.ndarray:
+        """The outputs of the graph: float32 array [rows, columns].
+
+        Args:
+            batches: row numbers of each batch; None to batch by length.
+        """
         outputs = np.zeros((len(encoded), self.columns), dtype=np.float32)
         for rows in budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches:
             outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
         return outputs
 
-    def probabilities_of(self, outputs):
-        """One sigmoid a label: float32 array [rows, labels] of what `run` gave."""
+    def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:
+        """The probability of each label: float32 array [rows, labels], the sigmoid of the outputs of `run`."""
         return sigmoid(outputs)
 
-    def probabilities(self, texts, max_seq_length=None):
-        """The same of texts: float32 array [texts, labels]."""
+    def probabilities(self, texts: Sequence[str], max_seq_length: int | None = None) -> np.ndarray:
+        """The probability of each label: float32 array [texts, labels]."""
         return self.probabilities_of(self.run(self.encode(texts, max_seq_length)))
 
-    def predict(self, texts, max_seq_length=None):
-        """Yields (label names, their probabilities) of each text, in order."""
+    def predict(
+        self, texts: Sequence[str], max_seq_length: int | None = None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields (label names, their probabilities) for each text, in order."""
         return named_labels(self.probabilities(texts, max_seq_length), self.labels, self.decision)
 
-    def log(self):
+    def log(self) -> None:
+        """Logs the model, the number of labels, the maximum length and the device."""
         manifest = self.bundle.manifest
         logger.info(
             "%s, %d labels, at most %d tokens, on %s (ONNX Runtime)",

@@ -1,5 +1,5 @@
 """Step 2 of the ensemble: token ids to logits. Rows of all waiting requests, whatever their lengths, share runs of
-`seqcls_model`: they are sorted into groups of similar length, and padded group by group.
+`seqcls_model`: they are sorted into groups of similar length, and each group is padded to its longest row.
 """
 
 import json
@@ -17,8 +17,8 @@ from text_cls.cli import UserError
 from text_cls.files import sha256
 
 MODEL = "seqcls_model"
-ROWS = 32  # of full length in a run of the graph, as in the predictor
-TOLERANCE = 1.0  # of a logit, which int8 moves by less than a tenth, a wrong mask by 2 to 7
+ROWS = 32  # rows of full length per run of the graph, as in the predictor
+TOLERANCE = 1.0  # difference of a logit; int8 causes less than 0.1, a wrong mask 2 to 7
 TOO_OLD = (
     "this server computes rows with padding wrongly, as every ONNX Runtime before 1.21 does with these graphs; "
     "use a newer container of Triton"
@@ -34,7 +34,7 @@ class TritonPythonModel:
         self.output, (self.num_labels,) = config["output"][0]["name"], map(int, config["output"][0]["dims"])
         self.pad_id, self.max_seq_length = int(parameters["pad_token_id"]), int(parameters["max_seq_length"])
         self.checked = False
-        # A repository on S3 and the like is fetched model by model: there is no neighbour to look at then.
+        # Repositories on S3 and similar stores are fetched model by model: then the graph is not beside this file.
         graph = HERE.parent.parent / MODEL / "1" / "model.onnx"
         if graph.exists() and sha256(graph) != parameters["sha256"]:
             raise UserError(f"{graph} is not the file this repository was built with; run build_repository.py again")
@@ -46,10 +46,10 @@ class TritonPythonModel:
                 return [pb_utils.InferenceResponse([], pb_utils.TritonError(TOO_OLD)) for _ in requests]
             self.checked = difference >= 0
         columns = dict(zip(self.inputs, zip(*map(self.arrays, requests))))
-        held = [self.held(ids) for ids in columns["input_ids"]]
+        is_token = [self.is_token(ids) for ids in columns["input_ids"]]
         encoded = Encoded(
-            {name: np.concatenate([a[mask] for a, mask in zip(arrays, held)]) for name, arrays in columns.items()},
-            np.cumsum([0, *np.concatenate([mask.sum(axis=1) for mask in held])]),
+            {name: np.concatenate([a[mask] for a, mask in zip(arrays, is_token)]) for name, arrays in columns.items()},
+            np.cumsum([0, *np.concatenate([mask.sum(axis=1) for mask in is_token])]),
             {name: self.pad_id if name == "input_ids" else 0 for name in self.inputs},
             pad_left=False,
             with_mask=False,
@@ -65,18 +65,18 @@ class TritonPythonModel:
                 errors[rows] = response.error().message()
             else:
                 logits[rows] = pb_utils.get_output_tensor_by_name(response, self.output).as_numpy()
-        ends = np.cumsum([len(mask) for mask in held])
+        ends = np.cumsum([len(mask) for mask in is_token])
         return [self.response(*both) for both in zip(np.split(logits, ends[:-1]), np.split(errors, ends[:-1]))]
 
     def arrays(self, request):
-        """A request's inputs, each [rows, longest]. Without a row where they are not, lest its run fail for others."""
+        """The inputs of a request, each [rows, longest]; without rows if malformed, so that other requests succeed."""
         arrays = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
         if arrays[0].ndim == 2 and len({array.shape for array in arrays}) == 1:
             return arrays
         return [np.zeros((0, 1), dtype=np.int64) for _ in arrays]
 
     def difference_by_padding(self):
-        """How much padding moves the logits of a row, which it must not; -1 where the graph fails."""
+        """How much padding changes the logits of a row (it must not); -1 if the graph fails."""
         ids = [number for number in range(6) if number != self.pad_id][: max(1, self.max_seq_length // 2)]
         logits = []
         for padding in (0, self.max_seq_length - len(ids)):
@@ -87,8 +87,8 @@ class TritonPythonModel:
             logits.append(pb_utils.get_output_tensor_by_name(answer, self.output).as_numpy())
         return np.abs(logits[0] - logits[1]).max()
 
-    def held(self, ids):
-        """bool [rows, longest]: what is text. A text may hold the padding's id too, but ends with another."""
+    def is_token(self, ids):
+        """bool [rows, longest]: False for padding. A text may contain the padding's id, but ends with another."""
         return np.cumsum((ids != self.pad_id)[:, ::-1], axis=1)[:, ::-1] > 0
 
     def infer(self, inputs):
@@ -100,8 +100,8 @@ class TritonPythonModel:
         ).exec()
 
     def response(self, logits, errors):
-        """The answer to one request: its rows' logits, or the first fault that met one of them."""
-        fault = next(filter(None, errors), None) if len(errors) else EMPTY
-        if fault:
-            return pb_utils.InferenceResponse([], pb_utils.TritonError(fault))
+        """The answer to one request: the logits of its rows, or the first error of one of them."""
+        error = next(filter(None, errors), None) if len(errors) else EMPTY
+        if error:
+            return pb_utils.InferenceResponse([], pb_utils.TritonError(error))
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, logits)])

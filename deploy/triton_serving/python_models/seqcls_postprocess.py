@@ -1,4 +1,4 @@
-"""Step 3 of the ensemble: logits to labels: their numbers, probabilities and names, decided as predict.py decides."""
+"""Step 3 of the ensemble: logits to labels (numbers, probabilities and names), decided as predict.py does."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ class TritonPythonModel:
     def initialize(self, args):
         bundle = open_bundle(str(HERE / "bundle"))
         self.decision, self.parents = bundle.decision, bundle.labels.parents
-        # The last one, -1, is what fills a row that has fewer labels than another.
+        # The last one, of index -1, fills rows that have fewer labels than another.
         self.names = np.array([*(name.encode("utf-8") for name in bundle.labels.names), b""], dtype=np.object_)
 
     def execute(self, requests):
@@ -30,9 +30,9 @@ class TritonPythonModel:
         chosen = self.decision.decide(probabilities, self.parents)
         chosen[errors != b""] = False
         counts = chosen.sum(axis=1)
-        held = np.arange(max(1, counts.max())) < counts[:, None]  # [rows, most labels of a row]
-        label = np.full(held.shape, -1, dtype=np.int64)
-        confidence = np.zeros(held.shape, dtype=np.float32)
-        label[held], confidence[held] = chosen.nonzero()[1], self.decision.calibrated(probabilities)[chosen]
+        is_filled = np.arange(max(1, counts.max())) < counts[:, None]  # [rows, most labels of any row]
+        label = np.full(is_filled.shape, -1, dtype=np.int64)
+        confidence = np.zeros(is_filled.shape, dtype=np.float32)
+        label[is_filled], confidence[is_filled] = chosen.nonzero()[1], self.decision.calibrated(probabilities)[chosen]
         tensors = {"POST_label": label, "POST_confidence": confidence, "POST_label_name": self.names[label]}
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])

@@ -1,4 +1,4 @@
-"""Step 1 of the ensemble: texts to token ids. A row that cannot be read gets an error of its own, and no ids."""
+"""Step 1 of the ensemble: texts to token ids. A row that cannot be read gets an error and no ids."""
 
 import json
 import sys
@@ -25,17 +25,17 @@ class TritonPythonModel:
         self.outputs = [output["name"] for output in config["output"] if output["name"].startswith("OUTPUT_")]
 
     def read(self, raw):
-        """(text, "") of a row's bytes, or ("", what is wrong with them)."""
+        """(text, "") for the bytes of a row, or ("", error message)."""
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             return "", f"the text is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}"
         if len(text) > self.max_characters:
-            return "", f"the text has {len(text)} characters; at most {self.max_characters} are taken"
+            return "", f"the text has {len(text)} characters; at most {self.max_characters} are allowed"
         return text, ""
 
     def rows(self, request):
-        """Bytes of each row. A shape of [0, 1] that holds data for one all the same comes here as [1]."""
+        """The bytes of each row. A request of shape [0, 1] that has data for one row arrives here as [1]."""
         array = pb_utils.get_input_tensor_by_name(request, "INPUT_0").as_numpy()
         return array[:, 0] if array.ndim == 2 else array[:0]
 
@@ -57,7 +57,7 @@ class TritonPythonModel:
         return responses
 
     def padded(self, rows):
-        """The rows of one request as rectangles [rows, longest], as a tensor must be: OUTPUT_0 ids, OUTPUT_1 zeros."""
+        """The rows of one request, padded to tensors [rows, longest]: OUTPUT_0 has the ids, OUTPUT_1 zeros."""
         ids = np.full((len(rows), max(1, *map(len, rows))), self.tokenizer.pad_id, dtype=np.int64)
         for row, values in zip(ids, rows):
             row[: len(values)] = values

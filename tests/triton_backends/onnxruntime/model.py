@@ -1,7 +1,7 @@
-"""The `onnxruntime` backend of the tests: what Triton's own does with a model.onnx, in Python.
+"""The `onnxruntime` backend of the tests: does in Python what Triton's own backend does with a model.onnx.
 
-The server that PyPI has comes without Triton's backend in C++. Triton takes this file for it (a "Python-based
-backend"), so that a repository made for a container is loaded as it is. CPU, float32 and int64, batched models alone.
+The server on PyPI comes without Triton's C++ backend. Triton uses this file instead (a "Python-based backend"), so that
+repositories made for a container load unchanged. Only CPU, float32 and int64, and batched models.
 """
 
 import json
@@ -18,7 +18,7 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         if args["model_instance_kind"] == "GPU":
-            raise ValueError("this backend of the tests knows no GPU")
+            raise ValueError("this backend, for tests, does not support GPUs")
         file = config.get("default_model_filename") or DEFAULT_FILE
         path = os.path.join(args["model_repository"], args["model_version"], file)
         options = onnxruntime.SessionOptions()
@@ -30,23 +30,23 @@ class TritonPythonModel:
         self.outputs = self.checked(config, "output", self.session.get_outputs())
 
     def checked(self, config, field, nodes):
-        """Names of the model's tensors. As Triton's backend, refuses a configuration that is not the graph's."""
+        """Names of the model's tensors. Like Triton's backend, refuses a configuration that differs from the graph."""
         types = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
         graph = {node.name: (types[node.type], list(node.shape)[1:]) for node in nodes}
-        told = {
+        configured = {
             tensor["name"]: (tensor["data_type"], [int(size) for size in tensor["dims"]]) for tensor in config[field]
         }
-        if set(graph) != set(told):
-            raise ValueError(f"{field}: the graph has {sorted(graph)}, the configuration {sorted(told)}")
+        if set(graph) != set(configured):
+            raise ValueError(f"{field}: the graph has {sorted(graph)}, the configuration {sorted(configured)}")
         for name, (kind, shape) in graph.items():
-            known, dims = told[name]
+            known, dims = configured[name]
             fits = len(shape) == len(dims) and all(isinstance(a, str) or a == b for a, b in zip(shape, dims))
             if kind != known or not fits:
                 raise ValueError(f"{field} {name}: the graph has {kind} {shape}, the configuration {known} {dims}")
         return list(graph)
 
     def execute(self, requests):
-        """One run for all: Triton merges requests of equal shapes alone."""
+        """One run for all requests: Triton merges only requests of equal shapes."""
         columns = [
             [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
             for name in self.inputs
@@ -54,9 +54,9 @@ class TritonPythonModel:
         ends = np.cumsum([len(array) for array in columns[0]])
         try:
             results = self.run([np.concatenate(arrays) for arrays in columns])
-        except Exception as error:  # of any kind: the requests fail, and the server lives on
-            fault = pb_utils.TritonError(f"onnxruntime execute failure: {error}")
-            return [pb_utils.InferenceResponse([], fault) for _ in requests]
+        except Exception as error:  # of any kind: the requests fail, but not the server
+            failure = pb_utils.TritonError(f"onnxruntime execute failure: {error}")
+            return [pb_utils.InferenceResponse([], failure) for _ in requests]
         return [self.response(parts) for parts in zip(*(np.split(result, ends[:-1]) for result in results))]
 
     def run(self, arrays):
