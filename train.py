@@ -24,6 +24,7 @@ from text_cls.cli import (
 )
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
+from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import read_labels, read_rows
 from utils import log_data
 
@@ -88,9 +89,22 @@ def argument_problems(args):
     """Faults of the arguments alone, as texts."""
     from text_cls.neural.run_state import run_problems
 
-    yield from run_problems(args, args.model_name, "--model_name")
+    yield from run_problems(
+        args.model_name,
+        "--model_name",
+        device=args.device,
+        save_dir=args.save_dir,
+        init_from_ckpt=args.init_from_ckpt,
+        max_seq_length=args.max_seq_length,
+    )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
+
+
+def files_of(args):
+    """{"label", "train", "dev" and, if there is one, "test": (name, path)} of the data files."""
+    names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file, "test": args.test_file}
+    return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items() if name}
 
 
 def read_data(args):
@@ -99,14 +113,14 @@ def read_data(args):
     for message in argument_problems(args):
         if message:
             problems.add(message)
+    paths = {split: path for split, (_, path) in files_of(args).items()}
     rows, faults = {}, problems.count
     with problems.collect():
-        labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
-    labels_are_sound = problems.count == faults  # else every row would be called wrong
-    for split, file in {"train": args.train_file, "dev": args.dev_file, "test": args.test_file}.items():
-        if file and labels_are_sound:
+        labels = read_labels(paths.pop("label"), problems)
+    if problems.count == faults:  # else every row would be called wrong
+        for split, path in paths.items():
             with problems.collect():
-                rows[split] = read_rows(os.path.join(args.dataset_dir, file), labels, problems)
+                rows[split] = read_rows(path, labels, problems)
     if args.metric_for_best in TUNED and "dev" in rows:
         from text_cls.cross_fitting import FEWEST
 
@@ -128,11 +142,14 @@ def main(argv=None):
     labels, rows = read_data(args)
     if args.early_stop_nums is None:
         args.early_stop_nums = 10 if labels.hierarchical else 4
+    rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
+    rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
 
     from text_cls.neural.training import train  # Paddle is imported from here on
 
+    options = TrainingOptions.from_args(args)
     try:
-        return train(args, labels, rows, environment)
+        return train(options, labels, rows, vars(args), files_of(args), environment)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "

@@ -109,7 +109,15 @@ def read_data(args):
     from text_cls.neural.run_state import run_problems
 
     problems = Problems()
-    for message in run_problems(args, args.model_name_or_path, "--model_name_or_path", KIND):
+    for message in run_problems(
+        args.model_name_or_path,
+        "--model_name_or_path",
+        device=args.device,
+        save_dir=args.save_dir,
+        init_from_ckpt=args.init_from_ckpt,
+        max_seq_length=args.max_seq_length,
+        kind=KIND,
+    ):
         if message:
             problems.add(message)
     rows, faults = {}, problems.count
