@@ -103,8 +103,10 @@ def argument_problems(args):
 
 def files_of(args):
     """{"label", "train", "dev" and, if there is one, "test": (name, path)} of the data files."""
-    names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file, "test": args.test_file}
-    return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items() if name}
+    names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file}
+    if args.test_file:
+        names["test"] = args.test_file
+    return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items()}
 
 
 def read_data(args):

@@ -11,20 +11,21 @@ import pytest
 from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_runs import losses, weights
 
 import encoder as room
 import predict as classifier_predict
 import retrieval_training
 from encoder import embed, load_encoder, open_encoder
 from metric import classification_report
-from retrieval_training import fit_within, in_batch_losses, label_sets, rows_of
+from retrieval_training import fit_within, rows_of
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.neural import training
 from text_cls.neural.checkpoint import load_checkpoint, read_run
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode
-from text_cls.rows import Labels, read_labels, read_rows
+from text_cls.rows import Labels, read_rows
 from text_cls.search.label_scores import default_decision
 
 paddle = import_paddle()
@@ -82,14 +83,6 @@ def fit(run, tiny_model, tmp_path):
     return call
 
 
-def losses(log):
-    return [float(value) for value in re.findall(r"global step \d+, .* loss: ([\d.]+),", log)]
-
-
-def weights(folder):
-    return {name: value.numpy() for name, value in paddle.load(str(Path(folder, "model_state.pdparams"))).items()}
-
-
 def same_weights(folder, other, tolerance=1e-6):
     expected = weights(other)
     return all(  # a key's bias has no gradient but what rounding leaves, of which Adam makes whole steps
@@ -102,111 +95,6 @@ def same_weights(folder, other, tolerance=1e-6):
 def test_defaults():
     args = vars(script.parse_args([]))
     assert {name: args[name] for name in CONTRACT} == CONTRACT
-
-
-# --------------------------------------------------------------------------------------------------------------- loss
-
-
-def brute_force(texts, labels, row, target, against, margin, scale):
-    result = []
-    for pair in range(len(row)):
-        scores = {}
-        for column in range(len(labels)):
-            if against[pair, column]:
-                cosine = float(texts[row[pair]] @ labels[column])
-                scores[column] = scale * (cosine - margin if column == target[pair] else cosine)
-        highest = max(scores.values())
-        total = sum(np.exp(value - highest) for value in scores.values())
-        result.append(highest + np.log(total) - scores[target[pair]])
-    return result
-
-
-@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 5), st.integers(1, 8))
-def test_the_loss_is_cross_entropy_among_what_a_pair_is_compared_with(seed, texts, labels, pairs):
-    random = np.random.default_rng(seed)
-    vectors = [random.normal(size=(n, 4)) for n in (texts, labels)]
-    vectors = [(v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in vectors]
-    row, target = random.integers(0, texts, pairs), random.integers(0, labels, pairs)
-    against = random.random((pairs, labels)) < 0.6
-    against[np.arange(pairs), target] = True
-    found = in_batch_losses(*map(paddle.to_tensor, (*vectors, row, target, against)), 0.2, 30.0)
-    assert found.numpy() == pytest.approx(brute_force(*vectors, row, target, against, 0.2, 30.0), abs=1e-3)
-
-
-def trainer_of(dataset, model, rows=None):
-    """A trainer before its first step; `rows` of text: names in place of the file's."""
-    problems = Problems()
-    labels = read_labels(str(dataset / "label.txt"), problems)
-    train = read_rows(str(dataset / "train.txt"), labels, problems)
-    if rows is not None:
-        train = rows_of({text: {labels.index[name] for name in names} for text, names in rows.items()}, "rows")
-    args = script.parse_args(["--device", "cpu", "--max_seq_length", "32", "--learning_rate", "3e-3"])
-    encoder, tokenizer = load_encoder(str(model), 16)
-    from argparse import Namespace
-
-    from text_cls.neural.checkpoint import Checkpoint
-    from text_cls.neural.run_state import Progress
-
-    settings = {"warmup_steps": 0, "logging_steps": 1, **retrieval_training.FIXED}
-    checkpoint = Checkpoint(encoder, tokenizer, labels, Decision(), {"corpus": labels.names})
-    part = {"train": rows_of(label_sets(train), "rows")}
-    tokens = {"train": encode(part["train"].texts, tokenizer, encoder, 32)}
-    return retrieval_training.RetrievalTrainer(
-        Namespace(**vars(args), **settings), checkpoint, part, tokens, Progress(), None
-    )
-
-
-def test_a_batch_knows_what_is_no_negative(news, tiny_model):
-    """Other labels of the text, the parents of its labels, and the same label of another row."""
-    rows = {
-        "a": ["灾害事故", "灾害事故##地震", "灾害事故##洪涝"],
-        "b": ["灾害事故", "灾害事故##地震"],
-        "c": ["灾害事故"],
-    }
-    trainer = trainer_of(news, tiny_model, rows)
-    names = trainer.checkpoint.labels.names
-    inputs = trainer.inputs_of(np.arange(3))
-    columns = sorted(names.index(name) for name in rows["a"])  # each label of the batch once, in the label file's order
-    assert [names[i] for i in columns] == ["灾害事故", "灾害事故##地震", "灾害事故##洪涝"]
-    assert len(inputs["text/input_ids"]) == 3 and len(inputs["label/input_ids"]) == 3
-    pairs = [(int(row), names[columns[target]]) for row, target in zip(inputs["row"], inputs["target"])]
-    assert pairs == [(0, "灾害事故##地震"), (0, "灾害事故##洪涝"), (1, "灾害事故##地震"), (2, "灾害事故")]
-    assert inputs["against"].tolist() == [
-        [False, True, False],  # the text's other label and their parent are left out
-        [False, False, True],
-        [False, True, True],  # 洪涝 is a true negative of b
-        [True, True, True],  # c stops at the parent: its children are negatives
-    ]
-    assert trainer.size(np.arange(3)) == 4 and inputs["weight"].tolist() == [1, 1, 1, 1]
-
-
-def test_the_label_texts_of_a_batch_are_those_of_the_older_suite(news, tiny_model):
-    trainer = trainer_of(news, tiny_model, {"a": ["灾害事故", "灾害事故##地震"]})
-    vocabulary = lines_of(tiny_model / "vocab.txt")
-    tokens = [vocabulary[i] for i in trainer.inputs_of(np.arange(1))["label/input_ids"][0]]
-    assert "".join(tokens) == "[CLS]灾害事故,地震[SEP]".replace(",", "," if "," in vocabulary else "[UNK]")
-
-
-def test_a_process_without_a_row_takes_part_with_no_weight(news, tiny_model):
-    trainer = trainer_of(news, tiny_model, {"a": ["灾害事故"], "b": ["灾害事故", "灾害事故##地震"]})
-    trainer.rank, trainer.world = 2, 3
-    assert trainer.inputs_of(np.arange(2))["weight"].tolist() == [0]
-
-
-def test_steps_bring_texts_nearer_to_their_labels(news, tiny_model):
-    trainer = trainer_of(news, tiny_model)
-    trainer.model.eval()
-    batch = np.arange(6)
-
-    def loss():
-        inputs = {name: paddle.to_tensor(value) for name, value in trainer.inputs_of(batch).items()}
-        return trainer.backward(inputs, trainer.size(batch), exchange=True)
-
-    before = float(loss())
-    for _ in range(5):
-        trainer.update()
-        after = float(loss())
-    assert after < 0.7 * before
 
 
 # --------------------------------------------------------------------------------------------------------------- a run
@@ -271,16 +159,16 @@ def test_twice_the_same(fit, news, tmp_path):
 def test_dropout_is_on_in_every_step_of_every_epoch(fit, news, monkeypatch):
     """The older suite's stayed off from the second epoch on."""
     modes, outputs = [], []
-    original = retrieval_training.RetrievalTrainer.losses
+    original = retrieval_training.RetrievalSteps.losses
 
-    def watched(trainer, inputs):
-        modes.append(trainer.model.training and trainer.model.dropout.training)
+    def watched(steps, inputs):
+        modes.append(steps.model.training and steps.model.dropout.training)
         copy = {name[len("text/") :]: value for name, value in inputs.items() if name.startswith("text/")}
         with paddle.no_grad():
-            outputs.append(float((trainer.model(**copy) - trainer.model(**copy)).abs().max()))
-        return original(trainer, inputs)
+            outputs.append(float((steps.model(**copy) - steps.model(**copy)).abs().max()))
+        return original(steps, inputs)
 
-    monkeypatch.setattr(retrieval_training.RetrievalTrainer, "losses", watched)
+    monkeypatch.setattr(retrieval_training.RetrievalSteps, "losses", watched)
     status, log, _ = fit(news, "--epochs", 3, "--batch_size", 45)
     assert status == 0 and log.count("eval recall@1") == 3
     assert len(modes) == 2 + 3 * 2 and all(modes)  # two steps of the rehearsal, two of each epoch

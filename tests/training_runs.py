@@ -14,6 +14,11 @@ from text_cls.neural.compat import import_paddle
 paddle = import_paddle()
 
 
+def losses(log):
+    """The losses of the steps that a log has lines of."""
+    return [float(value) for value in re.findall(r"global step \d+, .* loss: ([\d.]+),", log)]
+
+
 def weights(folder):
     state = paddle.load(str(Path(folder, "model_state.pdparams")))
     return {name: value.numpy() for name, value in state.items()}

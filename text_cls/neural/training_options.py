@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(kw_only=True)
 class TrainingOptions:
-    """What training needs to know. Names and defaults are those of the flags of `train.py`, whose help explains them."""
+    """What training needs to know. Names and defaults are those of the flags of `train.py`; its help explains them."""
 
     max_seq_length: int = 128
     length_buckets: bool = True
@@ -39,6 +39,6 @@ class TrainingOptions:
 
     @classmethod
     def from_args(cls, args, **renamed):
-        """The options among parsed arguments. `renamed`: options that are not attributes of `args` by their own name."""
+        """The options among parsed arguments. renamed: options that have another name in `args`, or none."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in vars(args).items() if name in names}, **renamed)
