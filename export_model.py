@@ -10,6 +10,7 @@ A variant (--int8, --fp16) that loses F1 or is not faster is not put into the bu
 import argparse
 import os
 import sys
+from itertools import islice
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.neural.compat import prepare_environment, use_old_ir
@@ -95,13 +96,13 @@ def add_variant(draft, variant, device, rows, args):
     return False
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    prepare_environment()
-    from text_cls.neural.checkpoint import load_checkpoint, load_model
-    from text_cls.neural.export import bundle_folder, bundle_folder_problem, check, example_texts, tokenizer_problem
+# ----------------------------------------------------------------------------------------------------------------- main
+
+
+def read(args):
+    """The checkpoint without its model, and the dev rows or None. Raises one UserError that lists every problem."""
+    from text_cls.neural.checkpoint import load_checkpoint
+    from text_cls.neural.export import bundle_folder_problem
     from text_cls.rows import read_rows
 
     problems, rows = Problems(), None
@@ -116,7 +117,13 @@ def main(argv=None):
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt, --dataset_dir"
         )
     problems.stop_if_any()
-    load_model(checkpoint, "cpu")
+    return checkpoint, rows
+
+
+def check_model(args, checkpoint):
+    """Raises a UserError for a model that --multilingual is wrong about, or that cannot be served."""
+    from text_cls.neural.export import tokenizer_problem
+
     kind = checkpoint.model.config.model_type
     if args.multilingual != (kind == "ernie_m"):
         remedy = "leave --multilingual out" if args.multilingual else "give --multilingual"
@@ -124,11 +131,37 @@ def main(argv=None):
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
 
-    from text_cls.serving.predictor import Predictor, onnx_device_problem
 
-    max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
-    texts = [rows.texts[i] for i in range(min(64, len(rows)))] if rows else example_texts()
+def add_variants(draft, rows, args):
+    """Adds the variants that the flags ask for. Returns the names of those that were refused."""
+    from text_cls.serving.predictor import onnx_device_problem
+
     refused = []
+    if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
+        refused.append("int8")
+    if args.fp16 and onnx_device_problem("gpu"):
+        to_fp16(draft.file("float32"), draft.file("fp16"))
+        draft.fields["unmeasured"] = ["fp16"]
+        logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")
+    elif args.fp16 and not add_variant(draft, "fp16", "gpu", rows, args):
+        refused.append("fp16")
+    return refused
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    prepare_environment()
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.export import bundle_folder, check, example_texts
+    from text_cls.serving.predictor import Predictor
+
+    checkpoint, rows = read(args)
+    load_model(checkpoint, "cpu")
+    check_model(args, checkpoint)
+    max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
+    texts = list(islice(rows.texts, 64)) if rows else example_texts()
     with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
         difference, shortest, longest = check(checkpoint, Predictor(draft.folder), texts, max_seq_length)
         logger.info(
@@ -137,14 +170,7 @@ def main(argv=None):
             shortest,
             longest,
         )
-        if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
-            refused.append("int8")
-        if args.fp16 and onnx_device_problem("gpu"):
-            to_fp16(draft.file("float32"), draft.file("fp16"))
-            draft.fields["unmeasured"] = ["fp16"]
-            logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")
-        elif args.fp16 and not add_variant(draft, "fp16", "gpu", rows, args):
-            refused.append("fp16")
+        refused = add_variants(draft, rows, args)
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
         logger.error("%s is not in it; serve float32, or allow more: --max_f1_drop", variant)

@@ -102,7 +102,7 @@ def worker_train_py(args):
     rows["train"] = rows["train"].sample(args.rows, train_args.seed)
     model, tokenizer = load_pretrained(args.folder, len(labels))
     tokens = {"train": encode(rows["train"].texts, tokenizer, model, args.max_seq_length)}
-    options = TrainingOptions.from_args(train_args, early_stop_nums=4)
+    options = TrainingOptions.from_args(train_args)
     checkpoint = Checkpoint(model, tokenizer, labels, Decision(), {})
     trainer = make_trainer(options, checkpoint, rows, tokens, Progress())
 

@@ -234,7 +234,7 @@ def measure(predictors, rows):
         median of 5.
     """
     results, labels = {}, next(iter(predictors.values())).labels
-    texts = [rows.texts[i] for i in range(len(rows))]
+    texts = list(rows.texts)
     gold = rows.multi_hot(len(labels))
     for name, predictor in predictors.items():
         probabilities = predictor.probabilities(texts)

@@ -4,8 +4,19 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(kw_only=True)
-class TrainingOptions:
-    """What training needs to know. Names and defaults are those of the flags of `train.py`; its help explains them."""
+class Options:
+    """Options of a script that the library needs, with the names of the flags."""
+
+    @classmethod
+    def from_args(cls, args, **renamed):
+        """The options among parsed arguments. renamed: options that have another name in `args`, or none."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in vars(args).items() if name in names}, **renamed)
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(Options):
+    """The options of `train.py`, with its defaults; its help explains them."""
 
     max_seq_length: int = 128
     length_buckets: bool = True
@@ -36,9 +47,3 @@ class TrainingOptions:
     save_minutes: float = 10
     logging_steps: int = 5
     visualdl_dir: str | None = None
-
-    @classmethod
-    def from_args(cls, args, **renamed):
-        """The options among parsed arguments. renamed: options that have another name in `args`, or none."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in vars(args).items() if name in names}, **renamed)
