@@ -1,10 +1,10 @@
-"""Export a checkpoint to a bundle: static graph and ONNX model with all that is needed to serve it.
+"""Export a checkpoint to a bundle: static graph and ONNX model with everything needed to serve it.
 
     python export_model.py --params_path ./checkpoint/ --output_path ./export
     python export_model.py --params_path ./checkpoint/ --output_path ./export --multilingual      # ERNIE-M
-    python export_model.py --int8 --dataset_dir data       # and a faster variant for CPUs, if dev shows no worse F1
+    python export_model.py --int8 --dataset_dir data       # also a faster variant for CPUs, if F1 on dev stays as good
 
-A variant (--int8, --fp16) that loses F1 or is not faster is not put into the bundle; the exit status is then 1.
+A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bundle; the exit status is then 1.
 """
 
 import argparse
@@ -62,11 +62,11 @@ def log_result(name, result, verdict):
 
 
 def int8_attempts(source, target):
-    """(name, function that writes the variant) from the fastest to the most careful."""
+    """Yields (name, function that writes the variant), from the fastest to the most accurate."""
     yield "int8", lambda: to_int8(source, target, per_channel=False)
     yield "int8, per channel", lambda: to_int8(source, target, per_channel=True)
-    spared = classifier_nodes(source)
-    yield "int8, classifier spared", lambda: to_int8(source, target, per_channel=True, spared=spared)
+    excluded = classifier_nodes(source)
+    yield "int8, classifier in float32", lambda: to_int8(source, target, per_channel=True, excluded=excluded)
 
 
 def fp16_attempts(source, target):
@@ -74,7 +74,7 @@ def fp16_attempts(source, target):
 
 
 def add_variant(draft, variant, device, rows, args):
-    """Makes a variant and keeps it in the draft if it is as good as float32 and faster. True if it is kept."""
+    """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept."""
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
@@ -121,7 +121,7 @@ def read(args):
 
 
 def check_model(args, checkpoint):
-    """Raises a UserError for a model that --multilingual is wrong about, or that cannot be served."""
+    """Raises a UserError if --multilingual does not fit the model, or the model cannot be served."""
     from text_cls.neural.export import tokenizer_problem
 
     kind = checkpoint.model.config.model_type

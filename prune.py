@@ -3,8 +3,9 @@
     python prune.py --device gpu --output_dir prune --dataset_dir data --width_mult_list 3/4 2/3 1/2
     python prune.py --device cpu --output_dir prune --dataset_dir data --width_mult_list 1/2 --num_train_epochs 3
 
-Heads and neurons are ordered by importance on dev, then all widths are trained together to answer as the whole model
-does. It takes as long as fine-tuning, once for each width. Served like any bundle: prune/width_mult_0.75/pruned_model
+Heads and neurons are ordered by their importance on dev. Then all widths are trained together to give the logits of the
+whole model, which takes as long as fine-tuning, once per width. Each width is served like any bundle, for example
+prune/width_mult_0.75/pruned_model.
 """
 
 import argparse
@@ -24,34 +25,41 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output_dir", required=True, help="folder of the bundles, one for each width (required)")
+    parser.add_argument("--output_dir", required=True, help="folder of the bundles, one per width (required)")
     parser.add_argument("--dataset_dir", required=True, help="folder of train.txt, dev.txt and label.txt (required)")
     parser.add_argument("--params_dir", default="./checkpoint/", help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--max_seq_length", type=positive_int, default=128, help="tokens of a text (%(default)s)")
+    parser.add_argument(
+        "--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)"
+    )
     parser.add_argument("--device", default="gpu", help="cpu, gpu, or one card: gpu:0 (%(default)s)")
     parser.add_argument(
         "--width_mult_list",
         type=width,
         nargs="+",
         default=[Fraction(3, 4)],
-        help="shares of heads and neurons to keep; heads must come out whole (3/4)",
+        help="shares of heads and neurons to keep; each must give a whole number of heads (3/4)",
     )
 
     training = parser.add_argument_group("training")
-    training.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help="(%(default)s)")
-    training.add_argument("--num_train_epochs", type=positive_int, default=10, help="(%(default)s)")
-    training.add_argument("--per_device_train_batch_size", type=positive_int, default=32, help="(%(default)s)")
-    training.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help="(%(default)s)")
-    training.add_argument("--logging_steps", type=positive_int, default=100, help="(%(default)s)")
+    rate, epochs = "peak learning rate (%(default)s)", "passes over the training rows (%(default)s)"
+    training.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help=rate)
+    training.add_argument("--num_train_epochs", type=positive_int, default=10, help=epochs)
+    rows = "training rows per batch and process (%(default)s)"
+    training.add_argument("--per_device_train_batch_size", type=positive_int, default=32, help=rows)
+    rows = "dev rows per batch (%(default)s)"
+    training.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help=rows)
     training.add_argument(
-        "--save_steps", type=positive_int, default=100, help="steps from score to score (%(default)s)"
+        "--logging_steps", type=positive_int, default=100, help="steps between log lines (%(default)s)"
     )
-    training.add_argument("--seed", type=non_negative_int, default=3, help="(%(default)s)")
+    training.add_argument(
+        "--save_steps", type=positive_int, default=100, help="steps between evaluations (%(default)s)"
+    )
+    training.add_argument("--seed", type=non_negative_int, default=3, help="seed of dropout and order (%(default)s)")
     return parser.parse_args(argv)
 
 
 def width(text):
-    """argparse type: a share, as 3/4 or 0.75."""
+    """argparse type: a share like 3/4 or 0.75."""
     try:
         value = Fraction(text.strip("'\""))
     except (ValueError, ZeroDivisionError):
@@ -62,7 +70,7 @@ def width(text):
 
 
 def width_problems(widths, heads):
-    """What is wrong with widths for a model of so many heads."""
+    """Yields what is wrong with the widths for a model with this number of heads."""
     for value in widths:
         if (value * heads).denominator != 1:
             fitting = ", ".join(str(Fraction(kept, heads)) for kept in range(heads - 1, 0, -1))
@@ -80,7 +88,7 @@ def folder_of(value):
 
 
 def export_width(args, checkpoint, value, model, rows):
-    """Writes the bundle of a pruned model, which must answer as that model does."""
+    """Writes the bundle of a pruned model, which must give the same logits."""
     import paddle
 
     from text_cls.files import write_json
@@ -102,7 +110,7 @@ def export_width(args, checkpoint, value, model, rows):
 
 
 def log_table(args, rows, sizes, whole):
-    """Per width, beside the whole model: scores, parameters, file size, latency."""
+    """Logs scores, parameters, file size and latency of the whole model and of each width."""
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 

@@ -1,9 +1,9 @@
 """How an encoder learns: texts near the texts of their labels, far from those of the other labels of their batch.
 
-Texts of a batch are compared with its labels, each label encoded once. The loss of a pair of a text and one of its
-labels is the cross-entropy of that label among the batch's, the cosine of the pair less a margin, all times a scale.
-Labels that the text has otherwise, by any of its rows, are left out: they are no negatives. Of several processes, each
-compares its own share of a batch: negatives do not cross cards, as in the older suite.
+The texts of a batch are compared with its labels, each label encoded once. The loss of a pair, a text and one of its
+labels, is the cross-entropy of that label among those of the batch. The logits are the cosines, that of the pair minus
+a margin, times a scale. Other labels of the same text, in any of its rows, are left out: they are no negatives. Each
+process compares its own share of a batch: negatives do not cross cards, as in PaddleNLP's application.
 """
 
 from dataclasses import dataclass, replace
@@ -38,13 +38,14 @@ from text_cls.search.neighbours import Neighbours
 from text_cls.thresholds import GRID
 
 CUTOFFS = (1, 5, 10, 20, 50)
-MOST_CELLS = 20_000_000  # scores that a threshold is fitted to: some seconds on one core
-OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}  # of the threshold
+MOST_CELLS = 20_000_000  # scores to fit a threshold to, at most: some seconds on one core
+# What the threshold maximises, for each --metric_for_best.
+OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}
 
 
 @dataclass(kw_only=True)
 class RetrievalOptions(TrainingOptions):
-    """`TrainingOptions`, and those that only this training has, named as the flags of this folder's train.py."""
+    """`TrainingOptions`, and the further options of this folder's train.py."""
 
     margin: float = 0.2
     scale: float = 30
@@ -119,7 +120,7 @@ def make_corpus(checkpoint, max_seq_length):
 def label_sets(rows):
     """{text: indices of the labels of all its rows}.
 
-    So a file that repeats a text once for each of its labels, as the older suite's, trains as one that names them all.
+    A file that repeats a text for each of its labels, as in PaddleNLP's application, trains like one that lists them.
     """
     sets = {}
     for i in range(len(rows)):
@@ -128,7 +129,7 @@ def label_sets(rows):
 
 
 def rows_of(sets, path):
-    """`Rows` of such a dict."""
+    """`Rows` of a dict like that of `label_sets`."""
     texts = Texts()
     for text in sets:
         texts.append(text)
@@ -249,9 +250,9 @@ class RetrievalTrainer(Trainer):
 
 
 def fit_within(decision, scores, gold, parents, metric):
-    """The threshold that serves a metric best, all else of the decision as it is; of equals, that nearest to 0.5.
+    """The threshold that is best for a metric, with the rest of the decision unchanged; of equals, that nearest to 0.5.
 
-    A cosine is no probability: with other data, margin or length of training, other ones mean the same.
+    A cosine is no probability: its scale depends on the data, the margin and the length of training.
     """
     grid, step = GRID[1::2], -(-scores.size // MOST_CELLS)
     scores, gold = scores[::step], gold[::step]
@@ -262,7 +263,7 @@ def fit_within(decision, scores, gold, parents, metric):
 
 
 def side_by_side(encoder):
-    """A Paddle layer of two encodings in one pass, which is what a step of several processes is made of."""
+    """A Paddle layer that encodes texts and labels in one pass: DataParallel wants one pass per step."""
     import paddle
 
     class SideBySide(paddle.nn.Layer):
@@ -283,7 +284,8 @@ def in_batch_losses(texts, labels, row, target, against, margin, scale):
         texts, labels: float32 tensors [texts, width] and [labels, width] of unit vectors.
         row, target: int64 tensors [pairs], the text and the label of each pair.
         against: bool tensor [pairs, labels], True for the pair's label and for its negatives.
-        margin: taken from the cosine of the pair. scale: of all cosines.
+        margin: subtracted from the cosine of the pair.
+        scale: factor of all cosines.
     Returns:
         float32 tensor [pairs].
     """

@@ -33,16 +33,16 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(news, train, tiny_mode
         assert_whole(folder)
         assert_whole(f"{folder}_last")
     status, log, _ = train(news, *same, *often, "--resume", save_dir=folder)
-    assert status == 0 and "going on at step" in log
+    assert status == 0 and "resuming at step" in log
     compare(full_log + log, folder, expected)
     assert not Path(f"{folder}_last").exists()
     status, log, _ = train(news, *same, "--resume", save_dir=folder)
-    assert status == 0 and "This run has ended already" in log and "global step" not in log
+    assert status == 0 and "This run has finished already" in log and "global step" not in log
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_saves(news, train, tiny_model, tmp_path, number, status):
-    """With accumulation and shuffled plainly, stopped within the first epochs."""
+    """With accumulation and without length buckets, stopped within the first epochs."""
     same = ("--epochs", 15, "--batch_size", 8, "--gradient_accumulation_steps", 2, "--no-length_buckets")
     expected = train(news, *same, save_dir=tmp_path / "whole")
     folder = tmp_path / "stopped"
@@ -52,7 +52,7 @@ def test_ctrl_c_saves(news, train, tiny_model, tmp_path, number, status):
     log += process.stderr.read()
     assert process.wait() == status
     process.stderr.close()
-    assert f"saved in {folder}_last; to go on: --resume" in log
+    assert f"saved in {folder}_last; to continue: --resume" in log
     assert_whole(f"{folder}_last")
     code, rest, _ = train(news, *same, "--resume", save_dir=folder)
     assert code == 0
@@ -71,7 +71,7 @@ def test_killed_at_any_moment_leaves_whole_folders(news, tiny_model, tmp_path):
         assert_whole(folder)
         assert_whole(f"{folder}_last")
         process = start(news, tiny_model, folder, "--epochs", 99, "--save_minutes", 1e-9, "--resume")
-        log = read_until(process, "going on at step")
+        log = read_until(process, "resuming at step")
         time.sleep(random.uniform(0, 0.6))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_leaves_whole_folders(news, tiny_model, tmp_path):
 
 
 def stop_early(dataset, train, **kwargs):
-    """A run that was stopped in its first epoch: its folder."""
+    """Stops a run in its first epoch. Returns its folder."""
 
     class Stopped(training.StopSignal):
         def __enter__(self):
@@ -104,9 +104,9 @@ def test_resume_refuses_another_run(news, train, tmp_path):
     status, log, _ = train(news, "--resume", "--learning_rate", "5e-5", "--seed", 4, save_dir=folder)
     assert status == 2
     assert "4 problems" in log
-    assert "--resume: --learning_rate was 0.001, is 5e-05" in log and "--seed was 3, is 4" in log
-    assert "--resume: train.txt is not the file that run was started with" in log
-    assert "--resume: label.txt is not the file that run was started with" in log
+    assert "--resume: --learning_rate was 0.001, now it is 5e-05" in log and "--seed was 3, now it is 4" in log
+    assert "--resume: train.txt is not the file that run started with" in log
+    assert "--resume: label.txt is not the file that run started with" in log
 
 
 def test_resume_refuses_another_model(news, train, learner):
@@ -120,18 +120,18 @@ def test_resume_takes_what_does_not_matter(news, train, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(news, moved)
     status, log, _ = train(moved, "--resume", "--logging_steps", 2, "--test_file", "dev.txt", save_dir=folder)
-    assert status == 0 and "going on at step 1" in log and "Test dataset size" in log
+    assert status == 0 and "resuming at step 1" in log and "Test dataset size" in log
 
 
-def test_a_run_with_initial_weights_goes_on(news, train, tmp_path):
-    """By the same command and --resume; and one stopped before its first step begins with those weights."""
+def test_a_run_with_initial_weights_is_resumed(news, train, tmp_path):
+    """By the same command and --resume. One that was stopped before its first step starts from those weights."""
     _, _, first = train(news, save_dir=tmp_path / "first")
     start = ("--init_from_ckpt", first / "model_state.pdparams")
     expected = train(news, *start, save_dir=tmp_path / "whole")
     folder = tmp_path / "stopped"
     stop_early(news, lambda data, **where: train(data, *start, **where), save_dir=folder)
     status, log, _ = train(news, *start, "--resume", save_dir=folder)
-    assert status == 0 and "going on at step 1" in log, log
+    assert status == 0 and "resuming at step 1" in log, log
     assert_same_weights(folder, expected[2])
     assert history(folder) == history(expected[2])
 
@@ -143,7 +143,7 @@ def test_a_run_with_initial_weights_goes_on(news, train, tmp_path):
     assert_same_weights(tmp_path / "early", expected[2])
 
 
-def test_patience_counts_on_after_a_stop(news, train, tmp_path, monkeypatch):
+def test_patience_continues_to_count_after_a_stop(news, train, tmp_path, monkeypatch):
     scores = [0.5, 0.2, KeyboardInterrupt, 0.2, 0.9]
     done = []
 
@@ -163,9 +163,9 @@ def test_patience_counts_on_after_a_stop(news, train, tmp_path, monkeypatch):
     assert read_run(str(folder))["progress"]["best_score"] == 0.5
 
 
-def test_resume_with_nothing_saved_starts(news, train):
+def test_resume_without_a_saved_run_starts_one(news, train):
     status, log, _ = train(news, "--resume")
-    assert status == 0 and "--resume: nothing is saved yet, starting from the beginning" in log
+    assert status == 0 and "--resume: nothing is saved yet; starting from the beginning" in log
 
 
 def test_resume_of_a_run_whose_state_is_gone(news, train):
@@ -178,11 +178,11 @@ def test_resume_of_a_run_whose_state_is_gone(news, train):
 def test_a_new_run_says_that_it_replaces_a_stopped_one(news, train):
     folder = stop_early(news, train)
     status, log, _ = train(news, save_dir=folder)
-    assert status == 0 and "holds a run that was stopped; this one replaces it. To go on with it: --resume" in log
+    assert status == 0 and "holds a run that was stopped; this one replaces it. To continue it: --resume" in log
 
 
-def test_the_loss_scale_of_fp16_goes_on_too(tmp_path):
-    """A GPU is not at hand: paddle's own scaler, with the check for one taken away."""
+def test_the_loss_scale_of_fp16_is_resumed_too(tmp_path):
+    """With Paddle's own scaler, whose check for a GPU is circumvented."""
 
     def scaler():
         made = paddle.amp.GradScaler(enable=False)

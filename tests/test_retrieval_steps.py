@@ -62,7 +62,7 @@ def steps_of(dataset, model, rows=None):
     return retrieval_training.RetrievalSteps(options, checkpoint, train, tokens, corpus)
 
 
-def test_a_batch_knows_what_is_no_negative(news, tiny_model):
+def test_labels_of_a_text_are_no_negatives(news, tiny_model):
     """Other labels of the text, the parents of its labels, and the same label of another row."""
     rows = {
         "a": ["灾害事故", "灾害事故##地震", "灾害事故##洪涝"],
@@ -86,14 +86,14 @@ def test_a_batch_knows_what_is_no_negative(news, tiny_model):
     assert steps.loss_count(np.arange(3)) == 4 and inputs["weight"].tolist() == [1, 1, 1, 1]
 
 
-def test_the_label_texts_of_a_batch_are_those_of_the_older_suite(news, tiny_model):
+def test_the_label_texts_of_a_batch_are_those_of_paddlenlps_application(news, tiny_model):
     steps = steps_of(news, tiny_model, {"a": ["灾害事故", "灾害事故##地震"]})
     vocabulary = lines_of(tiny_model / "vocab.txt")
     tokens = [vocabulary[i] for i in steps.inputs_of(np.arange(1))["label/input_ids"][0]]
     assert "".join(tokens) == "[CLS]灾害事故,地震[SEP]".replace(",", "," if "," in vocabulary else "[UNK]")
 
 
-def test_a_process_without_a_row_takes_part_with_no_weight(news, tiny_model):
+def test_a_process_without_a_row_takes_part_with_weight_0(news, tiny_model):
     steps = steps_of(news, tiny_model, {"a": ["灾害事故"], "b": ["灾害事故", "灾害事故##地震"]})
     steps.rank, steps.world = 2, 3
     assert steps.inputs_of(np.arange(2))["weight"].tolist() == [0]

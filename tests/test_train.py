@@ -13,7 +13,7 @@ import train as script
 from text_cls.neural.checkpoint import read_run
 from text_cls.neural.training_options import TrainingOptions
 
-CONTRACT = {  # flag: default, as the two guides have them
+CONTRACT = {  # flag: default, as in both guides
     "device": "gpu",
     "save_dir": "./checkpoint",
     "max_seq_length": 128,
@@ -72,10 +72,10 @@ def test_a_run(task, train, request):
     assert lines_of(folder / "label.txt") == lines_of(dataset / "label.txt")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert list(config["id2label"].values()) == lines_of(dataset / "label.txt")
-    assert not Path(f"{folder}_last").exists()  # nothing is left to go on with
+    assert not Path(f"{folder}_last").exists()  # nothing is left to resume
 
 
-def test_run_json_tells_where_a_checkpoint_comes_from(news, train):
+def test_run_json_says_where_a_checkpoint_comes_from(news, train):
     _, _, folder = train(news)
     run = read_run(str(folder))
     assert run["arguments"]["learning_rate"] == 1e-3 and run["arguments"]["early_stop_nums"] == 10
@@ -85,14 +85,14 @@ def test_run_json_tells_where_a_checkpoint_comes_from(news, train):
     assert run["progress"]["best_score"] == history(folder)[0]["macro_f1"]
 
 
-def test_patience_is_the_label_sets(reviews, train):
+def test_patience_depends_on_the_label_set(reviews, train):
     _, _, folder = train(reviews)
     assert read_run(str(folder))["arguments"]["early_stop_nums"] == 4
 
 
 def test_a_checkpoint_is_saved_though_nothing_is_predicted(news, train):
-    """Macro F1 stays 0; the older suite then wrote no checkpoint and said it had."""
-    write_lines(news / "dev.txt", ["今天的菜谱是番茄炒蛋", "窗外下着小雨"])  # no label, so nothing to be found
+    """Macro F1 stays 0; PaddleNLP's application then writes no checkpoint and says that it has."""
+    write_lines(news / "dev.txt", ["今天的菜谱是番茄炒蛋", "窗外下着小雨"])  # no label, so there is nothing to find
     status, log, folder = train(news)
     assert status == 0 and "macro f1 score: 0.00000" in log and (folder / "model_state.pdparams").exists()
 
@@ -104,14 +104,14 @@ def test_early_stop(news, train):
     assert read_run(str(folder))["progress"]["best_score"] == history(folder)[0]["macro_f1"]
 
 
-def test_the_best_checkpoint_is_kept_by_the_metric_asked_for(news, train):
+def test_metric_for_best_chooses_the_checkpoint(news, train):
     status, log, folder = train(news, "--epochs", 3, "--metric_for_best", "accuracy", "--learning_rate", "1e-2")
     assert status == 0 and "Current best accuracy score" in log and "Final best accuracy score" in log
     assert read_run(str(folder))["progress"]["best_score"] == max(entry["accuracy"] for entry in history(folder))
 
 
 def test_the_rate_is_not_zero_with_warmup_steps_alone(news, train, tiny_model):
-    """--warmup_steps without --warmup left the older suite's rate at 0 for the whole run."""
+    """In PaddleNLP's application, --warmup_steps without --warmup leaves the rate at 0 for the whole run."""
     _, log, folder = train(news, "--warmup_steps", 2, "--epochs", 2)
     before, after = weights(tiny_model), weights(folder)
     assert any(np.abs(after[f"ernie.{name}"] - before[name]).max() > 1e-4 for name in before)
@@ -129,8 +129,8 @@ def test_the_rate_rises_and_falls_with_every_step(news, train, tmp_path):
     assert len(reader.get_data("scalar", "dev/macro_f1")) == 2
 
 
-def test_weight_decay_spares_bias_and_norm(news, train, tmp_path):
-    """With a gradient of nothing (rate 0 for Adam's part is not to be had), compare two runs: only weights differ."""
+def test_weight_decay_leaves_out_biases_and_norms(news, train, tmp_path):
+    """Of two runs with different weight decay, only weights differ. (No flag turns off Adam's own part of a step.)"""
     runs = []
     for decay in (0, 10):
         _, _, folder = train(news, "--weight_decay", decay, "--batch_size", 90, save_dir=tmp_path / f"decay{decay}")
@@ -140,9 +140,9 @@ def test_weight_decay_spares_bias_and_norm(news, train, tmp_path):
         assert same == ("bias" in name or "norm" in name), name
 
 
-def test_clipping_changes_what_is_learnt_only_where_it_bites(news, train, tmp_path):
+def test_clipping_changes_training_only_below_the_norm_of_the_gradients(news, train, tmp_path):
     curves = []
-    for norm in (0, 1e9, 1e-8):  # Adam does not mind the scale until its epsilon outweighs the gradient
+    for norm in (0, 1e9, 1e-8):  # Adam ignores the scale until its epsilon outweighs the gradient
         _, log, _ = train(news, "--max_grad_norm", norm, "--epochs", 2, save_dir=tmp_path / f"norm{norm}")
         curves.append(losses(log))
     assert curves[0] == pytest.approx(curves[1], abs=1.1e-5)
@@ -176,7 +176,7 @@ def test_twice_the_same_run_is_the_same(news, train, tmp_path):
 
 @pytest.fixture
 def still_model(run, tmp_path):
-    """A model without dropout: its losses can be compared between ways of cutting the same batch."""
+    """A model without dropout, whose losses do not depend on how a batch is split."""
     import make_tiny_model
 
     folder = tmp_path / "still"
@@ -195,7 +195,7 @@ def test_accumulated_batches_are_one_larger_batch(news, train, still_model, tmp_
 
 
 def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tmp_path):
-    """90 rows in global batches of 28: the last has 6 rows. A 29th would leave one process with none at all."""
+    """90 rows in global batches of 28: the last has 6 rows. Of 29 rows, one process gets none in the last batch."""
     for rows, batch in ((90, 14), (29, 14)):
         folder = tmp_path / f"two{rows}"
         flags = ["--dataset_dir", news, "--model_name", still_model, "--device", "cpu", "--save_dir", folder]
@@ -235,7 +235,7 @@ def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tm
 
 
 def test_initial_weights_are_scored_before_they_are_trained(news, train, tmp_path):
-    """So that a worse model never takes the place of the one given, as it did in the older suite."""
+    """A worse model never replaces the initial one, as it does in PaddleNLP's application."""
     _, _, first = train(news, "--epochs", 12, "--learning_rate", "5e-3", save_dir=tmp_path / "first")
     best = read_run(str(first))["progress"]["best_score"]
     status, log, second = train(
@@ -248,12 +248,12 @@ def test_initial_weights_are_scored_before_they_are_trained(news, train, tmp_pat
         assert np.array_equal(value, weights(second)[name])
 
 
-def test_warm_up_over_no_steps_is_told(news, train):
+def test_warmup_without_steps_is_reported(news, train):
     status, log, _ = train(news, "--warmup")
     assert status == 0 and "--warmup does nothing without --warmup_steps" in log
 
 
-def test_a_warm_up_longer_than_training_is_told(news, train):
+def test_a_warmup_longer_than_training_is_reported(news, train):
     status, log, _ = train(news, "--warmup", "--warmup_steps", 1000)
     assert status == 0 and "--warmup_steps 1000: the rate never reaches --learning_rate" in log
 

@@ -1,4 +1,4 @@
-"""Faults of the user's that `train.py` reports before its first step, and faults that its rehearsal finds."""
+"""Faults that `train.py` reports before its first step: the user's, and those that its rehearsal finds."""
 
 import re
 import shutil
@@ -64,8 +64,8 @@ def test_all_faults_of_arguments_and_data_at_once(news, train):
         assert message in log
 
 
-def test_a_broken_label_file_is_told_alone(news, train):
-    """Else every row would be called wrong."""
+def test_a_broken_label_file_is_reported_alone(news, train):
+    """Otherwise every row would look wrong."""
     write_lines(news / "label.txt", ["体育赛事", "体育赛事"])
     status, log, _ = train(news)
     assert status == 2 and "label '体育赛事' stands on line 1 already" in log and "train.txt" not in log
@@ -82,7 +82,7 @@ def test_summary_before_training(news, train):
     assert "1 rows name a child and not its parent; the parents were added" in log
     assert "1 rows repeat the text of another row" in log and "1 of them have other labels than that row" in log
     assert "1 rows have a text that is in" in log and "labels have no row and cannot be learnt" in log
-    assert re.search(r"train: [\d.]+ tokens a row, [\d.]+% of the rows cut at 32", log)
+    assert re.search(r"train: [\d.]+ tokens per row, [\d.]+% of the rows cut at 32", log)
 
 
 def test_a_folder_with_other_files_is_not_replaced(news, train, tmp_path):
@@ -98,7 +98,7 @@ def test_a_folder_with_other_files_is_not_replaced(news, train, tmp_path):
     assert status == 2 and "this is a file; name a folder" in log
 
 
-def test_a_checkpoint_is_replaced_but_not_what_was_put_beside_it(news, train):
+def test_a_checkpoint_is_replaced_but_not_with_other_files_in_its_folder(news, train):
     _, _, folder = train(news)
     assert train(news)[0] == 0
     (folder / "notes.txt").touch()
@@ -106,7 +106,7 @@ def test_a_checkpoint_is_replaced_but_not_what_was_put_beside_it(news, train):
     assert status == 2 and "the folder holds notes.txt, which would be lost" in log
 
 
-def test_a_checkpoint_of_the_older_suite_is_replaced(news, train):
+def test_a_checkpoint_of_paddlenlps_application_is_replaced(news, train):
     _, _, folder = train(news)
     for name in ("run.json", "label.txt", "decision.json"):
         (folder / name).unlink()
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_the_older_suite_is_replaced(news, train):
 def test_weights_that_do_not_fit(news, reviews, train, tmp_path):
     _, _, folder = train(reviews, save_dir=tmp_path / "other")
     status, log, _ = train(news, "--init_from_ckpt", folder / "model_state.pdparams")
-    assert status == 2 and "classifier.weight is [32, 19], wanted [32, 55]" in log
+    assert status == 2 and "classifier.weight is [32, 19], expected [32, 55]" in log
     (tmp_path / "broken").write_bytes(b"no weights")
     status, log, _ = train(news, "--init_from_ckpt", tmp_path / "broken")
     assert status == 2 and "not a file of weights" in log
@@ -134,7 +134,7 @@ def test_a_fault_in_evaluation_or_saving_shows_before_training(news, train, monk
 
 
 def test_the_rehearsal_leaves_no_trace(news, train, tiny_model, monkeypatch):
-    """What is saved as step 0 are the weights of the model given, and moments of nothing."""
+    """Step 0 is saved with the weights of the initial model and without moments."""
     monkeypatch.setattr(training.Trainer, "run_all", lambda self: 0)
     status, _, folder = train(news)
     before, after = weights(tiny_model), weights(f"{folder}_last")

@@ -9,7 +9,7 @@ from text_cls.neural.checkpoint import checkpoint_folder_problem, describe_run, 
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import model_name_problem, paddle_device_problem, set_device
 
-# Flags that may differ when a run is resumed: they do not change what is learnt.
+# Flags that may differ when a run is resumed, since they do not change what is learnt.
 FREE_ON_RESUME = {
     "config",
     "dataset_dir",
@@ -93,9 +93,9 @@ def start_run(options, arguments, files, kind="classification"):
     last = last_folder(options.save_dir)
     progress = saved_progress(options.save_dir, run) if options.resume else Progress()
     if progress.finished:
-        logger.info("This run has ended already; its best checkpoint is in %s", options.save_dir)
+        logger.info("This run has finished already; its best checkpoint is in %s", options.save_dir)
     elif not options.resume and read_run(last):
-        logger.warning("%s holds a run that was stopped; this one replaces it. To go on with it: --resume", last)
+        logger.warning("%s holds a run that was stopped; this one replaces it. To continue it: --resume", last)
     paddle.seed(options.seed)
     return run, progress
 
@@ -112,21 +112,21 @@ def saved_progress(save_dir, run):
         saved = read_run(save_dir)
         if saved and not saved["progress"]["finished"]:
             raise UserError(
-                f"--resume: {last} is not there. To start from the best weights of that run, leave out --resume and "
+                f"--resume: {last} does not exist. To start from the best weights of that run, leave out --resume and "
                 f"give --init_from_ckpt {os.path.join(save_dir, 'model_state.pdparams')}"
             )
         if not saved:
-            logger.info("--resume: nothing is saved yet, starting from the beginning")
+            logger.info("--resume: nothing is saved yet; starting from the beginning")
             return Progress()
     problems = Problems()
     for name, now in run["arguments"].items():
         then = saved["arguments"].get(name)
         if name not in FREE_ON_RESUME and then != now:
-            problems.add(f"--resume: --{name} was {then}, is {now}")
+            problems.add(f"--resume: --{name} was {then}, now it is {now}")
     for name, digest in run["data"].items():
         if saved["data"].get(name) != digest:
-            problems.add(f"--resume: {name} is not the file that run was started with")
+            problems.add(f"--resume: {name} is not the file that run started with")
     if saved["processes"] != run["processes"]:
-        problems.add(f"--resume: that run had {saved['processes']} processes, this one {run['processes']}")
+        problems.add(f"--resume: that run had {saved['processes']} processes, this one has {run['processes']}")
     problems.stop_if_any()
     return Progress(**saved["progress"])

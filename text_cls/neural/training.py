@@ -66,7 +66,7 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
     tokens = {split: encode(part.texts, tokenizer, model, options.max_seq_length) for split, part in rows.items()}
     for split, encoded in tokens.items():
         mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
-        logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, options.max_seq_length)
+        logger.info("%s: %.1f tokens per row, %.1f%% of the rows cut at %d", split, mean, cut, options.max_seq_length)
     return tokens
 
 
@@ -81,9 +81,9 @@ def load_weights(model, path, flag="--init_from_ckpt"):
     problems = Problems()
     for name, parameter in model.state_dict().items():
         if name not in weights:
-            problems.add(f"{flag} {path}: {name} is not in it")
+            problems.add(f"{flag} {path}: {name} is missing")
         elif list(weights[name].shape) != parameter.shape:
-            problems.add(f"{flag} {path}: {name} is {list(weights[name].shape)}, wanted {parameter.shape}")
+            problems.add(f"{flag} {path}: {name} is {list(weights[name].shape)}, expected {parameter.shape}")
     problems.stop_if_any()
     model.set_state_dict(weights)
 
@@ -154,7 +154,7 @@ class Trainer:
             while progress.epoch < options.epochs:
                 if self.train_epoch(stop, bar):
                     self.save_last()
-                    logger.info("Stopped at step %d, saved in %s; to go on: --resume", progress.step, self.last)
+                    logger.info("Stopped at step %d, saved in %s; to continue: --resume", progress.step, self.last)
                     return 128 + stop.number
                 progress.epoch, progress.batch = progress.epoch + 1, 0
                 self.evaluate_and_keep()

@@ -34,11 +34,11 @@ class TrainingLog:
         """The plan of the run. steps: `Steps`. step: number of steps that are done already."""
         options = self.options
         logger.info(
-            "Training: %d steps, %d an epoch, %d rows a step%s",
+            "Training: %d steps, %d per epoch, %d rows per step%s",
             steps.total,
             steps.per_epoch,
             options.batch_size * steps.world * options.gradient_accumulation_steps,
-            f", going on at step {step}" if step else "",
+            f", resuming at step {step}" if step else "",
         )
         if options.warmup and not options.warmup_steps:
             logger.warning("--warmup does nothing without --warmup_steps; 0.1 warms up over a tenth of the training")
@@ -76,7 +76,7 @@ class TrainingLog:
         )
         if f"{TUNED}micro_f1" in scores:
             logger.info(
-                "with a threshold a label, fitted to other dev rows: micro f1 score: %.5f, macro f1 score: %.5f",
+                "with one threshold per label, fitted to other dev rows: micro f1 score: %.5f, macro f1 score: %.5f",
                 scores[f"{TUNED}micro_f1"],
                 scores[f"{TUNED}macro_f1"],
             )
@@ -98,6 +98,6 @@ class TrainingLog:
         logger.info("Save best %s text classification model in %s", self.metric_name, self.options.save_dir)
         if self.options.metric_for_best.startswith(TUNED):
             logger.info(
-                "Its decision.json has a threshold a label, fitted to all dev rows. On these, evaluate.py flatters it; "
-                "for other rows, expect the score above"
+                "Its decision.json has one threshold per label, fitted to all dev rows. On these, evaluate.py is too "
+                "optimistic; on other rows, expect the score above"
             )
