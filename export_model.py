@@ -1,15 +1,16 @@
-"""Export a checkpoint to a bundle: static graph and ONNX model with all that is needed to serve it.
+"""Export a checkpoint to a bundle: static graph and ONNX model with everything needed to serve it.
 
     python export_model.py --params_path ./checkpoint/ --output_path ./export
     python export_model.py --params_path ./checkpoint/ --output_path ./export --multilingual      # ERNIE-M
-    python export_model.py --int8 --dataset_dir data       # and a faster variant for CPUs, if dev shows no worse F1
+    python export_model.py --int8 --dataset_dir data       # also a faster variant for CPUs, if F1 on dev stays as good
 
-A variant (--int8, --fp16) that loses F1 or is not faster is not put into the bundle; the exit status is then 1.
+A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bundle; the exit status is then 1.
 """
 
 import argparse
 import os
 import sys
+from itertools import islice
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.neural.compat import prepare_environment, use_old_ir
@@ -61,11 +62,11 @@ def log_result(name, result, verdict):
 
 
 def int8_attempts(source, target):
-    """(name, function that writes the variant) from the fastest to the most careful."""
+    """Yields (name, function that writes the variant), from the fastest to the most accurate."""
     yield "int8", lambda: to_int8(source, target, per_channel=False)
     yield "int8, per channel", lambda: to_int8(source, target, per_channel=True)
-    spared = classifier_nodes(source)
-    yield "int8, classifier spared", lambda: to_int8(source, target, per_channel=True, spared=spared)
+    excluded = classifier_nodes(source)
+    yield "int8, classifier in float32", lambda: to_int8(source, target, per_channel=True, excluded=excluded)
 
 
 def fp16_attempts(source, target):
@@ -73,7 +74,7 @@ def fp16_attempts(source, target):
 
 
 def add_variant(draft, variant, device, rows, args):
-    """Makes a variant and keeps it in the draft if it is as good as float32 and faster. True if it is kept."""
+    """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept."""
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
@@ -95,13 +96,13 @@ def add_variant(draft, variant, device, rows, args):
     return False
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    prepare_environment()
-    from text_cls.neural.checkpoint import load_checkpoint, load_model
-    from text_cls.neural.export import bundle_folder, bundle_folder_problem, check, example_texts, tokenizer_problem
+# ----------------------------------------------------------------------------------------------------------------- main
+
+
+def read(args):
+    """The checkpoint without its model, and the dev rows or None. Raises one UserError that lists every problem."""
+    from text_cls.neural.checkpoint import load_checkpoint
+    from text_cls.neural.export import bundle_folder_problem
     from text_cls.rows import read_rows
 
     problems, rows = Problems(), None
@@ -116,7 +117,13 @@ def main(argv=None):
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt, --dataset_dir"
         )
     problems.stop_if_any()
-    load_model(checkpoint, "cpu")
+    return checkpoint, rows
+
+
+def check_model(args, checkpoint):
+    """Raises a UserError if --multilingual does not fit the model, or the model cannot be served."""
+    from text_cls.neural.export import tokenizer_problem
+
     kind = checkpoint.model.config.model_type
     if args.multilingual != (kind == "ernie_m"):
         remedy = "leave --multilingual out" if args.multilingual else "give --multilingual"
@@ -124,11 +131,37 @@ def main(argv=None):
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
 
-    from text_cls.serving.predictor import Predictor, onnx_device_problem
 
-    max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
-    texts = [rows.texts[i] for i in range(min(64, len(rows)))] if rows else example_texts()
+def add_variants(draft, rows, args):
+    """Adds the variants that the flags ask for. Returns the names of those that were refused."""
+    from text_cls.serving.predictor import onnx_device_problem
+
     refused = []
+    if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
+        refused.append("int8")
+    if args.fp16 and onnx_device_problem("gpu"):
+        to_fp16(draft.file("float32"), draft.file("fp16"))
+        draft.fields["unmeasured"] = ["fp16"]
+        logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")
+    elif args.fp16 and not add_variant(draft, "fp16", "gpu", rows, args):
+        refused.append("fp16")
+    return refused
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    prepare_environment()
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.export import bundle_folder, check, example_texts
+    from text_cls.serving.predictor import Predictor
+
+    checkpoint, rows = read(args)
+    load_model(checkpoint, "cpu")
+    check_model(args, checkpoint)
+    max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
+    texts = list(islice(rows.texts, 64)) if rows else example_texts()
     with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
         difference, shortest, longest = check(checkpoint, Predictor(draft.folder), texts, max_seq_length)
         logger.info(
@@ -137,14 +170,7 @@ def main(argv=None):
             shortest,
             longest,
         )
-        if args.int8 and not add_variant(draft, "int8", "cpu", rows, args):
-            refused.append("int8")
-        if args.fp16 and onnx_device_problem("gpu"):
-            to_fp16(draft.file("float32"), draft.file("fp16"))
-            draft.fields["unmeasured"] = ["fp16"]
-            logger.warning("fp16 is in the bundle but unmeasured: there is no GPU here to measure it on")
-        elif args.fp16 and not add_variant(draft, "fp16", "gpu", rows, args):
-            refused.append("fp16")
+        refused = add_variants(draft, rows, args)
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
         logger.error("%s is not in it; serve float32, or allow more: --max_f1_drop", variant)

@@ -3,8 +3,9 @@
     python prune.py --device gpu --output_dir prune --dataset_dir data --width_mult_list 3/4 2/3 1/2
     python prune.py --device cpu --output_dir prune --dataset_dir data --width_mult_list 1/2 --num_train_epochs 3
 
-Heads and neurons are ordered by importance on dev, then all widths are trained together to answer as the whole model
-does. It takes as long as fine-tuning, once for each width. Served like any bundle: prune/width_mult_0.75/pruned_model
+Heads and neurons are ordered by their importance on dev. Then all widths are trained together to give the logits of the
+whole model, which takes as long as fine-tuning, once per width. Each width is served like any bundle, for example
+prune/width_mult_0.75/pruned_model.
 """
 
 import argparse
@@ -12,9 +13,10 @@ import os
 import shutil
 import sys
 from fractions import Fraction
+from itertools import islice
 
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
-from text_cls.neural.compat import patch_dynabert, prepare_environment, upstream_log, use_old_ir
+from text_cls.neural.compat import prepare_environment, use_old_ir
 
 PREFIX = "pruned_model"
 
@@ -23,34 +25,41 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output_dir", required=True, help="folder of the bundles, one for each width (required)")
+    parser.add_argument("--output_dir", required=True, help="folder of the bundles, one per width (required)")
     parser.add_argument("--dataset_dir", required=True, help="folder of train.txt, dev.txt and label.txt (required)")
     parser.add_argument("--params_dir", default="./checkpoint/", help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--max_seq_length", type=positive_int, default=128, help="tokens of a text (%(default)s)")
+    parser.add_argument(
+        "--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)"
+    )
     parser.add_argument("--device", default="gpu", help="cpu, gpu, or one card: gpu:0 (%(default)s)")
     parser.add_argument(
         "--width_mult_list",
         type=width,
         nargs="+",
         default=[Fraction(3, 4)],
-        help="shares of heads and neurons to keep; heads must come out whole (3/4)",
+        help="shares of heads and neurons to keep; each must give a whole number of heads (3/4)",
     )
 
     training = parser.add_argument_group("training")
-    training.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help="(%(default)s)")
-    training.add_argument("--num_train_epochs", type=positive_int, default=10, help="(%(default)s)")
-    training.add_argument("--per_device_train_batch_size", type=positive_int, default=32, help="(%(default)s)")
-    training.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help="(%(default)s)")
-    training.add_argument("--logging_steps", type=positive_int, default=100, help="(%(default)s)")
+    rate, epochs = "peak learning rate (%(default)s)", "passes over the training rows (%(default)s)"
+    training.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help=rate)
+    training.add_argument("--num_train_epochs", type=positive_int, default=10, help=epochs)
+    rows = "training rows per batch and process (%(default)s)"
+    training.add_argument("--per_device_train_batch_size", type=positive_int, default=32, help=rows)
+    rows = "dev rows per batch (%(default)s)"
+    training.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help=rows)
     training.add_argument(
-        "--save_steps", type=positive_int, default=100, help="steps from score to score (%(default)s)"
+        "--logging_steps", type=positive_int, default=100, help="steps between log lines (%(default)s)"
     )
-    training.add_argument("--seed", type=non_negative_int, default=3, help="(%(default)s)")
+    training.add_argument(
+        "--save_steps", type=positive_int, default=100, help="steps between evaluations (%(default)s)"
+    )
+    training.add_argument("--seed", type=non_negative_int, default=3, help="seed of dropout and order (%(default)s)")
     return parser.parse_args(argv)
 
 
 def width(text):
-    """argparse type: a share, as 3/4 or 0.75."""
+    """argparse type: a share like 3/4 or 0.75."""
     try:
         value = Fraction(text.strip("'\""))
     except (ValueError, ZeroDivisionError):
@@ -61,7 +70,7 @@ def width(text):
 
 
 def width_problems(widths, heads):
-    """What is wrong with widths for a model of so many heads."""
+    """Yields what is wrong with the widths for a model with this number of heads."""
     for value in widths:
         if (value * heads).denominator != 1:
             fitting = ", ".join(str(Fraction(kept, heads)) for kept in range(heads - 1, 0, -1))
@@ -75,106 +84,11 @@ def folder_of(value):
     return f"width_mult_{round(float(value), 2)}"
 
 
-# ------------------------------------------------------------------------------------------------------------- training
-
-
-def make_trainer(args, checkpoint, rows, work):
-    """PaddleNLP's Trainer, whose compress() prunes, on this suite's rows, batches, metrics and decision."""
-    import numpy as np
-    import paddle
-    from paddle.io import DataLoader
-    from paddlenlp.trainer import CompressionArguments, Trainer
-
-    from text_cls.batching import shuffled_batches, sorted_batches
-    from text_cls.neural.model import encode
-    from text_cls.probabilities import sigmoid
-    from text_cls.scores import scores
-
-    tokens = {
-        split: encode(part.texts, checkpoint.tokenizer, checkpoint.model, args.max_seq_length)
-        for split, part in rows.items()
-    }
-    ranks, rank = paddle.distributed.get_world_size(), paddle.distributed.get_rank()
-    train_batches = -(-len(rows["train"]) // (args.per_device_train_batch_size * ranks))
-
-    class Batches:
-        """Batches of similar length, other ones in each epoch: on a CPU, padding is what costs most."""
-
-        epoch = -1
-
-        def __len__(self):
-            return train_batches
-
-        def __iter__(self):
-            self.epoch += 1
-            size = args.per_device_train_batch_size * ranks
-            plan = shuffled_batches(tokens["train"].lengths, size, [args.seed, self.epoch])
-            shares = (batch[rank::ranks] for batch in plan)
-            return iter([share if len(share) else batch[:1] for share, batch in zip(shares, plan)])
-
-    def inputs_of(split, chosen):
-        labels = rows[split].multi_hot(len(checkpoint.labels), chosen, np.float32)
-        inputs = tokens[split].batch(np.array(chosen))
-        inputs.pop("attention_mask", None)  # the forward pass that compress() puts in makes its own
-        return {**inputs, "labels": labels}
-
-    def loader(split, batches):
-        numbers = range(len(rows[split]))
-        return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda chosen: inputs_of(split, chosen))
-
-    class PruningTrainer(Trainer):
-        def get_train_dataloader(self):
-            return loader("train", Batches())
-
-        def get_eval_dataloader(self, eval_dataset=None):
-            return loader("dev", sorted_batches(tokens["dev"].lengths, args.per_device_eval_batch_size))
-
-    @paddle.no_grad()
-    def evaluate(trainer, model, batches):
-        """Macro F1 of the whole model or of a width, by the suite's own metric and decision."""
-        model.eval()
-        logits, gold = [], []
-        for batch in batches:
-            gold.append(batch.pop("labels").numpy() > 0)
-            answer = model(**batch)
-            logits.append((answer[0] if isinstance(answer, (tuple, list)) else answer).numpy())
-        model.train()
-        parents = checkpoint.labels.parents
-        predicted = checkpoint.decision.decide(sigmoid(np.concatenate(logits)), parents)
-        found = scores(np.concatenate(gold), predicted)
-        logger.info("micro f1 score: %.5f, macro f1 score: %.5f", found["micro_f1"], found["macro_f1"])
-        return found["macro_f1"] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
-
-    options = CompressionArguments(
-        output_dir=work,
-        strategy="dynabert",
-        device=args.device,
-        seed=args.seed,
-        learning_rate=args.learning_rate,
-        num_train_epochs=args.num_train_epochs,
-        logging_steps=args.logging_steps,
-        # A run shorter than save_steps would have nothing to export.
-        save_steps=min(args.save_steps, args.num_train_epochs * train_batches),
-        width_mult_list=[repr(float(value)) for value in args.width_mult_list],
-        disable_tqdm=True,
-    )
-    trainer = PruningTrainer(
-        model=checkpoint.model,
-        criterion=paddle.nn.BCEWithLogitsLoss(),
-        args=options,
-        tokenizer=checkpoint.tokenizer,
-        train_dataset=rows["train"].texts,
-        eval_dataset=rows["dev"].texts,
-        data_collator=list,
-    )
-    return trainer, evaluate
-
-
 # --------------------------------------------------------------------------------------------------------------- result
 
 
 def export_width(args, checkpoint, value, model, rows):
-    """Writes the bundle of a pruned model, which must answer as that model does."""
+    """Writes the bundle of a pruned model, which must give the same logits."""
     import paddle
 
     from text_cls.files import write_json
@@ -186,7 +100,7 @@ def export_width(args, checkpoint, value, model, rows):
     pruned = Checkpoint(model, checkpoint.tokenizer, checkpoint.labels, checkpoint.decision, checkpoint.run)
     path = os.path.join(args.output_dir, folder_of(value))
     with bundle_folder(path, pruned, PREFIX, args.max_seq_length) as draft:
-        texts = [rows["dev"].texts[i] for i in range(min(32, len(rows["dev"])))]
+        texts = list(islice(rows["dev"].texts, 32))
         difference, *_ = check(pruned, Predictor(draft.folder), texts, args.max_seq_length)
         paddle.save(model.state_dict(), os.path.join(draft.folder, "model_state.pdparams"))
         config = {**model.config.to_dict(), "width_mult": float(value)}
@@ -196,7 +110,7 @@ def export_width(args, checkpoint, value, model, rows):
 
 
 def log_table(args, rows, sizes, whole):
-    """Per width, beside the whole model: scores, parameters, file size, latency."""
+    """Logs scores, parameters, file size and latency of the whole model and of each width."""
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
@@ -219,14 +133,14 @@ def log_table(args, rows, sizes, whole):
         )
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    environment = prepare_environment()
-    from text_cls.neural.checkpoint import load_checkpoint, load_model
-    from text_cls.neural.export import bundle_folder, bundle_folder_problem, tokenizer_problem
-    from text_cls.neural.model import log_model, longest_input, paddle_device_problem
+# ----------------------------------------------------------------------------------------------------------------- main
+
+
+def read(args):
+    """The checkpoint without its model, and {"train", "dev": rows}. Raises one UserError that lists every problem."""
+    from text_cls.neural.checkpoint import load_checkpoint
+    from text_cls.neural.export import bundle_folder_problem
+    from text_cls.neural.model import paddle_device_problem
     from text_cls.rows import read_rows
 
     problems, rows = Problems(), {}
@@ -240,8 +154,15 @@ def main(argv=None):
         with problems.collect():
             rows[split] = read_rows(os.path.join(args.dataset_dir, f"{split}.txt"), checkpoint.labels, problems)
     problems.stop_if_any()
-    load_model(checkpoint, args.device, "--params_dir")
-    config = checkpoint.model.config
+    return checkpoint, rows
+
+
+def check_model(args, checkpoint):
+    """Raises one UserError that lists everything that keeps this model from being pruned."""
+    from text_cls.neural.export import tokenizer_problem
+    from text_cls.neural.model import longest_input
+
+    problems, config = Problems(), checkpoint.model.config
     if config.model_type == "ernie_m":
         problems.add("PaddleNLP's pruning does not know ERNIE-M; export it unpruned (python export_model.py)")
     if problem := tokenizer_problem(checkpoint.tokenizer):
@@ -252,27 +173,44 @@ def main(argv=None):
     for problem in width_problems(args.width_mult_list, config.num_attention_heads):
         problems.add(problem)
     problems.stop_if_any()
-    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
 
-    work, sizes = os.path.join(args.output_dir, "work.tmp"), {}
+
+def prune_and_export(args, checkpoint, rows, work):
+    """Writes the bundles of all widths, and logs a table of them. work: folder that may be deleted afterwards."""
+    from text_cls.neural.export import bundle_folder
+    from text_cls.neural.pruning import PruningOptions, prune
+
     widths = {float(value): value for value in args.width_mult_list}
+    whole = os.path.join(work, "whole")
+    sizes = {"whole model": sum(parameter.size for parameter in checkpoint.model.parameters())}
+    if is_main_process():
+        with bundle_folder(whole, checkpoint, PREFIX, args.max_seq_length):
+            pass
+
+    def export(number, model):
+        if is_main_process():
+            sizes[str(widths[number])] = export_width(args, checkpoint, widths[number], model, rows)
+
+    prune(checkpoint, rows, PruningOptions.from_args(args), work, export)
+    if is_main_process():
+        log_table(args, rows, sizes, whole)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    environment = prepare_environment()
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.model import log_model
+
+    checkpoint, rows = read(args)
+    load_model(checkpoint, args.device, "--params_dir")
+    check_model(args, checkpoint)
+    log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
+    work = os.path.join(args.output_dir, "work.tmp")
     try:
-        whole = os.path.join(work, "whole")
-        sizes["whole model"] = sum(parameter.size for parameter in checkpoint.model.parameters())
-        if is_main_process():
-            with bundle_folder(whole, checkpoint, PREFIX, args.max_seq_length):
-                pass
-
-        def export(number, model):
-            if is_main_process():
-                sizes[str(widths[number])] = export_width(args, checkpoint, widths[number], model, rows)
-
-        patch_dynabert(export)
-        trainer, evaluate = make_trainer(args, checkpoint, rows, work)
-        with upstream_log():
-            trainer.compress(custom_evaluate=evaluate)
-        if is_main_process():
-            log_table(args, rows, sizes, whole)
+        prune_and_export(args, checkpoint, rows, work)
     finally:
         if is_main_process():
             shutil.rmtree(work, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Fine-tune a pretrained model on labelled rows; keeps the checkpoint that is best on the dev rows.
+"""Fine-tune a pretrained model on labelled rows and keep the checkpoint that is best on the dev rows.
 
     python train.py --dataset_dir data --device gpu --early_stop --epochs 100
     python train.py --dataset_dir data/multi_label --device cpu --model_name ./my-ernie --max_seq_length 64
-    python train.py --dataset_dir data --device gpu --resume        # goes on after a Ctrl-C, a kill or a power cut
+    python train.py --dataset_dir data --device gpu --resume        # continues after Ctrl-C, a kill or a power cut
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data --device gpu
 
-The guide's flags have the guide's defaults. What is not in the guide is off or neutral unless asked for.
+The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from text_cls.cli import (
 )
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
+from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import read_labels, read_rows
 from utils import log_data
 
@@ -36,77 +37,104 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")
-    group.add_argument("--train_file", default="train.txt", help="training rows, text<TAB>label,label (%(default)s)")
-    group.add_argument("--dev_file", default="dev.txt", help="rows that choose the best checkpoint (%(default)s)")
-    group.add_argument("--test_file", help="rows to score once, at the end, with the best checkpoint (none)")
-    group.add_argument("--label_file", default="label.txt", help="all labels, one a line (%(default)s)")
-    group.add_argument("--max_train_samples", type=positive_int, help="train on so many rows, drawn by seed (all)")
-    group.add_argument("--max_dev_samples", type=positive_int, help="evaluate on so many rows, drawn by seed (all)")
-    group.add_argument("--max_seq_length", type=positive_int, default=128, help="tokens of a text (%(default)s)")
-    group.add_argument("--length_buckets", action=FLAG, default=True, help="batches of similar length (on)")
-    group.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that make batches (0)")
+    add_data_flags(parser.add_argument_group("data"))
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name", default="ernie-3.0-medium-zh", help="name or local folder (%(default)s)")
+    name = "pretrained model: its name or local folder (%(default)s)"
+    group.add_argument("--model_name", default="ernie-3.0-medium-zh", help=name)
     group.add_argument("--init_from_ckpt", help="start from the weights of this model_state.pdparams (none)")
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
-    group = parser.add_argument_group("training")
-    group.add_argument("--batch_size", type=positive_int, default=32, help="rows a batch and process (%(default)s)")
-    group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help="the highest rate (%(default)s)")
-    group.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows (%(default)s)")
-    group.add_argument("--early_stop", action=FLAG, default=False, help="stop when dev gets no better (off)")
-    group.add_argument("--early_stop_nums", type=positive_int, help="after so many epochs (hierarchical 10, flat 4)")
-    group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help="bias and norm are spared (0)")
-    group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
-    group.add_argument("--warmup_steps", type=non_negative_float, default=0, help="steps, or a share below 1 (0)")
-    group.add_argument("--loss", choices=LOSSES, default="bce", help="see losses.py (%(default)s)")
-    group.add_argument(
-        "--label_smoothing", type=fraction(), default=0.0, help="targets s/2 and 1 - s/2, not 0 and 1 (0)"
-    )
-    group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="batches a step (1)")
-    group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help="clip gradients; 0 = off (0)")
-    group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, gpu only (off)")
-    group.add_argument("--seed", type=non_negative_int, default=3, help="of the head, dropout and order (%(default)s)")
+    add_training_flags(parser.add_argument_group("training"))
 
     group = parser.add_argument_group("output")
-    group.add_argument("--save_dir", default="./checkpoint", help="the best checkpoint (%(default)s)")
-    best = "what is best on dev; tuned: with fitted thresholds, which decision.json then has (%(default)s)"
+    group.add_argument("--save_dir", default="./checkpoint", help="folder of the best checkpoint (%(default)s)")
+    best = "dev score to maximise; tuned_*: with fitted thresholds, saved in decision.json (%(default)s)"
     group.add_argument("--metric_for_best", choices=METRICS, default="macro_f1", help=best)
-    group.add_argument("--resume", action=FLAG, default=False, help="go on from <save_dir>_last, exactly (off)")
-    group.add_argument("--save_minutes", type=non_negative_float, default=10, help="so often to <save_dir>_last (10)")
-    group.add_argument("--logging_steps", type=positive_int, default=5, help="steps from line to line (%(default)s)")
-    group.add_argument("--visualdl_dir", help="write curves for VisualDL there (off)")
+    group.add_argument("--resume", action=FLAG, default=False, help="continue exactly from <save_dir>_last (off)")
+    saves = "minutes between saves to <save_dir>_last; 0 = after epochs only (10)"
+    group.add_argument("--save_minutes", type=non_negative_float, default=10, help=saves)
+    group.add_argument("--logging_steps", type=positive_int, default=5, help="steps between log lines (%(default)s)")
+    group.add_argument("--visualdl_dir", help="folder to write curves for VisualDL to (off)")
     group.add_argument("--config", help="JSON or YAML file of flags; the command line wins (none)")
     return parse_with_config(parser, argv)
 
 
+def add_data_flags(group):
+    group.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
+    group.add_argument("--train_file", default="train.txt", help="training rows, text<TAB>label,label (%(default)s)")
+    group.add_argument("--dev_file", default="dev.txt", help="rows that choose the best checkpoint (%(default)s)")
+    group.add_argument("--test_file", help="rows to score once, at the end, with the best checkpoint (none)")
+    group.add_argument("--label_file", default="label.txt", help="all labels, one per line (%(default)s)")
+    group.add_argument("--max_train_samples", type=positive_int, help="train on this many rows, drawn by seed (all)")
+    group.add_argument("--max_dev_samples", type=positive_int, help="evaluate on this many rows, drawn by seed (all)")
+    group.add_argument("--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)")
+    group.add_argument("--length_buckets", action=FLAG, default=True, help="batch rows of similar length (on)")
+    group.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches (0)")
+
+
+def add_training_flags(group):
+    group.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch and process (%(default)s)")
+    rate = "peak learning rate (%(default)s)"
+    group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help=rate)
+    group.add_argument("--epochs", type=positive_int, default=10, help="passes over the training rows (%(default)s)")
+    group.add_argument("--early_stop", action=FLAG, default=False, help="stop when the dev score stops improving (off)")
+    patience = "epochs without improvement before --early_stop stops (hierarchical 10, flat 4)"
+    group.add_argument("--early_stop_nums", type=positive_int, help=patience)
+    decay = "weight decay, not applied to biases and norms (0)"
+    group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help=decay)
+    group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
+    warmup = "steps of warmup, or their share of all steps if below 1 (0)"
+    group.add_argument("--warmup_steps", type=non_negative_float, default=0, help=warmup)
+    group.add_argument("--loss", choices=LOSSES, default="bce", help="see text_cls/neural/losses.py (%(default)s)")
+    smoothing = "train towards s/2 and 1 - s/2 instead of 0 and 1 (0)"
+    group.add_argument("--label_smoothing", type=fraction(), default=0.0, help=smoothing)
+    group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="batches per step (1)")
+    clip = "largest norm of the gradients; 0 = no clipping (0)"
+    group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help=clip)
+    group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, only on a GPU (off)")
+    seed = "seed of the classifier's weights, dropout and order (%(default)s)"
+    group.add_argument("--seed", type=non_negative_int, default=3, help=seed)
+
+
 def argument_problems(args):
-    """Faults of the arguments alone, as texts."""
+    """Yields the faults of the arguments alone, as texts, or None."""
     from text_cls.neural.run_state import run_problems
 
-    yield from run_problems(args, args.model_name, "--model_name")
+    yield from run_problems(
+        args.model_name,
+        "--model_name",
+        device=args.device,
+        save_dir=args.save_dir,
+        init_from_ckpt=args.init_from_ckpt,
+        max_seq_length=args.max_seq_length,
+    )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
 
 
+def files_of(args):
+    """{"label", "train", "dev" and, if there is one, "test": (name, path)} of the data files."""
+    names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file}
+    if args.test_file:
+        names["test"] = args.test_file
+    return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items()}
+
+
 def read_data(args):
-    """Labels and {"train", "dev", "test"} rows. Everything wrong with arguments and data is told in one UserError."""
+    """Labels and {"train", "dev" and perhaps "test": rows}. Raises one UserError that lists every problem found."""
     problems = Problems()
     for message in argument_problems(args):
         if message:
             problems.add(message)
+    paths = {split: path for split, (_, path) in files_of(args).items()}
     rows, faults = {}, problems.count
     with problems.collect():
-        labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
-    labels_are_sound = problems.count == faults  # else every row would be called wrong
-    for split, file in {"train": args.train_file, "dev": args.dev_file, "test": args.test_file}.items():
-        if file and labels_are_sound:
+        labels = read_labels(paths.pop("label"), problems)
+    if problems.count == faults:  # without sound labels, every row would look wrong
+        for split, path in paths.items():
             with problems.collect():
-                rows[split] = read_rows(os.path.join(args.dataset_dir, file), labels, problems)
+                rows[split] = read_rows(path, labels, problems)
     if args.metric_for_best in TUNED and "dev" in rows:
         from text_cls.cross_fitting import FEWEST
 
@@ -128,11 +156,14 @@ def main(argv=None):
     labels, rows = read_data(args)
     if args.early_stop_nums is None:
         args.early_stop_nums = 10 if labels.hierarchical else 4
+    rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
+    rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
 
     from text_cls.neural.training import train  # Paddle is imported from here on
 
+    options = TrainingOptions.from_args(args)
     try:
-        return train(args, labels, rows, environment)
+        return train(options, labels, rows, vars(args), files_of(args), environment)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "

@@ -83,7 +83,9 @@ def worker_train_py(args):
     from text_cls.decision import Decision
     from text_cls.neural.checkpoint import Checkpoint
     from text_cls.neural.model import encode, load_pretrained, set_device
-    from text_cls.neural.training import Progress, StopSignal, Trainer
+    from text_cls.neural.run_state import Progress, StopSignal
+    from text_cls.neural.training import make_trainer
+    from text_cls.neural.training_options import TrainingOptions
 
     flags = {
         "dataset_dir": args.dataset_dir,
@@ -103,7 +105,9 @@ def worker_train_py(args):
     rows["train"] = rows["train"].sample(args.rows, train_args.seed)
     model, tokenizer = load_pretrained(str(args.folder), len(labels))
     tokens = {"train": encode(rows["train"].texts, tokenizer, model, args.max_seq_length)}
-    trainer = Trainer(train_args, Checkpoint(model, tokenizer, labels, Decision(), {}), rows, tokens, Progress(), None)
+    options = TrainingOptions.from_args(train_args)
+    checkpoint = Checkpoint(model, tokenizer, labels, Decision(), {})
+    trainer = make_trainer(options, checkpoint, rows, tokens, Progress())
 
     class NoBar:
         def update(self, steps):

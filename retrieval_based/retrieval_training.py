@@ -1,25 +1,28 @@
 """How an encoder learns: texts near the texts of their labels, far from those of the other labels of their batch.
 
-Texts of a batch are compared with its labels, each label encoded once. The loss of a pair of a text and one of its
-labels is the cross-entropy of that label among the batch's, the cosine of the pair less a margin, all times a scale.
-Labels that the text has otherwise, by any of its rows, are left out: they are no negatives. Of several processes, each
-compares its own share of a batch: negatives do not cross cards, as in the older suite.
+The texts of a batch are compared with its labels, each label encoded once. The loss of a pair, a text and one of its
+labels, is the cross-entropy of that label among those of the batch. The logits are the cosines, that of the pair minus
+a margin, times a scale. Other labels of the same text, in any of its rows, are left out: they are no negatives. Each
+process compares its own share of a batch: negatives do not cross cards, as in PaddleNLP's application.
 """
 
-from argparse import Namespace
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from encoder import KIND, embed, load_encoder
 from metric import recall_at
-from text_cls.batching import sorted_batches
+from text_cls.batching import Encoded
 from text_cls.cli import logger
 from text_cls.cross_fitting import value_of
 from text_cls.neural.checkpoint import Checkpoint, last_folder
+from text_cls.neural.evaluation import Evaluation, all_reduce
 from text_cls.neural.model import encode
 from text_cls.neural.run_state import start_run
+from text_cls.neural.steps import Steps
 from text_cls.neural.training import Trainer, make_ready
+from text_cls.neural.training_log import TrainingLog
+from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import Rows, Texts
 from text_cls.scores import scores
 from text_cls.search.index import Found
@@ -35,20 +38,36 @@ from text_cls.search.neighbours import Neighbours
 from text_cls.thresholds import GRID
 
 CUTOFFS = (1, 5, 10, 20, 50)
-MOST_CELLS = 20_000_000  # scores that a threshold is fitted to: some seconds on one core
-OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}  # of the threshold
-# What the loop has flags for elsewhere.
-FIXED = {
-    "gradient_accumulation_steps": 1,
-    "amp": None,
-    "early_stop": False,
-    "early_stop_nums": 1,
-    "warmup": False,
-    "length_buckets": True,
-    "num_workers": 0,
-    "save_minutes": 10,
-    "visualdl_dir": None,
-}
+MOST_CELLS = 20_000_000  # scores to fit a threshold to, at most: some seconds on one core
+# What the threshold maximises, for each --metric_for_best.
+OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}
+
+
+@dataclass(kw_only=True)
+class RetrievalOptions(TrainingOptions):
+    """`TrainingOptions`, and the further options of this folder's train.py."""
+
+    margin: float = 0.2
+    scale: float = 30
+    evaluate: bool = True
+    recall_num: int = 50
+    threshold: float | None = None
+    save_steps: int = 10000
+
+
+@dataclass
+class LabelCorpus:
+    """The labels that texts are compared with, those of `corpus_labels`.
+
+    Attributes:
+        names: a list with one label name for each entry, as a row of the index has them.
+        ids: int array [entries], number of each entry's label.
+        tokens: the entries' texts as `Encoded`.
+    """
+
+    names: list
+    ids: np.ndarray
+    tokens: Encoded
 
 
 def train(args, labels, rows, environment):
@@ -61,25 +80,47 @@ def train(args, labels, rows, environment):
     rows["train"] = rows_of({text: ids for text, ids in sets.items() if ids}, args.train_set_file)
     if args.metric_for_best is None:
         args.metric_for_best = "recall@1" if decision.hierarchy == "one_per_level" else "macro_f1"
+    options = options_of(args)
     names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
-    run, progress = start_run(args, {name: name for name in names}, KIND)
+    run, progress = start_run(options, vars(args), {name: name for name in names}, KIND)
     if progress.finished:
         return 0
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
-    last = last_folder(args.save_dir)
-    encoder, tokenizer = load_encoder(last if progress.step else args.model_name_or_path, args.output_emb_size)
-    tokens = make_ready(args, encoder, tokenizer, rows, environment, progress)
+    start = last_folder(options.save_dir) if progress.step else options.model_name
+    encoder, tokenizer = load_encoder(start, args.output_emb_size)
+    tokens = make_ready(options, encoder, tokenizer, rows, environment, progress)
     checkpoint = Checkpoint(encoder, tokenizer, labels, decision, {**run, "corpus": corpus})
-    settings = {"warmup_steps": args.warmup_proportion, "logging_steps": args.log_steps, **FIXED}
-    trainer = RetrievalTrainer(Namespace(**vars(args), **settings), checkpoint, rows, tokens, progress, last)
+    trainer = make_trainer(options, checkpoint, rows, tokens, progress)
     trainer.rehearse()
     return trainer.run_all()
+
+
+def options_of(args):
+    """The `RetrievalOptions` of train.py's arguments."""
+    return RetrievalOptions.from_args(
+        args, model_name=args.model_name_or_path, warmup_steps=args.warmup_proportion, logging_steps=args.log_steps
+    )
+
+
+def make_trainer(options, checkpoint, rows, tokens, progress):
+    """The `Trainer` of an encoder."""
+    corpus = make_corpus(checkpoint, options.max_seq_length)
+    steps = RetrievalSteps(options, checkpoint, rows["train"], tokens["train"], corpus)
+    evaluation = RetrievalEvaluation(options, checkpoint, corpus)
+    return RetrievalTrainer(options, checkpoint, rows, tokens, progress, steps, evaluation, RetrievalLog(options))
+
+
+def make_corpus(checkpoint, max_seq_length):
+    """The `LabelCorpus` of the labels that the checkpoint's run names."""
+    texts, names = label_entries(checkpoint.labels, checkpoint.run["corpus"])
+    ids = np.array([checkpoint.labels.index[name] for (name,) in names])
+    return LabelCorpus(names, ids, encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length))
 
 
 def label_sets(rows):
     """{text: indices of the labels of all its rows}.
 
-    So a file that repeats a text once for each of its labels, as the older suite's, trains as one that names them all.
+    A file that repeats a text for each of its labels, as in PaddleNLP's application, trains like one that lists them.
     """
     sets = {}
     for i in range(len(rows)):
@@ -88,7 +129,7 @@ def label_sets(rows):
 
 
 def rows_of(sets, path):
-    """`Rows` of such a dict."""
+    """`Rows` of a dict like that of `label_sets`."""
     texts = Texts()
     for text in sets:
         texts.append(text)
@@ -98,23 +139,17 @@ def rows_of(sets, path):
     return Rows(path, texts, np.arange(1, len(sets) + 1, dtype=np.int32), label_ids, offsets, 0, 0)
 
 
-class RetrievalTrainer(Trainer):
-    """Trains an encoder by the loop of `training.py`."""
+class RetrievalSteps(Steps):
+    """Steps that bring texts near the texts of their labels. The losses are those of pairs of a text and a label."""
 
-    def prepare(self):
-        rows, parents = self.rows["train"], self.checkpoint.labels.parents
-        self.positives = [deepest(rows.labels_of(i), parents) for i in range(len(rows))]
-        texts, self.corpus = label_entries(self.checkpoint.labels, self.checkpoint.run["corpus"])
-        self.corpus_ids = np.array([self.checkpoint.labels.index[name] for (name,) in self.corpus])
-        self.column = np.full(len(self.checkpoint.labels), -1)
-        self.column[self.corpus_ids] = np.arange(len(self.corpus_ids))
-        self.label_tokens = encode(texts, self.checkpoint.tokenizer, self.model, self.args.max_seq_length)
-        return side_by_side(self.model)
+    def __init__(self, options, checkpoint, rows, tokens, corpus):
+        super().__init__(options, checkpoint, rows, tokens, layer=side_by_side(checkpoint.model))
+        self.positives = [deepest(rows.labels_of(i), checkpoint.labels.parents) for i in range(len(rows))]
+        self.label_tokens = corpus.tokens
+        self.entry = np.full(len(checkpoint.labels), -1)  # of each label
+        self.entry[corpus.ids] = np.arange(len(corpus.ids))
 
-    # ------------------------------------------------------------------------------------------------------- a step
-
-    def size(self, batch):
-        """Pairs of a text and one of its labels."""
+    def loss_count(self, batch):
         return sum(len(self.positives[i]) for i in batch)
 
     def inputs_of(self, batch):
@@ -124,10 +159,10 @@ class RetrievalTrainer(Trainer):
         row = np.repeat(np.arange(len(mine)), [len(self.positives[i]) for i in mine])
         positive = np.concatenate([self.positives[i] for i in mine])
         ids, target = np.unique(positive, return_inverse=True)
-        gold = self.rows["train"].multi_hot(len(self.checkpoint.labels), mine)[:, ids]
+        gold = self.rows.multi_hot(len(self.checkpoint.labels), mine)[:, ids]
         against = ~gold[row]
         against[np.arange(len(row)), target] = True
-        texts, labels = self.tokens["train"].batch(mine), self.label_tokens.batch(self.column[ids])
+        texts, labels = self.tokens.batch(mine), self.label_tokens.batch(self.entry[ids])
         return {
             **{f"text/{name}": values for name, values in texts.items()},
             **{f"label/{name}": values for name, values in labels.items()},
@@ -138,75 +173,86 @@ class RetrievalTrainer(Trainer):
         }
 
     def losses(self, inputs):
-        """A loss a pair: float32 tensor [pairs].
+        """One loss per pair: float32 tensor [pairs].
 
-        inputs: the tokens; "row", "target": int64 [pairs], its text and its label among the batch's; "against": bool
-        [pairs, labels], that label and those that it is compared with.
+        inputs: the tokens; "row", "target": int64 [pairs], the pair's text and label among those of the batch;
+        "against": bool [pairs, labels], that label and those it is compared with.
         """
         texts, labels = (
             {name[len(side) :]: value for name, value in inputs.items() if name.startswith(side)}
             for side in ("text/", "label/")
         )
         return in_batch_losses(
-            *self.wrapped(texts, labels),
+            *self.layer(texts, labels),
             inputs["row"],
             inputs["target"],
             inputs["against"],
-            self.args.margin,
-            self.args.scale,
+            self.options.margin,
+            self.options.scale,
         )
 
-    # --------------------------------------------------------------------------------------------------- evaluation
+
+class RetrievalEvaluation(Evaluation):
+    """Scores an encoder by the labels nearest to each text."""
+
+    def __init__(self, options, checkpoint, corpus):
+        super().__init__(options, checkpoint, loss=None)
+        self.corpus = corpus
 
     def vectors(self, tokens):
         """Unit vectors of tokenised texts, each process computing its share: float32 array [rows, width]."""
-        mine = sorted_batches(tokens.lengths, self.args.batch_size)[self.rank :: self.world]
-        return self.whole(embed(self.model, tokens, self.args.batch_size, mine))
+        return all_reduce(embed(self.checkpoint.model, tokens, self.options.batch_size, self.share(tokens)))
 
-    def evaluate(self, split):
-        """Recall among the nearest labels, and the report on what is decided by them."""
-        labels, rows = self.checkpoint.labels, self.rows[split]
-        queries, corpus = self.vectors(self.tokens[split]), self.vectors(self.label_tokens)
-        cosines, entries = Neighbours(corpus, index=False).search(queries, self.args.recall_num)
-        found = Found(cosines, [[self.corpus[i] for i in row] for row in entries])
-        gold = rows.multi_hot(len(labels))
-        cosines = label_scores(found, labels)
-        if self.args.threshold is None:
-            threshold = fit_within(self.checkpoint.decision, cosines, gold, labels.parents, self.args.metric_for_best)
-            self.checkpoint.decision = replace(self.checkpoint.decision, threshold=threshold)
-        predicted = self.checkpoint.decision.decide(cosines, labels.parents)
-        cutoffs = [n for n in CUTOFFS if n <= self.args.recall_num]
-        recalls = recall_at(deepest_gold(rows, labels), self.corpus_ids[entries], cutoffs)
+    def evaluate(self, rows, tokens, fit=True):
+        """Recall among the nearest labels, the scores of the labels predicted from them, and the threshold."""
+        options, checkpoint = self.options, self.checkpoint
+        labels, parents = checkpoint.labels, checkpoint.labels.parents
+        queries, entries = self.vectors(tokens), self.vectors(self.corpus.tokens)
+        cosines, nearest = Neighbours(entries, index=False).search(queries, options.recall_num)
+        found = Found(cosines, [[self.corpus.names[i] for i in row] for row in nearest])
+        gold, cosines = rows.multi_hot(len(labels)), label_scores(found, labels)
+        if fit and options.threshold is None:
+            threshold = fit_within(checkpoint.decision, cosines, gold, parents, options.metric_for_best)
+            checkpoint.decision = replace(checkpoint.decision, threshold=threshold)
+        predicted = checkpoint.decision.decide(cosines, parents)
+        cutoffs = [n for n in CUTOFFS if n <= options.recall_num]
+        recalls = recall_at(deepest_gold(rows, labels), self.corpus.ids[nearest], cutoffs)
         return {
             **{f"recall@{n}": value for n, value in recalls.items()},
             **scores(gold, predicted),
-            "threshold": self.checkpoint.decision.threshold,
+            "threshold": checkpoint.decision.threshold,
         }
 
-    def evaluate_and_keep(self):
-        if self.args.evaluate:
-            super().evaluate_and_keep()
-        else:
-            self.save(self.args.save_dir)
 
+class RetrievalLog(TrainingLog):
     def log_scores(self, scores):
         logger.info("eval %s", ", ".join(f"{name.replace('_', ' ')}: {value:.5f}" for name, value in scores.items()))
 
+    def end(self, best_score):
+        if self.options.evaluate:
+            logger.info("Final best %s: %.5f", self.metric_name, best_score)
+        logger.info("The encoder is saved in %s", self.options.save_dir)
+
+
+class RetrievalTrainer(Trainer):
+    """Keeps the best checkpoint, or without evaluation the latest."""
+
+    def evaluate_and_keep(self):
+        if self.options.evaluate:
+            super().evaluate_and_keep()
+        else:
+            self.save(self.options.save_dir)
+
     def after_step(self):
         super().after_step()
-        if not self.args.evaluate and self.progress.step % self.args.save_steps == 0:
-            self.save(self.args.save_dir)
-
-    def log_end(self):
-        if self.args.evaluate:
-            logger.info("Final best %s: %.5f", self.metric_name, self.progress.best_score)
-        logger.info("The encoder is saved in %s", self.args.save_dir)
+        if not self.options.evaluate and self.progress.step % self.options.save_steps == 0:
+            self.save(self.options.save_dir)
 
 
 def fit_within(decision, scores, gold, parents, metric):
-    """The threshold that serves a metric best, all else of the decision as it is; of equals, that nearest to 0.5.
+    """The threshold that is best for a metric, with the rest of the decision unchanged; of equals, that nearest to 0.5.
 
-    A cosine is no probability: with other data, margin or length of training, other ones mean the same.
+    A cosine is no probability: its scale depends on the data, the margin and the length of training.
     """
     grid, step = GRID[1::2], -(-scores.size // MOST_CELLS)
     scores, gold = scores[::step], gold[::step]
@@ -217,7 +263,7 @@ def fit_within(decision, scores, gold, parents, metric):
 
 
 def side_by_side(encoder):
-    """A Paddle layer of two encodings in one pass, which is what a step of several processes is made of."""
+    """A Paddle layer that encodes texts and labels in one pass: DataParallel wants one pass per step."""
     import paddle
 
     class SideBySide(paddle.nn.Layer):
@@ -238,7 +284,8 @@ def in_batch_losses(texts, labels, row, target, against, margin, scale):
         texts, labels: float32 tensors [texts, width] and [labels, width] of unit vectors.
         row, target: int64 tensors [pairs], the text and the label of each pair.
         against: bool tensor [pairs, labels], True for the pair's label and for its negatives.
-        margin: taken from the cosine of the pair. scale: of all cosines.
+        margin: subtracted from the cosine of the pair.
+        scale: factor of all cosines.
     Returns:
         float32 tensor [pairs].
     """

@@ -31,7 +31,7 @@ def save_ernie(folder, vocab):
 
 
 def save_ernie_m(folder, vocab):
-    """An ERNIE-M with a SentencePiece model trained on the spot."""
+    """An ERNIE-M with a SentencePiece model trained here."""
     import sentencepiece
     from paddlenlp.transformers import ErnieMConfig, ErnieMModel, ErnieMTokenizer
 
@@ -67,7 +67,7 @@ FAMILIES = {"ernie": save_ernie, "ernie_m": save_ernie_m, "bert": save_bert, "ro
 
 
 def save_as_checkpoint(families, family, folder):
-    """A checkpoint of a small model of a family with five labels."""
+    """Writes a checkpoint with five labels from a small model of a family. Returns its folder."""
     model, tokenizer = families[family]
     labels = Labels(["a", "a##x", "b", "b##x", "c"])
     run = {"arguments": {"max_seq_length": 48}}

@@ -21,7 +21,7 @@ def nodes_of(path):
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
-def test_the_guides_files_and_a_whole_bundle(bundles, trained):
+def test_a_bundle_is_complete_and_has_the_guides_files(bundles, trained):
     folder, dataset = bundles["news"], trained["news"][0]
     files = set(os.listdir(folder))
     assert {"float32.pdmodel", "float32.pdiparams", "float32.pdiparams.info"} < files  # the guide's
@@ -42,11 +42,11 @@ def test_the_same_export_has_the_same_hashes(bundles, trained, run, tmp_path):
     assert status == 0 and f"The bundle is in {again}" in log
     found = re.search(r"within (\S+), on rows of 2 to 48 tokens", log)
     assert found and float(found[1]) <= 1e-4
-    assert str(ROOT).encode() not in (again / "float32.pdmodel").read_bytes()  # a bundle tells nothing of its maker
+    assert str(ROOT).encode() not in (again / "float32.pdmodel").read_bytes()  # no paths of this machine
     assert lines_of(again / "manifest.json") == lines_of(bundles["news"] / "manifest.json")
 
 
-def test_the_static_graph_answers_as_the_bundle(bundles):
+def test_the_static_graph_agrees_with_the_bundle(bundles):
     """The guide's files, loaded by Paddle Inference."""
     from paddle import inference
 
@@ -64,7 +64,7 @@ def test_the_static_graph_answers_as_the_bundle(bundles):
 
 @pytest.mark.parametrize("family", ["ernie", "ernie_m", "bert"])
 def test_each_family(families, run, family, tmp_path):
-    """main() compares the bundle with the trained model; padding, cutting and the mask are in that."""
+    """main() compares the bundle with the trained model, including padding, cutting and the mask."""
     checkpoint = save_as_checkpoint(families, family, tmp_path / "checkpoint")
     flags = ["--multilingual"] if family == "ernie_m" else []
     status, log = run(script.main, "--params_path", checkpoint, "--output_path", tmp_path / "export", *flags)
@@ -77,7 +77,7 @@ def test_each_family(families, run, family, tmp_path):
     assert operators.count("LayerNormalization") == 5 and operators.count("BiasGelu") == 2
 
 
-def test_the_last_layer_answers_for_the_first_token_alone(bundles):
+def test_the_last_layer_computes_the_first_token_alone(bundles):
     model = onnx.shape_inference.infer_shapes(onnx.load(bundles["news"] / "model.onnx"))
     cuts = [node for node in model.graph.node if node.name == "first_token_state"]
     attention = [node for node in model.graph.node if node.op_type == "MultiHeadAttention"][-1]
@@ -87,7 +87,7 @@ def test_the_last_layer_answers_for_the_first_token_alone(bundles):
 
 
 def test_a_wrong_mask_is_found(families, run, tmp_path, monkeypatch):
-    """The check must be able to fail: here [UNK] is taken for padding."""
+    """The check must be able to fail: here [UNK] is mistaken for padding."""
     original = onnx_graph.optimise
     monkeypatch.setattr(export, "optimise", lambda raw, target, pad: original(raw, target, 4))
     checkpoint = save_as_checkpoint(families, "ernie", tmp_path / "checkpoint")
@@ -104,7 +104,7 @@ def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatc
     flags = ("--params_path", checkpoint, "--output_path", tmp_path / "export", "--int8", "--dataset_dir", dataset)
     real, faster = export.measure, True
 
-    def timed(predictors, rows):  # the clock of a busy machine has no say here; the scores are true
+    def timed(predictors, rows):  # independent of how busy the machine is; the scores are real
         results = real(predictors, rows)
         for name, result in results.items():
             result["texts_per_second"] = 100 if name == "float32" else 200 if faster else 90
@@ -121,8 +121,8 @@ def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatc
     status, log = run(script.main, *flags)
     assert status == 1 and log.count("refused: is not faster here") == 3
     assert "int8 is not in it; serve float32, or allow more: --max_f1_drop" in log
-    assert log.index("int8, per channel") < log.index("int8, classifier spared")
-    assert not int8.exists()  # the bundle was replaced by one without
+    assert log.index("int8, per channel") < log.index("int8, classifier in float32")
+    assert not int8.exists()  # the bundle was replaced by one without it
     assert open_bundle(str(tmp_path / "export")).manifest["variants"] == ["float32"]
     with pytest.raises(UserError, match="no int8 model, only float32. To make one: python export_model.py --int8"):
         Predictor(str(tmp_path / "export"), variant="int8")
@@ -159,11 +159,11 @@ def test_measuring_is_what_evaluate_measures(bundles, trained, run, tmp_path):
     assert result["texts_per_second"] > 0
 
 
-def test_the_classifier_is_spared(bundles, tmp_path):
+def test_the_classifier_can_be_left_unquantised(bundles, tmp_path):
     source = str(bundles["news"] / "model.onnx")
-    spared = onnx_graph.classifier_nodes(source)
+    excluded = onnx_graph.classifier_nodes(source)
     onnx_graph.to_int8(source, str(tmp_path / "all.onnx"), per_channel=True)
-    onnx_graph.to_int8(source, str(tmp_path / "int8.onnx"), per_channel=True, spared=spared)
+    onnx_graph.to_int8(source, str(tmp_path / "int8.onnx"), per_channel=True, excluded=excluded)
     everywhere, here = (nodes_of(tmp_path / name).count("MatMulInteger") for name in ("all.onnx", "int8.onnx"))
     assert everywhere - here == 2 and nodes_of(tmp_path / "int8.onnx").count("MatMul") == 2
 
@@ -183,7 +183,7 @@ def test_fp16_without_a_gpu_is_made_and_marked(trained, run, tmp_path):
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
-def test_what_is_wrong_is_told_at_once(trained, run, tmp_path):
+def test_all_problems_are_reported_at_once(trained, run, tmp_path):
     (tmp_path / "thesis.docx").write_text("", encoding="utf-8")
     status, log = run(script.main, "--params_path", trained["news"][1], "--output_path", tmp_path, "--int8")
     assert status == 2 and "2 problems, nothing was done:" in log
@@ -193,7 +193,7 @@ def test_what_is_wrong_is_told_at_once(trained, run, tmp_path):
     assert status == 2 and "nowhere is not there; train first (python train.py ...)" in log
 
 
-def test_multilingual_must_be_true(families, run, tmp_path):
+def test_multilingual_must_fit_the_model(families, run, tmp_path):
     wrong = (("ernie", ["--multilingual"], "leave --multilingual out"), ("ernie_m", [], "give --multilingual"))
     for family, flags, remedy in wrong:
         checkpoint = save_as_checkpoint(families, family, tmp_path / family)
@@ -207,15 +207,15 @@ def test_a_tokenizer_that_servers_do_not_know(families, run, tmp_path):
     assert status == 2 and "without PaddleNLP: its tokenizer RobertaChineseTokenizer is not known" in log
 
 
-def test_an_export_of_the_older_suite_is_replaced(trained, run, tmp_path):
+def test_an_export_of_paddlenlps_application_is_replaced(trained, run, tmp_path):
     for name in ("float32.pdmodel", "float32.pdiparams", "float32.pdiparams.info", "model.onnx"):
         (tmp_path / name).write_text("", encoding="utf-8")
     status, _ = run(script.main, "--params_path", trained["reviews"][1], "--output_path", tmp_path)
     assert status == 0 and open_bundle(str(tmp_path))
-    (tmp_path / "notes.txt").write_text("", encoding="utf-8")  # somebody's own, in a bundle's folder
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")  # a file of the user's in the folder of a bundle
     status, log = run(script.main, "--params_path", trained["reviews"][1], "--output_path", tmp_path)
     assert status == 2 and "the folder holds notes.txt, which would be lost" in log
 
 
-def test_without_rows_the_example_texts_serve():
+def test_without_rows_the_example_texts_are_used():
     assert len(export.example_texts()) == len(lines_of(ROOT / "data" / "data.txt"))

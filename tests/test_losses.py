@@ -53,13 +53,13 @@ def test_distribution_balanced_against_the_formulas(case, data):
 
 
 @pytest.mark.parametrize("support", [[0, 0, 100], [100, 100, 100], [0, 1, 99]])
-def test_labels_of_no_row_and_of_all_rows_are_balanced_too(support):
+def test_labels_without_rows_and_labels_of_all_rows_are_balanced_too(support):
     logits = np.array([[3.0, -3.0, 0.5], [0.0, 0.0, 0.0]], np.float32)
     loss = of("distribution_balanced", logits, np.array([[1, 0, 1], [0, 0, 0]]), np.array(support))
     assert np.isfinite(loss).all() and (loss > 0).all()
 
 
-def test_a_rare_label_weighs_more_than_a_frequent_one_beside_it():
+def test_a_rare_label_weighs_more_than_a_frequent_one_of_the_same_row():
     labels, support = np.array([[True, True]]), np.array([2, 90])
     rare, frequent = of("distribution_balanced", np.zeros((1, 2), np.float32), labels, support)[0]
     assert rare > 3 * frequent
@@ -68,7 +68,7 @@ def test_a_rare_label_weighs_more_than_a_frequent_one_beside_it():
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smoothing", [0, 0.1])
 def test_the_least_loss_is_at_the_target(name, smoothing):
-    """Training towards smoothed targets ends where the sigmoid is the target; hard ones are never reached."""
+    """Training ends where the sigmoid equals a smoothed target; targets of 0 and 1 are never reached."""
     labels = paddle.to_tensor([[0.0, 1.0]])
     loss = make_loss(name, np.array([50, 50]), 100)
     steps = np.arange(-12, 12, 0.01, dtype=np.float32)

@@ -29,17 +29,17 @@ TEXTS = ["足球", "台风登陆，学校停课一天", "", "公司裁员三成�
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_gets_the_same_logits_alone_and_beside_longer_ones(families, family):
-    """Padding must not be attended to. ERNIE-M as PaddleNLP has it attends to it, and not to [CLS]."""
+    """Padding must not be attended to. PaddleNLP's ERNIE-M attends to it, and not to [CLS]."""
     network, tokenizer = families[family]
     together = predict_logits(network, encode(TEXTS, tokenizer, network, 64), batch_size=8)
     alone = [predict_logits(network, encode([text], tokenizer, network, 64), batch_size=1)[0] for text in TEXTS]
     assert together.shape == (5, 5) and together.dtype == np.float32
     assert np.abs(together - np.array(alone)).max() < 1e-5
-    assert np.ptp(together, axis=0).max() > 0.1  # and texts differ, so that the above says something
+    assert np.ptp(together, axis=0).max() > 0.1  # and different texts have different logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_texts_are_cut_and_the_cut_ones_counted(families, family):
+def test_texts_are_cut_and_counted(families, family):
     network, tokenizer = families[family]
     whole = encode(TEXTS, tokenizer, network, 64)
     limit = int(sorted(whole.lengths)[-2])
@@ -62,24 +62,24 @@ def test_longest_input(families):
         predict_logits(network, encode(["足球" * 100], tokenizer, network, 63), 1)
 
 
-def test_predicting_leaves_the_mode_as_it_was(families):
+def test_predicting_keeps_the_mode_of_the_model(families):
     network, tokenizer = families["ernie"]
     encoded = encode(TEXTS, tokenizer, network, 64)
     network.train()
     first, second = predict_logits(network, encoded, 2), predict_logits(network, encoded, 2)
-    assert (first == second).all() and network.training  # no dropout, and it comes back
+    assert (first == second).all() and network.training  # without dropout, which is then on again
     network.eval()
     predict_logits(network, encoded, 2)
     assert not network.training
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_features_are_what_the_last_layer_makes_the_logits_of(families, family):
+def test_features_are_the_input_of_the_last_layer(families, family):
     network, tokenizer = families[family]
     encoded = encode(TEXTS, tokenizer, network, 64)
     network.train()
     features = predict_features(network, encoded, 2)
-    assert network.training  # and no dropout, or the product below would not be the logits
+    assert network.training  # and without dropout, or the product below would not be the logits
     network.eval()
     head = network.classifier.out_proj if family == "roberta" else network.classifier
     assert features.shape == (5, 32) and features.dtype == np.float32
@@ -88,7 +88,7 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(families, family):
     assert not head._forward_pre_hooks
 
 
-def test_a_head_of_another_size_starts_anew(families, tmp_path):
+def test_a_head_of_another_size_is_replaced(families, tmp_path):
     network, tokenizer = families["ernie"]
     network.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -99,7 +99,7 @@ def test_a_head_of_another_size_starts_anew(families, tmp_path):
     assert (other.ernie.pooler.dense.weight.numpy() == network.ernie.pooler.dense.weight.numpy()).all()
 
 
-def test_missing_weights_are_news_and_a_new_classifier_is_not(tiny_model, tmp_path, capfd):
+def test_missing_weights_are_reported_and_a_new_classifier_is_not(tiny_model, tmp_path, capfd):
     load_pretrained(str(tiny_model), 5)
     assert capfd.readouterr().err == ""
     folder = tmp_path / "partial"
@@ -167,7 +167,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(requests.Session, "request", refuse)
 
 
-def test_a_name_that_cannot_be_downloaded_says_how_to_bring_it(monkeypatch):
+def test_a_failed_download_says_how_to_get_the_model(monkeypatch):
     no_network(monkeypatch)
     with pytest.raises(UserError) as error:
         load_pretrained("ernie-3.0-medium-zh", 5)
@@ -180,14 +180,14 @@ def test_a_name_that_cannot_be_downloaded_says_how_to_bring_it(monkeypatch):
     assert "data/make_tiny_model.py" in message
 
 
-def test_a_mistyped_name_is_told(monkeypatch):
+def test_a_mistyped_name_is_recognised(monkeypatch):
     no_network(monkeypatch)
     with pytest.raises(UserError, match="did you mean 'ernie-3.0-medium-zh'"):
         load_pretrained("ernie-3.0-medum-zh", 5)
 
 
 def load_elsewhere(name, home, **environment):
-    """load_pretrained in a process with a cache of its own."""
+    """Calls load_pretrained in a process with its own cache."""
     code = (
         f"from text_cls.neural.model import load_pretrained; print(load_pretrained({name!r}, 5)[0].config.hidden_size)"
     )
@@ -198,7 +198,7 @@ def load_elsewhere(name, home, **environment):
 
 
 def test_a_named_model_is_downloaded_once(file_server, tiny_model, tmp_path):
-    """From a local server in the place of PaddleNLP's, which PPNLP_ENDPOINT names, as a mirror behind a wall would."""
+    """From a local server named by PPNLP_ENDPOINT instead of PaddleNLP's, like a mirror behind a firewall."""
     address, folder = file_server
     shutil.copytree(tiny_model, folder / "models" / "community" / "team" / "small")
     home = tmp_path / "home"
@@ -212,8 +212,8 @@ def test_a_named_model_is_downloaded_once(file_server, tiny_model, tmp_path):
     assert missing.returncode == 1 and "UserError: --model_name team/other: it is not on this machine" in missing.stderr
 
 
-def test_files_put_into_the_cache_by_hand_serve(tmp_path, tiny_model):
-    """What the message says to do with a browser. The names are those it prints; nano's true size, random weights."""
+def test_files_put_into_the_cache_by_hand_are_used(tmp_path, tiny_model):
+    """As the message says to do with a browser, by the names it prints; a model of nano's size with random weights."""
     from paddlenlp.transformers import ErnieConfig, ErnieModel
 
     home = tmp_path / "home"
@@ -233,10 +233,10 @@ def test_files_put_into_the_cache_by_hand_serve(tmp_path, tiny_model):
 # ------------------------------------------------------------------------------------------------------- environment
 
 
-def test_environment_is_set_before_paddle_and_never_over_the_users(monkeypatch):
+def test_environment_is_set_before_paddle_and_keeps_the_users_variables(monkeypatch):
     monkeypatch.delitem(compat.sys.modules, "paddle")
     for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT"):
-        monkeypatch.setenv(name, "")  # so that what is set below does not outlive the test
+        monkeypatch.setenv(name, "")  # so that monkeypatch undoes what is set below
         monkeypatch.delenv(name)
     monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setattr(compat, "_processor_is_amd", lambda: True)
@@ -250,7 +250,7 @@ def test_environment_is_set_before_paddle_and_never_over_the_users(monkeypatch):
 
 
 def test_processes_of_the_launcher_share_the_cores(monkeypatch):
-    """It sets OMP_NUM_THREADS=1 for them, which is not the user's word."""
+    """The launcher sets OMP_NUM_THREADS=1 for them, which is not the user's choice."""
     monkeypatch.delitem(compat.sys.modules, "paddle")
     monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -17,7 +17,7 @@ from text_cls.neural.checkpoint import load_checkpoint
 
 @pytest.fixture
 def wide(run, train, news, tmp_path):
-    """A data set, and the checkpoint of a small ERNIE with 12 heads trained on it a little."""
+    """A data set, and the checkpoint of a small ERNIE with 12 heads, trained on it briefly."""
     import make_tiny_model
 
     flags = "--hidden_size 48 --num_attention_heads 12 --num_hidden_layers 2 --intermediate_size 96 --dropout 0".split()
@@ -34,7 +34,7 @@ def prune(run, dataset, checkpoint, folder, *flags):
 
 
 def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
-    """Six steps, while scores are due after a hundred: the older suite then exported nothing."""
+    """Six steps with --save_steps 100: PaddleNLP's application then exports nothing."""
     dataset, checkpoint = wide
     status, log = prune(run, dataset, checkpoint, tmp_path / "prune", "--width_mult_list", "3/4", "'2/3'", "0.5")
     assert status == 0, log
@@ -51,7 +51,7 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
         flags = ("--device", "cpu", "--dataset_dir", dataset, "--output_file", output)
         assert run(infer.main, "--model_path_prefix", prefix, *flags)[0] == 0 and len(lines_of(output)) == 12
     assert sizes == sorted(set(sizes))
-    # Each is cut from the whole model; PaddleNLP cuts the second from what the first left.
+    # Each width is cut from the whole model; PaddleNLP cuts the second from what the first left.
     for folder, width in (("0.75", Fraction(3, 4)), ("0.67", Fraction(2, 3)), ("0.5", Fraction(1, 2))):
         weights = paddle.load(str(tmp_path / "prune" / f"width_mult_{folder}" / "model_state.pdparams"))
         for layer in (f"ernie.encoder.layers.{number}" for number in range(2)):
@@ -64,20 +64,20 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
 
 
 def test_a_width_without_a_score_is_kept(run, wide, tmp_path):
-    """A macro F1 of 0 is what a short run gives; PaddleNLP keeps what is better than 0."""
+    """A short run may have a macro F1 of 0; PaddleNLP keeps only what is better than 0."""
     dataset, checkpoint = wide
     Decision(threshold=0.999).save(checkpoint / "decision.json")  # so that nothing is predicted
     flags = ("--width_mult_list", "1/12", "--save_steps", 2)
     status, log = prune(run, dataset, checkpoint, tmp_path / "prune", *flags)
     assert status == 0, log
-    assert log.count("macro f1 score: 0.00000") == 4  # the whole model, and six steps with every second scored
+    assert log.count("macro f1 score: 0.00000") == 4  # the whole model, and every second of six steps
     config = json.loads((tmp_path / "prune" / "width_mult_0.08" / "model_config.json").read_text(encoding="utf-8"))
     assert config["width_mult"] == pytest.approx(1 / 12) and config["num_attention_heads"] == 12
     assert open_bundle(str(tmp_path / "prune" / "width_mult_0.08")).decision.threshold == 0.999
 
 
 def test_the_student_learns_from_the_teacher():
-    """The loss is that of sigmoid heads: it moves a student whose logits are off by a constant; softmax does not."""
+    """The loss is one for sigmoid heads: it moves a student whose logits are off by a constant; softmax does not."""
     import paddle
     from paddlenlp.trainer import trainer_compress
 
@@ -93,7 +93,7 @@ def test_the_student_learns_from_the_teacher():
     assert float(same.grad.abs().max()) < 1e-6
 
 
-def test_widths_that_leave_part_of_a_head_are_refused_with_those_that_work(run, wide, tmp_path):
+def test_widths_that_split_a_head_are_refused(run, wide, tmp_path):
     flags = ("--width_mult_list", "0.7", "1/2", "--max_seq_length", 4096)
     status, log = prune(run, *wide, tmp_path / "prune", *flags)
     assert status == 2 and "--max_seq_length 4096: this model takes 2048 tokens at most" in log
@@ -101,7 +101,7 @@ def test_widths_that_leave_part_of_a_head_are_refused_with_those_that_work(run, 
     assert not (tmp_path / "prune").exists()
 
 
-def test_what_is_wrong_is_told_at_once(run, wide, tmp_path):
+def test_all_problems_are_reported_at_once(run, wide, tmp_path):
     dataset, checkpoint = wide
     (tmp_path / "prune" / "width_mult_0.5").mkdir(parents=True)
     (tmp_path / "prune" / "width_mult_0.5" / "notes.txt").write_text("", encoding="utf-8")

@@ -11,25 +11,26 @@ import pytest
 from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_runs import losses, weights
 
-import encoder as room
+import encoder as encoder_module
 import predict as classifier_predict
 import retrieval_training
 from encoder import embed, load_encoder, open_encoder
 from metric import classification_report
-from retrieval_training import fit_within, in_batch_losses, label_sets, rows_of
+from retrieval_training import fit_within, rows_of
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.neural import training
 from text_cls.neural.checkpoint import load_checkpoint, read_run
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode
-from text_cls.rows import Labels, read_labels, read_rows
+from text_cls.rows import Labels, read_rows
 from text_cls.search.label_scores import default_decision
 
 paddle = import_paddle()
 script = load_script("retrieval_based/train.py")
-CONTRACT = {  # flag: default, as the older suite has them; threshold is fitted here where none is given
+CONTRACT = {  # flag: default, as in PaddleNLP's application; without --threshold, it is fitted
     "save_dir": "./checkpoint",
     "max_seq_length": 512,
     "batch_size": 32,
@@ -54,7 +55,7 @@ CONTRACT = {  # flag: default, as the older suite has them; threshold is fitted 
 }
 
 
-def test_commands_of_the_older_suite_are_understood():
+def test_commands_of_paddlenlps_application_are_accepted():
     older = "--similar_text_pair dev.txt --evaluate False --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 1000000"
     older += " --recall_result_dir results --recall_result_file recall_result.txt --evaluate_result evaluate_result.txt"
     args = script.parse_args(older.split())
@@ -82,17 +83,9 @@ def fit(run, tiny_model, tmp_path):
     return call
 
 
-def losses(log):
-    return [float(value) for value in re.findall(r"global step \d+, .* loss: ([\d.]+),", log)]
-
-
-def weights(folder):
-    return {name: value.numpy() for name, value in paddle.load(str(Path(folder, "model_state.pdparams"))).items()}
-
-
 def same_weights(folder, other, tolerance=1e-6):
     expected = weights(other)
-    return all(  # a key's bias has no gradient but what rounding leaves, of which Adam makes whole steps
+    return all(  # a key's bias has no gradient but rounding errors, from which Adam makes whole steps
         np.allclose(value, expected[name], atol=tolerance)
         for name, value in weights(folder).items()
         if not name.endswith("k_proj.bias")
@@ -102,111 +95,6 @@ def same_weights(folder, other, tolerance=1e-6):
 def test_defaults():
     args = vars(script.parse_args([]))
     assert {name: args[name] for name in CONTRACT} == CONTRACT
-
-
-# --------------------------------------------------------------------------------------------------------------- loss
-
-
-def brute_force(texts, labels, row, target, against, margin, scale):
-    result = []
-    for pair in range(len(row)):
-        scores = {}
-        for column in range(len(labels)):
-            if against[pair, column]:
-                cosine = float(texts[row[pair]] @ labels[column])
-                scores[column] = scale * (cosine - margin if column == target[pair] else cosine)
-        highest = max(scores.values())
-        total = sum(np.exp(value - highest) for value in scores.values())
-        result.append(highest + np.log(total) - scores[target[pair]])
-    return result
-
-
-@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 5), st.integers(1, 8))
-def test_the_loss_is_cross_entropy_among_what_a_pair_is_compared_with(seed, texts, labels, pairs):
-    random = np.random.default_rng(seed)
-    vectors = [random.normal(size=(n, 4)) for n in (texts, labels)]
-    vectors = [(v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in vectors]
-    row, target = random.integers(0, texts, pairs), random.integers(0, labels, pairs)
-    against = random.random((pairs, labels)) < 0.6
-    against[np.arange(pairs), target] = True
-    found = in_batch_losses(*map(paddle.to_tensor, (*vectors, row, target, against)), 0.2, 30.0)
-    assert found.numpy() == pytest.approx(brute_force(*vectors, row, target, against, 0.2, 30.0), abs=1e-3)
-
-
-def trainer_of(dataset, model, rows=None):
-    """A trainer before its first step; `rows` of text: names in place of the file's."""
-    problems = Problems()
-    labels = read_labels(str(dataset / "label.txt"), problems)
-    train = read_rows(str(dataset / "train.txt"), labels, problems)
-    if rows is not None:
-        train = rows_of({text: {labels.index[name] for name in names} for text, names in rows.items()}, "rows")
-    args = script.parse_args(["--device", "cpu", "--max_seq_length", "32", "--learning_rate", "3e-3"])
-    encoder, tokenizer = load_encoder(str(model), 16)
-    from argparse import Namespace
-
-    from text_cls.neural.checkpoint import Checkpoint
-    from text_cls.neural.run_state import Progress
-
-    settings = {"warmup_steps": 0, "logging_steps": 1, **retrieval_training.FIXED}
-    checkpoint = Checkpoint(encoder, tokenizer, labels, Decision(), {"corpus": labels.names})
-    part = {"train": rows_of(label_sets(train), "rows")}
-    tokens = {"train": encode(part["train"].texts, tokenizer, encoder, 32)}
-    return retrieval_training.RetrievalTrainer(
-        Namespace(**vars(args), **settings), checkpoint, part, tokens, Progress(), None
-    )
-
-
-def test_a_batch_knows_what_is_no_negative(news, tiny_model):
-    """Other labels of the text, the parents of its labels, and the same label of another row."""
-    rows = {
-        "a": ["灾害事故", "灾害事故##地震", "灾害事故##洪涝"],
-        "b": ["灾害事故", "灾害事故##地震"],
-        "c": ["灾害事故"],
-    }
-    trainer = trainer_of(news, tiny_model, rows)
-    names = trainer.checkpoint.labels.names
-    inputs = trainer.inputs_of(np.arange(3))
-    columns = sorted(names.index(name) for name in rows["a"])  # each label of the batch once, in the label file's order
-    assert [names[i] for i in columns] == ["灾害事故", "灾害事故##地震", "灾害事故##洪涝"]
-    assert len(inputs["text/input_ids"]) == 3 and len(inputs["label/input_ids"]) == 3
-    pairs = [(int(row), names[columns[target]]) for row, target in zip(inputs["row"], inputs["target"])]
-    assert pairs == [(0, "灾害事故##地震"), (0, "灾害事故##洪涝"), (1, "灾害事故##地震"), (2, "灾害事故")]
-    assert inputs["against"].tolist() == [
-        [False, True, False],  # the text's other label and their parent are left out
-        [False, False, True],
-        [False, True, True],  # 洪涝 is a true negative of b
-        [True, True, True],  # c stops at the parent: its children are negatives
-    ]
-    assert trainer.size(np.arange(3)) == 4 and inputs["weight"].tolist() == [1, 1, 1, 1]
-
-
-def test_the_label_texts_of_a_batch_are_those_of_the_older_suite(news, tiny_model):
-    trainer = trainer_of(news, tiny_model, {"a": ["灾害事故", "灾害事故##地震"]})
-    vocabulary = lines_of(tiny_model / "vocab.txt")
-    tokens = [vocabulary[i] for i in trainer.inputs_of(np.arange(1))["label/input_ids"][0]]
-    assert "".join(tokens) == "[CLS]灾害事故,地震[SEP]".replace(",", "," if "," in vocabulary else "[UNK]")
-
-
-def test_a_process_without_a_row_takes_part_with_no_weight(news, tiny_model):
-    trainer = trainer_of(news, tiny_model, {"a": ["灾害事故"], "b": ["灾害事故", "灾害事故##地震"]})
-    trainer.rank, trainer.world = 2, 3
-    assert trainer.inputs_of(np.arange(2))["weight"].tolist() == [0]
-
-
-def test_steps_bring_texts_nearer_to_their_labels(news, tiny_model):
-    trainer = trainer_of(news, tiny_model)
-    trainer.model.eval()
-    batch = np.arange(6)
-
-    def loss():
-        inputs = {name: paddle.to_tensor(value) for name, value in trainer.inputs_of(batch).items()}
-        return trainer.backward(inputs, trainer.size(batch), exchange=True)
-
-    before = float(loss())
-    for _ in range(5):
-        trainer.update()
-        after = float(loss())
-    assert after < 0.7 * before
 
 
 # --------------------------------------------------------------------------------------------------------------- a run
@@ -230,13 +118,13 @@ def test_a_run(fit, news):
 
 
 def test_the_checkpoint_is_the_model_that_was_scored(fit, reviews):
-    """Read back, it gives the figures of the log, by another way to the labels."""
+    """Loaded again, it gives the figures of the log, here with an index."""
     from text_cls.search.embedded_index import EmbeddedIndex
     from text_cls.search.label_scores import label_entries, label_scores
 
     status, log, folder = fit(reviews, "--epochs", 2)
     assert status == 0, log
-    trained = open_encoder(str(folder / "model_state.pdparams"), "cpu")  # as older commands name it
+    trained = open_encoder(str(folder / "model_state.pdparams"), "cpu")  # as PaddleNLP's application names it
     texts, names = label_entries(trained.labels, trained.corpus)
     rows = read_rows(str(reviews / "dev.txt"), trained.labels, Problems())
     vectors = trained.embed(rows.texts)
@@ -269,26 +157,26 @@ def test_twice_the_same(fit, news, tmp_path):
 
 
 def test_dropout_is_on_in_every_step_of_every_epoch(fit, news, monkeypatch):
-    """The older suite's stayed off from the second epoch on."""
+    """In PaddleNLP's application, it stays off from the second epoch on."""
     modes, outputs = [], []
-    original = retrieval_training.RetrievalTrainer.losses
+    original = retrieval_training.RetrievalSteps.losses
 
-    def watched(trainer, inputs):
-        modes.append(trainer.model.training and trainer.model.dropout.training)
+    def watched(steps, inputs):
+        modes.append(steps.model.training and steps.model.dropout.training)
         copy = {name[len("text/") :]: value for name, value in inputs.items() if name.startswith("text/")}
         with paddle.no_grad():
-            outputs.append(float((trainer.model(**copy) - trainer.model(**copy)).abs().max()))
-        return original(trainer, inputs)
+            outputs.append(float((steps.model(**copy) - steps.model(**copy)).abs().max()))
+        return original(steps, inputs)
 
-    monkeypatch.setattr(retrieval_training.RetrievalTrainer, "losses", watched)
+    monkeypatch.setattr(retrieval_training.RetrievalSteps, "losses", watched)
     status, log, _ = fit(news, "--epochs", 3, "--batch_size", 45)
     assert status == 0 and log.count("eval recall@1") == 3
     assert len(modes) == 2 + 3 * 2 and all(modes)  # two steps of the rehearsal, two of each epoch
-    assert min(outputs) > 1e-3  # and it does something: the same input twice is not the same
+    assert min(outputs) > 1e-3  # and it has an effect: the same input gives different vectors
 
 
 @pytest.mark.parametrize("family", ["ernie", "ernie_m", "bert", "roberta"])
-def test_embedding_leaves_the_mode_as_it_was_and_does_not_see_padding(family_folders, family):
+def test_embedding_keeps_the_mode_of_the_model_and_ignores_padding(family_folders, family):
     encoder, tokenizer = load_encoder(str(family_folders[family]), 8)
     tokens = encode(["一", "二三四五"], tokenizer, encoder, 16)
     for mode in (True, False):
@@ -299,7 +187,7 @@ def test_embedding_leaves_the_mode_as_it_was_and_does_not_see_padding(family_fol
 
 
 def test_rows_of_any_kind(fit, tmp_path, tiny_model):
-    """No label, one, twenty, a long text, an emoji, markup; a label that is all a batch has."""
+    """No label, one, twenty, a long text, an emoji, markup; a batch with only one label."""
     names = [f"标签{i}" for i in range(20)] + ['<b onclick="x">\'&', "😀"]
     write_lines(tmp_path / "label.txt", names)
     rows = [
@@ -314,13 +202,13 @@ def test_rows_of_any_kind(fit, tmp_path, tiny_model):
     status, log, folder = fit(tmp_path, "--epochs", 2)
     assert status == 0, log
     assert "4 different texts with labels" in log and Decision.load(folder / "decision.json").min_k == 0
-    write_lines(tmp_path / "train.txt", ["一\t😀", "二\t😀"])  # nothing to tell it from
+    write_lines(tmp_path / "train.txt", ["一\t😀", "二\t😀"])  # no other label to compare it with
     status, log, _ = fit(tmp_path)
     assert status == 0 and losses(log) == [0.0]
 
 
 def test_a_text_that_is_repeated_for_each_label_trains_as_one_row(fit, tmp_path):
-    """The format of the older suite's multi-label data."""
+    """The format of the multi-label data of PaddleNLP's application."""
     write_lines(tmp_path / "label.txt", ["甲", "乙", "丙"])
     write_lines(tmp_path / "dev.txt", ["文\t甲,乙"])
     write_lines(tmp_path / "train.txt", ["文\t甲,乙", "字\t丙"])
@@ -340,19 +228,19 @@ def test_without_evaluation_the_latest_is_kept(fit, news, monkeypatch):
     status, log, folder = fit(news, "--no-evaluate", "--batch_size", 30, "--save_steps", 2, "--epochs", 2)
     assert status == 0, log
     assert "eval recall" not in log and f"The encoder is saved in {folder}" in log
-    assert saved.count("checkpoint") == 5  # after steps 2, 4 and 6, and after either epoch
+    assert saved.count("checkpoint") == 5  # after steps 2, 4 and 6, and after each epoch
     assert read_run(str(folder))["progress"]["step"] == 6 and Decision.load(folder / "decision.json").threshold == 0.5
     assert open_encoder(str(folder), "cpu").embed(["文"]).shape == (1, 16)
 
 
-def test_a_threshold_that_is_given_stays(fit, reviews):
+def test_a_given_threshold_is_not_fitted(fit, reviews):
     status, _, folder = fit(reviews, "--threshold", 0.35, "--metric_for_best", "micro_f1")
     assert status == 0 and Decision.load(folder / "decision.json").threshold == 0.35
     assert read_run(str(folder))["progress"]["history"][0]["threshold"] == 0.35
 
 
 def test_from_other_models(fit, news, train, tmp_path):
-    """A checkpoint of this script, with its linear layer or another; a classifier's; a file of weights."""
+    """A checkpoint of this script, with its linear layer or another; one of a classifier; a file of weights."""
     status, _, first = fit(news, save_dir=tmp_path / "first")
     assert status == 0
     again, _ = load_encoder(str(first))
@@ -369,7 +257,7 @@ def test_from_other_models(fit, news, train, tmp_path):
     status, log, second = fit(news, *start, save_dir=tmp_path / "second")
     assert status == 0 and same_weights(first, second), log
     status, log, _ = fit(news, *start, "--output_emb_size", 8, save_dir=tmp_path / "third")
-    assert status == 2 and "projection.weight is [32, 16], wanted [32, 8]" in log
+    assert status == 2 and "projection.weight is [32, 16], expected [32, 8]" in log
     shutil.copytree(classifier, tmp_path / "odd")
     config = json.loads((tmp_path / "odd" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "output_emb_size": 16}), encoding="utf-8")
@@ -377,7 +265,7 @@ def test_from_other_models(fit, news, train, tmp_path):
     assert status == 2 and "has no projection.weight, but config.json says that there is one" in log, log
 
 
-# --------------------------------------------------------------------------------------------------- stopping, going on
+# ------------------------------------------------------------------------------------------------ stopping, resuming
 
 
 class Stopped(training.StopSignal):
@@ -395,13 +283,13 @@ def test_stopped_and_resumed_is_as_if_nothing_had_happened(fit, news, tmp_path, 
         status, log, folder = fit(news, *same)
     assert status == 143 and "Stopped at step 1" in log and not folder.exists()
     status, log, _ = fit(news, *same, "--resume", "--margin", 0.3)
-    assert status == 2 and "--resume: --margin was 0.2, is 0.3" in log
+    assert status == 2 and "--resume: --margin was 0.2, now it is 0.3" in log
     status, log, _ = fit(news, *same, "--resume")
-    assert status == 0 and "going on at step 1" in log and same_weights(folder, tmp_path / "whole")
+    assert status == 0 and "resuming at step 1" in log and same_weights(folder, tmp_path / "whole")
 
 
 def test_two_processes(news, tiny_model, tmp_path):
-    """The last global batch has one row: the second process takes part in it with none of its own."""
+    """The last global batch has one row: the second process takes part in it without a row of its own."""
     write_lines(news / "train.txt", lines_of(news / "train.txt")[:21])
     flags = [*files_of(news), "--model_name_or_path", tiny_model, "--save_dir", tmp_path / "checkpoint"]
     flags += "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3 --log_steps 1 --batch_size 10".split()
@@ -434,8 +322,8 @@ def test_two_processes(news, tiny_model, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- faults
 
 
-def test_faults_are_told_together_before_the_first_long_step(fit, news, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "load_encoder", lambda *_: pytest.fail("a model was loaded"))
+def test_faults_are_reported_together_before_the_first_long_step(fit, news, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_module, "load_encoder", lambda *_: pytest.fail("a model was loaded"))
     write_lines(news / "train.txt", ["有\t没有这个标签", "太\t多\t了", "文\t灾害事故"])
     status, log, _ = fit(
         news,
@@ -468,7 +356,7 @@ def test_too_long_for_the_model(fit, news, family_folders):
     assert status == 2 and "--max_seq_length 100: this model takes 64 tokens at most" in log
 
 
-def test_neither_road_takes_or_replaces_the_others_model(run, fit, news, train, tmp_path):
+def test_neither_task_opens_or_replaces_the_others_model(run, fit, news, train, tmp_path):
     status, _, folder = fit(news)
     assert status == 0
     status, _, other = train(news, save_dir=tmp_path / "classifier")
@@ -494,7 +382,7 @@ def rows_with(labels, *sets):
 
 def test_the_decision_a_model_starts_with():
     flat, tree = Labels(["甲", "乙"]), Labels(["a", "a##b", "a##c", "d", "d##e", "d##e##f"])
-    assert default_decision(flat) == Decision() == Decision(0.5, min_k=0)  # the older suite's: above the threshold
+    assert default_decision(flat) == Decision() == Decision(0.5, min_k=0)  # as in PaddleNLP's application
     assert default_decision(tree) == Decision(0.5, min_k=2, hierarchy="one_per_level")  # the nearest path
     one = rows_with(flat, ["甲"], ["乙"])
     assert default_decision(flat, one) == Decision(min_k=1, hierarchy="one_per_level")

@@ -1,4 +1,4 @@
-"""`train.py --metric_for_best tuned_...`: the best checkpoint by dev F1 with fitted thresholds, which it then has."""
+"""`train.py --metric_for_best tuned_...`: the best checkpoint by dev F1 with fitted thresholds, saved with it."""
 
 import re
 import signal
@@ -25,7 +25,7 @@ def enough(news):
     """The data set with 60 dev rows."""
     rows = lines_of(news / "train.txt")
     write_lines(news / "dev.txt", rows[:60])
-    write_lines(news / "train.txt", rows[30:])  # some rows are in both, so that something is found
+    write_lines(news / "train.txt", rows[30:])  # some rows are in both files, so that something is predicted
     return news
 
 
@@ -36,17 +36,18 @@ def test_the_best_checkpoint_and_its_decision(enough, train, run, learner, avera
     assert status == 0
     scores = history(folder)
     tuned = re.findall(
-        rf"a threshold a label, fitted to other dev rows: micro f1 score: ({NUMBER}), macro f1 score: ({NUMBER})", log
+        rf"one threshold per label, fitted to other dev rows: micro f1 score: ({NUMBER}), macro f1 score: ({NUMBER})",
+        log,
     )
     assert tuned == [(f"{s['tuned_micro_f1']:.5f}", f"{s['tuned_macro_f1']:.5f}") for s in scores] and len(tuned) == 4
-    assert f"Final best tuned {average} f1 score" in log and "decision.json has a threshold a label" in log
+    assert f"Final best tuned {average} f1 score" in log and "decision.json has one threshold per label" in log
     best = max(scores, key=lambda s: s[f"tuned_{average}_f1"])
     saved = read_run(str(folder))["progress"]
     assert saved["best_score"] == best[f"tuned_{average}_f1"] > 0
     decision = Decision.load(folder / "decision.json")
     assert len(decision.threshold) == len(lines_of(enough / "label.txt")) and len(set(decision.threshold)) > 1
 
-    # Another way to the same figures: thresholds fitted anew to the same folds, and the test file as it is decided.
+    # The same figures computed another way: thresholds fitted again to the same folds, and the decided test file.
     fit = ("--dataset_dir", enough, "--params_path", folder, "--device", "cpu", "--dry_run", "--mode", "per_label")
     status, words = run(threshold.main, *fit, "--objective", average)
     micro, macro = re.search(r"one threshold per label +micro P \S+ R \S+ F1 (\S+) \| macro F1 (\S+)", words).groups()
@@ -55,13 +56,13 @@ def test_the_best_checkpoint_and_its_decision(enough, train, run, learner, avera
         [100 * best["tuned_micro_f1"], 100 * best["tuned_macro_f1"]], abs=0.006
     )
     plain, _ = re.search(r"0\.5 +micro P \S+ R \S+ F1 (\S+) \| macro F1 (\S+)", words).groups()
-    assert float(plain) == pytest.approx(100 * best["micro_f1"], abs=0.006)  # the plain score is that of 0.5
+    assert float(plain) == pytest.approx(100 * best["micro_f1"], abs=0.006)  # the score without "tuned"
     test_score = float(re.search(rf"Test dataset size: 60, accuracy: {NUMBER}, micro f1 score: ({NUMBER})", log)[1])
     assert test_score != pytest.approx(best["micro_f1"], abs=1e-4)  # decided by the thresholds, not by 0.5
 
 
 def test_test_rows_are_decided_by_the_best_epochs_thresholds(enough, train, learner, tmp_path):
-    """Of an epoch that ruins the model, neither weights nor thresholds are used."""
+    """If an epoch ruins the model, neither its weights nor its thresholds are used."""
     tuned = ("--metric_for_best", "tuned_macro_f1", "--test_file", "dev.txt", "--model_name", learner, "--epochs")
     _, good, folder = train(enough, *tuned, 4, "--learning_rate", "1e-2", "--batch_size", 16)
     best = ("--init_from_ckpt", folder / "model_state.pdparams")
@@ -81,13 +82,13 @@ def test_killed_and_resumed(enough, train, tiny_model, tmp_path):
     process.wait()
     process.stderr.close()
     status, log, _ = train(enough, *same, "--resume", save_dir=folder)
-    assert status == 0 and "going on at step" in log
+    assert status == 0 and "resuming at step" in log
     compare(first + log, folder, expected)
     decisions = [Decision.load(path / "decision.json").threshold for path in (folder, tmp_path / "whole")]
     assert decisions[0] == pytest.approx(decisions[1], abs=1e-5)
 
 
-def test_too_few_rows_are_told_before_training(news, enough, train):
+def test_too_few_rows_are_reported_before_training(news, enough, train):
     wanted = ("--metric_for_best", "tuned_micro_f1")
     status, log, _ = train(enough, *wanted, "--max_dev_samples", 49)
     assert status == 2 and "49 dev rows are too few to fit thresholds to; give 50 or more" in log
@@ -101,7 +102,7 @@ def test_too_few_rows_are_told_before_training(news, enough, train):
 
 
 def every_gap(probabilities, gold, objective):
-    """`thresholds.fit_each` without its shortcut: all gaps of all labels tried."""
+    """`thresholds.fit_each` without its shortcut: tries all gaps of all labels."""
     start, size = thresholds.fit_one(probabilities, gold, objective), gold.shape[1]
     fitted, total = np.full(size, start), gold.sum()
     share = PSEUDO_ROWS / total if total else 0
@@ -109,14 +110,14 @@ def every_gap(probabilities, gold, objective):
         candidates, values = [*gaps(np.sort(probabilities[:, label])), start], []
         for candidate in candidates:
             tried = np.where(np.arange(size) == label, candidate, fitted)
-            given, value = probabilities > tried, 0
-            if objective in ("micro", "both") and given.sum() + total:
-                value += 2 * (given & gold).sum() / (given.sum() + total)
+            predicted, value = probabilities > tried, 0
+            if objective in ("micro", "both") and predicted.sum() + total:
+                value += 2 * (predicted & gold).sum() / (predicted.sum() + total)
             if objective in ("macro", "both"):
-                pooled, held = probabilities > candidate, gold[:, label]
-                top = 2 * ((given[:, label] & held).sum() + share * (pooled & gold).sum())
-                bottom = given[:, label].sum() + held.sum() + share * (pooled.sum() + total)
-                value += top / bottom / size if bottom else 0
+                pooled, positive = probabilities > candidate, gold[:, label]
+                numerator = 2 * ((predicted[:, label] & positive).sum() + share * (pooled & gold).sum())
+                denominator = predicted[:, label].sum() + positive.sum() + share * (pooled.sum() + total)
+                value += numerator / denominator / size if denominator else 0
             values.append(value)
         best = np.flatnonzero(np.array(values) >= max(values) - 1e-12)
         fitted[label] = min((candidates[i] for i in best), key=lambda t: abs(t - start))

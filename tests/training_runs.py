@@ -1,4 +1,4 @@
-"""Runs of train.py as processes, and what they leave behind compared."""
+"""Runs of train.py as processes, and comparisons of the checkpoints they write."""
 
 import os
 import re
@@ -14,16 +14,21 @@ from text_cls.neural.compat import import_paddle
 paddle = import_paddle()
 
 
+def losses(log):
+    """The losses in the lines of a log."""
+    return [float(value) for value in re.findall(r"global step \d+, .* loss: ([\d.]+),", log)]
+
+
 def weights(folder):
     state = paddle.load(str(Path(folder, "model_state.pdparams")))
     return {name: value.numpy() for name, value in state.items()}
 
 
 def assert_same_weights(folder, other, tolerance=1e-6):
-    """Equal but for rounding: a matrix product rounds by where its arrays happen to lie in memory, on some processors.
+    """Equal but for rounding: on some processors, it depends on where the arrays of a matrix product lie in memory.
 
-    A key's bias adds the same to all scores of a query, which softmax does not see: its true gradient is 0, and Adam
-    makes whole steps of what rounding leaves there. So it is not compared.
+    A key's bias adds the same to all scores of a query, which softmax ignores: its true gradient is 0, and Adam makes
+    whole steps from the rounding errors there. So it is not compared.
     """
     expected = weights(other)
     for name, value in weights(folder).items():
@@ -48,7 +53,7 @@ def start(dataset, model, folder, *flags):
 
 
 def read_until(process, text):
-    """The log up to the line that holds the text."""
+    """The log up to the first line with the text."""
     log = ""
     for line in process.stderr:
         log += line
@@ -58,14 +63,14 @@ def read_until(process, text):
 
 
 def assert_whole(folder):
-    """A folder that is there is complete: it predicts."""
+    """If the folder exists, it is complete and its weights load."""
     if Path(folder).exists():
         assert set(os.listdir(folder)) == set(read_run(str(folder))["files"])
         assert weights(folder)
 
 
 def compare(log, folder, expected):
-    """The losses of the steps logged and the model kept are those of the run nothing happened to."""
+    """The losses in the log and the saved model are those of the uninterrupted run."""
     status, expected_log, expected_folder = expected
     assert status == 0
     of = dict(re.findall(r"global step (\d+), .* loss: ([\d.]+),", expected_log))

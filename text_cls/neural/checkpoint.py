@@ -1,7 +1,7 @@
-"""The checkpoint: a folder that holds all that predicting needs, written whole or not at all.
+"""The checkpoint: a folder with everything that prediction needs, written whole or not at all.
 
 config.json, model_state.pdparams, tokenizer files, label.txt, decision.json, run.json. The folder `<save_dir>_last`
-holds the same of the latest moment, and the optimiser's state beside it: what `--resume` goes on from.
+holds the same for the latest step, and the optimiser's state as well: `--resume` continues from it.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from text_cls.neural.model import load_pretrained, longest_input, paddle_device_
 from text_cls.rows import Labels, read_labels
 
 STATE_FILE, SCALER = "training_state.npz", "scaler/"
-CHECKPOINT_SCRIPTS = {  # kinds of checkpoint
+CHECKPOINT_SCRIPTS = {  # kind of checkpoint: the script that writes it
     "classification": "train.py",
     "retrieval": "retrieval_based/train.py",
     "prompt": "few-shot/train.py",
@@ -33,22 +34,24 @@ CHECKPOINT_SCRIPTS = {  # kinds of checkpoint
 
 @dataclass
 class Checkpoint:
-    model: object
-    tokenizer: object
+    """A checkpoint in memory. Model and tokenizer are None until `load_model` has loaded them."""
+
+    model: Any
+    tokenizer: Any
     labels: Labels
     decision: Decision
-    run: dict
-    longest: int | None = None  # tokens the model takes
+    run: dict  # the contents of run.json
+    longest: int | None = None  # most tokens the model takes
     path: str | None = None  # the folder it was read from
 
 
 def last_folder(save_dir):
-    """Beside the best checkpoint of a run, the folder of its latest state."""
+    """The folder of a run's latest state, beside that of its best checkpoint."""
     return f"{os.path.normpath(save_dir)}_last"
 
 
-def save_checkpoint(path, checkpoint, state=None):
-    """Writes the folder in place of an older one. `state`: what `training_state` gives, for a run that may go on."""
+def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarray] | None = None) -> None:
+    """Writes the folder, replacing an older one. state: what `training_state` returns, for a run to be resumed."""
     with atomic_folder(path) as folder:
         checkpoint.model.config.id2label = dict(enumerate(checkpoint.labels.names))
         checkpoint.model.config.label2id = dict(checkpoint.labels.index)
@@ -63,7 +66,7 @@ def save_checkpoint(path, checkpoint, state=None):
 
 
 def read_run(path):
-    """`run.json` of a checkpoint as a dict, empty where the folder has none."""
+    """`run.json` of a checkpoint as a dict; empty if the folder has none."""
     recover_folder(path)
     return _read_json(os.path.join(path, "run.json")) if os.path.exists(os.path.join(path, "run.json")) else {}
 
@@ -73,11 +76,11 @@ def _read_json(path):
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); train again, or take the folder from a backup") from error
+        raise UserError(f"{path} is damaged ({error}); train again, or restore the folder from a backup") from error
 
 
 def checkpoint_kind(run):
-    """What a checkpoint is for: a key of `CHECKPOINT_SCRIPTS`. run: its `run.json`, empty where it has none."""
+    """The kind of a checkpoint, a key of `CHECKPOINT_SCRIPTS`. run: its `run.json`, empty if it has none."""
     return run.get("kind", "classification")
 
 
@@ -87,24 +90,30 @@ def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
     if run and checkpoint_kind(run) != kind:
         return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
-    if not _from_older_suite(found):
+    if not _is_of_paddlenlp(found):
         # A run that was killed may leave temporary files (files.py).
         found = {name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) in ours}
     return overwrite_problem(path, found, flag)
 
 
-def _from_older_suite(files):
-    """A checkpoint of the older suite is replaced without a word, as that suite does."""
+def _is_of_paddlenlp(files):
+    """Whether PaddleNLP's application wrote these files. It replaces them without a warning, and so do we."""
     return {"model_state.pdparams", "tokenizer_config.json"} <= files and not {"run.json", "label.txt"} & files
 
 
-def load_checkpoint(path, label_file, problems, flag="--params_path", kind="classification"):
-    """Reads and checks the small files of a checkpoint; `Checkpoint.model` and `.tokenizer` are still None.
+def load_checkpoint(
+    path: str, label_file: str | None, problems: Problems, flag: str = "--params_path", kind: str = "classification"
+) -> Checkpoint:
+    """Reads and checks the small files of a checkpoint; `load_model` then loads model and tokenizer.
 
     Args:
         path: the folder.
-        label_file: the data set's own label file, or None. Where it exists it must agree with the checkpoint's.
+        label_file: the data set's own label file, or None. If it exists, it must agree with the checkpoint's.
+        problems: gets faults after which the check can continue.
+        flag: the flag that gave the path, for messages.
         kind: a key of `CHECKPOINT_SCRIPTS`; a checkpoint of another kind is refused.
+    Raises:
+        UserError: the folder is no checkpoint of this kind, or a file of it cannot be read.
     """
     recover_folder(path)
     if not os.path.exists(os.path.join(path, "model_state.pdparams")):
@@ -115,15 +124,15 @@ def load_checkpoint(path, label_file, problems, flag="--params_path", kind="clas
     run, own = read_run(path), os.path.join(path, "label.txt")
     if checkpoint_kind(run) != kind:
         what, otherwise = f"a {checkpoint_kind(run)} model", f", or use the scripts for {checkpoint_kind(run)}"
-        if not run:  # a model of the older suite, or what a trainer saves underway
+        if not run:  # a model of PaddleNLP's application, or what its trainer saves during training
             what, otherwise = "no run.json", ""
         raise UserError(f"{flag} {path} holds {what}; name a folder that {CHECKPOINT_SCRIPTS[kind]} wrote{otherwise}")
-    given = label_file is not None and os.path.exists(label_file)
-    if not os.path.exists(own) and not given:
+    has_label_file = label_file is not None and os.path.exists(label_file)
+    if not os.path.exists(own) and not has_label_file:
         missing = f"neither {own} nor {label_file} is there" if label_file else f"{own} is not there"
         raise UserError(f"{missing}; put the label file the model was trained with there")
     labels = read_labels(own if os.path.exists(own) else label_file, problems)
-    if given and os.path.exists(own):
+    if has_label_file and os.path.exists(own):
         theirs = read_labels(label_file, problems)
         if theirs.names != labels.names:
             problems.add(_disagreement, label_file, theirs, own, labels)
@@ -147,33 +156,39 @@ def _disagreement(label_file, theirs, own, labels):
 
 def _load_decision(path, num_labels):
     file = os.path.join(path, "decision.json")
-    if not os.path.exists(file):  # a checkpoint of the older suite: its threshold was always 0.5
+    if not os.path.exists(file):  # PaddleNLP's application, whose threshold is always 0.5
         return Decision()
     try:
         decision = Decision.load(file)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     if problem := decision.problem(num_labels):
-        raise UserError(f"{file}: {problem}; fit it again, or delete the file to decide by 0.5")
+        raise UserError(f"{file}: {problem}; fit it again, or delete the file to use the threshold 0.5")
     return decision
 
 
-def load_model(checkpoint, device, flag="--params_path"):
-    """Completes a `Checkpoint` of `load_checkpoint` with model and tokenizer, on the device, in evaluation mode."""
+def load_model(checkpoint: Checkpoint, device: str, flag: str = "--params_path") -> None:
+    """Loads model and tokenizer of a checkpoint from `load_checkpoint`, on the device, in evaluation mode."""
     set_device(device)
     checkpoint.model, checkpoint.tokenizer = load_pretrained(checkpoint.path, len(checkpoint.labels), flag=flag)
     checkpoint.model.eval()
 
 
-def open_checkpoint(path, label_file, device, max_seq_length=None, problems=None):
-    """The checkpoint in the folder `path`, all problems with it and with the device reported together.
+def open_checkpoint(
+    path: str,
+    label_file: str | None,
+    device: str,
+    max_seq_length: int | None = None,
+    problems: Problems | None = None,
+) -> tuple[Checkpoint, int]:
+    """Reads the checkpoint in the folder `path`, and reports all problems with it and with the device together.
 
     Args:
         label_file: as in `load_checkpoint`.
-        max_seq_length: tokens of a text; None for the length it was trained with.
-        problems: `Problems` to add to; without it, they are raised.
+        max_seq_length: most tokens per text; None for the length the model was trained with.
+        problems: gets the problems; without it, they are raised as one UserError.
     Returns:
-        Checkpoint without model, and the maximum length.
+        the checkpoint, not yet with its model, and the most tokens per text.
     """
     found = Problems() if problems is None else problems
     checkpoint = load_checkpoint(path, label_file, found)
@@ -193,7 +208,7 @@ def open_checkpoint(path, label_file, device, max_seq_length=None, problems=None
 
 
 def describe_run(arguments, files):
-    """What `run.json` tells of where a checkpoint comes from. files: {name: path} of the data."""
+    """What `run.json` says about the origin of a checkpoint. files: {name: path} of the data."""
     return {
         "arguments": arguments,
         "data": {name: sha256(path) for name, path in files.items()},
@@ -204,7 +219,7 @@ def describe_run(arguments, files):
 
 
 def versions(packages):
-    """{package: version} of those that are installed."""
+    """{package: version} of the installed ones."""
     found = {}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -213,7 +228,7 @@ def versions(packages):
 
 
 def _commit():
-    """Commit of this code, with `+` where files differ from it; None without git or outside a repository."""
+    """Commit of this code, with `+` if files differ from it; None without git or outside a repository."""
     here = os.path.dirname(os.path.abspath(__file__))
     try:
         answer = subprocess.run(
@@ -237,7 +252,7 @@ def training_state(optimizer, scaler):
 
 
 def load_training_state(path, optimizer, scaler):
-    """Puts what `training_state` gave, saved in the folder `path`, into a fresh optimiser and scaler."""
+    """Loads what `training_state` returned, saved in the folder `path`, into a new optimiser and scaler."""
     paddle = import_paddle()
     with np.load(os.path.join(path, STATE_FILE), allow_pickle=False) as arrays:
         moments = {name: paddle.to_tensor(arrays[name]) for name in arrays.files if not name.startswith(SCALER)}

@@ -1,6 +1,6 @@
-"""The few lines that make Paddle, and what stands on it, behave on today's machines.
+"""Workarounds that make Paddle, and packages built on it, work on today's machines.
 
-Each says the upstream fault and the versions it is for. Nothing of ours is imported here.
+Each names the upstream fault and the versions that have it. This module imports nothing else of the project.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ def _processor_is_amd():
 
 
 def _local_processes():
-    """Processes that Paddle's launcher started on this machine; 0 where it started none."""
+    """Number of processes that Paddle's launcher started on this machine; 0 without a launcher."""
     host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").partition(":")[0]
     endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
     return sum(endpoint.partition(":")[0] == host for endpoint in endpoints) if host else 0
 
 
 def _cores():
-    """Processors for each process of ours on this machine."""
+    """Number of processors for each of our processes on this machine."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # only Linux has it
@@ -39,21 +39,21 @@ def _cores():
 
 
 def _is_set(name):
-    """True where the user has set the variable. Paddle's launcher, too, sets OMP_NUM_THREADS=1 for its processes."""
+    """Whether the user has set the variable. Paddle's launcher also sets one: OMP_NUM_THREADS=1 for its processes."""
     by_launcher = name == "OMP_NUM_THREADS" and os.environ.get(name) == "1" and _local_processes()
     return name in os.environ and not by_launcher
 
 
 def prepare_environment():
-    """Sets what Paddle reads while it is imported; call it before. A variable the user has set is left alone.
+    """Sets variables that Paddle reads when it is imported; call it before. Variables the user has set stay.
 
     Returns:
-        list of str: the variables set here, `NAME=value (why)`, for the log.
+        list of str: the variables set here as `NAME=value (why)`, for the log.
     """
     wanted = {
-        # Paddle (2.6 to 3.3) takes one thread on a CPU unless told otherwise (PaddleNLP #4394).
-        "OMP_NUM_THREADS": (str(_cores()), "Paddle takes one thread of a CPU unless told"),
-        # The MKL inside Paddle (2.6 to 3.3) takes its slowest path on AMD processors; 5 stands for AVX2.
+        # Paddle (2.6 to 3.3) uses one thread on a CPU unless this is set (PaddleNLP #4394).
+        "OMP_NUM_THREADS": (str(_cores()), "Paddle uses one CPU thread without it"),
+        # The MKL inside Paddle (2.6 to 3.3) takes its slowest path on AMD processors; 5 means AVX2.
         "MKL_DEBUG_CPU_TYPE": ("5" if _processor_is_amd() else None, "Paddle's MKL is slow on AMD without it"),
     }
     done = []
@@ -66,10 +66,10 @@ def prepare_environment():
 
 
 def keep_freed_memory():
-    """Has glibc keep freed memory for the next tensor. For computing on a CPU.
+    """Makes glibc keep freed memory for the next tensor. For computing on a CPU.
 
-    Paddle (2.6 to 3.3) takes every CPU tensor from malloc, which hands large pieces back to the system at once: each
-    step then waits for its pages anew, a sixth of its time. Elsewhere than on glibc, nothing happens.
+    Paddle (2.6 to 3.3) takes every CPU tensor from malloc, which returns large pieces to the system at once: each step
+    then waits for new pages, a sixth of its time. Without glibc, this does nothing.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -78,8 +78,8 @@ def keep_freed_memory():
 
 
 def _is_news(record):
-    """False for what PaddleNLP (2.8) warns of with every pretrained model that gets a classifier: that the classifier
-    is new, and the head of pretraining unused; and for each file it writes to a temporary folder."""
+    """False for what PaddleNLP (2.8) says about every pretrained model that gets a classifier, namely that the
+    classifier is new and the head of pretraining unused, and about each file it writes to a temporary folder."""
     text = record.getMessage()
     new = re.findall(r"'([\w.]+)'", text) if "newly initialized" in text else []
     return (
@@ -98,8 +98,8 @@ def import_paddle():
         import paddle
         import paddlenlp.transformers
     if first:
-        # PaddleNLP (2.8) tells every file it opens; only what is amiss is of use here, and of one process. Its handler
-        # was made just now, on the stream that swallowed the banners.
+        # PaddleNLP (2.8) logs every file it opens; only the warnings of one process are useful here. Its handler was
+        # made just now, on the stream that swallowed the banners.
         nlp_logger = paddlenlp.utils.log.logger
         nlp_logger.set_level("WARNING" if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else "ERROR")
         nlp_logger.handler.setStream(sys.__stderr__)
@@ -110,7 +110,7 @@ def import_paddle():
 
 @contextlib.contextmanager
 def upstream_log():
-    """Lets PaddleNLP's own lines on the progress of its training through."""
+    """Shows PaddleNLP's own lines on the progress of its training."""
     from paddlenlp.utils.log import logger
 
     level = logger.logger.level
@@ -124,9 +124,10 @@ def upstream_log():
 
 
 def use_old_ir():
-    """Has Paddle 3 write the guides' .pdmodel files in place of .json. Call it before Paddle is imported.
+    """Makes Paddle 3 write the guides' .pdmodel files instead of .json. Call it before Paddle is imported.
 
-    Paddle (3.0 and 3.1) reads the flag while it is imported; set later, exporting fails ("Cannot interpret VarType").
+    Paddle (3.0 and 3.1) reads the flag when it is imported; if it is set later, exporting fails ("Cannot interpret
+    VarType").
     """
     if "paddle" not in sys.modules:
         os.environ["FLAGS_enable_pir_api"] = "0"
@@ -136,7 +137,7 @@ def use_old_ir():
 
 @contextlib.contextmanager
 def quiet_output():
-    """Keeps what Paddle's and Paddle2ONNX's C++ prints off the screen; shows it where the block fails."""
+    """Hides what the C++ code of Paddle and Paddle2ONNX prints; shows it if the block fails."""
     with tempfile.TemporaryFile() as swallowed:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -158,15 +159,15 @@ def quiet_output():
 
 
 def patch_dynabert(export):
-    """Makes PaddleNLP's (2.8) DynaBERT pruning run on Paddle 3 with PaddleSlim 2.6, and right for sigmoid heads.
+    """Makes PaddleNLP's (2.8) DynaBERT pruning run on Paddle 3 with PaddleSlim 2.6, and correct for sigmoid heads.
 
-    - PaddleSlim's SuperLayerNorm unpacks three results where Paddle 3 gives one.
+    - PaddleSlim's SuperLayerNorm unpacks three results, but Paddle 3 returns one.
     - PaddleNLP cuts the second width from what the first left of the model; here each is cut from a copy.
-    - It compares student and teacher by softmax over the labels, blind to a shift of all logits, by which a sigmoid
-      head decides; here by the binary cross-entropy of each label.
+    - It compares student and teacher by softmax over the labels. That ignores a shift of all logits, which changes what
+      a sigmoid head predicts; here it is the binary cross-entropy of each label.
 
     Args:
-        export: function of (width, pruned model), called in place of PaddleNLP's own export.
+        export: function of (width, pruned model), called instead of PaddleNLP's own export.
     """
     import copy
 
@@ -197,13 +198,13 @@ def patch_dynabert(export):
 
 
 def import_trustai():
-    """Imports TrustAI 0.1.12, the last release, whose imports and interpreters fail on today's packages.
+    """Imports TrustAI 0.1.12, the last release, whose imports and interpreters fail with today's packages.
 
-    - It asks `paddle.fluid`, gone since Paddle 2.5, for two functions.
-    - It takes `display` and `HTML` from IPython.core.display, where IPython 9 no longer has them.
+    - It uses two functions of `paddle.fluid`, gone since Paddle 2.5.
+    - It imports `display` and `HTML` from IPython.core.display, where IPython 9 no longer has them.
     - LIME passes scikit-learn's Ridge the argument `normalize`, gone since 1.2. With its alpha of 0 the coefficients
-      are the same without.
-    - Gradient SHAP is a shell around one class of interpretdl, which no longer installs: `GradientShap` is that class.
+      are the same without it.
+    - Gradient SHAP wraps one class of interpretdl, which can no longer be installed: `GradientShap` replaces it.
     """
     import_paddle()
     import types
@@ -238,25 +239,25 @@ def import_trustai():
 
 
 def gradient(value, tensor, model, retain_graph=False):
-    """Gradient of a scalar by one tensor, within a model.
+    """Gradient of a scalar with respect to one tensor, within a model.
 
-    On CPUs (Paddle 3.0) a LayerNorm's gradient by its input is wrong where those by its weight and bias are not asked
-    for: it leaves the weight out. So they are.
+    On CPUs (Paddle 3.0) a LayerNorm's gradient with respect to its input leaves out the weight, unless the gradients
+    with respect to weight and bias are requested as well. So they are.
     """
     import paddle
 
     norms = (layer for layer in model.sublayers() if isinstance(layer, paddle.nn.LayerNorm))
-    asked = [tensor, *(parameter for layer in norms for parameter in layer.parameters())]
-    return paddle.grad(value, asked, retain_graph=retain_graph, allow_unused=True)[0]
+    requested = [tensor, *(parameter for layer in norms for parameter in layer.parameters())]
+    return paddle.grad(value, requested, retain_graph=retain_graph, allow_unused=True)[0]
 
 
 class GradientShap:
     """Gradient SHAP: gradients between the baseline and noisy copies of the input (Lundberg and Lee 2017, section 4).
 
-    What TrustAI's GradShapInterpreter calls by the name of interpretdl.GradShapNLPInterpreter, in its order of
-    arguments. `predict_fn` and `random` (a numpy Generator) have to be set. predict_fn(inputs, transform) runs the
-    model with `scale * embeddings`, the pair that `transform` makes of its embeddings [rows, tokens, width], and gives
-    (attributions [rows, ...], labels, outputs) as arrays.
+    TrustAI's GradShapInterpreter calls it as interpretdl.GradShapNLPInterpreter, with the arguments of that class.
+    `predict_fn` and `random` (a numpy Generator) must be set. predict_fn(inputs, transform) runs the model on `scale *
+    embeddings`, the pair that `transform` makes of its embeddings [rows, tokens, width], and returns (attributions
+    [rows, ...], labels, outputs) as arrays.
     """
 
     def __init__(self, model, device=None):

@@ -1,4 +1,4 @@
-"""From a trained model to a bundle: static graph, ONNX graph, the check that they agree, and all that serves it."""
+"""From a trained model to a bundle: static graph, ONNX graph, a check that they agree, and all that serving needs."""
 
 import contextlib
 import copy
@@ -24,23 +24,23 @@ from text_cls.rows import read_texts
 from text_cls.scores import scores
 from text_cls.tokenization import load_tokenizer
 
-TOLERANCE = 1e-4  # of a logit, between the dynamic graph and the bundle
+TOLERANCE = 1e-4  # largest difference of a logit between the dynamic graph and the bundle
 TIMED_ROWS, ROUNDS, BATCH_SIZE = 256, 5, 32
-OPSET = 17  # the first with LayerNormalization as one operator
-# What the older suite wrote, which is replaced without a word, as that suite does.
+OPSET = 17  # the first that has LayerNormalization as one operator
+# Files that PaddleNLP's application exports. It replaces them without a warning, and so do we.
 _ENDS = ("pdmodel", "pdiparams", "pdiparams.info")
-OLDER_FILES = {f"{name}.{end}" for name in ("float32", "pruned_model", "model") for end in _ENDS}
-OLDER_FILES |= {*VARIANTS.values(), "model_state.pdparams", "model_config.json"}
-OLDER_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-shot/
+PADDLENLP_FILES = {f"{name}.{end}" for name in ("float32", "pruned_model", "model") for end in _ENDS}
+PADDLENLP_FILES |= {*VARIANTS.values(), "model_state.pdparams", "model_config.json"}
+PADDLENLP_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-shot/
 
 
 def bundle_folder_problem(path, flag):
     """Why writing a bundle to the folder `path` would destroy something, or None."""
-    return overwrite_problem(path, OLDER_FILES | files_of_bundle(path), flag)
+    return overwrite_problem(path, PADDLENLP_FILES | files_of_bundle(path), flag)
 
 
 def tokenizer_problem(tokenizer):
-    """Why a server without PaddleNLP cannot make this model's tokens, or None."""
+    """Why a server without PaddleNLP cannot tokenise for this model, or None."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         try:
@@ -52,7 +52,7 @@ def tokenizer_problem(tokenizer):
 
 @dataclass
 class Draft:
-    """A bundle in the making: files may be added to the folder, and are part of it once it is sealed."""
+    """A bundle that is being made: files added to the folder belong to it once it is sealed."""
 
     folder: str
     fields: dict
@@ -66,13 +66,13 @@ class Draft:
 
 @contextlib.contextmanager
 def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **more):
-    """Yields the `Draft` of a whole float32 bundle, and puts it into the place of `path` when the block ends well.
+    """Yields the `Draft` of a complete float32 bundle, which replaces `path` when the block ends without an error.
 
     Args:
         checkpoint: `Checkpoint` with model and tokenizer, on a CPU.
-        prefix: name of the static graph's files: float32, or pruned_model.
-        output: name of what the model gives, `width` numbers a row, by default one a label.
-        more: fields of the manifest.
+        prefix: name of the static graph's files: float32 or pruned_model.
+        output: name of the model's output, `width` numbers per row, by default one per label.
+        more: further fields of the manifest.
     """
     model, tokenizer, labels = checkpoint.model, checkpoint.tokenizer, checkpoint.labels
     with atomic_folder(path) as folder:
@@ -112,11 +112,11 @@ def write_static_graph(model, tokenizer, prefix):
     pad = tokenizer.pad_token_id
 
     class Served(paddle.nn.Layer):
-        """The model with its mask made of the padding's id: PaddleNLP's ERNIE-M (2.8) takes [CLS] for it."""
+        """The model with a mask made from the id of padding: PaddleNLP's ERNIE-M (2.8) mistakes [CLS] for padding."""
 
         def __init__(self):
             super().__init__()
-            self.model = copy.deepcopy(model)  # converting rewrites the methods of what it converts
+            self.model = copy.deepcopy(model)  # the conversion rewrites the methods of its model
 
         def forward(self, input_ids, token_type_ids=None):
             inputs = {"input_ids": input_ids, "attention_mask": (input_ids != pad).astype("int64")}
@@ -125,7 +125,7 @@ def write_static_graph(model, tokenizer, prefix):
             return logits_of(self.model, inputs)
 
     specs = [paddle.static.InputSpec([None, None], "int64", name) for name in names]
-    paddle.seed(0)  # it is written into the file, though nothing is drawn
+    paddle.seed(0)  # the seed is written into the file, though nothing is drawn
     with quiet_output(), paddle.utils.unique_name.guard():
         static = paddle.jit.to_static(Served(), input_spec=specs, full_graph=True)
         static.eval()
@@ -135,7 +135,7 @@ def write_static_graph(model, tokenizer, prefix):
 
 
 def _strip_call_stacks(path):
-    """Removes from a graph where in whose files each operator was made: paths of this machine, other in each clone."""
+    """Removes each operator's Python call stack from a graph: it has paths of this machine, different in each clone."""
     from paddle.base.proto import framework_pb2
 
     program = framework_pb2.ProgramDesc()
@@ -151,7 +151,7 @@ def _strip_call_stacks(path):
 
 
 def write_onnx_graph(prefix, target, pad_token_id, output="logits"):
-    """Writes the static graph of `prefix` as an ONNX model made fast for ONNX Runtime (graph.py)."""
+    """Writes the static graph of `prefix` as an ONNX model made fast for ONNX Runtime (onnx_graph.py)."""
     import onnx
     import paddle2onnx
 
@@ -160,7 +160,7 @@ def write_onnx_graph(prefix, target, pad_token_id, output="logits"):
         with quiet_output():
             paddle2onnx.export(f"{prefix}.pdmodel", f"{prefix}.pdiparams", raw, opset_version=OPSET, verbose=False)
         model = onnx.load(raw)
-        _rename_output(model.graph, output)  # else it has the number of a counter, which no server could rely on
+        _rename_output(model.graph, output)  # its own name contains a counter, which no server could rely on
         onnx.save(model, raw)
         optimise(raw, target, pad_token_id)
     finally:
@@ -179,7 +179,7 @@ def _rename_output(graph, name):
 
 
 def check(checkpoint, predictor, texts, max_seq_length):
-    """Compares a predictor's logits with the dynamic graph's, on texts that become shorter and longer rows.
+    """Compares a predictor's logits with the dynamic graph's, on `texts_to_compare`.
 
     Returns:
         (largest difference, smallest and largest number of tokens of a row).
@@ -189,33 +189,36 @@ def check(checkpoint, predictor, texts, max_seq_length):
     from text_cls.neural.model import predict_logits
 
     texts = texts_to_compare(texts, max_seq_length)
-    wanted = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
-    logits = predict_logits(checkpoint.model, wanted, 32)
-    difference = compare(wanted, logits, predictor, texts, max_seq_length)
-    return difference, int(wanted.lengths.min()), int(wanted.lengths.max())
+    expected = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    logits = predict_logits(checkpoint.model, expected, 32)
+    difference = compare(expected, logits, predictor, texts, max_seq_length)
+    return difference, int(expected.lengths.min()), int(expected.lengths.max())
 
 
 def example_texts():
-    """Texts to compare the graphs on where there are no others."""
+    """Texts to compare the graphs on if there are no others."""
     path = Path(__file__).resolve().parents[2] / "data" / "data.txt"
     return [text for _, text in read_texts(path)]
 
 
 def texts_to_compare(texts, max_seq_length):
-    """The texts, and pieces of them from one character to more than the model takes, none at all, and odd ones."""
+    """The texts, pieces of them from one character to more than the model takes, an empty one, and an unusual one."""
     joined = "。".join(texts)
     lengths = [1, 2, *range(8, 2 * max_seq_length, max(8, max_seq_length // 8))]
     return [*texts, *(joined[start : start + n] for start, n in enumerate(lengths)), "", "😀 Ａ１ café"]
 
 
-def compare(wanted, logits, predictor, texts, max_seq_length):
-    """The largest difference between logits and a predictor's. UserError where it is above 1e-4, or tokens differ.
+def compare(expected, logits, predictor, texts, max_seq_length):
+    """The largest difference between logits and a predictor's.
 
     Args:
-        wanted: the texts' tokens by PaddleNLP, as `Encoded`. logits: the trained model's for them.
+        expected: the texts' tokens by PaddleNLP, as `Encoded`.
+        logits: the trained model's logits for them.
+    Raises:
+        UserError: the difference is above 1e-4, or the tokens differ.
     """
     found = predictor.encode(texts, max_seq_length)
-    if not np.array_equal(wanted.columns["input_ids"], found.columns["input_ids"]):
+    if not np.array_equal(expected.columns["input_ids"], found.columns["input_ids"]):
         raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
     difference = float(np.abs(logits - predictor.run(found)).max())
     if not difference <= TOLERANCE:
@@ -230,11 +233,11 @@ def measure(predictors, rows):
         predictors: {name: `Predictor`}.
         rows: labelled `Rows`.
     Returns:
-        {name: {"micro_f1", "macro_f1" in percent, "texts_per_second"}}, the last of the model alone in batches of 32, a
-        median of 5.
+        {name: {"micro_f1", "macro_f1" in percent, "texts_per_second"}}; the speed is that of the model without
+        tokenising, in batches of 32, the median of 5 rounds.
     """
     results, labels = {}, next(iter(predictors.values())).labels
-    texts = [rows.texts[i] for i in range(len(rows))]
+    texts = list(rows.texts)
     gold = rows.multi_hot(len(labels))
     for name, predictor in predictors.items():
         probabilities = predictor.probabilities(texts)

@@ -1,19 +1,21 @@
-"""Losses of one sigmoid a label: logits and labels, float tensors [rows, labels], to a loss of each cell.
+"""Losses with one sigmoid per label: from logits and labels, float tensors [rows, labels], to a loss for each cell.
 
-`make_loss` gives the one of a name; all but binary cross-entropy are for labels that are rare.
+`make_loss` returns a loss by its name. All but binary cross-entropy are meant for rare labels.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 FOCAL_GAMMA = 2.0
 ASYMMETRIC_GAMMA, ASYMMETRIC_CLIP = 4.0, 0.05
-# The paper's own for COCO, and, for lambda and kappa, those its code has for both of its sets.
+# The paper's values for COCO; for lambda and kappa, those of its code for both of its data sets.
 BALANCE_FLOOR, BALANCE_SLOPE, BALANCE_MIDDLE = 0.1, 10.0, 0.2
 TOLERANCE_SCALE, TOLERANCE_SHIFT = 2.0, 0.05
 
 
 def bce(logits, labels):
-    """Binary cross-entropy, what the older suite trains with."""
+    """Binary cross-entropy, the loss of PaddleNLP's application."""
     import paddle.nn.functional as F
 
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
@@ -42,7 +44,7 @@ def asymmetric(logits, labels):
 
 
 class DistributionBalanced:
-    """Each cell weighs by how rare its label is among the labels of its row, and absent labels forgive earlier.
+    """Each cell is weighted by how rare its label is among those of its row, and absent labels are tolerated earlier.
 
     Wu, Huang, Liu, Wang and Lin, ECCV 2020, arXiv:2007.09654, equations 4, 5 and 10, without their focal factor. The
     weight is 0.1 + sigmoid(10 (r - 0.2)), r = (1 / n of the label) / (the sum of 1 / n over the row's labels): rows of
@@ -50,7 +52,7 @@ class DistributionBalanced:
     arXiv:2109.04712.
 
     Args:
-        support: int array [labels], rows of each label in training. rows: rows in training.
+        support, rows: as in `make_loss`.
     """
 
     def __init__(self, support, rows):
@@ -58,7 +60,7 @@ class DistributionBalanced:
 
         share = np.clip(np.asarray(support, dtype=np.float64), 1, max(1, rows - 1)) / max(2, rows)
         self.rarity = paddle.to_tensor((1 / share).astype(np.float32))
-        # Where training starts, a label's logit is near that of its share; a little of it is lent to each.
+        # When training starts, a label's logit is near that of its share; a small part of it is added to each logit.
         self.shift = paddle.to_tensor((TOLERANCE_SHIFT * np.log(share / (1 - share))).astype(np.float32))
 
     def __call__(self, logits, labels):
@@ -66,7 +68,7 @@ class DistributionBalanced:
 
         present = (labels > 0.5).astype(labels.dtype)  # labels may be smoothed
         of_row = (present * self.rarity).sum(axis=1, keepdim=True)
-        # All cells of a row without a label weigh most, as those of a row with a very frequent one alone.
+        # All cells of a row without a label get the largest weight, as in a row with only a very frequent one.
         ratio = self.rarity / of_row.clip(min=1e-6)
         weight = BALANCE_FLOOR + F.sigmoid(BALANCE_SLOPE * (ratio - BALANCE_MIDDLE))
         shifted = logits + self.shift
@@ -77,8 +79,16 @@ class DistributionBalanced:
 LOSSES = ("asymmetric", "bce", "distribution_balanced", "focal")
 
 
-def make_loss(name, support, rows):
-    """The loss of a name of `LOSSES`. support: int array [labels], rows of each label among the `rows` of training."""
+def make_loss(name: str, support: np.ndarray, rows: int) -> Callable:
+    """A loss by its name.
+
+    Args:
+        name: one of `LOSSES`.
+        support: int array [labels], number of training rows with each label.
+        rows: number of training rows.
+    Returns:
+        function of logits and labels, float tensors [rows, labels], that returns a loss for each cell.
+    """
     if name == "distribution_balanced":
         return DistributionBalanced(support, rows)
     return {"asymmetric": asymmetric, "bce": bce, "focal": focal}[name]

@@ -1,8 +1,9 @@
-"""The neural side: device, pretrained models, tokens in compact arrays, probabilities. Paddle inside functions."""
+"""Devices, pretrained models, tokenised texts, logits and probabilities. Paddle is imported inside functions only."""
 
 import contextlib
 import inspect
 import os
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from text_cls.cli import UserError, closest, logger, progress_bar
 from text_cls.neural.compat import import_paddle, keep_freed_memory
 from text_cls.probabilities import sigmoid
 
-# The names of the contract. Any other name that PaddleNLP knows, and a local folder, are taken as well.
+# The guide's names. Any other name that PaddleNLP knows is accepted, too, as is a local folder.
 MODEL_NAMES = (
     "ernie-1.0-large-zh-cw",
     "ernie-3.0-xbase-zh",
@@ -34,7 +35,7 @@ FOLDER_HELP = (
 
 
 def paddle_device_problem(device):
-    """What keeps `--device` from being used here, in one line that says what to do, or None."""
+    """Why `--device` cannot be used here, in one line that says what to do, or None."""
     paddle = import_paddle()
     kind, colon, number = device.partition(":")
     if kind not in ("cpu", "gpu", "xpu", "npu") or (colon and not number.isdigit()):
@@ -59,7 +60,7 @@ def paddle_device_problem(device):
 
 
 def set_device(device):
-    """Makes Paddle compute on the device. Of several processes, each takes the card its launcher gave it."""
+    """Makes Paddle compute on the device. Of several processes, each uses the card its launcher assigned to it."""
     paddle = import_paddle()
     import paddle.distributed as dist
 
@@ -74,7 +75,7 @@ def set_device(device):
 
 
 def model_name_problem(name, flag="--model_name"):
-    """What is wrong with a `--model_name` as far as can be told without loading or downloading, or None."""
+    """What is wrong with a `--model_name`, as far as it shows without loading or downloading, or None."""
     if not os.path.isdir(name):
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
         return f"{flag} {name}: there is no such folder" if is_path else None
@@ -86,22 +87,25 @@ def model_name_problem(name, flag="--model_name"):
     }
     missing = [file for file, found in wanted.items() if not found]
     if "template_config.json" in files:  # its weights have other names; PaddleNLP would start with random ones
-        return f"{flag} {name}: a prompt model of few-shot/train.py; name the pretrained model that it began with"
+        return f"{flag} {name}: a prompt model of few-shot/train.py; name the pretrained model that it started from"
     if not missing:
         return None
     return f"{flag} {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"
 
 
-def load_pretrained(name, num_labels, flag="--model_name"):
-    """Model with `num_labels` outputs, and tokenizer, of a name or a local folder; a head of another size starts anew.
+def load_pretrained(name: str, num_labels: int, flag: str = "--model_name") -> tuple[Any, Any]:
+    """A sequence classifier with `num_labels` outputs, and its tokenizer.
 
+    Args:
+        name: name or local folder. A classifier layer of another size is replaced by a new one.
+        flag: the flag that gave the name, for messages.
     Raises:
-        UserError: it is neither here nor to be downloaded; the text says how to bring it.
+        UserError: it is neither on this machine nor can it be downloaded; the message says how to get it.
     """
     paddle = import_paddle()
     from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    # Parameter names count up over a process; the optimiser's saved state is found by them.
+    # Paddle numbers parameters over the whole process, and the optimiser's saved state is found by their names.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         tokenizer = AutoTokenizer.from_pretrained(name)
         head = AutoConfig.from_pretrained(name).num_labels
@@ -115,7 +119,7 @@ def load_masked_lm(name, flag="--model_name"):
     """Masked-language model and tokenizer of a name or a local folder.
 
     Raises:
-        UserError: it is neither here nor to be downloaded, or predicts no words.
+        UserError: it is neither on this machine nor can it be downloaded, or it predicts no words.
     """
     import_paddle()
     from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
@@ -125,7 +129,7 @@ def load_masked_lm(name, flag="--model_name"):
         if os.path.isdir(name) and not architectures[0].endswith(("ForMaskedLM", "ForPretraining")):
             raise UserError(
                 f"{flag} {name}: it holds {architectures[0]}, which predicts no words; save it with "
-                "AutoModelForMaskedLM in place of AutoModel, and from a pretrained model, not a trained classifier"
+                "AutoModelForMaskedLM instead of AutoModel, and from a pretrained model, not a trained classifier"
             )
         try:
             return AutoModelForMaskedLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
@@ -135,17 +139,17 @@ def load_masked_lm(name, flag="--model_name"):
 
 @contextlib.contextmanager
 def pretrained_faults(name, flag="--model_name", loader="AutoModel"):
-    """Turns what PaddleNLP raises for a model that is not here, or damaged, into a UserError that says how to bring it.
+    """Turns what PaddleNLP raises for a missing or damaged model into a UserError that says how to get it.
 
-    `loader`: PaddleNLP's class that is to load it.
+    loader: PaddleNLP's class that loads the model.
     """
     try:
         yield
     except (OSError, RuntimeError, ValueError, TypeError) as error:  # requests' errors are OSErrors
-        if os.path.isdir(name):  # a TypeError is what PaddleNLP says of a missing vocab.txt
+        if os.path.isdir(name):  # PaddleNLP raises a TypeError for a missing vocab.txt
             raise UserError(f"{flag} {name}: the folder does not load ({error}). {FOLDER_HELP}") from error
         cache = _cache_folder(name)
-        if isinstance(error, (ValueError, TypeError)):  # half a file
+        if isinstance(error, (ValueError, TypeError)):  # an incomplete file
             raise UserError(f"{flag} {name}: {error} Remove the folder {cache} and run again") from error
         raise UserError(_download_message(name, cache, error, loader, flag)) from error
 
@@ -170,23 +174,23 @@ def _download_message(name, cache, error, loader, flag):
     lines = [
         f"{flag} {name}: it is not on this machine and could not be downloaded{meant}",
         f"  reason: {reason}",
-        "  remedy: on a machine that reaches the internet and has PaddleNLP, run",
+        "  remedy: on a machine with internet access and PaddleNLP, run",
         f'    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
         f"[c.from_pretrained('{name}').save_pretrained('{name}') for c in ({loader}, AutoTokenizer)]\"",
         f"  copy the folder {name} here, and pass it: {flag} ./{name}",
     ]
     if files:
-        lines.append(f"  or with a browser: save each file under the name given, in the folder {cache} of this machine")
+        lines.append(f"  or with a browser: save each file under the given name in the folder {cache} of this machine")
         lines += [f"    {url} as {file}" for url, file in files]
     if not name.startswith("ernie"):
-        lines.append(f"  names of the guide: {', '.join(MODEL_NAMES)}")
+        lines.append(f"  the guide's names: {', '.join(MODEL_NAMES)}")
     tiny = {"AutoModel": "make_tiny_model.py", "AutoModelForMaskedLM": "make_tiny_model.py --masked_lm"}[loader]
-    lines.append(f"  to try the pipeline without any: python data/{tiny}, then {flag} data/tiny-ernie")
+    lines.append(f"  to try the pipeline without a pretrained model: python data/{tiny}, then {flag} data/tiny-ernie")
     return "\n".join(lines)
 
 
 def longest_input(config):
-    """The most tokens the model takes, special ones included; None where its configuration has no limit."""
+    """Most tokens the model takes, special ones included; None if its configuration has no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     offset = 2 if config.model_type == "ernie_m" else 0  # its first position is number 2
     return positions - offset if positions else None
@@ -202,7 +206,7 @@ def logits_of(model, inputs):
 
 
 def encode(texts, tokenizer, model, max_seq_length):
-    """Tokenises a sequence of texts for the model, cut at `max_seq_length` tokens, special ones included."""
+    """Texts as `Encoded` for the model, cut at `max_seq_length` tokens, special ones included."""
     accepted = inspect.signature(model.forward).parameters
     names = [name for name in ("input_ids", "token_type_ids") if name in accepted]
     columns, lengths, truncated = {name: [] for name in names}, [0], 0
@@ -232,7 +236,7 @@ def encode(texts, tokenizer, model, max_seq_length):
 def forward_batches(model, encoded, batches):
     """Yields (row numbers, float32 outputs) of each batch, without gradient or dropout.
 
-    At the end the model is in the mode it was in before.
+    Afterwards the model is in the same mode as before.
     """
     import paddle
 
@@ -251,7 +255,7 @@ def predict_logits(model, encoded, batch_size, batches=None):
     """Logits of the rows in the batches (of all rows by default), without gradient or dropout.
 
     Returns:
-        float32 array [rows, labels]; rows in no batch stay 0. The model is in the mode it was in before.
+        float32 array [rows, labels]; rows in no batch stay 0. The model is in the same mode as before.
     """
     logits = np.zeros((len(encoded), model.config.num_labels), dtype=np.float32)
     batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
@@ -261,14 +265,14 @@ def predict_logits(model, encoded, batch_size, batches=None):
 
 
 def predict_features(model, encoded, batch_size):
-    """What enters the last linear layer, the classifier's: the text as the model sees it when it decides.
+    """The input of the last linear layer, the classifier: the text as the model represents it.
 
     Returns:
         float32 array [rows, width].
     """
     import paddle
 
-    # RoBERTa's classifier is a head of two layers, other families' a single one; the last of all is its output.
+    # RoBERTa's classifier has two layers, that of other families one; the last linear layer is its output.
     last = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.Linear)][-1]
     features, seen = np.empty((len(encoded), last.weight.shape[0]), dtype=np.float32), []
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -283,12 +287,12 @@ def predict_features(model, encoded, batch_size):
 
 
 def predict_probabilities(model, encoded, batch_size):
-    """One sigmoid a label: float32 array [rows, labels]."""
+    """One sigmoid per label: float32 array [rows, labels]."""
     return sigmoid(predict_logits(model, encoded, batch_size))
 
 
 def log_model(model, tokenizer, device, environment):
-    """One line on what computes, and one on what was set for it."""
+    """Logs the model with its device, and what was set in the environment."""
     import paddle
 
     size = sum(parameter.size for parameter in model.parameters())

@@ -1,7 +1,7 @@
-"""ONNX graphs made fast for ONNX Runtime: folded, fused, cut to what the answer needs, quantised. No Paddle.
+"""ONNX graphs made fast for ONNX Runtime: folded, fused, reduced to what the output needs, quantised. No Paddle.
 
-`optimise` expects the graph of a BERT-like classifier as Paddle2ONNX writes it. What it does not recognise it leaves as
-it is: slower, never wrong; export_model.py compares the result with the dynamic graph.
+`optimise` expects the graph of a BERT-like classifier as Paddle2ONNX writes it. What it does not recognise stays
+unchanged: slower, never wrong. export_model.py compares the result with the dynamic graph.
 """
 
 import logging
@@ -11,17 +11,17 @@ import numpy as np
 
 # ONNX Runtime's own operators ("contrib ops"); its CPU and CUDA builds have them.
 MICROSOFT = "com.microsoft"
-MASKED = -1e4  # what PaddleNLP adds to the scores of padding
+MASKED = -1e4  # PaddleNLP adds this to the scores of padding
 
 
 def optimise(source, target, pad_token_id):
     """Writes `target`, the model of `source` with constants folded and attention and GELU fused.
 
-    The last layer is computed for the first token alone where nothing else is used of it, as in a classifier, or for a
-    token that is picked by its id: all after its keys and values is then a small fraction of the work.
+    The last layer is computed for one token alone if nothing else of it is used: for the first, as in a classifier, or
+    for one that is picked by its id. Everything after its keys and values is then a small fraction of the work.
 
     Returns:
-        int: layers whose attention was fused.
+        int: number of layers whose attention was fused.
     """
     import onnx
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -38,14 +38,14 @@ def optimise(source, target, pad_token_id):
     _first_token_alone(graph, layers)
     _picked_token_alone(graph, layers)
     graph.prune_graph()
-    # SkipLayerNormalization takes about twice the time, on a CPU (ONNX Runtime 1.31), of the Add and LayerNormalization
-    # that it replaces. For GPUs, to_fp16 fuses it.
+    # On a CPU, SkipLayerNormalization takes about twice the time of the Add and LayerNormalization that it replaces
+    # (ONNX Runtime 1.31). For GPUs, to_fp16 fuses it.
     onnx.save(_fuse_rest(graph.model, skip_layer_norm=False), target)
     return len(layers)
 
 
 def _fuse_rest(model, skip_layer_norm):
-    """What onnxruntime.transformers fuses of Paddle's graphs, attention apart: GELU with its bias, LayerNorm."""
+    """Fuses what onnxruntime.transformers knows of Paddle's graphs besides attention: GELU with bias, LayerNorm."""
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -58,13 +58,13 @@ def _fuse_rest(model, skip_layer_norm):
 
 
 def _fold(source, target):
-    """ONNX Runtime's basic level: constants computed, no-ops removed. Without this, int8 finds no weights."""
+    """Applies ONNX Runtime's basic level: constants computed, no-ops removed. Else int8 would find no weights."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = target
-    options.log_severity_level = 3  # it warns that the file may not suit another machine, which is so of higher levels
+    options.log_severity_level = 3  # it warns of files made for one machine, which only higher levels make
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
@@ -72,8 +72,8 @@ def _fold(source, target):
 
 
 def _fuse_attention(graph, pad_token_id):
-    """Puts MultiHeadAttention in the place of each softmax and what surrounds it; onnxruntime.transformers knows the
-    graphs of PyTorch and TensorFlow, not Paddle's. Returns the new nodes in order."""
+    """Replaces each softmax and what surrounds it by MultiHeadAttention; onnxruntime.transformers knows the graphs of
+    PyTorch and TensorFlow, not Paddle's. Returns the new nodes in order."""
     from onnx import helper, numpy_helper
 
     nodes = []
@@ -129,7 +129,7 @@ def _match_attention(graph, softmax):
 
 
 def _match_projection(graph, name):
-    """(MatMul, bias, heads) of queries, keys or values that were cut into heads, or None."""
+    """(MatMul, bias, heads) of queries, keys or values that are split into heads, or None."""
     transpose = _producer(graph, name, "Transpose")
     reshape = transpose and _producer(graph, transpose.input[0], "Reshape")
     add = reshape and _producer(graph, reshape.input[0], "Add")
@@ -148,14 +148,14 @@ def _producer(graph, name, kind):
 
 
 def _consumer(graph, name, kind):
-    """The one node that takes a tensor, if it is of that kind."""
+    """The only node that uses a tensor, if it is of that kind, or None."""
     nodes = graph.input_name_to_nodes().get(name, [])
     return nodes[0] if len(nodes) == 1 and nodes[0].op_type == kind else None
 
 
 def _last_layer(graph, layers):
-    """(what enters the last layer, the nodes that may take one token of it: the queries' product, the residual's sum),
-    or None where it is used otherwise."""
+    """(input of the last layer, the nodes for which one token of it is enough: the product of the queries, the sum of
+    the residual), or None if the input is used elsewhere."""
     if not layers:
         return None
     last = layers[-1]
@@ -167,7 +167,7 @@ def _last_layer(graph, layers):
 
 
 def _first_token_alone(graph, layers):
-    """Has the last layer answer for the first token alone, if that is all that is taken from it."""
+    """Makes the last layer compute the first token alone, if nothing else of it is used."""
     from onnx import helper, numpy_helper
 
     found = _last_layer(graph, layers)
@@ -185,7 +185,7 @@ def _first_token_alone(graph, layers):
 
 
 def _picked_token_alone(graph, layers):
-    """The same of a token that is picked by its id: by a product with `ids == x`, as few-shot/ picks the mask."""
+    """The same for a token that is picked by its id: by a product with `ids == x`, as few-shot/ picks the mask."""
     from onnx import helper
 
     found, consumers = _last_layer(graph, layers), graph.input_name_to_nodes()
@@ -203,7 +203,7 @@ def _picked_token_alone(graph, layers):
 
 
 def _picks_by_id(graph, node):
-    """True of a product of [rows, 1, tokens], 1 where an id has a value and else 0, and a layer's output."""
+    """Whether a node multiplies [rows, 1, tokens], 1 for one id and 0 for all others, by the output of a layer."""
     row = _producer(graph, node.input[0], "Unsqueeze")
     number = row and _producer(graph, row.input[0], "Cast")
     axis = graph.get_constant_value(row.input[1]) if row else None
@@ -216,7 +216,7 @@ def _picks_by_id(graph, node):
 
 
 def _takes_first(graph, node):
-    """True of a node that takes position 0 of the second axis and no other."""
+    """Whether a node takes position 0 of the second axis and no other."""
     values = [graph.get_constant_value(name) for name in node.input[1:]]
     if any(value is None for value in values):
         return False
@@ -231,12 +231,12 @@ def _takes_first(graph, node):
 
 
 def _no_advice(record):
-    """False for onnxruntime.quantization's advice to fold the graph first, which has been done."""
+    """False for onnxruntime.quantization's advice to fold the graph first, which is done already."""
     return "run pre-processing before quantization" not in record.getMessage()
 
 
-def to_int8(source, target, per_channel, spared=()):
-    """Dynamic quantisation: int8 weights of matrix products, activations quantised as they come (ONNX Runtime)."""
+def to_int8(source, target, per_channel, excluded=()):
+    """Dynamic quantisation by ONNX Runtime: int8 weights of matrix products, activations quantised when they occur."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -247,23 +247,23 @@ def to_int8(source, target, per_channel, spared=()):
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=per_channel,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=list(spared),
-        # Shapes of ONNX Runtime's own operators are not inferred.
+        nodes_to_exclude=list(excluded),
+        # The shapes of ONNX Runtime's own operators are not inferred.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
     )
 
 
 def classifier_nodes(source):
-    """Names of the matrix products after the last layer, the pooler's and the classifier's, for `to_int8`."""
+    """Names of the matrix products after the last layer, those of pooler and classifier, for `to_int8`."""
     import onnx
 
     nodes = onnx.load(source, load_external_data=False).graph.node
     products = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")][-2:]
-    return [*products, *(f"{name}_MatMul" for name in products)]  # the quantiser first cuts a Gemm in two
+    return [*products, *(f"{name}_MatMul" for name in products)]  # the quantiser first splits a Gemm in two
 
 
 def to_fp16(source, target):
-    """Half precision inside, float32 at both ends."""
+    """Half precision inside, float32 for inputs and outputs."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

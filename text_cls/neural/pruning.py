@@ -1,0 +1,147 @@
+"""Pruning to narrower layers by PaddleNLP's DynaBERT, on this project's rows, batches, metrics and decision.
+
+This module alone imports Paddle when it is imported, since its trainer is a PaddleNLP `Trainer`.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from text_cls.batching import shuffled_batches, sorted_batches
+from text_cls.cli import logger
+from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log
+from text_cls.neural.model import encode
+from text_cls.neural.training_options import Options
+from text_cls.probabilities import sigmoid
+from text_cls.scores import scores
+
+paddle = import_paddle()
+
+from paddle.io import DataLoader
+from paddlenlp.trainer import CompressionArguments, Trainer
+
+
+@dataclass(kw_only=True)
+class PruningOptions(Options):
+    """The options of `prune.py`, with its defaults; its help explains them."""
+
+    width_mult_list: list[Fraction]
+    max_seq_length: int = 128
+    device: str = "gpu"
+    learning_rate: float = 5e-5
+    num_train_epochs: int = 10
+    per_device_train_batch_size: int = 32
+    per_device_eval_batch_size: int = 32
+    logging_steps: int = 100
+    save_steps: int = 100
+    seed: int = 3
+
+
+def prune(checkpoint, rows, options, work, export):
+    """Trains a model's layers at all widths together.
+
+    Args:
+        checkpoint: `Checkpoint` with model and tokenizer. Its model is changed.
+        rows: {"train", "dev": labelled `Rows`}.
+        work: folder for files that may be deleted afterwards.
+        export: function of (width, pruned model), called with the best model of each width.
+    """
+    patch_dynabert(export)
+    trainer = PruningTrainer(checkpoint, rows, options, work)
+    with upstream_log():
+        trainer.compress(custom_evaluate=PruningTrainer.macro_f1)
+
+
+class EpochBatches:
+    """This process's shares of training batches. They are of similar length: on a CPU, padding costs most.
+
+    Each iteration is an epoch and draws other batches. batch_size: rows per process.
+    """
+
+    def __init__(self, lengths, batch_size, seed):
+        self.lengths, self.seed, self.epoch = lengths, seed, -1
+        self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        self.rows = batch_size * self.world
+
+    def __len__(self):
+        return -(-len(self.lengths) // self.rows)
+
+    def __iter__(self):
+        self.epoch += 1
+        for batch in shuffled_batches(self.lengths, self.rows, [self.seed, self.epoch]):
+            share = batch[self.rank :: self.world]
+            yield share if len(share) else batch[:1]
+
+
+class PruningTrainer(Trainer):
+    """PaddleNLP's trainer, whose compress() prunes. Arguments as those of `prune`."""
+
+    def __init__(self, checkpoint, rows, options, work):
+        self.checkpoint, self.rows, self.options = checkpoint, rows, options
+        self.tokens = {
+            split: encode(part.texts, checkpoint.tokenizer, checkpoint.model, options.max_seq_length)
+            for split, part in rows.items()
+        }
+        self.train_batches = EpochBatches(
+            self.tokens["train"].lengths, options.per_device_train_batch_size, options.seed
+        )
+        super().__init__(
+            model=checkpoint.model,
+            criterion=paddle.nn.BCEWithLogitsLoss(),
+            args=compression_arguments(options, work, len(self.train_batches)),
+            tokenizer=checkpoint.tokenizer,
+            train_dataset=rows["train"].texts,
+            eval_dataset=rows["dev"].texts,
+            data_collator=list,
+        )
+
+    def inputs_of(self, split, chosen):
+        labels = self.rows[split].multi_hot(len(self.checkpoint.labels), chosen, np.float32)
+        inputs = self.tokens[split].batch(np.array(chosen))
+        inputs.pop("attention_mask", None)  # compress() replaces the forward pass by one that makes its own
+        return {**inputs, "labels": labels}
+
+    def loader(self, split, batches):
+        numbers = range(len(self.rows[split]))
+        return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda chosen: self.inputs_of(split, chosen))
+
+    def get_train_dataloader(self):
+        return self.loader("train", self.train_batches)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        batches = sorted_batches(self.tokens["dev"].lengths, self.options.per_device_eval_batch_size)
+        return self.loader("dev", batches)
+
+    @paddle.no_grad()
+    def macro_f1(self, model, batches):
+        """Macro F1 of the whole model or of a width, by this project's metric and the checkpoint's decision."""
+        model.eval()
+        logits, gold = [], []
+        for batch in batches:
+            gold.append(batch.pop("labels").numpy() > 0)
+            output = model(**batch)
+            logits.append((output[0] if isinstance(output, (tuple, list)) else output).numpy())
+        model.train()
+        parents = self.checkpoint.labels.parents
+        predicted = self.checkpoint.decision.decide(sigmoid(np.concatenate(logits)), parents)
+        found = scores(np.concatenate(gold), predicted)
+        logger.info("micro f1 score: %.5f, macro f1 score: %.5f", found["micro_f1"], found["macro_f1"])
+        return found["macro_f1"] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
+
+
+def compression_arguments(options, work, steps_per_epoch):
+    """PaddleNLP's arguments of compress()."""
+    return CompressionArguments(
+        output_dir=work,
+        strategy="dynabert",
+        device=options.device,
+        seed=options.seed,
+        learning_rate=options.learning_rate,
+        num_train_epochs=options.num_train_epochs,
+        logging_steps=options.logging_steps,
+        # A run shorter than save_steps would have nothing to export.
+        save_steps=min(options.save_steps, options.num_train_epochs * steps_per_epoch),
+        width_mult_list=[repr(float(value)) for value in options.width_mult_list],
+        disable_tqdm=True,
+    )

@@ -1,0 +1,155 @@
+"""The steps of training: from a batch of rows to losses, gradients and new weights."""
+
+import contextlib
+
+import numpy as np
+
+from text_cls.neural.checkpoint import load_training_state, training_state
+from text_cls.neural.losses import smoothed
+from text_cls.neural.model import logits_of
+
+# On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
+# of 1e-35 and less flow back through it. Arithmetic on numbers that small (denormals) is up to 150 times slower. A loss
+# scaled by a power of two keeps them out of that range and leaves every other bit of the gradients unchanged.
+CPU_LOSS_SCALE = 2.0**24
+
+AMP_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+class Optimization:
+    """AdamW with a linear schedule that advances with every update, and the loss scaler of fp16.
+
+    Only weights decay, not biases and norms, as in the training of BERT.
+    """
+
+    def __init__(self, model, options, total_steps):
+        import paddle
+        from paddlenlp.transformers import LinearDecayWithWarmup
+
+        self.model = model
+        self.loss_scale = CPU_LOSS_SCALE if options.device == "cpu" else 1.0
+        warmup = options.warmup_steps if options.warmup_steps < 1 else int(options.warmup_steps)
+        self.scheduler = LinearDecayWithWarmup(options.learning_rate, total_steps, warmup)
+        decayed = {p.name for n, p in model.named_parameters() if not any(w in n for w in ("bias", "norm"))}
+        self.optimizer = paddle.optimizer.AdamW(
+            learning_rate=self.scheduler,
+            parameters=model.parameters(),
+            weight_decay=options.weight_decay,
+            apply_decay_param_fun=decayed.__contains__,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(options.max_grad_norm) if options.max_grad_norm else None,
+        )
+        self.scaler = paddle.amp.GradScaler(enable=options.amp == "fp16")
+
+    @property
+    def rate(self):
+        return self.optimizer.get_lr()
+
+    def backward(self, loss):
+        """Adds the gradients of a loss to those of the step."""
+        self.scaler.scale(loss * self.loss_scale).backward()
+
+    def update(self):
+        """Changes the weights by the gradients of the step, and forgets these."""
+        import paddle
+
+        if self.loss_scale != 1:
+            with paddle.no_grad():
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.scale_(1 / self.loss_scale)
+        # The first step names the moments after a counter of the process. The guard makes it count from 0, so that
+        # another process finds them again.
+        with paddle.utils.unique_name.guard():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.clear_grad()
+        self.scheduler.step()
+
+    def state(self):
+        """What `load` needs besides the number of the step, as {name: array}."""
+        return training_state(self.optimizer, self.scaler)
+
+    def load(self, folder, step):
+        """Continues after `step` updates from the state saved in `folder`."""
+        load_training_state(folder, self.optimizer, self.scaler)
+        self.scheduler.step(step)
+
+
+class Steps:
+    """The batches of the training rows, their losses and gradients. Each process computes its share of a batch.
+
+    Args:
+        checkpoint: `Checkpoint` with the model to train.
+        rows, tokens: the training rows, and their tokens as `Encoded`.
+        loss: function of logits and labels that returns a loss for each cell; see `make_loss`.
+        layer: the Paddle layer that a step runs; the model by default.
+    """
+
+    def __init__(self, options, checkpoint, rows, tokens, loss=None, layer=None):
+        import paddle
+
+        self.options, self.checkpoint, self.rows, self.tokens, self.loss = options, checkpoint, rows, tokens, loss
+        self.model = checkpoint.model
+        self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        layer = self.model if layer is None else layer
+        self.layer = paddle.DataParallel(layer) if self.world > 1 else layer
+        batches = -(-len(tokens) // (options.batch_size * self.world))
+        self.per_epoch = -(-batches // options.gradient_accumulation_steps)
+        self.total = self.per_epoch * options.epochs
+
+    def seed(self, step):
+        """Makes dropout depend on seed, step and process alone, so that resuming needs no generator's state."""
+        import paddle
+
+        paddle.seed((self.options.seed * 1_000_003 + step) * self.world + self.rank)
+
+    def loss_count(self, batch):
+        """Number of losses that a batch adds to the mean of its step, over all processes."""
+        return len(batch)
+
+    def inputs_of(self, batch):
+        """The model's inputs, labels and weights for this process's share of a batch, as numpy arrays."""
+        mine = batch[self.rank :: self.world]
+        weight = np.ones(len(mine), dtype=np.float32)
+        if not len(mine):  # all processes must take part in the exchange of gradients
+            mine, weight = batch[:1], np.zeros(1, dtype=np.float32)
+        labels = self.rows.multi_hot(len(self.checkpoint.labels), mine, np.float32)
+        return {**self.tokens.batch(mine), "labels": labels, "weight": weight}
+
+    def loader(self, batches):
+        """Yields the `inputs_of` each batch as tensors, made by `num_workers` processes."""
+        from paddle.io import DataLoader
+
+        numbers = list(range(len(batches)))
+        return DataLoader(
+            numbers,
+            batch_sampler=[[number] for number in numbers],
+            collate_fn=lambda chosen: self.inputs_of(batches[chosen[0]]),
+            num_workers=self.options.num_workers,
+        )
+
+    def losses(self, inputs):
+        """One loss per row: float32 tensor [rows]."""
+        import paddle
+
+        labels, amp = inputs.pop("labels"), self.options.amp
+        # Without AMP the type has no effect, but must be one that Paddle knows.
+        with paddle.amp.auto_cast(enable=amp is not None, dtype=AMP_DTYPES.get(amp, "float16")):
+            logits = logits_of(self.layer, inputs)
+        return self.loss(logits.astype("float32"), smoothed(labels, self.options.label_smoothing)).mean(axis=1)
+
+    def backward(self, inputs, loss_count, optimization, exchange=True):
+        """Adds a batch's share to the gradients of a step.
+
+        Args:
+            loss_count: number of losses that the step averages over, in all its batches and processes.
+            exchange: whether processes exchange gradients now, as they must in the last batch of a step.
+        Returns:
+            the batch's share of the step's mean loss, a tensor.
+        """
+        weight, waiting = inputs.pop("weight"), self.world > 1 and not exchange
+        with self.layer.no_sync() if waiting else contextlib.nullcontext():
+            # DataParallel averages over processes, hence the factor.
+            loss = (self.losses(inputs) * weight).sum() * (self.world / loss_count)
+            optimization.backward(loss)
+        return loss.detach()

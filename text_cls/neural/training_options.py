@@ -1,0 +1,49 @@
+"""The options of a training run. No Paddle, so that a script can build them before its slow imports."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Options of a script that the library needs, with the names of the flags."""
+
+    @classmethod
+    def from_args(cls, args, **renamed):
+        """The options among parsed arguments. renamed: options that have another name in `args`, or none."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in vars(args).items() if name in names}, **renamed)
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(Options):
+    """The options of `train.py`, with its defaults; its help explains them."""
+
+    max_seq_length: int = 128
+    length_buckets: bool = True
+    num_workers: int = 0
+
+    model_name: str = "ernie-3.0-medium-zh"
+    init_from_ckpt: str | None = None
+    device: str = "gpu"
+
+    batch_size: int = 32
+    learning_rate: float = 3e-5
+    epochs: int = 10
+    early_stop: bool = False
+    early_stop_nums: int = 4
+    weight_decay: float = 0.0
+    warmup: bool = False
+    warmup_steps: float = 0
+    loss: str = "bce"
+    label_smoothing: float = 0.0
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 0.0
+    amp: str | None = None
+    seed: int = 3
+
+    save_dir: str = "./checkpoint"
+    metric_for_best: str = "macro_f1"
+    resume: bool = False
+    save_minutes: float = 10
+    logging_steps: int = 5
+    visualdl_dir: str | None = None
