@@ -169,7 +169,7 @@ def check_model(args, checkpoint):
         problems.add(problem)
     limit = longest_input(config)
     if limit and args.max_seq_length > limit:
-        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes {limit} tokens at most")
+        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes at most {limit} tokens")
     for problem in width_problems(args.width_mult_list, config.num_attention_heads):
         problems.add(problem)
     problems.stop_if_any()

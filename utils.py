@@ -92,9 +92,9 @@ def keep_inputs(folder, inputs, outputs, problems):
     for flag, name in outputs.items():
         path = os.path.realpath(os.path.join(folder, name))
         if path in read:
-            problems.add(f"{flag} {name}: this file is read, too, and would be lost; name another")
+            problems.add(f"{flag} {name}: this is also an input file and would be lost; name another")
         if path in written:
-            problems.add(f"{flag} {name}: another output has this name already; name another")
+            problems.add(f"{flag} {name}: another output already has this name; name another")
         written.add(path)
 
 
@@ -102,7 +102,7 @@ def describe(rows, num_labels):
     """Yields lines that describe a file before training: sizes, completed rows, repeated texts."""
     empty = int((np.diff(rows.offsets) == 0).sum())
     yield (
-        f"{rows.path}: {len(rows)} rows, {len(rows.label_ids) / max(1, len(rows)):.2f} labels a row, "
+        f"{rows.path}: {len(rows)} rows, {len(rows.label_ids) / max(1, len(rows)):.2f} labels per row, "
         f"{empty} without a label, {rows.blank} blank lines skipped"
     )
     if rows.completed:

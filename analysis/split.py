@@ -139,7 +139,7 @@ def why_missing(names, texts, counts):
 
 
 def log_table(labels, sizes, texts, counts):
-    logger.info("%-10s %8s %7s %8s %14s", "file", "rows", "share", "labels", "labels a row")
+    logger.info("%-10s %8s %7s %8s %14s", "file", "rows", "share", "labels", "labels per row")
     for name, size, count in zip(NAMES, sizes, counts):
         share = 100 * size / sum(sizes)
         logger.info("%-10s %8d %6.1f%% %8d %14.2f", name, size, share, np.count_nonzero(count), count.sum() / size)

@@ -82,7 +82,7 @@ class PromptRun:
         self.tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
         for split, encoded in self.tokens.items():
             mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
-            logger.info("%s: %.1f tokens a row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
+            logger.info("%s: %.1f tokens per row, %.1f%% of the rows cut at %d", split, mean, cut, args.max_seq_length)
         self.batches = Batches(self.tokens["train"].lengths, args.per_device_train_batch_size, args.seed)
         self.steps = args.max_steps if args.max_steps > 0 else len(self.batches) * args.num_train_epochs
         self.metric = f"eval_{args.metric_for_best_model}"
@@ -95,7 +95,7 @@ class PromptRun:
         """
         state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")) if checkpoint else None
         done = state.global_step if state else 0
-        logger.info("Training: %d steps at most%s", self.steps, f", going on at step {done}" if done else "")
+        logger.info("Training: %d steps at most%s", self.steps, f", continuing at step {done}" if done else "")
         self.trainer, started = RunTrainer(self), time.perf_counter()
         if state and (done >= self.steps or self.patience_is_over(state)):  # PaddleNLP (2.8) would take another step
             self.trainer.state = state

@@ -257,7 +257,7 @@ def make_task(plm, tokenizer, prompt, max_seq_length, truncate_mode="tail", free
     if any(part.get("token_type", 0) >= plm.config.type_vocab_size for part in prompt.parts):
         problems.add(f"--prompt: this model has {plm.config.type_vocab_size} token types, numbered from 0")
     if max_seq_length > limit:
-        problems.add(f"--max_seq_length {max_seq_length}: this model takes {limit} tokens at most")
+        problems.add(f"--max_seq_length {max_seq_length}: this model takes at most {limit} tokens")
     if problem := tokenizer_problem(tokenizer):
         problems.add(problem)
     tokens = word_tokens(tokenizer, prompt, problems)

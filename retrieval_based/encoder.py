@@ -120,7 +120,7 @@ class TrainedEncoder:
         self.corpus, self.max_seq_length = run["corpus"], max_seq_length or run["arguments"]["max_seq_length"]
         longest = self._checkpoint.longest
         if longest and self.max_seq_length > longest:
-            raise UserError(f"--max_seq_length {self.max_seq_length}: this model takes {longest} tokens at most")
+            raise UserError(f"--max_seq_length {self.max_seq_length}: this model takes at most {longest} tokens")
         self._path, self._device, self._batch_size = path, device, batch_size
 
     def checkpoint(self):

@@ -215,7 +215,7 @@ def test_limits_of_the_server_are_checked_before_anything_is_sent(run, fake, tex
     write_lines(texts, ["字" * 51, "短", "字" * 2000])
     status, log = run(script.main, "--url", one.url, "--input_file", texts, "--batch_size", 257)
     assert status == 2 and "3 problems" in log and not one.times
-    assert f"{texts}:1: 51 characters, 50 are taken at most" in log and f"{texts}:3: 2000 characters" in log
+    assert f"{texts}:1: 51 characters; shorten the text to at most 50" in log and f"{texts}:3: 2000 characters" in log
     assert "--batch_size 257: the server takes at most 256 texts per request" in log
 
 

@@ -12,6 +12,7 @@ from conftest import load_script
 from retrieval_bundles import put_index
 
 import server
+from ownership import GRACE
 from serving import TEXTS, asking, serving, wait_until
 from text_cls.bundle import open_bundle
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -123,7 +124,7 @@ def test_the_server_follows_an_index_rebuilt_in_milvus_without_an_error(in_milvu
         monkeypatch.setattr(sys.modules["ownership"], "time", SimpleNamespace(sleep=wait))
         with asking(one, ROUTE, TEXTS[:2]) as answers:
             status, log = run(script.main, "build", "--bundle", bundle, "--milvus_uri", index.uri)
-            assert status == 0 and waits == [script.GRACE], log
+            assert status == 0 and waits == [GRACE], log
             time.sleep(0.5)
         assert len(answers) > 5 and {status for status, _ in answers} == {200}
     assert not index._client.has_collection("labels")

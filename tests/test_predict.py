@@ -62,7 +62,7 @@ def test_the_texts_are_not_replaced_by_their_labels(predict, trained):
     data = trained["reviews"][0] / "data.txt"
     before = data.read_bytes()
     status, log = predict("reviews", "--output_file", data)
-    assert status == 2 and "this file is read, too, and would be lost; name another" in log
+    assert status == 2 and "this is also an input file and would be lost; name another" in log
     assert data.read_bytes() == before
 
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_paddlenlps_application(run, copied, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("decision.json", '{"version": 99}', "decision.json: version 99 is not known here"),
+        ("decision.json", '{"version": 99}', "decision.json: version 99 is unknown"),
         ("decision.json", "half", "decision.json: "),
         ("run.json", "half", "run.json is damaged"),
         ("config.json", "half", "config.json is damaged"),

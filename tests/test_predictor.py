@@ -54,7 +54,7 @@ def test_batches_keep_to_the_budget(bundles, monkeypatch):
 def test_threads_and_length(bundles):
     assert Predictor(str(bundles["news"]), num_threads=1).session.get_session_options().intra_op_num_threads == 1
     assert Predictor(str(bundles["news"])).encode(["好" * 300]).lengths[0] == 48  # as in training
-    with pytest.raises(UserError, match="max_seq_length 4096: this model takes 2048 tokens at most"):
+    with pytest.raises(UserError, match="max_seq_length 4096: this model takes at most 2048 tokens"):
         Predictor(str(bundles["news"]), max_seq_length=4096)
 
 
@@ -139,7 +139,7 @@ def test_folders_that_are_not_bundles(bundle, trained, tmp_path):
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
         (json.dumps({name: manifest[name] for name in ("version", "files")}), "manifest.json is damaged"),
-        (json.dumps({**manifest, "version": 9}), "version 9 is not known here"),
+        (json.dumps({**manifest, "version": 9}), "version 9 is unknown"),
         (json.dumps({**manifest, "num_labels": 54}), "label.txt has 55 labels, the model 54"),
         (json.dumps({**manifest, "files": {"../../etc/passwd": "0"}}), "../../etc/passwd is missing"),
     ):

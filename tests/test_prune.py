@@ -96,7 +96,7 @@ def test_the_student_learns_from_the_teacher():
 def test_widths_that_split_a_head_are_refused(run, wide, tmp_path):
     flags = ("--width_mult_list", "0.7", "1/2", "--max_seq_length", 4096)
     status, log = prune(run, *wide, tmp_path / "prune", *flags)
-    assert status == 2 and "--max_seq_length 4096: this model takes 2048 tokens at most" in log
+    assert status == 2 and "--max_seq_length 4096: this model takes at most 2048 tokens" in log
     assert "--width_mult_list 7/10: 12 heads times 7/10 is no whole number; these work: 11/12, 5/6, 3/4, 2/3" in log
     assert not (tmp_path / "prune").exists()
 

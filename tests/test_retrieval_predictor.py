@@ -133,8 +133,8 @@ def test_triton_serves_only_classifiers(retrieval, run, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "other"}, "is of kind 'other', which is not known here .classification, retrieval are."),
-        ({"kind": ["retrieval"]}, "is of kind .'retrieval'., which is not known here"),
+        ({"kind": "other"}, "is of kind 'other', which is unknown; the kinds are classification and retrieval"),
+        ({"kind": ["retrieval"]}, "is of kind .'retrieval'., which is unknown"),
         ({"width": "55"}, "manifest.json is damaged"),
         ({"width": 0}, "manifest.json is damaged"),
         ({"search": {"vote": 1, "neighbours": 5}}, "manifest.json is damaged"),

@@ -32,7 +32,7 @@ def test_labels_keep_their_line_as_index(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["体育", "财经", "体育"], "label.txt:3: label '体育' stands on line 1 already"),
+        (["体育", "财经", "体育"], "label.txt:3: label '体育' is already on line 1"),
         (["体育", "", "财经"], "label.txt:2: empty line"),
         (["体育,财经"], "label.txt:1: label '体育,财经' holds a comma"),
         (["体育\t财经"], "holds a tab"),

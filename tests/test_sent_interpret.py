@@ -187,4 +187,4 @@ def test_all_problems_are_listed_together(interpret):
 def test_a_result_never_takes_the_place_of_what_is_read(interpret):
     status, log, dataset, _ = interpret("news", "--interpret_result_file", "train.txt", edit=evaluated)
     assert status == 2 and len(lines_of(dataset / "train.txt")) == 600
-    assert "--interpret_result_file train.txt: this file is read, too, and would be lost; name another" in log
+    assert "--interpret_result_file train.txt: this is also an input file and would be lost; name another" in log

@@ -38,7 +38,7 @@ def test_the_other_route_and_no_route(serve):
         ({"data": {"text": "a"}, "parameters": {"max_seq_len": "9"}}, "max_seq_len: input should be a valid integer"),
         ({"data": {"text": "a"}, "parameters": {"max_seq_len": True}}, "max_seq_len: input should be a valid integer"),
         ({"data": {"text": "a"}, "parameters": {"max_seq_len": 2}}, "greater than or equal to 3"),
-        ({"data": {"text": "a"}, "parameters": {"max_seq_len": 4096}}, "this model takes 2048 tokens at most"),
+        ({"data": {"text": "a"}, "parameters": {"max_seq_len": 4096}}, "this model takes at most 2048 tokens"),
         ({"data": {"text": "a"}, "parameters": {"batch_size": 0}}, "greater than or equal to 1"),
         ({"data": {"text": "a"}, "parameters": {"prob_limit": 1.5}}, "less than or equal to 1"),
         ({"data": {"text": ["a"] * 5}}, "5 texts, but a request may have at most 4; send them in several"),

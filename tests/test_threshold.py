@@ -143,7 +143,7 @@ def test_faults(tune):
     status, log, _ = tune("news", "--dev_file", "few.txt", edit=edit)
     assert status == 2 and "20 rows are too few" in log
     status, log, _ = tune("news", "--max_seq_length", "100000")
-    assert status == 2 and "this model takes 2048 tokens at most" in log
+    assert status == 2 and "this model takes at most 2048 tokens" in log
     status, log, _ = tune("news", "--min_k", "3", "--max_k", "2")
     assert status == 2 and "--max_k 2 is below min_k 3" in log
 

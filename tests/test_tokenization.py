@@ -83,7 +83,7 @@ def test_strangers_texts_do_not_fill_the_memory(family_folders):
 
 
 def test_an_unknown_kind_is_refused(family_folders, tmp_path):
-    with pytest.raises(ValueError, match="RobertaChineseTokenizer is not known here"):
+    with pytest.raises(ValueError, match="RobertaChineseTokenizer is not supported"):
         load_tokenizer(str(family_folders["roberta"]))
     (tmp_path / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "BertTokenizer", "do_basic_tokenize": false}', encoding="utf-8"

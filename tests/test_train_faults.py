@@ -21,7 +21,7 @@ from text_cls.neural.steps import Steps
         (("--init_from_ckpt", "nowhere.pdparams"), "--init_from_ckpt nowhere.pdparams: there is no such file"),
         (("--model_name", "./nowhere"), "--model_name ./nowhere: there is no such folder"),
         (("--max_seq_length", 2), "--max_seq_length: the special tokens alone take 2"),
-        (("--max_seq_length", 4096), "--max_seq_length 4096: this model takes 2048 tokens at most"),
+        (("--max_seq_length", 4096), "--max_seq_length 4096: this model takes at most 2048 tokens"),
         (("--dev_file", "nothing.txt"), "nothing.txt: No such file or directory"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_broken_label_file_is_reported_alone(news, train):
     """Otherwise every row would look wrong."""
     write_lines(news / "label.txt", ["体育赛事", "体育赛事"])
     status, log, _ = train(news)
-    assert status == 2 and "label '体育赛事' stands on line 1 already" in log and "train.txt" not in log
+    assert status == 2 and "label '体育赛事' is already on line 1" in log and "train.txt" not in log
 
 
 def test_summary_before_training(news, train):

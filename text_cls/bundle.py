@@ -160,7 +160,7 @@ def open_bundle(folder: str, kind: str | None = None) -> Bundle:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; {remedy}") from error
     if version != VERSION:
-        raise UserError(f"{path}: version {version!r} is not known here (this code reads version {VERSION})")
+        raise UserError(f"{path}: version {version!r} is unknown (this code reads version {VERSION})")
     if problem := _kind_problem(manifest.get("kind", CLASSIFICATION), kind):
         raise UserError(f"{folder} {problem}")
     problems = Problems()
@@ -199,7 +199,7 @@ def _check_retrieval(manifest):
 def _kind_problem(kind, wanted):
     """Why a bundle of this kind cannot be used, as the end of a sentence; None if it can. wanted: a kind, or None."""
     if kind not in KINDS:
-        return f"is of kind {kind!r}, which is not known here ({', '.join(KINDS)} are)"
+        return f"is of kind {kind!r}, which is unknown; the kinds are {' and '.join(KINDS)}"
     if wanted in (None, kind):
         return None
     return f"is a bundle of kind {kind}, but {wanted} is needed here; name a folder that {BUNDLE_SCRIPTS[wanted]} wrote"

@@ -119,7 +119,7 @@ class Decision:
             fields = json.load(file)
         version = fields.pop("version", None) if isinstance(fields, dict) else None
         if version not in (1, VERSION):
-            raise ValueError(f"version {version!r} is not known here (this code reads versions 1 and {VERSION})")
+            raise ValueError(f"version {version!r} is unknown (this code reads versions 1 and {VERSION})")
         try:
             return cls(**fields)
         except TypeError:

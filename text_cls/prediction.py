@@ -20,7 +20,7 @@ def count_texts(path, problems, longest=None):
         for number, text in read_texts(path, problems):
             count += 1
             if longest and len(text) > longest:
-                problems.add(f"{path}:{number}: {len(text)} characters, {longest} are allowed; shorten the text")
+                problems.add(f"{path}:{number}: {len(text)} characters; shorten the text to at most {longest}")
         if not count:
             problems.add(f"{path}: no texts; write one per line")
     return count
@@ -36,7 +36,7 @@ def predict_file(path, count, output, predict, log_row, with_scores):
         log_row: takes a text and its label names. Called for each row without an output, else for the first 10.
     """
     if output and os.path.exists(output) and os.path.samefile(path, output):
-        raise UserError(f"--output_file {output}: this file is read, too, and would be lost; name another")
+        raise UserError(f"--output_file {output}: this is also an input file and would be lost; name another")
     shown = SHOWN if output else count
     texts, done, bare = (text for _, text in read_texts(path)), 0, 0
     with contextlib.ExitStack() as stack:

@@ -69,7 +69,7 @@ def read_labels(path: str | os.PathLike, problems: Problems, lines: Iterable[tup
         if not name:
             problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")
         elif name in first_line:
-            problems.add(f"{path}:{number}: label {name!r} stands on line {first_line[name]} already; delete one")
+            problems.add(f"{path}:{number}: label {name!r} is already on line {first_line[name]}; delete one")
         elif problem := label_problem(name):
             problems.add(f"{path}:{number}: label {name!r} {problem}")
         else:

@@ -19,7 +19,7 @@ DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
 
 
 def load_tokenizer(folder):
-    """The tokenizer of a folder with tokenizer_config.json. Raises ValueError if its kind is not known here."""
+    """The tokenizer of a folder with tokenizer_config.json. Raises ValueError if its kind is not supported."""
     with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as file:
         config = json.load(file)
     kind = config.get("tokenizer_class")
@@ -29,7 +29,7 @@ def load_tokenizer(folder):
         changed.append("added_tokens.json")
     if kind not in WORDPIECE + SENTENCEPIECE or changed:
         what = f"{kind} with {', '.join(changed)}" if changed else kind
-        raise ValueError(f"{what} is not known here; models with {', '.join(WORDPIECE + SENTENCEPIECE)} are")
+        raise ValueError(f"{what} is not supported; use a model with {', '.join(WORDPIECE + SENTENCEPIECE)}")
     tokenizer = (WordPiece if kind in WORDPIECE else SentencePiece)(folder, config)
     template = os.path.join(folder, "template.json")
     if not os.path.exists(template):

@@ -200,7 +200,7 @@ class Service:
         predictor = self.predictor  # kept to the end, even if the index changes meanwhile
         length = parameters.max_seq_len or predictor.max_seq_length
         if length > self.longest:
-            raise Invalid(f"parameters.max_seq_len {length}: this model takes {self.longest} tokens at most")
+            raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {self.longest} tokens")
         if length <= predictor.tokenizer.fixed:
             raise Invalid(
                 f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"

@@ -196,7 +196,7 @@ def open_checkpoint(
         found.add(problem)
     trained_with = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
     if checkpoint.longest and (max_seq_length or 0) > checkpoint.longest:
-        found.add(f"--max_seq_length {max_seq_length}: this model takes {checkpoint.longest} tokens at most")
+        found.add(f"--max_seq_length {max_seq_length}: this model takes at most {checkpoint.longest} tokens")
     if max_seq_length not in (None, trained_with):
         logger.warning("--max_seq_length %d, while the model was trained with %d", max_seq_length, trained_with)
     if problems is None:

@@ -59,7 +59,7 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
     """
     limit = longest_input(model.config)
     if limit and options.max_seq_length > limit:
-        raise UserError(f"--max_seq_length {options.max_seq_length}: this model takes {limit} tokens at most")
+        raise UserError(f"--max_seq_length {options.max_seq_length}: this model takes at most {limit} tokens")
     if options.init_from_ckpt and not progress.step:
         load_weights(model, options.init_from_ckpt)
     log_model(model, tokenizer, options.device, environment)

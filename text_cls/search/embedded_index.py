@@ -136,7 +136,7 @@ class EmbeddedIndex:
         except (ValueError, KeyError, TypeError, OverflowError, EOFError) as error:
             raise UserError(f"{path} is damaged; {remedy}") from error
         if version != VERSION:
-            raise UserError(f"{path}: version {version!r} is not known here (this code reads version {VERSION})")
+            raise UserError(f"{path}: version {version!r} is unknown (this code reads version {VERSION})")
         if not _fit(vectors, width, names, label_ids, counts):
             raise UserError(f"{folder}: {VECTORS} and {ENTRIES} do not match; {remedy}")
         graph = os.path.join(folder, GRAPH)

@@ -95,7 +95,7 @@ class Predictor:
         self.max_seq_length = max_seq_length or manifest["max_seq_length"]
         if manifest["longest_input"] and self.max_seq_length > manifest["longest_input"]:
             raise UserError(
-                f"max_seq_length {max_seq_length}: this model takes {manifest['longest_input']} tokens at most"
+                f"max_seq_length {max_seq_length}: this model takes at most {manifest['longest_input']} tokens"
             )
         self.batch_tokens = batch_size * self.max_seq_length
         try:
