@@ -1,7 +1,7 @@
 """The training loop behind `train.py`: epochs, evaluation, the best checkpoint, and exact resuming.
 
 A run is a function of its arguments and data: batches are drawn from (seed, epoch), dropout from (seed, step, process).
-To resume exactly, it needs nothing but the weights, the optimizer's moments, and its position.
+To resume exactly, it needs nothing but the weights, the optimiser's moments, and its position.
 """
 
 import os
