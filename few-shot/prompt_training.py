@@ -95,7 +95,7 @@ class PromptRun:
         """
         state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")) if checkpoint else None
         done = state.global_step if state else 0
-        logger.info("Training: %d steps at most%s", self.steps, f", continuing at step {done}" if done else "")
+        logger.info("Training: %d steps at most%s", self.steps, f", resuming at step {done}" if done else "")
         self.trainer, started = RunTrainer(self), time.perf_counter()
         if state and (done >= self.steps or self.patience_is_over(state)):  # PaddleNLP (2.8) would take another step
             self.trainer.state = state

@@ -124,7 +124,7 @@ def test_patience_counts_across_an_interruption(train_prompt, tmp_path, monkeypa
         (last / "checkpoint-9" / name).unlink()
     (last / "checkpoint-of-mine").mkdir()
     status, log = train_prompt(*flags, "--resume_from_checkpoint", last)
-    assert status == 0 and "continuing at step 4" in log and "Early stop!" in log and len(calls) == 6, log
+    assert status == 0 and "resuming at step 4" in log and "Early stop!" in log and len(calls) == 6, log
 
 
 def test_what_cannot_be_resumed(train_prompt, prompted, tmp_path):
