@@ -150,7 +150,7 @@ def test_faults(dirty, run, news, tmp_path):
     status, log = dirty(news, "--rest_file", "./train.txt")
     assert status == 2 and "--rest_file ./train.txt: this is also an input file" in log
     status, log = dirty(news, "--report_file", "label.txt", "--rest_file", "train_dirty.txt")
-    assert status == 2 and "--report_file label.txt: this file is read" in log and "another output has this name" in log
+    assert status == 2 and "--report_file label.txt: this is also an input file" in log and "another output has this name" in log
     write_lines(news / "train.txt", ["一样\t体育赛事", "一样\t体育赛事##夺官"])
     status, log = dirty(news)
     assert status == 2 and "2 problems" in log and "did you mean" in log and "all texts are the same" in log

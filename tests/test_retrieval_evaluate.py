@@ -293,7 +293,7 @@ def test_recall_does_not_overwrite_its_input(run, encoders, work):
     shutil.copy(dataset / "dev.txt", work)
     where = ["--similar_text_pair", work / "dev.txt", "--params_path", model, "--device", "cpu"]
     status, log = run(recall.main, *where, "--recall_result_dir", work, "--recall_result_file", "dev.txt")
-    assert status == 2 and "this is also an input file, and would be lost" in log
+    assert status == 2 and "this is also an input file and would be lost" in log
     assert lines_of(work / "dev.txt") == lines_of(dataset / "dev.txt")
     ignored = "--model_name_or_path x --output_emb_size 0 --hnsw_m 100 --hnsw_ef 100 --hnsw_max_elements 9".split()
     status, log = run(recall.main, *where, *ignored, "--recall_num", "2")
@@ -326,7 +326,7 @@ def test_faults_of_arguments_and_data_are_listed_together(run, encoders, work):
     assert status == 2 and "--corpus_file: the result file already has a corpus" in log
     shutil.copy(work / "dev.txt", work / "result.tsv")
     status, log = run(script.main, "--similar_text_pair", "result.tsv", "--recall_result_file", "result.txt")
-    assert status == 2 and "this is also an input file, and would be lost" in log
+    assert status == 2 and "this is also an input file and would be lost" in log
     shutil.copy(dataset / "dev.txt", work)
     write_lines(work / "dev.txt", [*lines_of(work / "dev.txt"), "x\ty\tz", "x\t体育赛事##夺官"])
     flags = ("--device", "cpu", "--vote", "--top_k", "1", "--max_k", "2", "--label_path", work / "label.txt")

@@ -240,7 +240,7 @@ def test_all_problems_are_listed_together_and_before_the_model_loads(sparse, mon
     status, log, dataset = sparse("news", *flags, edit=edit)
     assert status == 2 and "5 problems" in log and "did you mean '体育赛事##夺冠'?" in log and "use --device cpu" in log
     assert "--support_threshold 1.0: must be a cosine, at least -1 and below 1" in log
-    assert "--sparse_file train.txt: this is also an input file, and would be lost" in log
+    assert "--sparse_file train.txt: this is also an input file and would be lost" in log
     assert "--aug_type synonym needs files" in log and "--aug_strategy duplicate, which needs no file" in log
     assert len(lines_of(dataset / "train.txt")) == 600 and not (dataset / "support.txt").exists()
 

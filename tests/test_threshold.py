@@ -72,7 +72,7 @@ def test_what_lies_in_a_bundles_folder_is_not_lost(tune):
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     before = (folder / "decision.json").read_text(encoding="utf-8")
     status, log, _ = tune("news", "--force", bundle=True)
-    assert status == 2 and "holds notes.txt, which would be lost" in log
+    assert status == 2 and "also has notes.txt, which would be lost" in log
     assert (folder / "decision.json").read_text(encoding="utf-8") == before and (folder / "notes.txt").exists()
 
 
