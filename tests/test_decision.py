@@ -257,8 +257,8 @@ def test_an_older_file_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"version": 99, "threshold": 0.5}, "version 99 is not known"),
-        ({"threshold": 0.5}, "version None is not known"),
+        ({"version": 99, "threshold": 0.5}, "version 99 is unknown"),
+        ({"threshold": 0.5}, "version None is unknown"),
         ({"version": 1, "threshold": 2}, "from 0 to 1, not 2"),
         ({"version": 1, "threshold": "high"}, "from 0 to 1, not 'high'"),
         ({"version": 1, "treshold": 0.5}, "'treshold'"),

@@ -205,7 +205,7 @@ def test_entries_that_do_not_fit_the_vectors_are_refused(saved, change):
     (saved / ENTRIES).write_text(json.dumps({**fields, **change}), encoding="utf-8")
     assert "do not match" in refused(saved)
     (saved / ENTRIES).write_text(json.dumps({**fields, "version": 9}), encoding="utf-8")
-    assert "version 9 is not known" in refused(saved)
+    assert "version 9 is unknown" in refused(saved)
 
 
 @needs_hnswlib

@@ -204,7 +204,7 @@ def test_multilingual_must_fit_the_model(families, run, tmp_path):
 def test_a_tokenizer_that_servers_do_not_know(families, run, tmp_path):
     checkpoint = save_as_checkpoint(families, "roberta", tmp_path / "roberta")
     status, log = run(script.main, "--params_path", checkpoint, "--output_path", tmp_path / "export")
-    assert status == 2 and "without PaddleNLP: its tokenizer RobertaChineseTokenizer is not known" in log
+    assert status == 2 and "without PaddleNLP: its tokenizer RobertaChineseTokenizer is not supported" in log
 
 
 def test_an_export_of_paddlenlps_application_is_replaced(trained, run, tmp_path):

@@ -81,7 +81,7 @@ def test_summary_before_training(news, train):
     assert "55 labels, hierarchical" in log and "93 rows" in log and "1 blank lines skipped" in log
     assert "1 rows name a child but not its parent; the parents were added" in log
     assert "1 rows repeat the text of another row" in log and "1 of them have other labels than that row" in log
-    assert "1 rows have a text that is in" in log and "labels have no row and cannot be learnt" in log
+    assert "1 rows have a text that is also in" in log and "labels have no row and cannot be learnt" in log
     assert re.search(r"train: [\d.]+ tokens per row, [\d.]+% of the rows cut at 32", log)
 
 
@@ -149,4 +149,4 @@ def test_out_of_memory_names_the_remedy(news, train, monkeypatch):
 
     monkeypatch.setattr(Steps, "backward", fail)
     status, log, _ = train(news)
-    assert status == 2 and "halve the batch and give --gradient_accumulation_steps 2" in log
+    assert status == 2 and "halve the batch and use --gradient_accumulation_steps 2" in log

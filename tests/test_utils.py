@@ -17,5 +17,5 @@ def test_summary_of_train_and_dev(tmp_path):
     train, _ = rows_of(tmp_path, "甲\t体育", "乙\t财经")
     dev, _ = rows_of(tmp_path, "丙\t体育", "乙\t财经", name="dev.txt")
     lines = list(describe_pair(train, dev, LABELS))
-    assert "1 rows have a text that is in" in lines[0] and "(first: line 2)" in lines[0]
+    assert "1 rows have a text that is also in" in lines[0] and "(first: line 2)" in lines[0]
     assert "3 labels have no row and cannot be learnt: 体育##足球, 体育##足球##联赛, 财经##上市" in lines[1]

@@ -221,7 +221,7 @@ def compare(expected, logits, predictor, texts, max_seq_length):
     difference = float(np.abs(logits - predictor.run(found)).max())
     if not difference <= TOLERANCE:
         raise UserError(
-            f"the exported model's logits differ from the trained model's by {difference:.1e}; please report this"
+            f"the exported model's logits differ from the trained one's by {difference:.1e}; please report this"
         )
     return difference
 
