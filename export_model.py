@@ -114,7 +114,7 @@ def read(args):
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
     elif args.int8 or args.fp16:
         problems.add(
-            "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt, --dataset_dir"
+            "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
         )
     problems.stop_if_any()
     return checkpoint, rows
@@ -126,7 +126,7 @@ def check_model(args, checkpoint):
 
     kind = checkpoint.model.config.model_type
     if args.multilingual != (kind == "ernie_m"):
-        remedy = "leave --multilingual out" if args.multilingual else "give --multilingual"
+        remedy = "leave --multilingual out" if args.multilingual else "add --multilingual"
         raise UserError(f"--params_path {args.params_path} holds a model of type {kind}; {remedy}")
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
@@ -165,7 +165,7 @@ def main(argv=None):
     with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
         difference, shortest, longest = check(checkpoint, Predictor(draft.folder), texts, max_seq_length)
         logger.info(
-            "The bundle's logits are the trained model's within %.1e, on rows of %d to %d tokens",
+            "The bundle's logits match the trained model's within %.1e, on rows of %d to %d tokens",
             difference,
             shortest,
             longest,
@@ -173,7 +173,7 @@ def main(argv=None):
         refused = add_variants(draft, rows, args)
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
-        logger.error("%s is not in it; serve float32, or allow more: --max_f1_drop", variant)
+        logger.error("%s is not in it; serve float32, or raise --max_f1_drop", variant)
     return 1 if refused else 0
 
 

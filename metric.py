@@ -17,7 +17,7 @@ from text_cls.scores import averages, named, ratios_of
 
 
 def classification_report(gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray) -> dict:
-    """The figures that `evaluate.py` prints, of label sets.
+    """The figures that `evaluate.py` prints for label sets.
 
     Args:
         gold: bool array [rows, labels].
@@ -32,7 +32,7 @@ def classification_report(gold: np.ndarray, predicted: np.ndarray, parents: np.n
         labels are full paths, so that `a##other` and `b##other` are two labels;
         `hierarchical`: {precision, recall, f1} of the sets with all ancestors added, all rows pooled (Kiritchenko,
         Matwin and Famili 2005; Silla and Freitas 2011, section 6).
-        `levels` and `hierarchical` are there only if some label has a parent. All ratios are from 0 to 1.
+        `levels` and `hierarchical` are present only if some label has a parent. All ratios are from 0 to 1.
     """
     gold, predicted = np.asarray(gold, dtype=bool), np.asarray(predicted, dtype=bool)
     summary, (tp, fp, fn), ratios = averages(gold, predicted)
@@ -86,8 +86,9 @@ def path_report(gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray) ->
     """How well whole paths of a hierarchy are found, and how far off the wrong ones end.
 
     A path is identified by its end, a label without another label of the row's set below it. Two rows have the same
-    paths if they have the same label set, ancestors added, so the share of rows with just the right paths is `accuracy`
-    of `classification_report`; here each path counts on its own. A path that ends a level early or late is wrong.
+    paths if they have the same label set, ancestors added, so the share of rows with exactly the right paths is
+    `accuracy` of `classification_report`; here each path counts on its own. A path that ends a level early or late is
+    wrong.
 
     The distance of two labels is the number of edges between them in the tree (tree-induced error, Dekel, Keshet and
     Singer 2004; its place among hierarchical measures: Kosmopoulos et al. 2015), where one more node is the parent of
@@ -101,7 +102,7 @@ def path_report(gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray) ->
         `gold`, `predicted`, `right`: numbers of paths; `precision`, `recall`, `f1` of them, from 0 to 1;
         `missed`: gold paths that were not predicted, `wrong`: predicted paths that are not gold, both as
         {count, mean: edges to the nearest path end of the other side (0 without such paths),
-        distances: {edges: number of paths}, rising}.
+        distances: {edges: number of paths}, ascending}.
     """
     gold, predicted = (_ends(np.asarray(side, dtype=bool), parents) for side in (gold, predicted))
     right, ends = int((gold & predicted).sum()), (int(gold.sum()), int(predicted.sum()))
@@ -168,7 +169,7 @@ def precision_recall(gold: np.ndarray, probabilities: np.ndarray) -> tuple[np.nd
         probabilities: float array [n].
     Returns:
         (precision, recall, thresholds): float arrays [m], m the number of distinct probabilities of gold entries;
-        thresholds fall. Empty if there are no gold entries.
+        thresholds descend. Empty if there are no gold entries.
     """
     positive, negative = np.sort(probabilities[gold]), np.sort(probabilities[~gold])
     thresholds = np.unique(positive)[::-1]
@@ -206,7 +207,7 @@ def calibration_error(sums: np.ndarray) -> float:
 def confused_pairs(
     gold: np.ndarray, predicted: np.ndarray, parents: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which wrong labels are predicted where which gold labels are missed.
+    """Which wrong labels are predicted instead of which gold labels.
 
     A row counts once for each pair of a gold label that it misses and a wrong label that it has, both of one level.
 

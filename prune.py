@@ -74,7 +74,7 @@ def width_problems(widths, heads):
     for value in widths:
         if (value * heads).denominator != 1:
             fitting = ", ".join(str(Fraction(kept, heads)) for kept in range(heads - 1, 0, -1))
-            yield f"--width_mult_list {value}: {heads} heads times {value} is no whole number; these work: {fitting}"
+            yield f"--width_mult_list {value}: {heads} heads times {value} is not a whole number; these work: {fitting}"
     folders = [folder_of(value) for value in widths]
     if len(set(folders)) < len(folders):
         yield "--width_mult_list: two of the widths are the same to two digits; give each once"
@@ -105,7 +105,7 @@ def export_width(args, checkpoint, value, model, rows):
         paddle.save(model.state_dict(), os.path.join(draft.folder, "model_state.pdparams"))
         config = {**model.config.to_dict(), "width_mult": float(value)}
         write_json(os.path.join(draft.folder, "model_config.json"), config)
-    logger.info("%s is written; its logits are the pruned model's within %.1e", path, difference)
+    logger.info("%s is written; its logits match the pruned model's within %.1e", path, difference)
     return sum(parameter.size for parameter in model.parameters())
 
 
@@ -122,7 +122,7 @@ def log_table(args, rows, sizes, whole):
         result, size = results[name], os.path.getsize(os.path.join(folder, "model.onnx")) / 2**20
         latency, before = (1000 / results[key]["texts_per_second"] for key in (name, "whole model"))
         logger.info(
-            "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms a text, %.2fx as fast",
+            "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms per text, %.2fx as fast",
             name,
             result["micro_f1"],
             result["macro_f1"],
@@ -158,13 +158,13 @@ def read(args):
 
 
 def check_model(args, checkpoint):
-    """Raises one UserError that lists everything that keeps this model from being pruned."""
+    """Raises one UserError that lists every reason why this model cannot be pruned."""
     from text_cls.neural.export import tokenizer_problem
     from text_cls.neural.model import longest_input
 
     problems, config = Problems(), checkpoint.model.config
     if config.model_type == "ernie_m":
-        problems.add("PaddleNLP's pruning does not know ERNIE-M; export it unpruned (python export_model.py)")
+        problems.add("PaddleNLP's pruning does not support ERNIE-M; export it unpruned (python export_model.py)")
     if problem := tokenizer_problem(checkpoint.tokenizer):
         problems.add(problem)
     limit = longest_input(config)

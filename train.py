@@ -98,7 +98,7 @@ def add_training_flags(group):
 
 
 def argument_problems(args):
-    """Yields the faults of the arguments alone, as texts, or None."""
+    """Yields problems with the arguments themselves, as texts, or None."""
     from text_cls.neural.run_state import run_problems
 
     yield from run_problems(
@@ -128,10 +128,10 @@ def read_data(args):
         if message:
             problems.add(message)
     paths = {split: path for split, (_, path) in files_of(args).items()}
-    rows, faults = {}, problems.count
+    rows, before = {}, problems.count
     with problems.collect():
         labels = read_labels(paths.pop("label"), problems)
-    if problems.count == faults:  # without sound labels, every row would look wrong
+    if problems.count == before:  # without sound labels, every row would look wrong
         for split, path in paths.items():
             with problems.collect():
                 rows[split] = read_rows(path, labels, problems)
@@ -141,7 +141,7 @@ def read_data(args):
         count = min(len(rows["dev"]), args.max_dev_samples or len(rows["dev"]))
         if count < FEWEST:
             problems.add(
-                f"--metric_for_best {args.metric_for_best}: {count} dev rows are too few to fit thresholds to; give "
+                f"--metric_for_best {args.metric_for_best}: {count} dev rows are too few to fit thresholds to; use "
                 f"{FEWEST} or more, or --metric_for_best {args.metric_for_best.removeprefix('tuned_')}"
             )
     problems.stop_if_any()
@@ -167,7 +167,7 @@ def main(argv=None):
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
-            "batch and give --gradient_accumulation_steps 2, which trains the same"
+            "batch and use --gradient_accumulation_steps 2, which gives the same training"
         ) from error
 
 

@@ -29,7 +29,7 @@ def add_model_flags(
     group = group or parser
     group.add_argument("--params_path", default=params_path, help=params_help)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    group.add_argument("--max_seq_length", type=positive_int, help="tokens of a text at most (as in training; 128)")
+    group.add_argument("--max_seq_length", type=positive_int, help="maximum tokens per text (as in training; 128)")
     group.add_argument("--batch_size", type=positive_int, default=batch_size, help=batch_help)
 
 
@@ -44,12 +44,12 @@ def open_model(args, problems):
     return open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
 
 
-def load_weights(checkpoint, device, environment, flag="--params_path"):
+def load_weights(checkpoint, device, environment):
     """Loads model and tokenizer of a `Checkpoint` onto the device, and logs both. environment: log lines."""
     from text_cls.neural.checkpoint import load_model
     from text_cls.neural.model import log_model
 
-    load_model(checkpoint, device, flag)
+    load_model(checkpoint, device)
     log_model(checkpoint.model, checkpoint.tokenizer, device, environment)
 
 
@@ -71,18 +71,18 @@ def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
 
 
 def log_data(labels, rows):
-    """Logs the label set, each of the files ({split: `Rows`}), and problems between train and dev."""
+    """Logs the labels, each file ({split: `Rows`}), and problems between train and dev."""
     logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
     for part in rows.values():
-        log_rows(part, labels)
+        log_rows(part)
     if {"train", "dev"} <= rows.keys():
         for line in describe_pair(rows["train"], rows["dev"], labels):
             logger.warning(line)
 
 
-def log_rows(rows, labels):
+def log_rows(rows):
     """Logs the description of a file."""
-    for line in describe(rows, len(labels)):
+    for line in describe(rows):
         logger.info(line)
 
 
@@ -98,7 +98,7 @@ def keep_inputs(folder, inputs, outputs, problems):
         written.add(path)
 
 
-def describe(rows, num_labels):
+def describe(rows):
     """Yields lines that describe a file before training: sizes, completed rows, repeated texts."""
     empty = int((np.diff(rows.offsets) == 0).sum())
     yield (
@@ -106,7 +106,7 @@ def describe(rows, num_labels):
         f"{empty} without a label, {rows.blank} blank lines skipped"
     )
     if rows.completed:
-        yield f"{rows.path}: {rows.completed} rows name a child and not its parent; the parents were added"
+        yield f"{rows.path}: {rows.completed} rows name a child but not its parent; the parents were added"
     texts, label_sets = _text_keys(rows), _label_keys(rows)
     order = np.argsort(texts, kind="stable")
     again = texts[order][1:] == texts[order][:-1]
@@ -125,7 +125,7 @@ def describe_pair(train, dev, labels):
     shared = np.isin(_text_keys(dev), _text_keys(train))
     if shared.any():
         yield (
-            f"{dev.path}: {shared.sum()} rows have a text that is in {train.path} too (first: line "
+            f"{dev.path}: {shared.sum()} rows have a text that is also in {train.path} (first: line "
             f"{dev.lines[shared.argmax()]}); their scores flatter the model"
         )
     unseen = [labels.names[i] for i in np.flatnonzero(train.support(len(labels)) == 0)]

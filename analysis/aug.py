@@ -1,4 +1,4 @@
-"""Makes more training rows from existing ones by changing words; the labels stay the same.
+"""Make more training rows from existing ones by changing words; the labels stay the same.
 
     python analysis/aug.py --train_path data/train.txt --aug_path data/aug.txt --aug_strategy delete --create_n 2
     python analysis/aug.py --aug_strategy mix --aug_type custom --custom_file words.json

@@ -1,4 +1,4 @@
-"""Checks a data set before training: its problems, and what a simple model reaches on it. Needs no GPU.
+"""Check a data set before training: its problems, and what a simple model reaches on it. Needs no GPU.
 
     python analysis/check_data.py --dataset_dir data
     python analysis/check_data.py --dataset_dir data --tokenizer ./checkpoint --max_seq_length 64 128 --output_dir out

@@ -1,4 +1,4 @@
-"""Finds training rows whose labels are probably wrong, and reports which labels and why.
+"""Find training rows whose labels are probably wrong, and report which labels and why.
 
     python analysis/dirty.py --device cpu --dataset_dir data
     python analysis/dirty.py --device gpu --dataset_dir data --params_path ./checkpoint --dirty_num 200
@@ -14,7 +14,6 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_float, non_negative_int, positive_int
@@ -173,7 +172,7 @@ def main(argv=None):
     with problems.collect():
         rows, labels, checkpoint, max_seq_length = read_all(args, problems)
     problems.stop_if_any()
-    log_rows(rows, labels)
+    log_rows(rows)
 
     targets = rows.multi_hot(len(labels))
     found, unseen, own = find_label_errors(args, rows, targets, checkpoint, max_seq_length, environment)

@@ -1,4 +1,4 @@
-"""Scores a checkpoint on labelled rows, per class, and writes the rows it gets wrong.
+"""Score a checkpoint on labelled rows, per class, and write the rows it gets wrong.
 
     python analysis/evaluate.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/evaluate.py --device cpu --dataset_dir data --dev_file test.txt --report_file report.json
@@ -12,7 +12,6 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger
@@ -68,7 +67,7 @@ def log_report(report, names):
 
 
 def log_hierarchy(report, form):
-    """Logs figures of a hierarchy that the guide does not have."""
+    """Logs figures of a hierarchy that are not in the guide."""
     paths, rows = report["paths"], report["inconsistent_rows"]
     logger.info("Hierarchical avg in dev dataset: %s", percent(report["hierarchical"], form))
     logger.info("Complete paths in dev dataset: %s", percent(paths, form))
@@ -116,7 +115,7 @@ def main(argv=None):
     outputs |= {f"--{name}": os.path.abspath(path) for name, path in elsewhere.items() if path}
     keep_inputs(args.dataset_dir, (args.dev_file, args.label_file), outputs, problems)
     problems.stop_if_any()
-    log_rows(rows, labels)
+    log_rows(rows)
     load_weights(checkpoint, args.device, environment)
 
     probabilities = probabilities_of(checkpoint, rows.texts, max_seq_length, args.batch_size)

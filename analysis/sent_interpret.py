@@ -1,4 +1,4 @@
-"""Finds the training rows behind a prediction: those whose texts are most similar for the model.
+"""Find the training rows behind a prediction: those that the model finds most similar.
 
     python analysis/sent_interpret.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/sent_interpret.py --device cpu --dataset_dir data --interpret_input_file data.txt --top_k 5
@@ -12,7 +12,6 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
@@ -92,7 +91,7 @@ def main(argv=None):
     outputs = {"--interpret_result_file": args.interpret_result_file}
     keep_inputs(args.dataset_dir, inputs, outputs, problems)
     problems.stop_if_any()
-    log_rows(rows, labels)
+    log_rows(rows)
     load_weights(checkpoint, args.device, environment)
 
     def features(texts):

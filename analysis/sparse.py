@@ -1,4 +1,4 @@
-"""Finds gaps in the training data: dev rows unlike any training row, and rows that would support them.
+"""Find gaps in the training data: dev rows unlike any training row, and rows that would support them.
 
     python analysis/sparse.py --device gpu --dataset_dir data --params_path ./checkpoint --aug_strategy duplicate
     python analysis/sparse.py --device gpu --dataset_dir data --params_path ./checkpoint --annotate
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from augmentation import Augmenter
@@ -181,7 +180,7 @@ def read_inputs(args):
     problems.stop_if_any()
     train, dev = rows[args.train_file], rows[args.dev_file]
     for part in (train, dev):
-        log_rows(part, labels)
+        log_rows(part)
     if args.annotate:
         logger.info("%s: %d texts; %d duplicates or texts of train or dev skipped", path, len(candidates), left_out)
     return checkpoint, max_seq_length, train, dev, candidates, augmenter

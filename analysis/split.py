@@ -64,7 +64,7 @@ def labels_of_rows(path, problems):
                 continue  # not a single label; the reader of the rows reports it
             pieces = name.split(SEPARATOR)
             if not all(pieces):
-                problems.add(f"{path}:{number}: label {name!r} has an empty piece beside {SEPARATOR!r}")
+                problems.add(f"{path}:{number}: label {name!r} has an empty level beside {SEPARATOR!r}")
                 continue
             names.update(SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces)))
     if not names:
@@ -81,9 +81,9 @@ def check_outputs(args, source, label_file, problems):
         paths.append(label_path)
     for path in paths:
         if _same_file(path, source):
-            problems.add(f"{path} is the file to split and would be replaced; rename it, or give another --output_dir")
+            problems.add(f"{path} is the file to split and would be replaced; rename it, or use another --output_dir")
         elif os.path.exists(path) and not args.overwrite:
-            problems.add(f"{path} is there already; give --overwrite to replace it, or another --output_dir")
+            problems.add(f"{path} already exists; use --overwrite to replace it, or another --output_dir")
     return paths
 
 
@@ -171,9 +171,9 @@ def main(argv=None):
         if 0 < distinct < len(args.splits):
             problems.add(f"{source}: {distinct} distinct texts cannot fill {len(args.splits)} files; add rows")
     problems.stop_if_any()
-    log_rows(rows, labels)
+    log_rows(rows)
     if made:
-        logger.info("%s is not there; made of the rows' labels: %d", label_file, len(labels))
+        logger.info("%s does not exist; made from the rows: %d labels", label_file, len(labels))
     parts = split_rows(rows, len(labels), args.splits, args.seed)
     write_parts(paths, source, rows, parts)
     if len(paths) > len(parts):
@@ -182,7 +182,7 @@ def main(argv=None):
     logger.info("Saved in %s", ", ".join(paths))
     left = os.path.join(os.path.dirname(paths[0]), NAMES[-1])
     if len(parts) < len(NAMES) and os.path.exists(left):
-        logger.warning("%s is of an older split: its texts may be in the new files as well; delete it", left)
+        logger.warning("%s is from an older split: its texts may be in the new files as well; delete it", left)
     return 0
 
 

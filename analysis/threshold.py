@@ -137,12 +137,12 @@ class BundleTarget:
 
 def check_args(args, problems):
     if args.target_precision and args.target_recall:
-        problems.add("--target_precision and --target_recall: give one; the other is then as high as possible")
+        problems.add("--target_precision and --target_recall: use only one; the other is then as high as possible")
     if args.folds < 2:
-        problems.add("--folds: give 2 or more")
+        problems.add("--folds: use 2 or more")
     elif args.folds == 2 and args.mode == "auto":
         problems.add(
-            "--folds 2: --mode auto needs 3 or more, since it chooses by folds within folds; or give another --mode"
+            "--folds 2: --mode auto needs 3 or more, since it chooses by folds within folds; or use another --mode"
         )
 
 
@@ -160,7 +160,7 @@ def main(argv=None):
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), target.labels, problems)
         start = overridden(target.decision, min_k=args.min_k, max_k=args.max_k, hierarchy=args.hierarchy)
     problems.stop_if_any()
-    log_rows(rows, target.labels)
+    log_rows(rows)
     if len(rows) < cross_fitting.FEWEST:
         raise UserError(
             f"{rows.path}: {len(rows)} rows are too few to fit thresholds to; label {cross_fitting.FEWEST} or more"
@@ -178,7 +178,7 @@ def main(argv=None):
         logger.info("%s is unchanged; --force writes the fitted decision anyway", target.path)
     else:
         target.write(decision)
-        logger.info("Decision saved in %s; every script and server that reads it decides by it", target.path)
+        logger.info("Decision saved in %s; every script and server that reads it will use it", target.path)
     return 0
 
 
@@ -194,7 +194,7 @@ class Candidate:
 
 
 class Comparison:
-    """Fitted decisions beside a threshold of 0.5, in folds of the rows."""
+    """Fitted decisions compared with a threshold of 0.5, in folds of the rows."""
 
     def __init__(self, args, start, probabilities, gold, texts, labels):
         self.args, self.start, self.labels = args, start, labels

@@ -1,4 +1,4 @@
-"""Shows which words of a text support or oppose each label that the model predicted or missed.
+"""Show which words of a text support or oppose each label that the model predicted or missed.
 
     python analysis/word_interpret.py --device gpu --dataset_dir data --params_path ./checkpoint
     python analysis/word_interpret.py --device cpu --dataset_dir data --interpreter lime --max_rows 20
@@ -14,7 +14,6 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int, progress_bar

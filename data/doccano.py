@@ -1,4 +1,4 @@
-"""Converts labels from doccano or Label Studio into the files that train.py reads.
+"""Convert labels from doccano or Label Studio into the files that train.py reads.
 
     python data/doccano.py --doccano_file doccano.jsonl --task_type multi_label --save_dir ./data --splits 0.8 0.2
     python data/doccano.py --doccano_file doccano.jsonl --task_type hierarchical --save_dir ./data --splits 0.8 0.1 0.1
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from annotation_exports import read_annotations
-from text_cls.cli import Problems, UserError, closest, command, logger
+from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, read_labels
@@ -47,7 +47,7 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--is_shuffle",
-        type=truth,
+        type=boolean,
         default=True,
         help="True: stratified random split; False: split in the file's order (%(default)s)",
     )
@@ -64,14 +64,6 @@ def parse_args(argv=None):
     if args.splits is None:
         args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
     return args
-
-
-def truth(text):
-    """argparse type: true, yes or 1 is True; false, no or 0 is False."""
-    for value, words in ((True, ("true", "yes", "1")), (False, ("false", "no", "0"))):
-        if text.lower() in words:
-            return value
-    raise argparse.ArgumentTypeError(f"must be True or False, not {text}")
 
 
 def check_args(args, problems):

@@ -1,4 +1,4 @@
-"""Downloads one of the two public data sets of the guides and checks it. Writes the whole data set or nothing.
+"""Download one of the two public data sets of the guides and check it. Writes the whole data set or nothing.
 
     python data/download.py baidu_extract_2020                 # hierarchical: 11958 + 1498 rows, 74 labels
     python data/download.py divorce                            # multi-label:  14377 + 1611 rows, 20 labels

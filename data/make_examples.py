@@ -1,4 +1,4 @@
-"""Generates the example training rows from the templates in data/templates, always the same.
+"""Generate the example training rows from the templates in data/templates, always the same.
 
     python data/make_examples.py                    # overwrites data/train.txt and data/multi_label/train.txt
     python data/make_examples.py --output_dir /tmp  # writes elsewhere

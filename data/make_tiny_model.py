@@ -1,4 +1,4 @@
-"""Creates a tiny ERNIE with random weights, to try the pipeline without a download.
+"""Create a tiny ERNIE with random weights, to try the pipeline without a download.
 
     python data/make_tiny_model.py                                  # writes data/tiny-ernie
     python train.py --dataset_dir data --model_name data/tiny-ernie --device cpu --learning_rate 1e-3

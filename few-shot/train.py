@@ -310,7 +310,7 @@ def main(argv=None):
         # On a CPU, because a GPU's rounding is too coarse to compare logits.
         task = load_task(args, data.prompt, folder, "cpu")
         difference = export(path, task, decision, args.max_seq_length, args.export_type)
-        logger.info("The bundle is in %s; its logits are the trained model's within %.1e", path, difference)
+        logger.info("The bundle is in %s; its logits match the trained model's within %.1e", path, difference)
     return 0
 
 

@@ -200,7 +200,7 @@ def main(argv=None):
         decision = overridden(decision, **decision_options(args))
     found = read_result(path, rows, labels, problems) if path else None
     problems.stop_if_any()
-    log_rows(rows, labels)
+    log_rows(rows)
 
     if path:
         k, vote, all_found = args.recall_num or found.cosines.shape[1], bool(args.vote), False

@@ -86,7 +86,7 @@ def compare_vectors(checkpoint, predictor, limit):
     encoded = encode(texts, checkpoint.tokenizer, checkpoint.model, limit)
     difference = compare(encoded, embed(checkpoint.model, encoded, 32), predictor, texts, limit)
     logger.info(
-        "The bundle's vectors are the trained model's within %.1e, on rows of %d to %d tokens",
+        "The bundle's vectors match the trained model's within %.1e, on rows of %d to %d tokens",
         difference,
         encoded.lengths.min(),
         encoded.lengths.max(),

@@ -301,7 +301,7 @@ def test_invalid_splits(convert, splits):
 
 def test_other_invalid_flags(convert):
     for flags, message in (
-        (("--is_shuffle", "maybe"), "must be True or False"),
+        (("--is_shuffle", "maybe"), "expected true or false"),
         (("--dirty", "--valid"), "not allowed with"),
         (("--separator", ""), "must not be empty"),
     ):

@@ -119,7 +119,7 @@ def test_an_empty_index_finds_nothing():
 @pytest.mark.parametrize(
     ("vectors", "labels", "message"),
     [
-        (np.ones((1, 4)), [("a",)], r"shape \[1, 4\], while the index has the width 3"),
+        (np.ones((1, 4)), [("a",)], r"shape \[1, 4\], but the index has width 3"),
         (np.ones(3), [("a",)], "shape"),
         (np.ones((2, 3)), [("a",)], "2 vectors, 1 tuples"),
         (np.ones((2, 3)), [("a",), ()], "entry 1 has no label"),

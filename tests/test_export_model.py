@@ -120,7 +120,7 @@ def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatc
     faster = False
     status, log = run(script.main, *flags)
     assert status == 1 and log.count("refused: is not faster here") == 3
-    assert "int8 is not in it; serve float32, or allow more: --max_f1_drop" in log
+    assert "int8 is not in it; serve float32, or raise --max_f1_drop" in log
     assert log.index("int8, per channel") < log.index("int8, classifier in float32")
     assert not int8.exists()  # the bundle was replaced by one without it
     assert open_bundle(str(tmp_path / "export")).manifest["variants"] == ["float32"]
@@ -188,13 +188,13 @@ def test_all_problems_are_reported_at_once(trained, run, tmp_path):
     status, log = run(script.main, "--params_path", trained["news"][1], "--output_path", tmp_path, "--int8")
     assert status == 2 and "2 problems, nothing was done:" in log
     assert "the folder holds thesis.docx, which would be lost; name a new folder" in log
-    assert "name the folder of dev.txt, --dataset_dir" in log
+    assert "name the folder of dev.txt with --dataset_dir" in log
     status, log = run(script.main, "--params_path", tmp_path / "nowhere")
-    assert status == 2 and "nowhere is not there; train first (python train.py ...)" in log
+    assert status == 2 and "nowhere does not exist; train first (python train.py ...)" in log
 
 
 def test_multilingual_must_fit_the_model(families, run, tmp_path):
-    wrong = (("ernie", ["--multilingual"], "leave --multilingual out"), ("ernie_m", [], "give --multilingual"))
+    wrong = (("ernie", ["--multilingual"], "leave --multilingual out"), ("ernie_m", [], "add --multilingual"))
     for family, flags, remedy in wrong:
         checkpoint = save_as_checkpoint(families, family, tmp_path / family)
         status, log = run(script.main, "--params_path", checkpoint, "--output_path", tmp_path / "export", *flags)

@@ -248,7 +248,7 @@ def test_the_threshold_of_the_checkpoint_decides(run, copied, tmp_path):
 def test_no_checkpoint(run, copied):
     shutil.rmtree(copied[1])
     status, log = on(run, copied)
-    assert status == 2 and "is not there; train first (python train.py ...)" in log
+    assert status == 2 and "does not exist; train first (python train.py ...)" in log
 
 
 def test_no_texts(run, copied):

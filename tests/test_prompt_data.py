@@ -30,7 +30,7 @@ def test_faulty_label_words_are_reported_with_their_lines(tmp_path):
         "2: 'b==x==y'",
         "4: label 'c' already has the word 'x'",
         "6: label 'd' is already on line 5",
-        "7: label 'e,f' holds a comma",
+        "7: label 'e,f' contains a comma",
         "8: empty line",
         "9: label 'g##h' has no parent here",
         "10: '==x': expected label or label==word",
@@ -111,7 +111,7 @@ def test_faults_of_rows_and_labels(train_prompt, few):
         ),
         (("--do_train", "--max_steps", "-5"), "--max_steps: must be 1 or more, or -1 to count epochs instead"),
         ((), "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"),
-        (("--do_eval",), "--output_dir {out} is not there; train first (python few-shot/train.py ...)"),
+        (("--do_eval",), "--output_dir {out} does not exist; train first (python few-shot/train.py ...)"),
         (("--do_train", "--data_dir", "nowhere"), "--data_dir nowhere is not a folder; name the one with train.txt"),
         (("--do_train", "--max_seq_length", "5"), "--max_seq_length 5: the prompt alone takes 5 tokens"),
         (("--do_train", "--max_seq_length", "5000"), "--max_seq_length 5000: this model takes at most 2048 tokens"),
@@ -132,7 +132,7 @@ def test_faults_of_rows_and_labels(train_prompt, few):
         ),
         (
             ("--do_train", "--model_name_or_path", "./nowhere"),
-            "--model_name_or_path ./nowhere: there is no such folder",
+            "--model_name_or_path ./nowhere: no such folder",
         ),
     ],
 )

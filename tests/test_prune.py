@@ -58,9 +58,9 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
             for name in ("q", "k", "v"):
                 assert weights[f"{layer}.self_attn.{name}_proj.weight"].shape == [48, 48 * width]
             assert weights[f"{layer}.linear1.weight"].shape == [48, 96 * width]
-    assert re.findall(r"(whole model|\d/\d) .* [\d.]+ M .* ms a text", log) == ["whole model", "3/4", "2/3", "1/2"]
+    assert re.findall(r"(whole model|\d/\d) .* [\d.]+ M .* ms per text", log) == ["whole model", "3/4", "2/3", "1/2"]
     assert log.count("micro f1 score: ") == 4  # the whole model's and each width's
-    assert "x as fast" in log and "its logits are the pruned model's within" in log
+    assert "x as fast" in log and "its logits match the pruned model's within" in log
 
 
 def test_a_width_without_a_score_is_kept(run, wide, tmp_path):
@@ -97,7 +97,7 @@ def test_widths_that_split_a_head_are_refused(run, wide, tmp_path):
     flags = ("--width_mult_list", "0.7", "1/2", "--max_seq_length", 4096)
     status, log = prune(run, *wide, tmp_path / "prune", *flags)
     assert status == 2 and "--max_seq_length 4096: this model takes at most 2048 tokens" in log
-    assert "--width_mult_list 7/10: 12 heads times 7/10 is no whole number; these work: 11/12, 5/6, 3/4, 2/3" in log
+    assert "--width_mult_list 7/10: 12 heads times 7/10 is not a whole number; these work: 11/12, 5/6, 3/4, 2/3" in log
     assert not (tmp_path / "prune").exists()
 
 
@@ -111,7 +111,7 @@ def test_all_problems_are_reported_at_once(run, wide, tmp_path):
     for message in ("is built without gpu; use --device cpu", "the folder holds notes.txt", "dev.txt: No such file"):
         assert message in log
     status, log = prune(run, dataset, tmp_path / "nowhere", tmp_path / "prune")
-    assert status == 2 and "--params_dir" in log and "nowhere is not there; train first (python train.py ...)" in log
+    assert status == 2 and "--params_dir" in log and "nowhere does not exist; train first (python train.py ...)" in log
 
 
 @pytest.mark.parametrize("text", ["1", "0", "5/4", "half", "1/0", "-1/2"])
@@ -135,4 +135,4 @@ def test_ernie_m_is_refused(families, run, news, tmp_path):
     for name in ("train.txt", "dev.txt"):
         (news / name).write_text("足球\ta\n台风\tb,c\n", encoding="utf-8")
     status, log = prune(run, news, checkpoint, tmp_path / "prune")
-    assert status == 2 and "does not know ERNIE-M; export it unpruned (python export_model.py)" in log
+    assert status == 2 and "does not support ERNIE-M; export it unpruned (python export_model.py)" in log

@@ -32,7 +32,7 @@ def test_reading(dataset):
     assert (len(train), len(dev), len(labels)) == (train_size, dev_size, num_labels)
     assert labels.hierarchical == (dataset.name == "duee") and train.completed == dev.completed == 0
     if shared:
-        assert f": {shared} rows have a text that is in" in next(describe_pair(train, dev, labels))
+        assert f": {shared} rows have a text that is also in" in next(describe_pair(train, dev, labels))
     for part in (train, dev):  # the compact arrays give the file back
         for line, text, i in zip(lines_of(part.path), part.texts, range(len(part))):
             names = [labels.names[label] for label in part.labels_of(i)]

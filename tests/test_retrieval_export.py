@@ -101,7 +101,7 @@ def test_each_family(family_folders, run, tmp_path, family, width):
     checkpoint = save_as_checkpoint(family_folders[family], tmp_path / "checkpoint", width)
     status, log = run(script.main, "--params_path", checkpoint, "--output_path", tmp_path / "output")
     assert status == 0, log
-    found = re.search(r"vectors are the trained model's within (\S+), on rows of 2 to 48 tokens", log)
+    found = re.search(r"vectors match the trained model's within (\S+), on rows of 2 to 48 tokens", log)
     assert found and float(found[1]) <= 1e-4
     assert "The index has 4 entries for 5 labels" in log
     predictor = open_predictor(str(tmp_path / "output"))
@@ -175,7 +175,7 @@ def test_faults_are_listed_together(run, encoders, tmp_path):
     flags = ("--params_path", tmp_path / "nowhere", "--output_path", tmp_path / "output")
     status, log = run(script.main, *flags)
     assert status == 2 and "2 problems" in log
-    assert "the folder holds thesis.docx, which would be lost" in log and "nowhere is not there; train first" in log
+    assert "the folder holds thesis.docx, which would be lost" in log and "nowhere does not exist; train first" in log
     status, log = run(
         classifier_export.main, "--params_path", encoders["news"][1], "--output_path", tmp_path / "export"
     )

@@ -135,7 +135,7 @@ def test_labels_of_a_file(indexed_bundle, run_index, refused_index, tmp_path):
     assert "Added 0 entries and 0 labels" in run_index("add", folder, "--corpus_file", file)
     write_lines(file, ["a,b", "c\td", "e####f", "x" * 70_000])
     log = refused_index("add", folder, "--corpus_file", file)
-    assert "4 problems" in log and "new.txt:1: label 'a,b' holds a comma" in log and "new.txt:4" in log
+    assert "4 problems" in log and "new.txt:1: label 'a,b' contains a comma" in log and "new.txt:4" in log
     write_lines(file, [""])
     assert "no labels; write one per line" in refused_index("add", folder, "--corpus_file", file)
 
@@ -156,7 +156,7 @@ def test_rows_of_a_file(indexed_bundle, run_index, refused_index, tmp_path, kind
     assert set(nearest) == {"天文", *many}
     write_lines(file, ["a\tb\tc", "\t天文", "文\ta####b"])
     log = refused_index("add", folder, "--corpus_file", file)
-    assert "new.txt:1: 2 tabs" in log and "empty piece" in log
+    assert "new.txt:1: 2 tabs" in log and "empty level" in log
     write_lines(file, ["没有标签"])
     assert "no row has a label" in refused_index("add", folder, "--corpus_file", file)
 

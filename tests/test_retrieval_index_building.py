@@ -54,7 +54,7 @@ def test_a_label_file_replaces_the_labels(indexed_bundle, run_index, refused_ind
     )
     write_lines(tmp_path / "labels.txt", ["上级##下级", "a,b"])
     log = refused_index("build", folder, "--corpus_file", tmp_path / "labels.txt")
-    assert "has no parent here" in log and "holds a comma" in log
+    assert "has no parent here" in log and "contains a comma" in log
 
 
 @needs_milvus

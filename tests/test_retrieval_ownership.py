@@ -36,7 +36,7 @@ def test_a_change_by_somebody_else_is_not_overwritten(indexed_bundle, run, monke
 
     monkeypatch.setattr(script, "write_changes", late)
     status, log = run(script.main, "add", "--bundle", folder, "--label", "新")
-    assert status == 2 and "changed by another process meanwhile; nothing was done, run it again" in log
+    assert status == 2 and "changed by another process; nothing was done, run it again" in log
     assert open_bundle(str(folder)).decision.threshold == 0.77 and "新" not in lines_of(folder / "label.txt")
 
 

@@ -338,7 +338,7 @@ def test_faults_are_reported_together_before_the_first_long_step(fit, news, tmp_
     for what in (
         "--model_name_or_path",
         "--device cpu:x",
-        "no.pdparams: there is no such file",
+        "no.pdparams: no such file",
         "没有这个标签",
         "2 tabs",
     ):

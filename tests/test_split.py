@@ -215,7 +215,7 @@ def test_both_kinds_of_labels_ready_to_train(run, tmp_path, task):
 def test_a_hierarchy_without_a_label_file_gets_all_ancestors(run, tmp_path):
     write_lines(tmp_path / "all.txt", [f"第{i}行\t甲##乙##{i % 3}" for i in range(30)])
     status, log = split(run, tmp_path, "--splits", 0.8, 0.2)
-    assert status == 0 and "label.txt is not there; made of the rows' labels: 5" in log
+    assert status == 0 and "label.txt does not exist; made from the rows: 5 labels" in log
     assert lines_of(tmp_path / "label.txt") == ["甲", "甲##乙", "甲##乙##0", "甲##乙##1", "甲##乙##2"]
     assert not (tmp_path / "test.txt").exists() and "Every label is in every file" in log
 
@@ -235,11 +235,11 @@ def test_the_seed_alone_decides(dataset, tmp_path):
 def test_nothing_is_replaced_unasked(run, dataset):
     write_lines(dataset / "dev.txt", ["mine"])
     status, log = split(run, dataset)
-    assert status == 2 and "dev.txt is there already; give --overwrite" in log
+    assert status == 2 and "dev.txt already exists; use --overwrite" in log
     assert lines_of(dataset / "dev.txt") == ["mine"] and not (dataset / "train.txt").exists()
     assert split(run, dataset, "--overwrite")[0] == 0 and lines_of(dataset / "dev.txt") != ["mine"]
     status, log = split(run, dataset, "--overwrite", "--splits", 0.9, 0.1)
-    assert status == 0 and "test.txt is of an older split" in log
+    assert status == 0 and "test.txt is from an older split" in log
 
 
 def test_the_source_is_never_replaced(run, dataset):
@@ -259,7 +259,7 @@ def test_problems_are_listed_together(run, tmp_path):
     (tmp_path / "label.txt").unlink()
     write_lines(tmp_path / "all.txt", ["一\t甲，乙", "二\t甲##", "三\t甲,", "四\t甲", "五\t##甲"])
     status, log = split(run, tmp_path)
-    assert status == 2 and "full-width comma" in log and "empty piece" in log and "empty label" in log
+    assert status == 2 and "full-width comma" in log and "empty level" in log and "empty label" in log
     write_lines(tmp_path / "all.txt", ["一", "二", "三"])
     status, log = split(run, tmp_path)
     assert status == 2 and "no row has a label" in log

@@ -18,8 +18,8 @@ from text_cls.neural.steps import Steps
     [
         (("--device", "gpu"), "is built without gpu; use --device cpu"),
         (("--amp", "bf16"), "--amp bf16 is for --device gpu"),
-        (("--init_from_ckpt", "nowhere.pdparams"), "--init_from_ckpt nowhere.pdparams: there is no such file"),
-        (("--model_name", "./nowhere"), "--model_name ./nowhere: there is no such folder"),
+        (("--init_from_ckpt", "nowhere.pdparams"), "--init_from_ckpt nowhere.pdparams: no such file"),
+        (("--model_name", "./nowhere"), "--model_name ./nowhere: no such folder"),
         (("--max_seq_length", 2), "--max_seq_length: the special tokens alone take 2"),
         (("--max_seq_length", 4096), "--max_seq_length 4096: this model takes at most 2048 tokens"),
         (("--dev_file", "nothing.txt"), "nothing.txt: No such file or directory"),
@@ -55,7 +55,7 @@ def test_all_faults_of_arguments_and_data_at_once(news, train):
     assert status == 2 and "6 problems, nothing was done:" in log
     for message in (
         "use --device cpu",
-        "--init_from_ckpt nowhere: there is no such file",
+        "--init_from_ckpt nowhere: no such file",
         "train.txt:91: label '体育赛事##夺官' is not in the label file; did you mean '体育赛事##夺冠'?",
         "train.txt:92: 2 tabs",
         "dev.txt:31: label '没有的' is not in the label file",
@@ -79,9 +79,9 @@ def test_summary_before_training(news, train):
     status, log, _ = train(news)
     assert status == 0
     assert "55 labels, hierarchical" in log and "93 rows" in log and "1 blank lines skipped" in log
-    assert "1 rows name a child and not its parent; the parents were added" in log
+    assert "1 rows name a child but not its parent; the parents were added" in log
     assert "1 rows repeat the text of another row" in log and "1 of them have other labels than that row" in log
-    assert "1 rows have a text that is in" in log and "labels have no row and cannot be learnt" in log
+    assert "1 rows have a text that is also in" in log and "labels have no row and cannot be learnt" in log
     assert re.search(r"train: [\d.]+ tokens per row, [\d.]+% of the rows cut at 32", log)
 
 
@@ -149,4 +149,4 @@ def test_out_of_memory_names_the_remedy(news, train, monkeypatch):
 
     monkeypatch.setattr(Steps, "backward", fail)
     status, log, _ = train(news)
-    assert status == 2 and "halve the batch and give --gradient_accumulation_steps 2" in log
+    assert status == 2 and "halve the batch and use --gradient_accumulation_steps 2" in log

@@ -91,7 +91,7 @@ def test_killed_and_resumed(enough, train, tiny_model, tmp_path):
 def test_too_few_rows_are_reported_before_training(news, enough, train):
     wanted = ("--metric_for_best", "tuned_micro_f1")
     status, log, _ = train(enough, *wanted, "--max_dev_samples", 49)
-    assert status == 2 and "49 dev rows are too few to fit thresholds to; give 50 or more" in log
+    assert status == 2 and "49 dev rows are too few to fit thresholds to; use 50 or more" in log
     assert "--metric_for_best micro_f1" in log and "global step" not in log
     write_lines(news / "dev.txt", ["没有标签的一行"] * 60)  # one text, no label: nothing to fit to, and no crash
     status, log, folder = train(news, *wanted)

@@ -1,4 +1,4 @@
-"""Tokens of many rows in compact arrays, and batches of rows of similar length. numpy alone."""
+"""Tokens of many rows in compact arrays, and batches of rows of similar length. Needs only numpy."""
 
 from dataclasses import dataclass
 
@@ -90,10 +90,8 @@ def cheapest_batches(lengths, cost):
             run; a longer row is a batch of its own.
     """
     order, largest = np.argsort(-lengths, kind="stable"), len(cost) - 1
-    least, rows = (
-        np.zeros(len(order) + 1),
-        np.ones(len(order), dtype=np.int64),
-    )  # from row i on; in its batch
+    least = np.zeros(len(order) + 1)  # cost of all rows from row i on
+    rows = np.ones(len(order), dtype=np.int64)  # in the batch that begins with row i
     for i in range(len(order) - 1, -1, -1):
         longest = max(1, int(lengths[order[i]]))
         if longest <= largest:

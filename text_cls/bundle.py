@@ -91,7 +91,7 @@ def strange_files_problem(bundle):
 
 @contextlib.contextmanager
 def changed_bundle(bundle, changing):
-    """Replaces some files of a bundle in one step: whoever opens it finds the old bundle or the new one, complete.
+    """Replaces some files of a bundle in one step: a reader finds either the old bundle or the new one.
 
     Yields a folder with the files that are not in `changing`, and the fields of the manifest; complete both. When the
     block ends without an error the folder replaces the bundle. Unchanged files are hard links if the file system
@@ -116,7 +116,7 @@ def changed_bundle(bundle, changing):
         files = dict(sorted({**kept, **new}.items()))
         write_json(os.path.join(folder, MANIFEST), {**fields, "files": files})
         if sha256(os.path.join(bundle.folder, MANIFEST)) != bundle.digest:
-            raise UserError(f"{bundle.folder} was changed by another process meanwhile; nothing was done, run it again")
+            raise UserError(f"{bundle.folder} was changed by another process; nothing was done, run it again")
 
 
 def replace_decision(bundle, decision):

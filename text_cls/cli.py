@@ -99,7 +99,7 @@ def is_main_process():
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to whatever `sys.stderr` is at that time."""
+    """Writes to the current `sys.stderr`."""
 
     stream = property(lambda self: sys.stderr, lambda self, _: None)
 
@@ -159,7 +159,7 @@ def fraction(zero=True, one=False):
 
 
 def boolean(text):
-    """argparse type: true or false, as commands of PaddleNLP's application have it after a flag."""
+    """argparse type: true or false after a flag, as in PaddleNLP's application."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"expected true or false, not {text}")
@@ -210,6 +210,6 @@ def parse_with_config(parser, argv):
 
 
 def closest(name, known):
-    """The end of a message about an unknown name: the known name that is most like it, or nothing."""
+    """The end of a message about an unknown name: the most similar known name, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

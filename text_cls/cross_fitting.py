@@ -79,7 +79,7 @@ def _decided_by(folds, fit, probabilities, gold, parents, test_rows):
 
 
 def better_fit(probabilities, gold, folds, fits, objective, parents):
-    """The one of several fits whose cross-fitted label sets have the best objective; of equals, the first."""
+    """The one of several fits whose cross-fitted label sets have the best objective; in a tie, the first."""
     rows = np.concatenate(folds)
 
     def value(fit):
@@ -104,8 +104,8 @@ def cross_chosen(probabilities, gold, folds, fits, objective, parents):
 def gain_of(gold, before, after, objective, seed):
     """How much better `after` is than `before`: (gain, low, high), the last two the bootstrap's 95 percent interval.
 
-    Rows are drawn with replacement (Efron 1979), the same ones for both. The interval covers the chance in which rows
-    were drawn, not the chance in fitting.
+    Rows are drawn with replacement (Efron 1979), the same ones for both. The interval covers the chance in drawing
+    rows, not the chance in fitting.
     """
     random, share = np.random.default_rng(seed), np.full(len(gold), 1 / len(gold))
     cells_before, cells_after = _cells(gold, before), _cells(gold, after)

@@ -1,7 +1,7 @@
 """How probabilities become label sets: thresholds, counts, the hierarchy, and `decision.json`, which stores them.
 
-Arrays in, arrays out, numpy alone. Training, evaluation, prediction and servers all decide by `Decision.decide`; the
-work on arrays is in `decision_engine`.
+Arrays in, arrays out; needs only numpy. Training, evaluation, prediction and servers all decide by `Decision.decide`;
+the work on arrays is in `decision_engine`.
 """
 
 import json
@@ -29,9 +29,9 @@ class Decision:
 
     threshold: one number, or one per label. A label passes if its probability exceeds its threshold; equal is not
         enough, as in PaddleNLP's application.
-    min_k, max_k: at least and at most this many labels per row, ancestors counted (0 and None: no limit).
-    none_below: a row whose highest probability is below it is "none of these": it gets no label, or `none_label` (an
-        index) alone, whatever `min_k` says. None: off.
+    min_k, max_k: at least and at most this many labels per row, including ancestors (0 and None: no limit).
+    none_below: a row whose highest probability is below it is "none of these": it gets no label, or only `none_label`
+        (an index), whatever `min_k` says. None: off.
     temperature: logits are divided by it before anything else (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
     hierarchy: one of `HIERARCHY`. In each of them a set contains the parent of every label in it. For flat labels they
         are all the same, except that one_per_level gives a single label.
@@ -71,7 +71,7 @@ class Decision:
             parents: int array [labels] from `label_tree.parent_ids`.
         Returns:
             bool array [rows, labels]. A row's set does not depend on the other rows; of equal labels, the first in
-            `label.txt` is taken.
+            `label.txt` wins.
         Raises:
             ValueError: the decision is for another number of labels.
         """

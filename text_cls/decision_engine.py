@@ -1,4 +1,4 @@
-"""Carries out a `Decision` on arrays, fast for many labels of which a row has a handful. numpy alone."""
+"""Carries out a `Decision` on arrays, fast if a row has only a handful of many labels. Needs only numpy."""
 
 import numpy as np
 
@@ -26,8 +26,8 @@ def decide(decision, probabilities, parents):
 class _Decider:
     """A `Decision` prepared for one tree of labels; it decides a block of rows at a time.
 
-    Arrays are changed in place. Every probability is looked at once; all further work is on chosen cells alone
-    ("entries": arrays of their rows and columns), since of 10,000 labels a row has a handful.
+    Arrays are changed in place. Every probability is looked at once; all further work is on chosen cells only
+    ("entries": arrays of their rows and columns), since a row has only a handful of 10,000 labels.
     """
 
     def __init__(self, decision, parents, dtype, rows):
@@ -75,7 +75,7 @@ class _Decider:
         return logit(probabilities) / self.decision.temperature - limits
 
     def make_consistent(self, chosen, probabilities):
-        """Makes sets of the labels that passed, by `hierarchy`."""
+        """Turns the labels that passed into consistent sets, by `hierarchy`."""
         single_path = self.decision.hierarchy == "one_per_level"
         if not self.nested and not single_path:
             return
@@ -133,7 +133,7 @@ class _Decider:
         highest = np.zeros(len(rows) + size)
         np.maximum.at(highest, parent, value)
         best = np.flatnonzero(kept & (value == highest[parent]))
-        # One winner per parent, the first of equals: the last write wins, so write in reverse order.
+        # One winner per parent, the first in a tie: the last write wins, so write in reverse order.
         winner = np.full(len(highest), -1)
         winner[parent[best[::-1]]] = best[::-1]
         kept[:] = False
@@ -207,7 +207,7 @@ class _Decider:
         over = np.flatnonzero(chosen.sum(axis=1) > most)
         if not len(over):
             return
-        rows, columns = entries(chosen[over][:, self.by_depth])  # of equals, the upper label is kept
+        rows, columns = entries(chosen[over][:, self.by_depth])  # in a tie, the upper label is kept
         columns = self.by_depth[columns]
         priority = self.margins(probabilities[over[rows], columns], columns)
         up = self.parent_entries(rows, columns)

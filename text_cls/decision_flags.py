@@ -16,7 +16,7 @@ def add_decision_flags(parser):
         help="at least this many labels per row; 1 labels every row (as in decision.json)",
     )
     group.add_argument(
-        "--max_k", type=positive_int, help="at most this many labels per row, parents counted (as in decision.json)"
+        "--max_k", type=positive_int, help="at most this many labels per row, including parents (as in decision.json)"
     )
     group.add_argument("--top_k", type=positive_int, help="this many labels per row, whatever the threshold (off)")
     ways = "; ".join(f"{name}: {what}" for name, what in HIERARCHY.items())

@@ -91,14 +91,14 @@ def _fsync(path):
 
 
 def _exchange(new, old):
-    """Replaces the folder `old` by `new`; on Linux in one step, so that one of them is there even after a kill.
+    """Replaces the folder `old` with `new`; on Linux in one step, so that one of them exists even after a kill.
 
     rename(2) does not replace a folder that is not empty; renameat2(2) with RENAME_EXCHANGE swaps the two names.
     """
     if not os.path.exists(old):
         os.rename(new, old)
         return
-    with contextlib.suppress(AttributeError, OSError):  # the system or the file system may not have it
+    with contextlib.suppress(AttributeError, OSError):  # the system or the file system may lack it
         libc = ctypes.CDLL(None, use_errno=True)
         at_working_folder, exchange = -100, 2
         if libc.renameat2(at_working_folder, os.fsencode(new), at_working_folder, os.fsencode(old), exchange) == 0:

@@ -1,4 +1,4 @@
-"""The tree that label paths form: parents, levels, and label sets completed by ancestors. numpy alone."""
+"""The tree that label paths form: parents, levels, and label sets completed by ancestors. Needs only numpy."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def parent_ids(names):
         names: label names in the order of `label.txt`; the pieces of a path are joined by `##`.
     Returns:
         int32 array [labels]: the parent's index; -1 for a root, and for a path whose parent is not in `names` (the
-        reader of `label.txt` refuses such a file).
+        reader of `label.txt` rejects such a file).
     """
     index = {name: i for i, name in enumerate(names)}
     return np.array([index.get(name.rpartition(SEPARATOR)[0], -1) for name in names], dtype=np.int32)

@@ -14,7 +14,7 @@ SHOWN = 10  # rows in the log if all are written to a file
 
 
 def count_texts(path, problems, longest=None):
-    """Number of texts in a file. Malformed rows, no texts, or over `longest` characters are added to `problems`."""
+    """Number of texts in a file. Adds malformed rows, texts above `longest` characters, an empty file to `problems`."""
     count = 0
     with problems.collect():
         for number, text in read_texts(path, problems):

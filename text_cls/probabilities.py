@@ -1,4 +1,4 @@
-"""Sigmoid and its inverse, without overflow. numpy alone."""
+"""Sigmoid and its inverse, without overflow. Needs only numpy."""
 
 import numpy as np
 

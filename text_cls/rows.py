@@ -36,7 +36,7 @@ class Labels:
         return any(SEPARATOR in name for name in self.names)
 
     def join(self, mask: np.ndarray) -> str:
-        """The names of one row's labels (bool array [labels]) as files have them: joined by commas."""
+        """The names of one row's labels (bool array [labels]) as in files: joined by commas."""
         return self.join_ids(np.flatnonzero(mask))
 
     def join_ids(self, ids: Iterable[int]) -> str:
@@ -52,9 +52,9 @@ class Labels:
 def label_problem(name):
     """Why a label cannot have this name, as the end of a sentence that begins with the name; None if it can."""
     if "," in name or "\t" in name:
-        return f"holds a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
+        return f"contains a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
     if not all(name.split(SEPARATOR)):
-        return f"has an empty piece beside {SEPARATOR!r}"
+        return f"has an empty level beside {SEPARATOR!r}"
     return None
 
 
@@ -98,7 +98,7 @@ class Texts:
         self._ends.append(len(self._bytes))
 
     def freeze(self) -> None:
-        """To be called after the last `append`: saves memory."""
+        """Saves memory; call it after the last `append`."""
         self._ends = np.array(self._ends, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class Rows:
     """Labelled rows of one file in compact arrays.
 
     lines: int32 array [rows], the line of each row. label_ids: int32 array, the labels of all rows one after the other;
-    those of row i are label_ids[offsets[i] : offsets[i + 1]], in rising order. blank: number of blank lines skipped.
+    those of row i are label_ids[offsets[i] : offsets[i + 1]], in ascending order. blank: number of blank lines skipped.
     completed: number of rows that named a child without its parent, which was added.
     """
 
@@ -166,7 +166,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
         file = open(path, "rb")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
-    chinese_before = False  # UTF-8 beyond ASCII has been read: an error is then this line's, not the whole file's
+    chinese_before = False  # non-ASCII UTF-8 was read: an error then concerns this line, not the whole file
     with file:
         for number, line in enumerate(file, 1):
             try:
@@ -189,18 +189,18 @@ def _encoding_message(path, number, line):
     iconv_names = {"gb18030": "GB18030", "big5": "BIG5", "utf_16": "UTF-16", "utf_16_le": "UTF-16LE"}
     guess = from_bytes(sample, cp_isolation=list(iconv_names)).best()
     if guess is None:
-        return f"{path}:{number}: not UTF-8, and of no other encoding known here; save the file as UTF-8"
+        return f"{path}:{number}: not UTF-8, nor any other known encoding; save the file as UTF-8"
     encoding = iconv_names[guess.encoding]
     looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
     if line is not None:
-        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the part it came from"
+        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the file it came from"
     return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path}.utf8' && mv '{path}.utf8' '{path}'"
 
 
 def read_texts(path: str | os.PathLike, problems: Problems | None = None) -> Iterator[tuple[int, str]]:
-    """Yields (line number, text) of each row to predict. Blank lines are skipped, labels behind a text ignored.
+    """Yields (line number, text) of each row to predict. Blank lines are skipped, labels after a text ignored.
 
-    Rows with more than one tab are added to `problems`; with None, the file has been checked already.
+    Rows with more than one tab are added to `problems`, which is None if the file has been checked already.
     """
     for number, line in read_lines(path):
         if problems is not None and line.count("\t") > 1:
@@ -212,7 +212,7 @@ def read_texts(path: str | os.PathLike, problems: Problems | None = None) -> Ite
 
 def tab_message(path, number, line):
     tabs = line.count("\t")
-    return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text by spaces"
+    return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces"
 
 
 def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems) -> Rows:
@@ -290,9 +290,9 @@ def _label_set(names, labels, path, number, problems):
 def _unknown_message(path, number, name, labels):
     where = f"{path}:{number}:"
     if not name:
-        return f"{where} empty label; delete the comma that follows or precedes nothing"
+        return f"{where} empty label; delete the extra comma"
     if "，" in name:
-        return f"{where} label {name!r} holds a full-width comma; labels are separated by an ASCII comma"
+        return f"{where} label {name!r} contains a full-width comma; labels are separated by an ASCII comma"
     for sign in ";；、| ":
         if sign in name and all(piece.strip() in labels.index for piece in name.split(sign)):
             return f"{where} label {name!r}: labels are separated by an ASCII comma, not by {sign!r}"

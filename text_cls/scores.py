@@ -1,4 +1,4 @@
-"""Exact match, and micro and macro averages of precision, recall and F1, of label sets. numpy alone.
+"""Exact match, and micro and macro averages of precision, recall and F1, of label sets. Needs only numpy.
 
 `metric.py` reports more. A ratio with a denominator of 0 is 0, as in scikit-learn with `zero_division=0`.
 """
@@ -18,7 +18,7 @@ def ratios_of(tp, fp, fn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def named(precision: float, recall: float, f1: float) -> dict[str, float]:
-    """The three as a dict of Python numbers, as reports have them."""
+    """The three as a dict of Python numbers, as in reports."""
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
 
 

@@ -24,7 +24,7 @@ def stratified_split(targets, texts, fractions, seed):
         fractions: share of each part, above 0 and together 1, at least two.
         seed: int; the same input and seed give the same parts.
     Returns:
-        list of int64 arrays, one per fraction: the row numbers of each part in rising order, a partition of all rows.
+        list of int64 arrays, one per fraction: the row numbers of each part, ascending; a partition of all rows.
         No part is empty if there are as many distinct texts as parts.
     """
     from scipy import sparse

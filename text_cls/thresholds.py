@@ -1,6 +1,6 @@
 """Fits thresholds, and a temperature, to probabilities and gold labels: one threshold for all labels, or one per label.
 
-numpy alone, besides the temperature.
+Needs only numpy, and scipy for the temperature.
 """
 
 from dataclasses import replace
@@ -10,14 +10,14 @@ import numpy as np
 from text_cls.probabilities import logit
 from text_cls.scores import ratio
 
-# By cross-validation within the training rows of the two public sets, of which all, 1,000 or 300 were used: 1 to 20 do
-# equally well on all rows; fewer serve macro F1 on few rows, and 0 costs micro F1 there.
+# Chosen by cross-validation within the training rows of the two public sets, using all, 1,000 or 300 of them: on all
+# rows, 1 to 20 do equally well; on few rows, fewer help macro F1, and 0 costs micro F1.
 PSEUDO_ROWS = 2.0
 OBJECTIVES = {
     "micro": "micro F1",
     "macro": "macro F1",
     "both": "micro F1 + macro F1",
-    "exact": "rows with just the right labels",
+    "exact": "rows with exactly the right labels",
 }
 GRID = np.arange(1, 100) / 100  # of one threshold for all labels: two digits, easy to remember
 
@@ -48,7 +48,7 @@ def _count_above(ordered, thresholds):
 
 
 class Smoothing:
-    """F1 of a label counted as if it had `pseudo_rows` more positive rows, on which it does as all labels together do.
+    """F1 of a label counted as if it had `pseudo_rows` more positive rows, on which it does as well as all labels do.
 
     Args:
         pooled: `LabelCounts` of the scores of all labels together.
@@ -105,7 +105,7 @@ def fit_thresholds(scores, targets, pseudo_rows=PSEUDO_ROWS):
 
 
 def fit_one(probabilities, gold, objective):
-    """The threshold of `GRID` with the best objective for all labels together; of equals, the one nearest to 0.5."""
+    """The threshold of `GRID` with the best objective for all labels together; in a tie, the one nearest to 0.5."""
     values = _values_on_grid(probabilities, gold, objective)
     best = np.flatnonzero(np.isclose(values, max(values), rtol=0, atol=1e-12))
     return float(GRID[best[np.argmin(np.abs(GRID[best] - 0.5))]])
@@ -187,7 +187,7 @@ class LabelObjective:
         self.smoothing = Smoothing(pooled, PSEUDO_ROWS)
 
     def at(self, label, thresholds, rows):
-        """The objective at each threshold of a label; for "exact", the number of rows with just the right labels.
+        """The objective at each threshold of a label; for "exact", the number of rows with exactly the right labels.
 
         rows: int array, those that may exceed one of the thresholds.
         """
@@ -281,8 +281,8 @@ def fit_target(probabilities, gold, precision=None, recall=None):
 def fit_one_target(decision, probabilities, gold, parents, precision=None, recall=None):
     """The lowest threshold of `GRID` at which the label sets have at least this precision, or the highest for a recall.
 
-    The sets are those of `decision`, with parents and counts. If no threshold reaches the target, the one that comes
-    nearest.
+    The sets are those of `decision`, with parents and counts. If no threshold reaches the target, returns the one that
+    comes nearest.
     """
     ratios = []
     for threshold in GRID:
@@ -328,7 +328,7 @@ def fitter(decision, objective, each, temperature, parents, precision=None, reca
     Args:
         each: whether to fit one threshold per label, or one for all.
         temperature: whether to fit one.
-        precision, recall: to be reached, instead of the best objective.
+        precision, recall: the target to reach instead of the best objective, or None.
     """
 
     def fit(probabilities, gold):

@@ -2,7 +2,7 @@
 
 `load_tokenizer(folder)` reads the files that `save_pretrained` wrote. WordPiece runs in the Rust library `tokenizers`.
 What PaddleNLP does to the characters before that is a table here, since Rust's own BERT normaliser differs: it does not
-split off symbols, and has another version of Unicode than Python.
+split off symbols, and uses another version of Unicode than Python.
 """
 
 import json
@@ -117,7 +117,7 @@ class _CharacterTable(dict):
     def __missing__(self, code):
         text = chr(code)
         made = "".join(map(self._replace, text.lower() if self.lower_case else text))
-        if len(self) < 1 << 16:  # texts of strangers must not make it grow without limit
+        if len(self) < 1 << 16:  # untrusted texts must not make it grow without limit
             self[code] = made
         return made
 

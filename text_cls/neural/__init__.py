@@ -1,1 +1,1 @@
-"""Models, training and export: the only folder that imports Paddle."""
+"""Models, training and export: the only part of the library that imports Paddle."""

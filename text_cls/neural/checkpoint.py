@@ -1,7 +1,7 @@
 """The checkpoint: a folder with everything that prediction needs, written whole or not at all.
 
 config.json, model_state.pdparams, tokenizer files, label.txt, decision.json, run.json. The folder `<save_dir>_last`
-holds the same for the latest step, and the optimiser's state as well: `--resume` continues from it.
+holds the same for the latest step, and also the optimiser's state: `--resume` continues from it.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ def load_checkpoint(
     Args:
         path: the folder.
         label_file: the data set's own label file, or None. If it exists, it must agree with the checkpoint's.
-        problems: gets faults after which the check can continue.
+        problems: gets the problems after which the check can continue.
         flag: the flag that gave the path, for messages.
         kind: a key of `CHECKPOINT_SCRIPTS`; a checkpoint of another kind is refused.
     Raises:
@@ -117,7 +117,7 @@ def load_checkpoint(
     """
     recover_folder(path)
     if not os.path.exists(os.path.join(path, "model_state.pdparams")):
-        what = "holds no model_state.pdparams" if os.path.isdir(path) else "is not there"
+        what = "holds no model_state.pdparams" if os.path.isdir(path) else "does not exist"
         raise UserError(
             f"{flag} {path} {what}; train first (python {CHECKPOINT_SCRIPTS[kind]} ...) or name the folder it wrote"
         )
@@ -129,7 +129,7 @@ def load_checkpoint(
         raise UserError(f"{flag} {path} holds {what}; name a folder that {CHECKPOINT_SCRIPTS[kind]} wrote{otherwise}")
     has_label_file = label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not has_label_file:
-        missing = f"neither {own} nor {label_file} is there" if label_file else f"{own} is not there"
+        missing = f"neither {own} nor {label_file} exists" if label_file else f"{own} does not exist"
         raise UserError(f"{missing}; put the label file the model was trained with there")
     labels = read_labels(own if os.path.exists(own) else label_file, problems)
     if has_label_file and os.path.exists(own):

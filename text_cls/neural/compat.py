@@ -1,6 +1,6 @@
 """Workarounds that make Paddle, and packages built on it, work on today's machines.
 
-Each names the upstream fault and the versions that have it. This module imports nothing else of the project.
+Each names the upstream bug and the versions that have it. This module imports nothing else of the project.
 """
 
 import contextlib
@@ -242,7 +242,7 @@ def gradient(value, tensor, model, retain_graph=False):
     """Gradient of a scalar with respect to one tensor, within a model.
 
     On CPUs (Paddle 3.0) a LayerNorm's gradient with respect to its input leaves out the weight, unless the gradients
-    with respect to weight and bias are requested as well. So they are.
+    with respect to weight and bias are requested as well. This requests them.
     """
     import paddle
 

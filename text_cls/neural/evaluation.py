@@ -22,7 +22,7 @@ class Evaluation:
 
     def __init__(self, options, checkpoint, loss):
         self.options, self.checkpoint, self.loss = options, checkpoint, loss
-        self.folds_of = self.folds = None  # rows, and the parts of them that thresholds are fitted by
+        self.folds_of = self.folds = None  # the rows last divided into folds, and these folds
 
     def evaluate(self, rows, tokens, fit=True):
         """Loss and scores.
@@ -59,7 +59,7 @@ class Evaluation:
         return total / gold.size
 
     def tune(self, rows, probabilities, gold):
-        """F1 of rows with thresholds fitted to others of them. The checkpoint gets those fitted to all of them."""
+        """F1 of rows with thresholds fitted to the other folds. The checkpoint gets thresholds fitted to all rows."""
         from text_cls import cross_fitting, thresholds
 
         parents = self.checkpoint.labels.parents

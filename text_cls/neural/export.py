@@ -18,7 +18,7 @@ from text_cls.cli import UserError
 from text_cls.files import atomic_folder, overwrite_problem
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import import_paddle, quiet_output
-from text_cls.neural.model import encode, logits_of, longest_input
+from text_cls.neural.model import encode, logits_of, longest_input, predict_logits
 from text_cls.neural.onnx_graph import optimise
 from text_cls.rows import read_texts
 from text_cls.scores import scores
@@ -186,8 +186,6 @@ def check(checkpoint, predictor, texts, max_seq_length):
     Raises:
         UserError: they differ by more than 1e-4, or the tokens differ.
     """
-    from text_cls.neural.model import predict_logits
-
     texts = texts_to_compare(texts, max_seq_length)
     expected = encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
     logits = predict_logits(checkpoint.model, expected, 32)
@@ -222,7 +220,9 @@ def compare(expected, logits, predictor, texts, max_seq_length):
         raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
     difference = float(np.abs(logits - predictor.run(found)).max())
     if not difference <= TOLERANCE:
-        raise UserError(f"the exported model's logits differ from the trained one's by {difference:.1e}: please report")
+        raise UserError(
+            f"the exported model's logits differ from the trained one's by {difference:.1e}; please report this"
+        )
     return difference
 
 

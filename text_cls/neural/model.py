@@ -78,7 +78,7 @@ def model_name_problem(name, flag="--model_name"):
     """What is wrong with a `--model_name`, as far as it shows without loading or downloading, or None."""
     if not os.path.isdir(name):
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-        return f"{flag} {name}: there is no such folder" if is_path else None
+        return f"{flag} {name}: no such folder" if is_path else None
     files = os.listdir(name)
     wanted = {
         "config.json": any(file in files for file in ("config.json", "model_config.json")),

@@ -17,7 +17,7 @@ MASKED = -1e4  # PaddleNLP adds this to the scores of padding
 def optimise(source, target, pad_token_id):
     """Writes `target`, the model of `source` with constants folded and attention and GELU fused.
 
-    The last layer is computed for one token alone if nothing else of it is used: for the first, as in a classifier, or
+    The last layer is computed for a single token if nothing else of it is used: for the first, as in a classifier, or
     for one that is picked by its id. Everything after its keys and values is then a small fraction of the work.
 
     Returns:
@@ -58,7 +58,7 @@ def _fuse_rest(model, skip_layer_norm):
 
 
 def _fold(source, target):
-    """Applies ONNX Runtime's basic level: constants computed, no-ops removed. Else int8 would find no weights."""
+    """Applies ONNX Runtime's basic level: constants computed, no-ops removed. Otherwise int8 would find no weights."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -72,7 +72,7 @@ def _fold(source, target):
 
 
 def _fuse_attention(graph, pad_token_id):
-    """Replaces each softmax and what surrounds it by MultiHeadAttention; onnxruntime.transformers knows the graphs of
+    """Replaces each softmax and what surrounds it with MultiHeadAttention; onnxruntime.transformers knows the graphs of
     PyTorch and TensorFlow, not Paddle's. Returns the new nodes in order."""
     from onnx import helper, numpy_helper
 
@@ -167,7 +167,7 @@ def _last_layer(graph, layers):
 
 
 def _first_token_alone(graph, layers):
-    """Makes the last layer compute the first token alone, if nothing else of it is used."""
+    """Makes the last layer compute only the first token, if nothing else of it is used."""
     from onnx import helper, numpy_helper
 
     found = _last_layer(graph, layers)

@@ -1,6 +1,6 @@
 """Pruning to narrower layers by PaddleNLP's DynaBERT, on this project's rows, batches, metrics and decision.
 
-This module alone imports Paddle when it is imported, since its trainer is a PaddleNLP `Trainer`.
+Only this module imports Paddle when it is imported, since its trainer is a PaddleNLP `Trainer`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import logger
 from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log
-from text_cls.neural.model import encode
+from text_cls.neural.model import encode, logits_of
 from text_cls.neural.training_options import Options
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
@@ -75,7 +75,7 @@ class EpochBatches:
 
 
 class PruningTrainer(Trainer):
-    """PaddleNLP's trainer, whose compress() prunes. Arguments as those of `prune`."""
+    """PaddleNLP's trainer, whose compress() prunes. The arguments are those of `prune`."""
 
     def __init__(self, checkpoint, rows, options, work):
         self.checkpoint, self.rows, self.options = checkpoint, rows, options
@@ -120,8 +120,7 @@ class PruningTrainer(Trainer):
         logits, gold = [], []
         for batch in batches:
             gold.append(batch.pop("labels").numpy() > 0)
-            output = model(**batch)
-            logits.append((output[0] if isinstance(output, (tuple, list)) else output).numpy())
+            logits.append(logits_of(model, batch).numpy())
         model.train()
         parents = self.checkpoint.labels.parents
         predicted = self.checkpoint.decision.decide(sigmoid(np.concatenate(logits)), parents)

@@ -58,7 +58,7 @@ class StopSignal:
 
 
 def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, kind="classification"):
-    """Yields the faults of the arguments that every training has, as texts, or None for an argument without one.
+    """Yields problems with the arguments that every training has, as texts, or None for an argument without one.
 
     Args:
         model: name or folder of the model to start from, as given by `flag`.
@@ -69,9 +69,9 @@ def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, 
     yield checkpoint_folder_problem(save_dir, kind)
     yield checkpoint_folder_problem(last_folder(save_dir), kind)
     if init_from_ckpt and not os.path.isfile(init_from_ckpt):
-        yield f"--init_from_ckpt {init_from_ckpt}: there is no such file"
+        yield f"--init_from_ckpt {init_from_ckpt}: no such file"
     if max_seq_length < 3:
-        yield "--max_seq_length: the special tokens alone take 2; give 3 or more"
+        yield "--max_seq_length: the special tokens alone take 2; use 3 or more"
 
 
 def start_run(options, arguments, files, kind="classification"):
@@ -113,7 +113,7 @@ def saved_progress(save_dir, run):
         if saved and not saved["progress"]["finished"]:
             raise UserError(
                 f"--resume: {last} does not exist. To start from the best weights of that run, leave out --resume and "
-                f"give --init_from_ckpt {os.path.join(save_dir, 'model_state.pdparams')}"
+                f"use --init_from_ckpt {os.path.join(save_dir, 'model_state.pdparams')}"
             )
         if not saved:
             logger.info("--resume: nothing is saved yet; starting from the beginning")

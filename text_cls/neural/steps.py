@@ -49,7 +49,7 @@ class Optimization:
         self.scaler.scale(loss * self.loss_scale).backward()
 
     def update(self):
-        """Changes the weights by the gradients of the step, and forgets these."""
+        """Updates the weights from the gradients of the step, then clears the gradients."""
         import paddle
 
         if self.loss_scale != 1:
@@ -98,7 +98,7 @@ class Steps:
         self.total = self.per_epoch * options.epochs
 
     def seed(self, step):
-        """Makes dropout depend on seed, step and process alone, so that resuming needs no generator's state."""
+        """Makes dropout depend only on seed, step and process, so that resuming needs no generator's state."""
         import paddle
 
         paddle.seed((self.options.seed * 1_000_003 + step) * self.world + self.rank)

@@ -52,7 +52,7 @@ def train(options, labels, rows, arguments, files, environment):
 
 
 def make_ready(options, model, tokenizer, rows, environment, progress):
-    """Loads the weights of `--init_from_ckpt` into a model at its start, tokenises the rows, and logs both.
+    """Loads the weights of `--init_from_ckpt` into a new model, tokenises the rows, and logs both.
 
     Returns:
         {split: tokens}.

@@ -7,7 +7,7 @@ from text_cls.neural.evaluation import TUNED
 
 
 class NullTracker:
-    """Replaces VisualDL's LogWriter without --visualdl_dir."""
+    """Replaces VisualDL's LogWriter if there is no --visualdl_dir."""
 
     def add_scalar(self, tag, value, step):
         pass
@@ -27,7 +27,7 @@ class TrainingLog:
         self.restart_clock()
 
     def restart_clock(self):
-        """Starts the measurement of speed anew."""
+        """Restarts the measurement of speed."""
         self.started, self.steps, self.texts = time.perf_counter(), 0, 0
 
     def start(self, steps, step):

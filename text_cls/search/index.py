@@ -80,7 +80,7 @@ def check_entries(vectors, labels, width):
 def check_queries(vectors, width):
     """ValueError if an array is not finite, or not of shape [n, width]."""
     if vectors.ndim != 2 or vectors.shape[1] != width:
-        raise ValueError(f"vectors of shape {list(vectors.shape)}, while the index has the width {width}")
+        raise ValueError(f"vectors of shape {list(vectors.shape)}, but the index has width {width}")
     # Minimum and maximum instead of every number: no array of bools as large as the vectors.
     if vectors.size and not np.isfinite([vectors.min(), vectors.max()]).all():
-        raise ValueError("a vector holds a number that is not finite")
+        raise ValueError("a vector contains a number that is not finite")

@@ -96,7 +96,7 @@ class MilvusIndex:
     def __init__(self, uri, collection, timeout=TIMEOUT, load=True):
         self.uri, self.collection, self._timeout = uri, collection, timeout
         if uri.endswith(".db") and not os.path.exists(uri):  # Milvus Lite would create an empty one
-            raise UserError(f"{uri}: there is no such file; build the index: python retrieval_based/index.py build")
+            raise UserError(f"{uri}: no such file; build the index: python retrieval_based/index.py build")
         self._client = _connect(uri, timeout)
         with self._asked("open the collection"):
             if not self._client.has_collection(collection, timeout=timeout):
@@ -211,7 +211,7 @@ class MilvusIndex:
             iterator.close()
 
     def count(self, label):
-        with self._asked("look a label up"):
+        with self._asked("look up a label"):
             return self._count(_having(label))
 
     def labels(self):

@@ -62,7 +62,7 @@ class Neighbours:
             self._mark(np.flatnonzero(self._deleted))
 
     def extend(self, corpus):
-        """Replaces the corpus by one that begins with the same rows; searches find the added rows from now on."""
+        """Replaces the corpus with one that begins with the same rows; searches find the added rows from now on."""
         new = len(self._corpus)
         self._corpus = corpus
         self._deleted = np.concatenate([self._deleted, np.zeros(len(corpus) - new, bool)])
@@ -86,7 +86,7 @@ class Neighbours:
         self._index.save_index(str(path))
 
     def search(self, queries, k):
-        """The k rows nearest to each query (all if there are fewer), the nearest first, ties in the corpus' order.
+        """The k rows nearest to each query (all if there are fewer), the nearest first, ties in corpus order.
 
         A graph may miss some of the nearest rows; the cosines of the rows it finds are exact.
 

@@ -25,7 +25,7 @@ CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH}  # files that index.
 
 
 class RetrievalPredictor(Predictor):
-    """Predicts labels with one retrieval bundle, as `Predictor` with a classifier's; scores replace probabilities.
+    """Predicts labels with one retrieval bundle, as `Predictor` does with a classifier; scores replace probabilities.
 
     The index is opened on first use; `embed` does not need it.
 
