@@ -16,7 +16,7 @@ EXPORT = "export"  # folder of the bundle in output_dir
 
 
 def argument_problems(args):
-    """Yields a message for each problem with the arguments alone, and None where there is none."""
+    """Yields a message for each problem with the arguments alone, and None for a check that finds none."""
     if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
         yield "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"
     yield paddle_device_problem(args.device)

@@ -54,7 +54,7 @@ def parse_args(argv=None):
 
 
 def read_result(path, rows, labels, problems):
-    """The file that recall.py wrote for the texts of `rows`, as `index.Found`. Faults are added to `problems`."""
+    """The file that recall.py wrote for the texts of `rows`, as `index.Found`. What is wrong is added to `problems`."""
     stretches = []  # (text, number of the first line, entries) for consecutive lines of the same text
     tuples = {}  # equal labels share one tuple: the file has many lines for each label
     for number, line in read_lines(path):
@@ -130,7 +130,7 @@ def add_line(recalls, report):
 
 
 def check_args(args, problems):
-    """Sets the default of --label_path, and adds faults of the arguments to `problems`."""
+    """Sets the default of --label_path, and adds what is wrong with the arguments to `problems`."""
     path = args.recall_result_file
     if not path and not args.params_path:
         problems.add("give what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")

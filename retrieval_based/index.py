@@ -53,7 +53,7 @@ def parse_args(argv=None):
             )
         return subparser
 
-    add_build_flags(subcommand("build", "build the index again, replacing the present one"))
+    add_build_flags(subcommand("build", "build the index again, replacing the current one"))
 
     add = subcommand("add", "add labels, or texts that have a label")
     add.add_argument("--label", help="label to add; missing parents are added, too (none)")

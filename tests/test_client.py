@@ -320,7 +320,7 @@ ERRORS = {
     "failed": (refusal(500), ["answers 500", "The server's log says what happened"]),
     "a proxy's": (
         (418, {}, b"<html>"),
-        ["answers 418: not an answer of server.py", "is it server.py that answers"],
+        ["answers 418: not an answer from server.py", "is it server.py that answers"],
     ),
     "no JSON": ((200, {}, b'{"result": {'), ["is not JSON"]),
     "no labels": ((200, {}, b'{"result": {"label": []}}'), ["does not have labels for each text"]),
@@ -381,7 +381,7 @@ def test_no_server(run):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         status, log = run(script.main, "--url", url)
-    assert status == 2 and f"{url}: no server runs there. Start it" in log
+    assert status == 2 and f"{url}: no server is running there. Start it" in log
 
 
 def test_a_server_of_another_kind(run, fake):

@@ -229,8 +229,8 @@ def test_perf_scores_as_evaluate_does_and_times(bundles, trained, run, tmp_path)
 def test_flags_that_contradict(bundles, run, tmp_path):
     where = ("--model_path_prefix", bundles["news"], "--device", "cpu")
     for flags, message in (
-        ((), "needed: the folder of the data, --dataset_dir, or a file of texts, --input_file"),
-        (("--input_file", "a.txt", "--perf"), "needed: the folder of the data"),
+        ((), "give the folder of the data, --dataset_dir, or a file of texts, --input_file"),
+        (("--input_file", "a.txt", "--perf"), "give the folder of the data"),
         (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "use one of them"),
         (("--dataset_dir", tmp_path), "data.txt: No such file or directory"),
         (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "remove --multilingual"),
