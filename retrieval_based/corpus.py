@@ -44,7 +44,7 @@ def read_corpus(args, encoder, problems):
         entries = label_entries(labels, [name for name in labels.names if name in wanted])
         corpus = Corpus(path, labels, carry_decision(decision, encoder.labels, labels), False, *entries)
     if args.vote and not corpus.of_rows:
-        problems.add("--vote counts labelled rows, but the corpus is label texts; give --corpus_file data/train.txt")
+        problems.add("--vote counts labelled rows, but the corpus is label texts; use --corpus_file data/train.txt")
     return corpus
 
 
@@ -67,7 +67,7 @@ def read_build_corpus(args, predictor, problems):
     labels, manifest = predictor.labels, predictor.bundle.manifest
     if args.corpus == "rows":
         if args.corpus_file is None:
-            problems.add("--corpus rows: give the labelled rows, --corpus_file data/train.txt")
+            problems.add("--corpus rows: name the labelled rows, --corpus_file data/train.txt")
             return labels, [], []
         return labels, *read_row_entries(args.corpus_file, labels, problems)
     if args.corpus_file:

@@ -78,7 +78,7 @@ def copy_problem(folder, fields):
     return (
         f"{folder} is a copy of {fields['bundle']}, and both search the same collection in Milvus. Change the original "
         f"and copy it again; or build an index for the copy: index.py build --milvus_uri {fields['uri']}; or, if the "
-        "folder is not a copy but was moved or renamed, give --moved"
+        "folder is not a copy but was moved or renamed, use --moved"
     )
 
 

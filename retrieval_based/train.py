@@ -129,10 +129,10 @@ def read_data(args):
     ):
         if message:
             problems.add(message)
-    rows, faults = {}, problems.count
+    rows, before = {}, problems.count
     with problems.collect():
         labels = read_labels(args.corpus_file, problems)
-    if problems.count == faults:  # with faulty labels, every row would look wrong
+    if problems.count == before:  # without sound labels, every row would look wrong
         for split, path in (("train", args.train_set_file), ("dev", args.similar_text_pair_file)):
             if split == "train" or args.evaluate:
                 with problems.collect():

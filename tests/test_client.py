@@ -53,7 +53,7 @@ class Silent(ThreadingHTTPServer):
 class Fake:
     """A server that answers a POST by a function: (texts, number of the request) -> (status, headers, bytes).
 
-    None as an answer: it hangs up. An Event: it waits for it first, and hangs up then.
+    If the answer is None, it hangs up; if it is an Event, it waits for that first.
     """
 
     LIMITS = {"max_texts": 256, "max_characters": 50, "max_body_bytes": 50_000}
@@ -282,7 +282,7 @@ def test_retry_after_is_bounded(run, fake, monkeypatch):
     assert 0.2 <= np.diff(one.times)[0] < 25
 
 
-def test_full_for_too_long(run, fake):
+def test_a_server_that_stays_full(run, fake):
     one = fake(lambda texts, number: refusal(503, "too much to do", Retry_After="10"))
     started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--retry_seconds", 5)

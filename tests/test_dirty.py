@@ -119,7 +119,7 @@ def test_representer_reports_labels_that_the_other_rows_contradict(run, trained,
     assert len(report) < 2 * rows and all(line["suggested"] != line["given"] for line in report)
 
 
-def test_same_seed_same_answer(dirty, broken):
+def test_the_same_seed_gives_the_same_answer(dirty, broken):
     dataset, _ = broken
     answers = []
     for _ in range(2):

@@ -52,7 +52,7 @@ def test_the_guides_lines_in_the_guides_order(evaluate, task, levels):
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_report_and_bad_cases_agree_with_what_predict_writes(evaluate, run, trained, tmp_path, task):
-    """Gold and prediction by other means: the file itself, and predict.py on the same texts."""
+    """Gold and prediction from elsewhere: the file itself, and predict.py on the same texts."""
     import predict
 
     report_file = tmp_path / "report.json"

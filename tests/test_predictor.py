@@ -226,11 +226,11 @@ def test_perf_scores_as_evaluate_does_and_times(bundles, trained, run, tmp_path)
     assert "sample nums: 60, time: " in log and "per text: tokenisation " in log and "prediction result" not in log
 
 
-def test_flags_that_contradict(bundles, run, tmp_path):
+def test_flags_that_contradict_each_other(bundles, run, tmp_path):
     where = ("--model_path_prefix", bundles["news"], "--device", "cpu")
     for flags, message in (
-        ((), "give the folder of the data, --dataset_dir, or a file of texts, --input_file"),
-        (("--input_file", "a.txt", "--perf"), "give the folder of the data"),
+        ((), "name the folder of the data, --dataset_dir, or a file of texts, --input_file"),
+        (("--input_file", "a.txt", "--perf"), "name the folder of the data"),
         (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "use one of them"),
         (("--dataset_dir", tmp_path), "data.txt: No such file or directory"),
         (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "remove --multilingual"),

@@ -105,7 +105,7 @@ def test_the_client_writes_what_infer_writes(retrieval, run, tmp_path):
         assert lines_of(tmp_path / "over_http.txt") == lines_of(tmp_path / "here.txt")
 
 
-def test_the_schema_is_the_truth(retrieval, tmp_path):
+def test_the_schema_matches_the_answers(retrieval, tmp_path):
     with serving(retrieval["news", "rows"], tmp_path / "log", "--max_texts", 8, "--max_characters", 200) as one:
         command = command_line(
             "-m",

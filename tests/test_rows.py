@@ -102,7 +102,7 @@ def test_a_file_without_rows(tmp_path):
     assert "train.txt: no rows" in rows_of(tmp_path, "", " ")[1][0]
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="nothing.txt: No such file or directory. Check the folder"):
         list(read_lines(str(tmp_path / "nothing.txt")))
 

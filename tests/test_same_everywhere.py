@@ -1,4 +1,4 @@
-"""A text gets the same labels on every way from a checkpoint to a served model, by a decision that uses every setting.
+"""A text gets the same labels on every path from checkpoint to served model, with a decision that uses every setting.
 
 300 texts go through evaluate.py, predict.py, infer.py (ONNX Runtime), the HTTP server and Triton. The functions
 `by_...` take a checkpoint or a bundle, and return a list of label names per row.

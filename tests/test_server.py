@@ -1,4 +1,4 @@
-"""The HTTP server in process: what it answers, its pages, and what it says in log and metrics."""
+"""The HTTP server in process: what it answers, its pages, its log and its metrics."""
 
 import logging
 import re

@@ -47,11 +47,11 @@ def read_all(connection):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-# ---------------------------------------------------------------------------------------------------- the other starts
+# ------------------------------------------------------------------------------------------------- other ways to start
 
 
 @pytest.mark.parametrize("start", ["uvicorn", "paddlenlp"])
-def test_the_other_starts(bundles, log, start):
+def test_other_ways_to_start(bundles, log, start):
     """`uvicorn server:app` without Paddle, and `paddlenlp server server:app` as in PaddleNLP's application."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -90,7 +90,7 @@ def test_the_other_starts(bundles, log, start):
         process.wait()
 
 
-# -------------------------------------------------------------------------------------------------------------- the end
+# ------------------------------------------------------------------------------------------------------------- stopping
 
 
 def test_sigterm_finishes_what_was_accepted(bundles, log):

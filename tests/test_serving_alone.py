@@ -126,7 +126,7 @@ def test_the_library_needs_no_deploy(bundles, retrieval, tmp_path):
 
 
 def test_an_import_from_the_rest_of_the_project_is_noticed(tmp_path):
-    """Else the tests above would show nothing."""
+    """Otherwise the tests above would show nothing."""
     for number, line in enumerate(("import metric", "import utils", "import text_cls.neural.model", "import sklearn")):
         folder = copy_of_project(tmp_path / str(number), "deploy", "text_cls")
         script = folder / "deploy" / "predictor" / "infer.py"

@@ -95,7 +95,7 @@ def main(argv=None):
     if args.use_fp16 and args.use_quantize:
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
-        raise UserError("give the folder of the data, --dataset_dir, or a file of texts, --input_file")
+        raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
     from text_cls.serving import open_predictor
     from text_cls.serving.predictor import bundle_of
 
