@@ -250,7 +250,7 @@ class RetrievalTrainer(Trainer):
 
 
 def fit_within(decision, scores, gold, parents, metric):
-    """The threshold that is best for a metric, with the rest of the decision unchanged; in a tie, the one nearest to 0.5.
+    """The threshold that is best for a metric, the rest of the decision unchanged; in a tie, the one nearest to 0.5.
 
     A cosine is not a probability: its scale depends on the data, the margin and the length of training.
     """

@@ -70,7 +70,7 @@ def test_a_run_that_makes_no_rows(run, tmp_path):
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_the_printed_next_step_works(run, tmp_path, reviews, ended):
+def test_the_printed_next_step_works(run, reviews, ended):
     """Also if train.txt does not end with a line break: two rows would become one."""
     from text_cls.cli import Problems
     from text_cls.rows import read_labels, read_rows

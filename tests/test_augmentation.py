@@ -122,7 +122,7 @@ def test_a_word_that_jieba_would_split(tmp_path):
     assert Augmenter("substitute", "custom", custom_file=path).augment("新买的灵犀手环九号") == ["新买的这款手环"]
 
 
-def test_new_texts_depend_on_the_seed_and_not_on_the_text_before(words_file):
+def test_new_texts_depend_on_the_seed_and_not_on_the_text_before():
     text = "房间很干净，早餐不错，服务热情，位置方便，还会再来"
     one, other, same = (Augmenter("delete", create_n=3, seed=seed) for seed in (1, 2, 1))
     same.augment("别的一句话")
@@ -188,7 +188,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(monkeypatch):
-    """A web server with small files that stands in for PaddleNLP's. `served`: names asked for; `broken`: how it fails."""
+    """A web server with small files instead of PaddleNLP's. `served`: names requested; `broken`: how it fails."""
     names = {url.rpartition("/")[2]: name for name, (_, url) in FILES.items()}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -365,7 +365,7 @@ def fits(masked, new):
     return len(masked.replace("[MASK]", "?")) == len(new) and new.startswith(head) and new.endswith(tail)
 
 
-def test_models_that_predict_no_words(home, tiny_model, language_model, tmp_path):
+def test_models_that_predict_no_words(home, tiny_model, language_model):
     place(home)
     assert "it holds ErnieModel, which predicts no words" in failure("insert", "mlm", model_name=str(tiny_model))
     assert "there is no such folder" in failure("insert", "mlm", model_name=NO_MODEL)

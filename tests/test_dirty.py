@@ -144,7 +144,7 @@ def test_threshold_and_one_label(dirty, tmp_path, broken):
     assert status == 0 and "Suspect rows: 0 of 2" in log
 
 
-def test_faults(dirty, run, news, tmp_path):
+def test_faults(dirty, news, tmp_path):
     status, log = dirty(news, "--method", "representer", "--params_path", tmp_path)
     assert status == 2 and "train first" in log
     status, log = dirty(news, "--rest_file", "./train.txt")

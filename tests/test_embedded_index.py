@@ -261,7 +261,7 @@ print(refused)
 
 @needs_hnswlib
 def test_a_graph_with_wild_links_does_not_crash_the_process(tmp_path):
-    """hnswlib follows every link of its file; an untrusted bundle may contain any link, and a manifest that matches it."""
+    """hnswlib follows every link of its file; an untrusted bundle may contain any link and a matching manifest."""
     words = [sys.executable, "-c", HOSTILE_GRAPHS, str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

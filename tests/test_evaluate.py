@@ -106,7 +106,7 @@ def test_sets_that_the_thresholds_alone_leave_without_a_parent(evaluate, trained
     assert f"parent is missing: {rows['by_thresholds']} by thresholds only, 0 as decided" in log
 
 
-def test_any_labelled_file(evaluate, tmp_path):
+def test_any_labelled_file(evaluate):
     def edit(dataset):
         write_lines(dataset / "more.txt", lines_of(dataset / "train.txt")[:20])
 

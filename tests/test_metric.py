@@ -29,8 +29,6 @@ from metric import (
 from text_cls.decision import Decision
 from text_cls.label_tree import parent_ids, with_ancestors
 
-FLAT = np.full(4, -1)
-
 
 def flat(width):
     return np.full(width, -1)

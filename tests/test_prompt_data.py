@@ -50,7 +50,7 @@ def test_a_row_without_a_tab_is_refused(tmp_path):
         assert any(f"{path}:{number}: a row without labels; write" in message for message in problems.messages)
 
 
-def test_all_faults_are_reported_at_once(train_prompt, few, masked, tmp_path):
+def test_all_faults_are_reported_at_once(train_prompt, few, tmp_path):
     (tmp_path / "out").mkdir()
     write_lines(tmp_path / "out" / "thesis.txt", ["mine"])
     (few / "dev.txt").unlink()

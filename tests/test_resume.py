@@ -97,7 +97,7 @@ def stop_early(dataset, train, **kwargs):
     return folder
 
 
-def test_resume_refuses_another_run(news, train, tmp_path):
+def test_resume_refuses_another_run(news, train):
     folder = stop_early(news, train)
     write_lines(news / "train.txt", [*lines_of(news / "train.txt"), "多了一行"])
     write_lines(news / "label.txt", [*lines_of(news / "label.txt"), "新标签"])

@@ -39,7 +39,7 @@ def test_an_added_label_is_found_at_once_and_a_removed_one_never_again(indexed_b
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_order_of_adding_and_removing(indexed_bundle, run_index, tmp_path, kind):
+def test_any_order_of_adding_and_removing(indexed_bundle, run_index, kind):
     """The bundle's labels and the entries of its index match a list and a dict kept by the test."""
     folder = indexed_bundle("news", "labels", kind)
     pieces = st.lists(st.sampled_from(["a", "b", "<i>", "😀 '\""]), min_size=1, max_size=3)
@@ -198,7 +198,7 @@ def test_faults_say_what_to_do(indexed_bundle, refused_index, tmp_path):
     assert "2 problems" in log and "mine.txt, which would be lost" in log
 
 
-def test_anything_but_a_retrieval_bundle_is_refused(bundles, refused_index, run, tmp_path):
+def test_anything_but_a_retrieval_bundle_is_refused(bundles, run, tmp_path):
     for command, flags in (("build", ()), ("add", ("--label", "a")), ("remove", ("--label", "a")), ("list", ())):
         status, log = run(script.main, command, "--bundle", bundles["news"], *flags)
         assert status == 2 and "retrieval_based/export_model.py" in log

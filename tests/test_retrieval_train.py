@@ -186,7 +186,7 @@ def test_embedding_keeps_the_mode_of_the_model_and_ignores_padding(family_folder
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
-def test_rows_of_any_kind(fit, tmp_path, tiny_model):
+def test_rows_of_any_kind(fit, tmp_path):
     """No label, one, twenty, a long text, an emoji, markup; a batch with only one label."""
     names = [f"标签{i}" for i in range(20)] + ['<b onclick="x">\'&', "😀"]
     write_lines(tmp_path / "label.txt", names)

@@ -160,7 +160,7 @@ def test_ids(serve):
     assert first != second
 
 
-def test_info(serve, bundles):
+def test_info(serve):
     info = serve("reviews", "--max_texts", 7).get("/info").json()
     assert info["task"] == "multi_label" and info["route"] == "/models/cls_multi_label" and len(info["labels"]) == 19
     assert info["max_seq_len"] == 48 and info["limits"]["max_texts"] == 7 and len(info["bundle"]) == 64

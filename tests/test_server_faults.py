@@ -346,7 +346,7 @@ def test_overload(bundles, log):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_for_the_log(bundles, tmp_path):
+def test_a_full_disk_for_the_log(bundles):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with open("/dev/full", "w", encoding="utf-8") as full:
