@@ -385,7 +385,7 @@ EXPECTED = {  # the sets' own notes: texts of dev in train (those with other lab
 def test_the_public_sets(check, name):
     folder = REAL_DATA / name
     if not folder.exists():
-        pytest.skip(f"{folder} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{folder} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     (shared, disagreeing), quoted, micro, macro = EXPECTED[name]
     status, log, report, _ = check(folder)
     assert status == 0, log

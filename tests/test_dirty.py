@@ -257,7 +257,7 @@ def test_deepest():
 def test_on_the_public_sets(name, dirty, tmp_path):
     """A tenth of 1,000 rows with another row's labels: most of them are named. benchmarks/dirty.py measures more."""
     if not (REAL_DATA / name).exists():
-        pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{REAL_DATA / name} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     rows = [line.partition("\t")[::2] for line in lines_of(REAL_DATA / name / "train.txt")[::11][:1000]]
     random, wrong = np.random.default_rng(2), set()
     texts, label_sets = (list(column) for column in zip(*rows))

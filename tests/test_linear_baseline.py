@@ -124,7 +124,7 @@ def test_scores_on_the_public_sets_match_their_notes(name, micro, macro):
     """The figures in the sets' own notes, dev scored once, nothing tuned on it."""
     folder = REAL_DATA / name
     if not folder.exists():
-        pytest.skip(f"{folder} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{folder} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     texts, targets, labels = rows_of(folder, None)
     dev = read_rows(str(folder / "dev.txt"), labels, Problems())
     assert len(dev) == len(lines_of(folder / "dev.txt"))

@@ -74,7 +74,7 @@ def test_the_same_labels_as_predict_byte_for_byte(bundles, trained, run, task, t
 def test_the_same_labels_on_the_public_sets(train, learner, run, name, tmp_path):
     dataset = REAL_DATA / name
     if not dataset.exists():
-        pytest.skip(f"{dataset} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{dataset} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     quick = ("--max_train_samples", 1500, "--learning_rate", "5e-3", "--max_seq_length", 64, "--epochs", 6)
     status, log, checkpoint = train(
         dataset, *quick, "--batch_size", 16, "--logging_steps", 100, "--model_name", learner, "--max_dev_samples", 100

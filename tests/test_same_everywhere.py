@@ -110,7 +110,9 @@ def case(request, trained, learner, tmp_path_factory):
         rows = [*lines_of(dataset / "dev.txt"), *lines_of(dataset / "train.txt")]
     else:
         if not (REAL_DATA / name).exists():
-            pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the public sets' folder")
+            pytest.skip(
+                f"{REAL_DATA / name} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets"
+            )
         dataset.mkdir()
         shutil.copy(REAL_DATA / name / "label.txt", dataset)
         write_lines(dataset / "train.txt", lines_of(REAL_DATA / name / "train.txt")[:1000])

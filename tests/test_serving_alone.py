@@ -39,7 +39,7 @@ def words_of(folder, script, *flags):
 
 
 def run(folder, script, *flags):
-    """Runs a script of a copy from a folder elsewhere: what it printed, if it succeeded."""
+    """Runs a script of a copy from a folder elsewhere, asserts that it succeeds, and returns its output."""
     elsewhere = folder.parent
     return finish(subprocess.run(words_of(folder, script, *flags), cwd=elsewhere, capture_output=True, text=True))
 

@@ -38,7 +38,7 @@ def test_the_example_rows(pair, name):
 @pytest.mark.parametrize("name", ["duee", "cail-divorce"])
 def test_the_public_sets(pair, name):
     if not (REAL_DATA / name).exists():
-        pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{REAL_DATA / name} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     for split in ("train", "dev"):
         assert_same(*pair, [line.partition("\t")[0] for line in lines_of(REAL_DATA / name / f"{split}.txt")], 128)
 

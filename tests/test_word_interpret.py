@@ -84,7 +84,7 @@ def test_sums_hold_for_every_family(families, family):
 
 
 def test_gradients_are_those_of_the_model(models):
-    """Against differences of the logits. Paddle's LayerNorm alone gets them wrong on CPUs; see compat.gradient."""
+    """Against differences of the logits. Without compat.gradient, Paddle's LayerNorm gets them wrong on CPUs."""
     import paddle
 
     from text_cls.neural.compat import gradient
