@@ -66,7 +66,7 @@ def checkpoint_to_resume(args, run):
     for name, now in run["arguments"].items():
         then = saved.get("arguments", {}).get(name)
         if name not in FREE_ON_RESUME and then != now:
-            problems.add(f"--resume_from_checkpoint: --{name} was {then}, is {now}")
+            problems.add(f"--resume_from_checkpoint: --{name} was {then}, now it is {now}")
     for name, digest in run["data"].items():
         if saved.get("data", {}).get(name) != digest:
             problems.add(f"--resume_from_checkpoint: {name} is not the file that run started with")

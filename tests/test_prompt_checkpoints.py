@@ -37,7 +37,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(train_prompt, few, tmp_path,
     assert status == 130 and f"--resume_from_checkpoint {last}" in log and not (tmp_path / "out").exists()
     monkeypatch.setattr(prompt_training, "score", real)
     status, log = train_prompt(*steps, "--resume_from_checkpoint", last, "--learning_rate", "1e-2")
-    assert status == 2 and "--learning_rate was 3e-05, is 0.01" in log
+    assert status == 2 and "--learning_rate was 3e-05, now it is 0.01" in log
     rows = lines_of(few / "train.txt")
     write_lines(few / "train.txt", rows[1:])
     status, log = train_prompt(*steps, "--resume_from_checkpoint", last)
