@@ -1,4 +1,4 @@
-"""What other decisions than a threshold of 0.5 gain on the two public sets, on rows that nothing was fitted to.
+"""What decisions other than a threshold of 0.5 gain on the two public sets, on rows that nothing was fitted to.
 
     python benchmarks/decision.py                                  # both sets, three models, 3 seeds
     python benchmarks/decision.py --models svm linear              # minutes

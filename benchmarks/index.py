@@ -136,7 +136,7 @@ def anonymous_memory(pid):
     return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
-def measure(side, args, folder):
+def measure(side, folder):
     """The figures of a side, measured in its own process, or None if it fails; watches the memory of that process."""
     words = [sys.executable, __file__, "--worker", side, "--folder", str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
@@ -169,7 +169,7 @@ def main(argv=None):
             for name, count, seed in (("vectors", args.count, args.seed + 1), ("queries", args.queries, args.seed + 2)):
                 write_vectors(folder / f"{name}.npy", kind, count, args.width, centres, seed)
             for side in dict.fromkeys(["exact", *args.sides]):
-                if figures := measure(side, args, folder):
+                if figures := measure(side, folder):
                     print(
                         f"{side:18}{figures['build']:9.1f}{figures['memory']:8.0f}{figures['disk']:10.0f}"
                         f"{figures['one']:9.1f}{figures['64']:9.1f}{figures['recall']:8.4f}{figures['change']:10.2f}",

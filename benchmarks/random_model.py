@@ -4,7 +4,7 @@ import numpy as np
 
 from project import DATA, load
 
-SEED = 3  # of the weights, and of which texts are read
+SEED = 3  # for the weights, and for the choice of texts
 BIAS = -0.2  # of each label's logit: a text then has a few labels, not half of them
 
 

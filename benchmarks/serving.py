@@ -224,7 +224,7 @@ def speeds(rounds):
     return [one.statuses[200] / one.seconds for one in rounds]
 
 
-def report(args, model, answers, share):
+def report(model, answers, share):
     head = f"{'clients':>7} {'side':13} {'texts/s':>8} {'range':>15} {'p50 ms':>8} {'p99 ms':>8} {'/ no batching':>14}"
     print(f"{head}  other answers")
     ratios = {}
@@ -305,7 +305,7 @@ def main(argv=None):
             sides = {side: stack.enter_context(STARTS[side](folder)) for side in args.sides}
             same, of, labels = same_labels(sides, texts)
             print(f"\n{model}: {same} of {of} texts get the same labels from all sides, {labels:.1f} labels per text")
-            report(args, model, *measure(args, sides, texts))
+            report(model, *measure(args, sides, texts))
     return 0
 
 

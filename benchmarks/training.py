@@ -172,7 +172,7 @@ def worker_torch(args):
 
 
 def serve(one_pass):
-    """Answers each request with the seconds of one pass. The first pass, before, does not count."""
+    """Answers each request with the seconds of one pass. The first pass, before that, is not timed."""
     one_pass()
     workers.tell("ready")
 

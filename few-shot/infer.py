@@ -26,11 +26,13 @@ def parse_args(argv=None):
     parser.add_argument("--model_path_prefix", required=True, help="bundle, or its static graph (required)")
     parser.add_argument("--model_name", help="ignored: the bundle has the tokenizer (none)")
     parser.add_argument("--data_dir", required=True, help="folder with data.txt (required)")
-    parser.add_argument("--max_length", type=positive_int, help="tokens per row, with prompt (as in training)")
+    parser.add_argument(
+        "--max_length", type=positive_int, help="maximum tokens per row, prompt included (as in training)"
+    )
     parser.add_argument("--use_fp16", action="store_true", help="half precision; only on a GPU (off)")
     parser.add_argument("--batch_size", type=positive_int, default=200, help="full-length rows per batch (%(default)s)")
     parser.add_argument("--num_threads", type=positive_int, help="CPU threads (all cores)")
-    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="where to compute (%(default)s)")
+    parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="where the model runs (%(default)s)")
     parser.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
     add_decision_flags(parser)
     return parser.parse_args(argv)

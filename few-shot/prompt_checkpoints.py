@@ -43,7 +43,7 @@ def checkpoint_to_resume(args, run):
     Args:
         run: what `run.json` records of this run; the interrupted run must have the same arguments and data.
     Raises:
-        UserError: there is no such checkpoint, or it is of a different run.
+        UserError: there is no such checkpoint, or it is from a different run.
     """
     folder, last = latest_checkpoint(args.resume_from_checkpoint), last_folder(args.output_dir)
     if folder is None and os.path.realpath(args.resume_from_checkpoint) == os.path.realpath(last):
@@ -60,13 +60,13 @@ def checkpoint_to_resume(args, run):
     if home != os.path.realpath(last):
         raise UserError(
             f"--resume_from_checkpoint {args.resume_from_checkpoint}: a run resumes in its own folder, which is {last} "
-            f"for --output_dir {args.output_dir}; give that run's --output_dir, or rename the folder"
+            f"for --output_dir {args.output_dir}; use that run's --output_dir, or rename the folder"
         )
     saved, problems = read_run(home), Problems()
     for name, now in run["arguments"].items():
         then = saved.get("arguments", {}).get(name)
         if name not in FREE_ON_RESUME and then != now:
-            problems.add(f"--resume_from_checkpoint: --{name} was {then}, is {now}")
+            problems.add(f"--resume_from_checkpoint: --{name} was {then}, now it is {now}")
     for name, digest in run["data"].items():
         if saved.get("data", {}).get(name) != digest:
             problems.add(f"--resume_from_checkpoint: {name} is not the file that run started with")

@@ -16,9 +16,9 @@ EXPORT = "export"  # folder of the bundle in output_dir
 
 
 def argument_problems(args):
-    """Yields a message for each problem with the arguments alone, and None where there is none."""
+    """Yields a message for each problem with the arguments alone, and None for a check that finds none."""
     if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
-        yield "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"
+        yield "nothing to do: use --do_train, --do_eval, --do_predict or --do_export"
     yield paddle_device_problem(args.device)
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
         yield "prompt tuning runs in a single process; start it without paddle.distributed.launch"
@@ -33,7 +33,7 @@ def argument_problems(args):
         yield bundle_folder_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
     yield from schedule_problems(args)
     if not args.learning_rate:
-        yield "--learning_rate 0: to train only soft tokens and label words, give --freeze_plm"
+        yield "--learning_rate 0: to train only soft tokens and label words, use --freeze_plm"
 
 
 def schedule_problems(args):
@@ -45,9 +45,9 @@ def schedule_problems(args):
     if args.load_best_model_at_end and args.evaluation_strategy == "no":
         yield "--load_best_model_at_end: --evaluation_strategy no gives no scores to choose the best model by"
     if args.evaluation_strategy == "steps" and not args.eval_steps:
-        yield "--evaluation_strategy steps: give the number of steps, like --eval_steps 100"
+        yield "--evaluation_strategy steps: set the number of steps, such as --eval_steps 100"
     elif args.save_strategy == "steps" and not args.save_steps:
-        yield "--save_strategy steps: give the number of steps, like --save_steps 100"
+        yield "--save_strategy steps: set the number of steps, such as --save_steps 100"
     for what, flag in (("evaluation", "eval"), ("save", "save")):
         strategy = getattr(args, f"{what}_strategy")
         if strategy != "steps" and getattr(args, f"{flag}_steps"):

@@ -118,7 +118,7 @@ class PromptRun:
         }
 
     def arguments(self):
-        """PaddleNLP's arguments of the trainer."""
+        """The arguments of PaddleNLP's trainer."""
         args, adam = self.args, {"weight_decay": self.args.weight_decay}
         if args.freeze_plm:  # PaddleNLP (2.8) would then apply the model's to soft tokens and label words
             adam = {name: getattr(args, f"ppt_{name}") for name in (*adam, "adam_beta1", "adam_beta2", "adam_epsilon")}
@@ -156,7 +156,7 @@ class PromptRun:
         return metrics
 
     def best_checkpoint(self, state):
-        """The checkpoint of the best model. The state has the path of the run that saved it, perhaps elsewhere."""
+        """The checkpoint of the best model. Its folder may have moved since the state recorded its path."""
         return os.path.join(self.folder, os.path.basename(state.best_model_checkpoint))
 
     def best_score(self, state):
@@ -174,7 +174,7 @@ class PromptRun:
 
 
 class Batches:
-    """Row numbers of the batches of an epoch; each epoch has other batches."""
+    """Row numbers of the batches of an epoch; each epoch has different batches."""
 
     def __init__(self, lengths, batch_size, seed):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0

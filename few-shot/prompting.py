@@ -301,7 +301,7 @@ def word_tokens(tokenizer, prompt, problems):
     ]
     for name, of_label, found in zip(prompt.labels.names, prompt.words, ids):
         for word in (word for word, tokens in zip(of_label, found) if not tokens):
-            problems.add(f"label {name!r}: the word {word!r} has no tokens; give another one: {name}==word")
+            problems.add(f"label {name!r}: the word {word!r} has no tokens; use another one: {name}==word")
     return ids
 
 

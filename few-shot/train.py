@@ -62,14 +62,21 @@ def add_data_flags(parser):
     group = parser.add_argument_group("what to do")
     add_switch(group, "--do_train", False, "train on train.txt, choose the best model on dev.txt (off)")
     add_switch(group, "--do_eval", False, "evaluate on dev.txt (off)")
-    add_switch(group, "--do_predict", False, "label data.txt, else test.txt; evaluate on test.txt if it exists (off)")
+    add_switch(
+        group,
+        "--do_predict",
+        False,
+        "predict labels of data.txt, else test.txt; evaluate on test.txt if it exists (off)",
+    )
     add_switch(group, "--do_export", False, "write a bundle to <output_dir>/export (off)")
 
     group = parser.add_argument_group("data and model")
     group.add_argument("--data_dir", default="./data", help="folder of train.txt, dev.txt, label.txt ... (%(default)s)")
     group.add_argument("--prompt", help="template, see README.md (\"{'soft'}{'text': 'text_a'}{'mask'}\")")
     group.add_argument("--model_name_or_path", default="ernie-3.0-base-zh", help="masked-language ERNIE (%(default)s)")
-    group.add_argument("--max_seq_length", type=positive_int, help="tokens per row, with prompt (as in training; 512)")
+    group.add_argument(
+        "--max_seq_length", type=positive_int, help="maximum tokens per row, prompt included (as in training; 512)"
+    )
     group.add_argument("--truncate_mode", choices=("tail", "head"), help="end to cut long texts at (as trained; tail)")
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 

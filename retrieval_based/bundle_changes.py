@@ -37,7 +37,7 @@ def write_changes(bundle, index, labels, fields=None, decision=None):
 
 
 def shown(names):
-    """The names in words, the first 20 and a count."""
+    """The first 20 names, and how many more there are."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
@@ -52,7 +52,7 @@ def log_index(index, labels):
 
 
 def memory_problem(rows, width):
-    """The problem, if the memory is too small for the vectors twice: once on their own, once in hnswlib's graph."""
+    """A message if the memory cannot hold the vectors twice: once on their own, once in hnswlib's graph; else None."""
     if not hasattr(os, "sysconf"):  # Windows
         return None
     needed, present = 2 * 4 * rows * width, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -24,7 +24,7 @@ class Corpus:
 
 
 def read_corpus(args, encoder, problems):
-    """The `Corpus` of --corpus_file, or else of the model. Faults in it, or in --vote, are added to `problems`."""
+    """The `Corpus` of --corpus_file, or else of the model. Problems with it or with --vote are added to `problems`."""
     path, labels, decision = args.corpus_file, encoder.labels, encoder.decision
     if path is None and encoder.predictor:
         with problems.collect():
@@ -44,12 +44,12 @@ def read_corpus(args, encoder, problems):
         entries = label_entries(labels, [name for name in labels.names if name in wanted])
         corpus = Corpus(path, labels, carry_decision(decision, encoder.labels, labels), False, *entries)
     if args.vote and not corpus.of_rows:
-        problems.add("--vote counts labelled rows, but the corpus is label texts; give --corpus_file data/train.txt")
+        problems.add("--vote counts labelled rows, but the corpus is label texts; use --corpus_file data/train.txt")
     return corpus
 
 
 def read_row_entries(path, labels, problems):
-    """The texts and label names of a file's labelled rows, as `row_entries`. Faults are added to `problems`."""
+    """The texts and label names of a file's labelled rows, as `row_entries`. What is wrong is added to `problems`."""
     texts, names = row_entries(read_rows(path, labels, problems), labels)
     if not texts:
         problems.add(f"--corpus_file {path}: no row has a label, so there is nothing to find")
@@ -67,7 +67,7 @@ def read_build_corpus(args, predictor, problems):
     labels, manifest = predictor.labels, predictor.bundle.manifest
     if args.corpus == "rows":
         if args.corpus_file is None:
-            problems.add("--corpus rows: give the labelled rows, --corpus_file data/train.txt")
+            problems.add("--corpus rows: name the labelled rows, --corpus_file data/train.txt")
             return labels, [], []
         return labels, *read_row_entries(args.corpus_file, labels, problems)
     if args.corpus_file:
@@ -79,7 +79,7 @@ def read_build_corpus(args, predictor, problems):
 
 
 def _labels_with_entries(predictor):
-    """Names of the labels in the bundle's present index: only this tells which labels with children had an entry."""
+    """Names of the labels in the bundle's current index: only it shows which labels with children had an entry."""
     try:
         counts = predictor.index.labels()
     except UserError as error:  # an index must be rebuilt even if its Milvus is gone for good

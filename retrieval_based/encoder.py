@@ -159,7 +159,7 @@ def open_encoder(path, device, batch_size=32, max_seq_length=None):
     Args:
         path: the folder, or the model_state.pdparams in it.
         device: cpu, gpu, or one card: gpu:0.
-        max_seq_length: the most tokens of a text; None: as in training.
+        max_seq_length: maximum tokens per text; None: as in training.
     Raises:
         UserError: the folder is neither, it is damaged, or the device is unavailable; the message says what to do.
     """

@@ -54,7 +54,7 @@ def parse_args(argv=None):
 
 
 def read_result(path, rows, labels, problems):
-    """The file that recall.py wrote for the texts of `rows`, as `index.Found`. Faults are added to `problems`."""
+    """The file that recall.py wrote for the texts of `rows`, as `index.Found`. What is wrong is added to `problems`."""
     stretches = []  # (text, number of the first line, entries) for consecutive lines of the same text
     tuples = {}  # equal labels share one tuple: the file has many lines for each label
     for number, line in read_lines(path):
@@ -70,7 +70,7 @@ def read_result(path, rows, labels, problems):
             stretches.append((text, number, []))
         stretches[-1][2].append((tuples.setdefault(names, tuple(names.split(","))), cosine))
     for name in sorted({name for names in tuples.values() for name in names} - set(labels.index)):
-        problems.add(f"{path}: label {name!r} is not in the label file; give that of the corpus, --label_path")
+        problems.add(f"{path}: label {name!r} is not in the label file; use that of the corpus, --label_path")
     problems.stop_if_any()
     entries_of_rows = _split_by_row(path, rows, stretches)
     k = max(map(len, entries_of_rows))
@@ -130,10 +130,10 @@ def add_line(recalls, report):
 
 
 def check_args(args, problems):
-    """Sets the default of --label_path, and adds faults of the arguments to `problems`."""
+    """Sets the default of --label_path, and adds what is wrong with the arguments to `problems`."""
     path = args.recall_result_file
     if not path and not args.params_path:
-        problems.add("give what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")
+        problems.add("name what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")
     if path and args.corpus_file:
         problems.add("--corpus_file: the result file already has a corpus; leave out one of the two")
     if not args.params_path and not args.label_path:

@@ -53,7 +53,7 @@ def parse_args(argv=None):
             )
         return subparser
 
-    add_build_flags(subcommand("build", "build the index again, replacing the present one"))
+    add_build_flags(subcommand("build", "build the index again, replacing the current one"))
 
     add = subcommand("add", "add labels, or texts that have a label")
     add.add_argument("--label", help="label to add; missing parents are added, too (none)")
@@ -125,7 +125,7 @@ def remove(args):
         below = [other for other in labels.names if other.startswith(f"{name}{SEPARATOR}")]
         # An interrupted run may have left entries in Milvus of a label that is no longer in label.txt.
         if name not in labels.index and not index.count(name):
-            problems.add(f"--label {name}: there is no such label{closest(name, labels.index)}")
+            problems.add(f"--label {name}: no such label{closest(name, labels.index)}")
         elif not args.with_children and set(below) - set(args.label):
             problems.add(f"--label {name}: below it are {shown(below)}; --with_children removes these, too")
         removed |= dict.fromkeys([name, *below])

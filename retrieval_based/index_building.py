@@ -14,7 +14,7 @@ from text_cls.search.milvus_index import MilvusIndex, check_answers, uri_problem
 
 
 def check_build(args, vote, rows, width, problems):
-    """Adds faults of the arguments of `build` to `problems`. rows, width: of the vectors that the index will hold."""
+    """Adds what is wrong with the arguments of `build` to `problems`. rows, width: of the index's vectors."""
     if vote and args.corpus == "labels":
         problems.add("--vote counts labelled rows; label texts are chosen by nearness: leave it out")
     if args.milvus_uri is None:

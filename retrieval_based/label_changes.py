@@ -41,7 +41,7 @@ def read_new(args, predictor, problems):
     """
     of_rows = predictor.bundle.manifest["corpus"] == "rows"
     if (args.label is None) == (args.corpus_file is None):
-        problems.add("give either --label or --corpus_file")
+        problems.add("use either --label or --corpus_file")
     if args.corpus_file and args.text:
         problems.add("--text goes with --label; the rows of a file have texts of their own")
     problems.stop_if_any()
@@ -59,7 +59,7 @@ def _of_label(args, predictor, of_rows, problems):
     if not all(texts):
         problems.add("--text: an empty text cannot be compared with others; leave it out")
     if of_rows and not texts:
-        problems.add("this index holds labelled rows; give texts that have the label: --text")
+        problems.add("this index holds labelled rows; add texts that have the label: --text")
     problems.stop_if_any()
     labels = with_new(predictor.labels, [name])
     if of_rows:  # as in a file of rows, an entry has its label and all ancestors
@@ -68,7 +68,7 @@ def _of_label(args, predictor, of_rows, problems):
     if not predictor.index.count(name):
         texts.insert(0, label_text(name))
     elif not texts and name in predictor.labels.index:  # an entry without a label is left from an interrupted run
-        problems.add(f"--label {name}: this label exists already; to add texts that have it, give --text")
+        problems.add(f"--label {name}: this label already exists; to add texts that have it, use --text")
     return labels, texts, [(name,)] * len(texts)
 
 

@@ -56,29 +56,29 @@ def lock_bundle(folder):
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):  # somebody else deleted it
+        with contextlib.suppress(FileNotFoundError):  # another process deleted it
             os.remove(path)
         os.close(handle)
 
 
 def with_owner(folder, fields):
-    """What a manifest says of an index in Milvus, plus the folder of the bundle that may change it."""
+    """What a manifest says about an index in Milvus, plus the folder of the bundle that may change it."""
     return {**fields, "bundle": os.path.realpath(folder)}
 
 
 def is_own(folder, fields):
-    """Whether a bundle may change and delete an index. fields: what its manifest or the file beside it says of it."""
+    """Whether a bundle may change and delete an index. fields: as in its manifest or the file beside it."""
     return fields["kind"] == "embedded" or fields.get("bundle") in (None, os.path.realpath(folder))
 
 
 def copy_problem(folder, fields):
-    """Why a bundle must not change its index; None if it may. fields: what its manifest says of the index."""
+    """Why a bundle must not change its index; None if it may. fields: those of the index in its manifest."""
     if fields is None or is_own(folder, fields):
         return None
     return (
         f"{folder} is a copy of {fields['bundle']}, and both search the same collection in Milvus. Change the original "
         f"and copy it again; or build an index for the copy: index.py build --milvus_uri {fields['uri']}; or, if the "
-        "folder is not a copy but was moved or renamed, give --moved"
+        "folder is not a copy but was moved or renamed, use --moved"
     )
 
 

@@ -2,7 +2,7 @@
 
 The texts of a batch are compared with its labels, each label encoded once. The loss of a pair, a text and one of its
 labels, is the cross-entropy of that label among those of the batch. The logits are the cosines, that of the pair minus
-a margin, times a scale. Other labels of the same text, in any of its rows, are left out: they are no negatives. Each
+a margin, times a scale. Other labels of the same text, in any of its rows, are left out: they are not negatives. Each
 process compares its own share of a batch: negatives do not cross cards, as in PaddleNLP's application.
 """
 
@@ -38,7 +38,7 @@ from text_cls.search.neighbours import Neighbours
 from text_cls.thresholds import GRID
 
 CUTOFFS = (1, 5, 10, 20, 50)
-MOST_CELLS = 20_000_000  # scores to fit a threshold to, at most: some seconds on one core
+MOST_CELLS = 20_000_000  # maximum scores to fit a threshold to: some seconds on one core
 # What the threshold maximises, for each --metric_for_best.
 OBJECTIVE = {"recall@1": "micro", "micro_f1": "micro", "macro_f1": "macro", "accuracy": "exact"}
 
@@ -250,9 +250,9 @@ class RetrievalTrainer(Trainer):
 
 
 def fit_within(decision, scores, gold, parents, metric):
-    """The threshold that is best for a metric, with the rest of the decision unchanged; of equals, that nearest to 0.5.
+    """The threshold that is best for a metric, the rest of the decision unchanged; in a tie, the one nearest to 0.5.
 
-    A cosine is no probability: its scale depends on the data, the margin and the length of training.
+    A cosine is not a probability: its scale depends on the data, the margin and the length of training.
     """
     grid, step = GRID[1::2], -(-scores.size // MOST_CELLS)
     scores, gold = scores[::step], gold[::step]

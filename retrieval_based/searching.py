@@ -16,7 +16,7 @@ from text_cls.search.label_scores import NEIGHBOURS, VOTERS, deepest, label_scor
 def add_search_flags(parser, required=True, vote=True):
     """--params_path, --corpus_file, --vote, --recall_num, --max_seq_length, --batch_size, --device.
 
-    required: whether --params_path is. vote: whether the script decides on labels, so that --vote has a meaning.
+    required: whether --params_path is. vote: whether the script decides on labels, so that --vote has an effect.
     """
     group = parser.add_argument_group("model and corpus")
     group.add_argument(
@@ -43,13 +43,13 @@ def add_search_flags(parser, required=True, vote=True):
         help="number of nearest entries to find for each text "
         f"({NEIGHBOURS}{f', or {VOTERS} by vote' if vote else ''}; a bundle's own)",
     )
-    group.add_argument("--max_seq_length", type=positive_int, help="most tokens of a text (as in training)")
+    group.add_argument("--max_seq_length", type=positive_int, help="maximum tokens per text (as in training)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="texts per batch (%(default)s)")
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
 
 def open_search(args, texts, problems):
-    """Encoder, `Corpus` and number of texts of the file `texts`. Faults in the files are added to `problems`."""
+    """Encoder, `Corpus` and number of texts of the file `texts`. What is wrong in the files is added to `problems`."""
     prepare_environment()
     from encoder import open_encoder
 
@@ -61,7 +61,7 @@ def open_search(args, texts, problems):
 class Search:
     """Finds the entries nearest to texts, and scores the labels.
 
-    Creating one encodes the corpus, unless a bundle's index is searched: check all files before.
+    Creating one encodes the corpus, unless a bundle's index is searched: check all files first.
     """
 
     def __init__(self, args, encoder, corpus):

@@ -113,7 +113,7 @@ def add_evaluation_flags(group):
 
 
 def read_data(args):
-    """Labels and {"train" and perhaps "dev": rows}. Raises one UserError that lists every problem found."""
+    """Labels and {"train" and, if evaluating, "dev": rows}. Raises one UserError that lists every problem found."""
     from encoder import KIND
     from text_cls.neural.run_state import run_problems
 
@@ -129,10 +129,10 @@ def read_data(args):
     ):
         if message:
             problems.add(message)
-    rows, faults = {}, problems.count
+    rows, before = {}, problems.count
     with problems.collect():
         labels = read_labels(args.corpus_file, problems)
-    if problems.count == faults:  # without sound labels, every row would look wrong
+    if problems.count == before:  # without sound labels, every row would look wrong
         for split, path in (("train", args.train_set_file), ("dev", args.similar_text_pair_file)):
             if split == "train" or args.evaluate:
                 with problems.collect():

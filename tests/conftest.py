@@ -1,4 +1,4 @@
-"""Small models and data sets, and a way to run a script as a user does and read what it says."""
+"""Small models and data sets, and a way to run a script as a user does and read its output."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# A time limit on one example tells of the machine's other work, not of the code.
+# A time limit per example would measure what else the machine does, not the code.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
@@ -24,7 +24,7 @@ import threading
 
 from text_cls.neural.compat import import_paddle, use_old_ir
 
-# Exporting needs Paddle imported this way, which the scripts do by themselves; those that tests start still do.
+# Exporting needs Paddle imported this way, which scripts do themselves, including those that tests start.
 use_old_ir()
 import_paddle()
 del os.environ["FLAGS_enable_pir_api"]
@@ -42,7 +42,7 @@ def write_lines(path, lines):
 
 @pytest.fixture(autouse=True)
 def environment():
-    """A variable that a test leaves behind reaches the processes that later tests start, and not the tests' own."""
+    """No test may leave an environment variable behind: the processes that later tests start would inherit it."""
 
     def variables():
         others = ("PYTEST_CURRENT_TEST", "TRAINER_GLOBAL_STEP")  # PaddleNLP's trainer leaves the second
@@ -137,7 +137,7 @@ def trained(learner, tmp_path_factory):
     for name, source in (("news", ROOT / "data"), ("reviews", ROOT / "data" / "multi_label")):
         folder = tmp_path_factory.mktemp(name)
         dataset = copy_dataset(source, folder / "data", 600, 60, 40)
-        # So gently that rounding, which differs from processor to processor, does not make another model of it.
+        # Gently, so that rounding, which differs between processors, does not lead to another model.
         flags = "--device cpu --max_seq_length 48 --epochs 12 --learning_rate 2e-3 --batch_size 8".split()
         where = ["--dataset_dir", str(dataset), "--model_name", str(learner), "--save_dir", str(folder / "model")]
         assert script.main([*where, *flags]) == 0
@@ -364,7 +364,7 @@ def label_bundle(retrieval, tmp_path):
 
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory):
-    """Folder of a masked-language ERNIE of random weights. Dropout is on."""
+    """Folder of a masked-language ERNIE with random weights. Dropout is on."""
     import make_tiny_model
 
     folder = tmp_path_factory.mktemp("masked") / "model"
@@ -451,13 +451,13 @@ def file_server(tmp_path):
 
 @pytest.fixture(scope="session")
 def triton():
-    """.venv-triton's Python, or the reason why there is none."""
+    """.venv-triton's Python; without one, the test is skipped, or fails if CI should have it."""
     from triton_server import PYTHON, VENV
 
     if not list(VENV.glob(".ready-*")):
         message = f"{VENV} is not ready: make triton-setup"
-        to_be_had = (sys.platform, platform.machine()) == ("linux", "x86_64")
-        pytest.fail(message) if os.environ.get("CI") and to_be_had else pytest.skip(message)
+        available = (sys.platform, platform.machine()) == ("linux", "x86_64")
+        pytest.fail(message) if os.environ.get("CI") and available else pytest.skip(message)
     return PYTHON
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house, checked by reading the sources: who may import whom, path code, the root, tool directives.
+"""The project's rules, checked by reading the sources: who may import whom, path code, the root, tool directives.
 
 `problems(root)` returns a line for each violation: the file, what it does, and the rule that this breaks.
 """

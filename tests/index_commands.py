@@ -1,4 +1,4 @@
-"""What the tests of index.py share: the script, the kinds of index, and a look into a bundle."""
+"""What the tests of index.py share: the script, the kinds of index, and what a bundle contains."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def entries_of(folder):
 
 
 def nearest(folder, text):
-    """The names of the entry nearest to a text, its cosine, and the label with the highest score (of ties the last)."""
+    """Names of the entry nearest to a text, its cosine, and the label with the highest score (the last in a tie)."""
     predictor = open_predictor(str(folder), num_threads=1)
     found = predictor.index.search(predictor.embed([text]), 1)
     scores = predictor.probabilities([text])[0]

@@ -42,7 +42,7 @@ class Model:
         return np.divide(vectors @ query, lengths, out=np.zeros(len(vectors)), where=lengths > 0)
 
     def check(self, found, queries, k):
-        """Checks that the cosines are the highest, and that each entry found has the labels of an entry that has it."""
+        """Checks that the cosines are the highest, and that some entry has each cosine and label set found."""
         for cosines, labels, query in zip(found.cosines, found.labels, queries):
             mine = self.cosines(np.asarray(query, np.float64))
             count = min(k, len(mine))

@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 @st.composite
 def forests(draw, most=12):
-    """Parents of a random forest: each label hangs under an earlier one or is a root."""
+    """Parents of a random forest: each label is below an earlier one or is a root."""
     size = draw(st.integers(1, most))
     return np.array([draw(st.integers(-1, i - 1)) for i in range(size)], dtype=np.int32)
 

@@ -18,7 +18,7 @@ CORNERS = [
 
 
 def augment(run, tmp_path, lines, *flags):
-    """(status, what was said, rows written) of aug.py on the lines."""
+    """(status, output, rows written) of aug.py on the lines."""
     train, new = tmp_path / "train.txt", tmp_path / "aug.txt"
     if lines is not None:
         write_lines(train, lines)
@@ -64,13 +64,13 @@ def test_new_texts_that_train_already_has_are_dropped_and_counted(run, tmp_path,
     assert "1 gave fewer than 2 new rows, 2 gave none" in said
 
 
-def test_nothing_made(run, tmp_path):
+def test_a_run_that_makes_no_rows(run, tmp_path):
     status, said, written = augment(run, tmp_path, ["😀\t表情"], "--aug_strategy", "delete")
     assert status == 0 and written == [] and "0 new rows from 1" in said and "Next" not in said
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_the_next_step_as_printed(run, tmp_path, reviews, ended):
+def test_the_printed_next_step_works(run, reviews, ended):
     """Also if train.txt does not end with a line break: two rows would become one."""
     from text_cls.cli import Problems
     from text_cls.rows import read_labels, read_rows
@@ -125,7 +125,7 @@ def test_flags_out_of_range(run, tmp_path, flags, message):
 
 
 def test_a_missing_dictionary_and_a_missing_device(run, tmp_path, monkeypatch):
-    """Before the first row; --device matters to mlm alone."""
+    """Reported before the first row; --device matters only to mlm."""
     import augmentation
 
     def no_network(*_):

@@ -59,7 +59,7 @@ def is_subsequence(short, long):
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS, strategy=st.sampled_from(STRATEGIES))
-def test_what_holds_of_all_new_texts(own, text, strategy):
+def test_properties_of_all_new_texts(own, text, strategy):
     found = own[strategy].augment(text)
     assert len(found) <= 3 and len(set(found)) == len(found)
     for new in found:
@@ -122,14 +122,14 @@ def test_a_word_that_jieba_would_split(tmp_path):
     assert Augmenter("substitute", "custom", custom_file=path).augment("新买的灵犀手环九号") == ["新买的这款手环"]
 
 
-def test_seed_decides_and_the_text_before_does_not(words_file):
+def test_new_texts_depend_on_the_seed_and_not_on_the_text_before():
     text = "房间很干净，早餐不错，服务热情，位置方便，还会再来"
     one, other, same = (Augmenter("delete", create_n=3, seed=seed) for seed in (1, 2, 1))
     same.augment("别的一句话")
     assert one.augment(text) == same.augment(text) != other.augment(text)
 
 
-def test_mix_uses_all_four(own):
+def test_mix_uses_all_four_strategies(own):
     text = "房间很干净，早餐不错，服务热情"
     kinds = set()
     for i in range(40):
@@ -188,7 +188,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(monkeypatch):
-    """A web server in the place of PaddleNLP's, with small files. `served`: names asked for; `broken`: how it fails."""
+    """A web server with small files instead of PaddleNLP's. `served`: names requested; `broken`: how it fails."""
     names = {url.rpartition("/")[2]: name for name, (_, url) in FILES.items()}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -299,7 +299,7 @@ def place(home, **other):
         (home / url.rpartition("/")[2]).write_text(other.get(name, CONTENTS[name]), encoding="utf-8")
 
 
-def test_files_that_were_put_there_by_hand(home, capfd):
+def test_files_put_there_by_hand_are_used(home, capfd):
     """Their MD5 is not PaddleNLP's, whose own code would fetch them again."""
     from text_cls.cli import set_up_log
 
@@ -354,7 +354,7 @@ def test_a_language_model(home, language_model, strategy):
         for new in found:
             assert not any(token in new for token in ("[MASK]", "[UNK]", "##"))
             assert is_subsequence(text, new) if strategy == "insert" else len(new) == len(text)
-            # What is predicted stands where its mask stood.
+            # What is predicted is where its mask was.
             assert text != TEXT or any(fits(each, new) for each in masked)
         assert augmenter.augment(text) == found
     assert augmenter.augment("😀") == [] == augmenter.augment("")
@@ -365,7 +365,7 @@ def fits(masked, new):
     return len(masked.replace("[MASK]", "?")) == len(new) and new.startswith(head) and new.endswith(tail)
 
 
-def test_models_that_predict_no_words(home, tiny_model, language_model, tmp_path):
+def test_models_that_predict_no_words(home, tiny_model, language_model):
     place(home)
     assert "it holds ErnieModel, which predicts no words" in failure("insert", "mlm", model_name=str(tiny_model))
     assert "no such folder" in failure("insert", "mlm", model_name=NO_MODEL)

@@ -68,7 +68,7 @@ REQUESTS = st.lists(st.tuples(st.lists(st.integers(1, 300), max_size=12), st.non
 
 @settings(deadline=None, max_examples=60)
 @given(requests=REQUESTS, batching=st.booleans(), budget=st.sampled_from([1, 64, 1024]))
-def test_every_request_is_answered_once_in_order_as_alone(requests, batching, budget):
+def test_every_request_is_answered_once_in_order_and_as_if_alone(requests, batching, budget):
     runs = []
 
     def run(rows):
@@ -93,7 +93,7 @@ def test_every_request_is_answered_once_in_order_as_alone(requests, batching, bu
 
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 40), max_size=9), seed=st.integers(0, 100))
-def test_batches_are_the_cheapest_there_are(lengths, seed):
+def test_batches_are_the_cheapest_possible(lengths, seed):
     """Compared with all ways to split the rows, sorted by length, into batches no larger than the largest run."""
     cost = np.cumsum(np.random.default_rng(seed).integers(0, 9, 33)) + 5.0
     lengths = np.array(lengths, dtype=np.int64)
@@ -139,7 +139,7 @@ def test_costs_decide_which_rows_share_a_run(batcher, fixed, runs):
     assert sorted(map(sorted, steps.runs)) == sorted(runs)
 
 
-def test_what_comes_during_a_run_shares_the_next(batcher):
+def test_requests_that_arrive_during_a_run_share_the_next(batcher):
     steps = Steps()
     ours = batcher(steps)
     futures = [ours.submit([row(20, 0)])]
@@ -206,7 +206,7 @@ def test_a_request_may_ask_for_small_batches(batcher):
     assert max(run.count(1) for run in steps.runs) == 2 and max(run.count(2) for run in steps.runs) == 5
 
 
-def test_what_is_cancelled_does_not_reach_the_model(batcher):
+def test_a_cancelled_request_does_not_reach_the_model(batcher):
     steps = Steps()
     ours = batcher(steps)
     running = ours.submit([row(10, 0)])
@@ -280,7 +280,7 @@ def test_a_request_that_would_wait_too_long_is_refused_with_a_time_to_retry(batc
     first = ours.submit([row(100)] * 60)  # accepted whatever its size, since nothing else waits
     with pytest.raises(Full) as error:
         ours.check(1)
-    # 6,000 tokens take 3 seconds, of which one may be waited for
+    # 6,000 tokens take 3 seconds, and a request waits for one at most
     assert 2 <= error.value.retry_after <= math.ceil(60 * (max(took) + 0.01) - 1)
     start = time.monotonic()
     time.sleep(error.value.retry_after)

@@ -14,7 +14,7 @@ def encodings(draw):
 
 
 @given(encodings(), st.data())
-def test_a_batch_holds_its_rows_and_padding_alone(encoded, data):
+def test_a_batch_contains_only_its_rows_and_padding(encoded, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(encoded) - 1), min_size=1, max_size=5)))
     batch = encoded.batch(rows)
     assert batch["input_ids"].shape == (len(rows), encoded.lengths[rows].max())
@@ -29,7 +29,7 @@ lengths = st.lists(st.integers(1, 99), min_size=1, max_size=300).map(np.array)
 
 
 @given(lengths, st.integers(1, 40), st.integers(0, 5), st.booleans())
-def test_batches_hold_each_row_once(lengths, batch_size, seed, by_length):
+def test_batches_contain_each_row_once(lengths, batch_size, seed, by_length):
     for batches in (sorted_batches(lengths, batch_size), shuffled_batches(lengths, batch_size, [seed, 1], by_length)):
         assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
         assert len(batches) == -(-len(lengths) // batch_size)
@@ -50,7 +50,7 @@ def test_training_batches_are_random_by_seed_and_similar_in_length():
 
 
 @given(lengths, st.integers(1, 500))
-def test_no_batch_costs_more_than_the_budget_and_none_is_smaller_than_need_be(lengths, budget):
+def test_no_batch_exceeds_the_budget_or_is_smaller_than_necessary(lengths, budget):
     batches = budget_batches(lengths, budget)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     for batch, following in zip(batches, [*batches[1:], []]):

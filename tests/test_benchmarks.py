@@ -60,7 +60,7 @@ def test_a_loaded_file_is_found_by_its_siblings_under_its_own_name():
     assert PROJECT.load("analysis/augmentation.py").split_words is words.split_words
 
 
-def test_two_files_of_one_name_are_not_confused(monkeypatch):
+def test_two_files_with_the_same_name_are_not_confused(monkeypatch):
     monkeypatch.setitem(sys.modules, "words", LOAD)
     with pytest.raises(ImportError, match="load.py is already loaded as 'words'"):
         PROJECT.load("analysis/words.py")

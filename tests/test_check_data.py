@@ -70,7 +70,7 @@ def test_a_sound_set(check, request, name):
     assert all(finding["remedy"] for finding in report["findings"])
 
 
-def test_thresholds_come_from_train_alone(check, reviews):
+def test_thresholds_come_only_from_train(check, reviews):
     """Other labels on dev change its scores, and nothing that was fitted."""
     before = check(reviews)[2]["baseline"]
     lines = lines_of(reviews / "dev.txt")
@@ -181,7 +181,7 @@ def test_a_tokenizer_counts_what_it_does_not_know(check, tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_no_tokenizer_there(check, reviews, tmp_path, monkeypatch, name):
+def test_a_missing_tokenizer(check, reviews, tmp_path, monkeypatch, name):
     import paddlenlp.transformers
 
     def refuse(name):
@@ -257,12 +257,12 @@ def test_without_dev_label_or_train(check, reviews):
     assert status == 2 and report["problems"]["count"] == 3 and report["files"] == {} and page.exists()
 
 
-def test_where_there_is_no_folder(check, tmp_path):
+def test_a_missing_folder(check, tmp_path):
     status, log, report, _ = check(tmp_path / "nowhere")
     assert status == 2 and "no such folder" in log and report is None
 
 
-def test_a_place_that_cannot_be_written(run, reviews, tmp_path):
+def test_a_folder_that_cannot_be_written(run, reviews, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     status, log = run(script.main, "--dataset_dir", reviews, "--output_dir", tmp_path / "file")
     assert status == 2 and "cannot write" in log and "baseline" not in log
@@ -319,7 +319,7 @@ def test_paths_per_row(tmp_path):
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page(check, tmp_path, width):
-    """Hostile labels and texts stay texts, at a desk and on a phone; hundreds of labels fit too."""
+    """Hostile labels and texts stay texts, on a desktop and on a phone; hundreds of labels fit too."""
     labels = [f"{HOSTILE}{i}" for i in range(40)] + [f"标签{i}" for i in range(300)] + ["长" * 2000, "数学$\\frac$"]
     kinds = [(f"{HOSTILE} {i}", [labels[i % 40], labels[-1], labels[-2]]) for i in range(60)] * 2
     folder = dataset(tmp_path, [label.replace(",", "") for label in labels], train=kinds, dev=kinds[:5])
@@ -385,7 +385,7 @@ EXPECTED = {  # the sets' own notes: texts of dev in train (those with other lab
 def test_the_public_sets(check, name):
     folder = REAL_DATA / name
     if not folder.exists():
-        pytest.skip(f"{folder} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{folder} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     (shared, disagreeing), quoted, micro, macro = EXPECTED[name]
     status, log, report, _ = check(folder)
     assert status == 0, log

@@ -38,7 +38,7 @@ def test_one_problem_is_one_line():
         problems.stop_if_any()
 
 
-def test_command_answers_with_a_status(capsys):
+def test_a_command_returns_a_status(capsys):
     def refuse(argv):
         raise UserError("do that")
 
@@ -101,7 +101,7 @@ def test_config_with_a_fault(tmp_path, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
-def test_config_that_is_not_there(capsys):
+def test_a_missing_config_file(capsys):
     with pytest.raises(SystemExit):
         parse_with_config(parser(), ["--config", "nowhere.yaml"])
     assert "--config nowhere.yaml: No such file or directory" in capsys.readouterr().err

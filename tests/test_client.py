@@ -53,7 +53,7 @@ class Silent(ThreadingHTTPServer):
 class Fake:
     """A server that answers a POST by a function: (texts, number of the request) -> (status, headers, bytes).
 
-    None as an answer: it hangs up. An Event: it waits for it first, and hangs up then.
+    If the answer is None, it hangs up; if it is an Event, it waits for that first.
     """
 
     LIMITS = {"max_texts": 256, "max_characters": 50, "max_body_bytes": 50_000}
@@ -282,7 +282,7 @@ def test_retry_after_is_bounded(run, fake, monkeypatch):
     assert 0.2 <= np.diff(one.times)[0] < 25
 
 
-def test_full_for_too_long(run, fake):
+def test_a_server_that_stays_full(run, fake):
     one = fake(lambda texts, number: refusal(503, "too much to do", Retry_After="10"))
     started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--retry_seconds", 5)
@@ -320,7 +320,7 @@ ERRORS = {
     "failed": (refusal(500), ["answers 500", "The server's log says what happened"]),
     "a proxy's": (
         (418, {}, b"<html>"),
-        ["answers 418: not an answer of server.py", "is it server.py that answers"],
+        ["answers 418: not an answer from server.py", "is it server.py that answers"],
     ),
     "no JSON": ((200, {}, b'{"result": {'), ["is not JSON"]),
     "no labels": ((200, {}, b'{"result": {"label": []}}'), ["does not have labels for each text"]),
@@ -381,7 +381,7 @@ def test_no_server(run):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         status, log = run(script.main, "--url", url)
-    assert status == 2 and f"{url}: no server runs there. Start it" in log
+    assert status == 2 and f"{url}: no server is running there. Start it" in log
 
 
 def test_a_server_of_another_kind(run, fake):

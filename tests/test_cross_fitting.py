@@ -1,4 +1,4 @@
-"""The objectives against scikit-learn, and that a figure on unseen rows is one on unseen rows."""
+"""The objectives against scikit-learn, and that figures on unseen rows do come from unseen rows."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def noise(rows, labels, seed):
     return random.random((rows, labels)), random.random((rows, labels)) < 0.02
 
 
-def test_on_noise_the_gain_seen_in_fitting_is_gone_on_unseen_rows():
+def test_on_noise_the_gain_of_fitting_vanishes_on_unseen_rows():
     """Random probabilities: thresholds fitted to the rows themselves look good, cross-fitted ones do not."""
     probabilities, gold = noise(300, 40, 5)
     flat = np.full(40, -1)
@@ -61,7 +61,7 @@ def constants(thresholds):
 
 @settings(max_examples=20)
 @given(st.integers(0, 10**6), st.sampled_from(["micro", "macro", "both", "exact"]))
-def test_no_row_has_a_part_in_choosing_how_it_is_decided(seed, objective):
+def test_no_row_influences_how_it_is_decided(seed, objective):
     random = np.random.default_rng(seed)
     probabilities, gold, flat = random.random((24, 3)), random.random((24, 3)) < 0.4, np.full(3, -1)
     folds = np.array_split(random.permutation(24), 4)

@@ -132,7 +132,7 @@ def test_blocks_do_not_matter(case, cells):
 
 
 @given(cases())
-def test_closure_holds_what_passed_and_top_down_is_within_it(case):
+def test_closure_contains_what_passed_and_top_down_is_contained_in_it(case):
     decision, probabilities, parents = case
     plain = fields(decision, min_k=0, max_k=None, none_below=None, temperature=1.0, hierarchy="closure")
     closed = plain.decide(probabilities, parents)
@@ -168,7 +168,7 @@ def test_best_sets_and_paths_equal_brute_force(case, hierarchy):
 
 
 @given(cases())
-def test_a_flat_label_set_knows_no_modes(case):
+def test_modes_make_no_difference_without_a_hierarchy(case):
     decision, probabilities, parents = case
     flat = np.full_like(parents, -1)
     sets = {h: fields(decision, hierarchy=h).decide(probabilities, flat) for h in HIERARCHY}
@@ -235,7 +235,7 @@ def test_no_rows():
         assert decision.decide(np.zeros((0, 6), np.float32), parent_ids(LABELS)).shape == (0, 6)
 
 
-def test_as_many_thresholds_as_labels():
+def test_there_must_be_as_many_thresholds_as_labels():
     decision = Decision(threshold=(0.5, 0.4))
     assert decision.problem(2) is None and decision.problem(3) == "2 thresholds for 3 labels"
     with pytest.raises(ValueError, match="2 thresholds for 3 labels"):
@@ -243,7 +243,7 @@ def test_as_many_thresholds_as_labels():
     assert "none_label 3" in Decision(none_label=3).problem(3)
 
 
-def test_file_keeps_the_decision(tmp_path):
+def test_a_file_keeps_the_decision(tmp_path):
     decision = Decision((0.3, 0.5), 1, 3, 0.1, 1, 1.5, "best_set")
     decision.save(tmp_path / "decision.json")
     assert Decision.load(tmp_path / "decision.json") == decision
@@ -271,7 +271,7 @@ def test_an_older_file_is_read(tmp_path):
         ({"version": 2, "hierarchy": "tree"}, "one of closure, top_down, one_per_level, best_set, not 'tree'"),
     ],
 )
-def test_file_that_is_not_understood_is_refused(tmp_path, content, message):
+def test_an_invalid_file_is_refused(tmp_path, content, message):
     path = tmp_path / "decision.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):

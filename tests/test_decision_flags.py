@@ -43,6 +43,6 @@ def test_flags_win_over_the_file(decide_with, flags, changes):
         (["--top_k", "3", "--max_k", "2"], "leave out --min_k and --max_k"),
     ],
 )
-def test_flags_that_cannot_be_followed(decide_with, flags, message):
+def test_contradictory_flags(decide_with, flags, message):
     with pytest.raises(UserError, match=message):
         decide_with(OWN, *flags)

@@ -119,7 +119,7 @@ def test_representer_reports_labels_that_the_other_rows_contradict(run, trained,
     assert len(report) < 2 * rows and all(line["suggested"] != line["given"] for line in report)
 
 
-def test_same_seed_same_answer(dirty, broken):
+def test_the_same_seed_gives_the_same_answer(dirty, broken):
     dataset, _ = broken
     answers = []
     for _ in range(2):
@@ -144,13 +144,14 @@ def test_threshold_and_one_label(dirty, tmp_path, broken):
     assert status == 0 and "Suspect rows: 0 of 2" in log
 
 
-def test_faults(dirty, run, news, tmp_path):
+def test_faults(dirty, news, tmp_path):
     status, log = dirty(news, "--method", "representer", "--params_path", tmp_path)
     assert status == 2 and "train first" in log
     status, log = dirty(news, "--rest_file", "./train.txt")
     assert status == 2 and "--rest_file ./train.txt: this is also an input file" in log
     status, log = dirty(news, "--report_file", "label.txt", "--rest_file", "train_dirty.txt")
-    assert status == 2 and "--report_file label.txt: this is also an input file" in log and "another output has this name" in log
+    assert status == 2 and "--report_file label.txt: this is also an input file" in log
+    assert "another output already has this name" in log
     write_lines(news / "train.txt", ["一样\t体育赛事", "一样\t体育赛事##夺官"])
     status, log = dirty(news)
     assert status == 2 and "2 problems" in log and "did you mean" in log and "all texts are the same" in log
@@ -257,7 +258,7 @@ def test_deepest():
 def test_on_the_public_sets(name, dirty, tmp_path):
     """A tenth of 1,000 rows with another row's labels: most of them are named. benchmarks/dirty.py measures more."""
     if not (REAL_DATA / name).exists():
-        pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{REAL_DATA / name} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     rows = [line.partition("\t")[::2] for line in lines_of(REAL_DATA / name / "train.txt")[::11][:1000]]
     random, wrong = np.random.default_rng(2), set()
     texts, label_sets = (list(column) for column in zip(*rows))

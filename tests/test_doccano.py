@@ -72,7 +72,7 @@ def as_json_min(rows):
 
 @pytest.fixture
 def convert(run, tmp_path):
-    """convert(content of the export, *flags) -> (status, what was said, folder)."""
+    """convert(content of the export, *flags) -> (status, output, folder)."""
 
     def call(content, *flags):
         if content is not None:
@@ -354,7 +354,7 @@ def test_any_json_is_read_or_refused(tmp_path_factory, records):
         assert isinstance(text, str) and all(isinstance(name, str) for name in names)
 
 
-def test_example_data_there_and_back(convert):
+def test_example_data_survive_a_round_trip(convert):
     """Exports only leaves, as annotators name them; the rows come back with all ancestors."""
     rows = pairs_of(ROOT / "data" / "train.txt")[:300]
     leaves = []

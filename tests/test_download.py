@@ -9,7 +9,7 @@ from conftest import ROOT, lines_of
 
 import download
 
-SIZES = (2000, 270, 55)  # of the example data, used in place of the public set
+SIZES = (2000, 270, 55)  # of the example data, used instead of the public set
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_over_the_network(fetch, archive, file_server, tmp_path):
     assert status == 0 and left_behind(tmp_path) == ["divorce"]
 
 
-def test_a_source_that_is_not_there(fetch, file_server, tmp_path):
+def test_a_missing_source(fetch, file_server, tmp_path):
     status, output = fetch("--url", f"{file_server[0]}/nothing.tar.gz")
     assert status == 2 and "ot found" in output and "then use --archive FILE" in output and left_behind(tmp_path) == []
 

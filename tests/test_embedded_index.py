@@ -45,7 +45,7 @@ def test_entries_of_hostile_labels_come_back_as_they_went_in(tmp_path, graph):
 
 
 @needs_hnswlib
-def test_recall_stays_after_a_third_is_removed_and_as_much_added(tmp_path):
+def test_recall_stays_after_a_third_is_removed_and_as_many_are_added(tmp_path):
     corpus, queries = clusters(6000, seed=1), clusters(200, seed=2)
     index, exact = EmbeddedIndex(48, True), EmbeddedIndex(48, False)
     for one in (index, exact):
@@ -261,7 +261,7 @@ print(refused)
 
 @needs_hnswlib
 def test_a_graph_with_wild_links_does_not_crash_the_process(tmp_path):
-    """hnswlib follows every link of its file; a stranger's bundle may hold any link, and a manifest that matches it."""
+    """hnswlib follows every link of its file; an untrusted bundle may contain any link and a matching manifest."""
     words = [sys.executable, "-c", HOSTILE_GRAPHS, str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -52,7 +52,7 @@ def test_the_guides_lines_in_the_guides_order(evaluate, task, levels):
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_report_and_bad_cases_agree_with_what_predict_writes(evaluate, run, trained, tmp_path, task):
-    """Gold and prediction by other means: the file itself, and predict.py on the same texts."""
+    """Gold and prediction from elsewhere: the file itself, and predict.py on the same texts."""
     import predict
 
     report_file = tmp_path / "report.json"
@@ -106,7 +106,7 @@ def test_sets_that_the_thresholds_alone_leave_without_a_parent(evaluate, trained
     assert f"parent is missing: {rows['by_thresholds']} by thresholds only, 0 as decided" in log
 
 
-def test_any_labelled_file(evaluate, tmp_path):
+def test_any_labelled_file(evaluate):
     def edit(dataset):
         write_lines(dataset / "more.txt", lines_of(dataset / "train.txt")[:20])
 

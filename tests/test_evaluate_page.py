@@ -164,7 +164,7 @@ CORNERS = {
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_corners_fit_the_window(page, width):
+def test_corner_cases_fit_the_window(page, width):
     with chromium(width) as driver:
         for name, case in CORNERS.items():
             path = page(*case)
@@ -180,7 +180,7 @@ def test_corners_fit_the_window(page, width):
 
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
-def test_of_a_real_run(evaluate, tmp_path, task):
+def test_the_page_of_a_real_run(evaluate, tmp_path, task):
     """The page's figures are those of the report, its bad cases those of bad_case.txt, and it says where it is."""
     path, report_file = tmp_path / "pages" / "report.html", tmp_path / "report.json"
     status, log, dataset = evaluate(task, "--html", path, "--report_file", report_file)

@@ -77,7 +77,7 @@ def test_each_family(families, run, family, tmp_path):
     assert operators.count("LayerNormalization") == 5 and operators.count("BiasGelu") == 2
 
 
-def test_the_last_layer_computes_the_first_token_alone(bundles):
+def test_the_last_layer_computes_only_the_first_token(bundles):
     model = onnx.shape_inference.infer_shapes(onnx.load(bundles["news"] / "model.onnx"))
     cuts = [node for node in model.graph.node if node.name == "first_token_state"]
     attention = [node for node in model.graph.node if node.op_type == "MultiHeadAttention"][-1]
@@ -137,7 +137,7 @@ def test_what_a_variant_may_lose():
     assert script.fault_of(reference, reference, 0.5) == "is not faster here"
 
 
-def test_measuring_is_what_evaluate_measures(bundles, trained, run, tmp_path):
+def test_measured_scores_are_those_of_evaluate(bundles, trained, run, tmp_path):
     import evaluate
 
     dataset, checkpoint = trained["news"]

@@ -145,7 +145,7 @@ def test_words_that_the_model_does_not_know_are_reported(train_prompt, few):
     assert status == 0 and f"The model knows no token of 1 label words: {labels[0]}==😀😀. Choose others" in log, log
 
 
-def test_files_beside_a_bundle_are_not_lost(train_prompt, masked, tmp_path):
+def test_files_beside_a_bundle_are_not_lost(train_prompt, tmp_path):
     """But the temporary files of a killed run are."""
     assert train_prompt("--do_train")[0] == 0
     for name in ("export.tmp", "predictions.txt.17.tmp"):

@@ -41,7 +41,7 @@ def test_a_link_to_a_file_stays_one(tmp_path):
 
 
 @pytest.mark.parametrize("exchange", ["in one step", "by two renames"])
-def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch, exchange):
+def test_a_folder_replaces_an_older_one(tmp_path, monkeypatch, exchange):
     if exchange == "by two renames":
         monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())  # a system without renameat2
     path = tmp_path / "checkpoint"
@@ -64,7 +64,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
     assert os.listdir(path) == ["new"] and path.is_symlink()
 
 
-def test_a_folder_whose_writing_fails_leaves_the_older_one(tmp_path):
+def test_a_folder_whose_writing_fails_leaves_the_old_one(tmp_path):
     path = tmp_path / "checkpoint"
     with atomic_folder(path) as folder:
         write_lines(os.path.join(folder, "old"), [])
@@ -81,7 +81,7 @@ def test_a_replacement_cut_off_between_two_renames_is_recovered(tmp_path):
     assert os.listdir(tmp_path / "checkpoint") == ["weights"] and os.listdir(tmp_path) == ["checkpoint"]
 
 
-def test_a_full_disk_is_a_message(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 

@@ -39,7 +39,7 @@ def test_the_rules_are_kept():
     assert not found, "\n".join(["", *found])
 
 
-def test_a_house_without_faults(house):
+def test_a_project_that_keeps_the_rules(house):
     assert house({}) == []
 
 
@@ -113,7 +113,7 @@ LATE = "def late():\n    "  # imports within a function count as well
         ),
     ],
 )
-def test_what_breaks_a_rule_is_named_with_the_rule(house, changes, messages):
+def test_a_violation_is_named_with_its_rule(house, changes, messages):
     found = house(changes)
     assert len(found) == len(messages), found
     for line, message in zip(found, messages):

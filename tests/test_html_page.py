@@ -47,7 +47,7 @@ def test_nothing_is_fetched(tmp_path):
         assert driver.title == "connect-src"
 
 
-def test_the_same_bytes_again(page, tmp_path):
+def test_the_same_input_gives_the_same_bytes():
     from matplotlib.figure import Figure
 
     drawings = []

@@ -23,7 +23,7 @@ def reviews_rows():
 
 
 def test_scores_are_those_of_scikit_learn(reviews_rows):
-    """Oracle: its own pipeline, a label at a time."""
+    """Oracle: its own pipeline, one label at a time."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
@@ -38,7 +38,7 @@ def test_scores_are_those_of_scikit_learn(reviews_rows):
         assert np.allclose(scores[:, label], oracle.decision_function(texts[300:]), atol=1e-4)
 
 
-def test_labels_that_nobody_and_everybody_has(reviews_rows):
+def test_labels_that_no_row_or_every_row_has(reviews_rows):
     texts, targets, _ = reviews_rows
     targets = targets[:60, :3].copy()
     targets[:, 0], targets[:, 1] = False, True
@@ -81,7 +81,7 @@ def test_no_row_is_scored_by_a_model_that_has_seen_its_text():
     assert 0.2 < probabilities.mean() < 0.8
 
 
-def test_it_learns_and_probabilities_are_worth_something(reviews_rows):
+def test_it_learns_and_its_probabilities_are_calibrated(reviews_rows):
     texts, targets, labels = reviews_rows
     scores, probabilities = linear_baseline.out_of_fold(texts, targets)
     report = classification_report(targets, scores > 0, labels.parents)
@@ -93,7 +93,7 @@ def test_it_learns_and_probabilities_are_worth_something(reviews_rows):
         return -np.where(targets, np.log(p), np.log(1 - p)).mean()
 
     assert loss(probabilities) < 0.7 * loss(prior)
-    # As often right as they say, in each of four parts, of all labels together.
+    # Right as often as they say, in each of four parts, over all labels together.
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)):
         part = (probabilities >= low) & (probabilities < high)
         assert part.sum() > 20 and abs(probabilities[part].mean() - targets[part].mean()) < 0.2
@@ -102,7 +102,7 @@ def test_it_learns_and_probabilities_are_worth_something(reviews_rows):
     assert (np.diff(model.probabilities(texts[300:]).ravel()[order]) >= 0).all()
 
 
-def test_same_seed_same_scores_in_processes_too(reviews_rows, monkeypatch):
+def test_the_same_seed_gives_the_same_scores_also_in_processes(reviews_rows, monkeypatch):
     texts, targets, _ = reviews_rows
     alone = linear_baseline.out_of_fold(texts, targets, folds=2)[0]
     monkeypatch.setattr(linear_baseline, "WORTH_PROCESSES", 0)
@@ -120,11 +120,11 @@ def test_features_can_be_shared(reviews_rows):
 
 
 @pytest.mark.parametrize(("name", "micro", "macro"), [("duee", 0.9099, 0.8175), ("cail-divorce", 0.8887, 0.7254)])
-def test_what_the_public_sets_say_of_it(name, micro, macro):
+def test_scores_on_the_public_sets_match_their_notes(name, micro, macro):
     """The figures in the sets' own notes, dev scored once, nothing tuned on it."""
     folder = REAL_DATA / name
     if not folder.exists():
-        pytest.skip(f"{folder} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{folder} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     texts, targets, labels = rows_of(folder, None)
     dev = read_rows(str(folder / "dev.txt"), labels, Problems())
     assert len(dev) == len(lines_of(folder / "dev.txt"))

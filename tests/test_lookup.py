@@ -46,7 +46,7 @@ def looking(tmp_path, monkeypatch):
         one.close()
 
 
-def test_after_a_failure_nobody_waits_until_the_index_answers_again(looking, capfd):
+def test_after_a_failure_requests_are_refused_at_once_until_the_index_answers_again(looking, capfd):
     set_up_log()
     index, one = looking(look=0.05)
     index.error = IndexUnavailable("Milvus at http://host:19530 did not search")
@@ -68,7 +68,7 @@ def test_after_a_failure_nobody_waits_until_the_index_answers_again(looking, cap
     assert said.count("The index answers again") == 1
 
 
-def test_an_index_that_is_down_is_noticed_before_anybody_asks(looking):
+def test_an_index_that_is_down_is_noticed_before_any_request(looking):
     index, one = looking(look=0.05)
     wait_until(lambda: index.asked > 2)
     assert one.answers

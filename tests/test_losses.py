@@ -67,7 +67,7 @@ def test_a_rare_label_weighs_more_than_a_frequent_one_of_the_same_row():
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smoothing", [0, 0.1])
-def test_the_least_loss_is_at_the_target(name, smoothing):
+def test_the_loss_is_lowest_at_the_target(name, smoothing):
     """Training ends where the sigmoid equals a smoothed target; targets of 0 and 1 are never reached."""
     labels = paddle.to_tensor([[0.0, 1.0]])
     loss = make_loss(name, np.array([50, 50]), 100)

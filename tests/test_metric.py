@@ -29,8 +29,6 @@ from metric import (
 from text_cls.decision import Decision
 from text_cls.label_tree import parent_ids, with_ancestors
 
-FLAT = np.full(4, -1)
-
 
 def flat(width):
     return np.full(width, -1)
@@ -156,7 +154,7 @@ def test_paths_by_brute_force(case):
 
 
 @given(forests())
-def test_rows_with_just_the_right_paths_are_those_with_the_right_set(case):
+def test_rows_with_exactly_the_right_paths_are_those_with_the_right_set(case):
     parents, gold, predicted = case
     gold, predicted = with_ancestors(gold, parents), with_ancestors(predicted, parents)
     for g, p in zip(gold, predicted):
@@ -208,7 +206,7 @@ scored = st.integers(1, 30).flatmap(
 @settings(max_examples=200, deadline=None)
 @given(scored)
 def test_curves_against_scikit_learn(case):
-    """Ties, gold alone, and none at all."""
+    """Ties, only gold, and no gold at all."""
     gold, probabilities = case
     precision, recall, thresholds = precision_recall(gold, probabilities)
     if not gold.any():
@@ -285,7 +283,7 @@ def test_recall_at_against_sets(data):
     assert 0 <= recalls[1] <= recalls[3] <= recalls[5] <= recalls[50] <= 1
 
 
-def test_recall_at_one_label_a_row_against_scikit_learn():
+def test_recall_at_with_one_label_per_row_against_scikit_learn():
     """The share of rows whose label is among the N best is scikit-learn's top-k accuracy."""
     random = np.random.default_rng(5)
     scores, gold = random.random((400, 60)), random.integers(0, 60, 400)

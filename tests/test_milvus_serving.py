@@ -52,7 +52,7 @@ def in_milvus(label_bundle, tmp_path):
             process.wait()
 
 
-def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, retrieval, tmp_path):
+def test_a_milvus_that_dies_and_one_that_hangs(in_milvus, tmp_path):
     bundle, start, running, index = in_milvus
     question = {"data": {"text": TEXTS}}
     with serving(bundle, tmp_path / "log", "--deadline_seconds", 25, "--shutdown_seconds", 30) as one:
@@ -134,7 +134,7 @@ def wait_until_ready(one):
     wait_until(lambda: one.ask(path="/health/ready")[0] == 200)
 
 
-def test_a_milvus_that_does_not_answer_is_reported_at_the_start(label_bundle, run, tmp_path):
+def test_a_milvus_that_does_not_answer_is_reported_at_the_start(label_bundle, run):
     pytest.importorskip("pymilvus")
     put_index(label_bundle, {"kind": "milvus", "uri": "http://127.0.0.1:9", "collection": "labels"})
     started = time.monotonic()

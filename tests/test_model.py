@@ -150,7 +150,7 @@ def test_model_folder_problems(tiny_model, tmp_path):
     assert "a prompt model of few-shot/train.py; name the" in model_name_problem(str(prompted))
 
 
-def test_damaged_weights_are_a_message(tiny_model, tmp_path):
+def test_damaged_weights_are_reported(tiny_model, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_model, folder)
     (folder / "model_state.pdparams").write_bytes(b"half a download")

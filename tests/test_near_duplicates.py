@@ -33,7 +33,7 @@ def test_a_match_is_earlier_and_as_similar_as_it_says(texts, similarity):
 
 
 @given(TEXTS)
-def test_the_same_but_for_case_and_spaces_is_always_found(texts):
+def test_texts_that_differ_only_in_case_and_spaces_are_always_found(texts):
     match, value = find_near_duplicates(texts)
     for i, text in enumerate(texts):
         if any(normalized(text) == normalized(before) for before in texts[:i]):
@@ -62,12 +62,12 @@ def test_nearly_all_similar_pairs_are_found():
 
 
 def test_the_first_of_many_copies_is_the_match():
-    """Of train, dev and test one after the other, it is train's that a copy in dev is shown beside."""
+    """If train, dev and test are searched in this order, the match of a copy in dev is the row of train."""
     match, value = find_near_duplicates(["别的一句话"] + ["同一句话说了一遍又一遍"] * 6)
     assert match.tolist() == [-1, -1, 1, 1, 1, 1, 1] and value.tolist() == [0, 0, 1, 1, 1, 1, 1]
 
 
-def test_many_copies_of_one_text_cost_no_square():
+def test_many_copies_of_one_text_do_not_take_quadratic_time():
     """20,000 copies would be 200 million pairs."""
     texts = [f"同一句话说了一遍又一遍，从来没有变过 {'!' * (i % 3)}" for i in range(20_000)]
     match, _ = find_near_duplicates(texts)

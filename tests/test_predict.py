@@ -175,7 +175,7 @@ def on(run, copied, *flags):
     return run(script.main, "--dataset_dir", dataset, "--params_path", model, "--device", "cpu", *flags)
 
 
-def test_faults_at_once(run, copied):
+def test_all_faults_are_listed_together(run, copied):
     dataset, _ = copied
     write_lines(dataset / "label.txt", ["体育赛事", "新标签"])
     write_lines(dataset / "data.txt", ["一\t二\t三"])
@@ -286,7 +286,7 @@ def test_probabilities_are_the_dynamic_graphs(trained):
 
 
 @pytest.mark.parametrize("script_name", ["predict.py", "infer.py"])
-def test_flags_decide_otherwise_and_the_log_says_so(run, trained, bundles, tmp_path, script_name):
+def test_flags_override_the_decision_and_the_log_says_so(run, trained, bundles, tmp_path, script_name):
     import infer
 
     dataset, model = trained["news"]

@@ -74,7 +74,7 @@ def test_the_same_labels_as_predict_byte_for_byte(bundles, trained, run, task, t
 def test_the_same_labels_on_the_public_sets(train, learner, run, name, tmp_path):
     dataset = REAL_DATA / name
     if not dataset.exists():
-        pytest.skip(f"{dataset} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{dataset} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     quick = ("--max_train_samples", 1500, "--learning_rate", "5e-3", "--max_seq_length", 64, "--epochs", 6)
     status, log, checkpoint = train(
         dataset, *quick, "--batch_size", 16, "--logging_steps", 100, "--model_name", learner, "--max_dev_samples", 100
@@ -226,11 +226,11 @@ def test_perf_scores_as_evaluate_does_and_times(bundles, trained, run, tmp_path)
     assert "sample nums: 60, time: " in log and "per text: tokenisation " in log and "prediction result" not in log
 
 
-def test_flags_that_contradict(bundles, run, tmp_path):
+def test_flags_that_contradict_each_other(bundles, run, tmp_path):
     where = ("--model_path_prefix", bundles["news"], "--device", "cpu")
     for flags, message in (
-        ((), "needed: the folder of the data, --dataset_dir, or a file of texts, --input_file"),
-        (("--input_file", "a.txt", "--perf"), "needed: the folder of the data"),
+        ((), "name the folder of the data, --dataset_dir, or a file of texts, --input_file"),
+        (("--input_file", "a.txt", "--perf"), "name the folder of the data"),
         (("--dataset_dir", tmp_path, "--use_fp16", "--use_quantize"), "use one of them"),
         (("--dataset_dir", tmp_path), "data.txt: No such file or directory"),
         (("--input_file", ROOT / "data" / "data.txt", "--multilingual"), "remove --multilingual"),

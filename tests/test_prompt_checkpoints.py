@@ -37,7 +37,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(train_prompt, few, tmp_path,
     assert status == 130 and f"--resume_from_checkpoint {last}" in log and not (tmp_path / "out").exists()
     monkeypatch.setattr(prompt_training, "score", real)
     status, log = train_prompt(*steps, "--resume_from_checkpoint", last, "--learning_rate", "1e-2")
-    assert status == 2 and "--learning_rate was 3e-05, is 0.01" in log
+    assert status == 2 and "--learning_rate was 3e-05, now it is 0.01" in log
     rows = lines_of(few / "train.txt")
     write_lines(few / "train.txt", rows[1:])
     status, log = train_prompt(*steps, "--resume_from_checkpoint", last)
@@ -68,7 +68,7 @@ def test_the_best_model_before_the_interruption_is_kept(train_prompt, tmp_path, 
     assert train_prompt("--do_train", "--eval_steps", 2)[0] == 130
     last = tmp_path / "out_last"
     state = last / "checkpoint-4" / "trainer_state.json"
-    moved = state.read_text(encoding="utf-8").replace(str(last), "elsewhere_last")  # as if it was moved
+    moved = state.read_text(encoding="utf-8").replace(str(last), "elsewhere_last")  # as if it had been moved
     assert "elsewhere_last/checkpoint-2" in moved
     state.write_text(moved, encoding="utf-8")
     status, log = train_prompt("--do_train", "--eval_steps", 2, "--resume_from_checkpoint", last)
@@ -77,7 +77,7 @@ def test_the_best_model_before_the_interruption_is_kept(train_prompt, tmp_path, 
 
 
 @pytest.mark.parametrize("end", ["patience", "steps"])
-def test_a_run_killed_after_its_last_step_takes_no_other(train_prompt, tmp_path, monkeypatch, end):
+def test_a_run_killed_after_its_last_step_takes_no_further_step(train_prompt, tmp_path, monkeypatch, end):
     """Although another step would score better. 24 rows in batches of 8: the fourth step is in the middle of an epoch.
     If the last model is to be kept, patience does not end the run."""
     scores, seen = iter([0.5, 0.2, 0.1] + ([0.9] if end == "patience" else [0.4, 0.9])), []

@@ -50,7 +50,7 @@ def test_a_row_without_a_tab_is_refused(tmp_path):
         assert any(f"{path}:{number}: a row without labels; write" in message for message in problems.messages)
 
 
-def test_all_faults_are_reported_at_once(train_prompt, few, masked, tmp_path):
+def test_all_faults_are_reported_at_once(train_prompt, few, tmp_path):
     (tmp_path / "out").mkdir()
     write_lines(tmp_path / "out" / "thesis.txt", ["mine"])
     (few / "dev.txt").unlink()
@@ -103,14 +103,14 @@ def test_faults_of_rows_and_labels(train_prompt, few):
         (("--do_train", "--eval_steps", "2", "--save_steps", "3"), "every scored model must be saved; save"),
         (
             ("--do_train", "--evaluation_strategy", "steps"),
-            "--evaluation_strategy steps: give the number of steps, like --eval_steps",
+            "--evaluation_strategy steps: set the number of steps, such as --eval_steps",
         ),
         (
             ("--do_train", "--save_strategy", "steps", "--load_best_model_at_end", "0"),
-            "--save_strategy steps: give the number of steps, like --save_steps 100",
+            "--save_strategy steps: set the number of steps, such as --save_steps 100",
         ),
         (("--do_train", "--max_steps", "-5"), "--max_steps: must be 1 or more, or -1 to count epochs instead"),
-        ((), "nothing to do: give --do_train, --do_eval, --do_predict or --do_export"),
+        ((), "nothing to do: use --do_train, --do_eval, --do_predict or --do_export"),
         (("--do_eval",), "--output_dir {out} does not exist; train first (python few-shot/train.py ...)"),
         (("--do_train", "--data_dir", "nowhere"), "--data_dir nowhere is not a folder; name the one with train.txt"),
         (("--do_train", "--max_seq_length", "5"), "--max_seq_length 5: the prompt alone takes 5 tokens"),
@@ -124,11 +124,11 @@ def test_faults_of_rows_and_labels(train_prompt, few):
         ),
         (
             ("--do_train", "--evaluation_strategy", "steps"),
-            "--evaluation_strategy steps: give the number of steps, like --eval_steps",
+            "--evaluation_strategy steps: set the number of steps, such as --eval_steps",
         ),
         (
             ("--do_train", "--load_best_model_at_end", "false", "--save_strategy", "steps"),
-            "--save_strategy steps: give the number of steps, like --save_steps",
+            "--save_strategy steps: set the number of steps, such as --save_steps",
         ),
         (
             ("--do_train", "--model_name_or_path", "./nowhere"),
@@ -165,7 +165,7 @@ def test_a_word_without_tokens_is_refused(train_prompt, few):
     labels = lines_of(few / "label.txt")
     write_lines(few / "label.txt", [*labels[:-1], f"{labels[-1]}==\ufffd"])
     status, log = train_prompt("--do_train")
-    assert status == 2 and f"label {labels[-1]!r}: the word '\ufffd' has no tokens; give another one" in log
+    assert status == 2 and f"label {labels[-1]!r}: the word '\ufffd' has no tokens; use another one" in log
 
 
 def test_a_prompt_or_labels_other_than_the_models_are_refused(prompted, run, tmp_path):

@@ -34,7 +34,7 @@ def test_the_bundle_gives_the_logits_of_the_prompt_model(masked, tmp_path, promp
     assert not list(folder.glob("*.pdmodel")) and predictor.bundle.manifest["static_graph"] is None
 
 
-def test_the_last_layer_is_computed_for_the_mask_alone(prompted):
+def test_the_last_layer_is_computed_only_for_the_mask(prompted):
     model = onnx.load(prompted["news"][1] / "export" / "model.onnx")
     attention = [node for node in model.graph.node if node.op_type == "MultiHeadAttention"]
     producers = {name: node for node in model.graph.node for name in node.output}

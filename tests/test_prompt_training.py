@@ -137,7 +137,7 @@ def test_saved_models_need_not_be_scored(train_prompt):
     assert status == 0 and log.count("eval loss") == 2 and "Save last prompt model in" in log, log
 
 
-def test_running_out_of_memory_is_reported(train_prompt, tmp_path, monkeypatch):
+def test_running_out_of_memory_is_reported(train_prompt, monkeypatch):
     monkeypatch.setattr(prompt_training, "score", lambda *_: (_ for _ in ()).throw(MemoryError("no more")))
     status, log = train_prompt("--do_train")
     assert status == 2 and "Traceback" not in log

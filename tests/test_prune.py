@@ -115,13 +115,13 @@ def test_all_problems_are_reported_at_once(run, wide, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["1", "0", "5/4", "half", "1/0", "-1/2"])
-def test_widths_that_are_no_share(text, capsys):
+def test_widths_that_are_not_fractions_below_1(text, capsys):
     with pytest.raises(SystemExit):
         script.parse_args(["--output_dir", "o", "--dataset_dir", "d", f"--width_mult_list={text}"])
     assert "--width_mult_list" in capsys.readouterr().err
 
 
-def test_two_widths_of_one_folder():
+def test_two_widths_that_would_share_a_folder():
     problems = list(script.width_problems([Fraction(1, 2), Fraction(1, 2)], 12))
     assert len(problems) == 1 and "the same to two digits" in problems[0]
 

@@ -19,7 +19,7 @@ SETS = {  # rows of train and dev, labels, and dev texts that are in train too
 def dataset(request):
     folder = REAL_DATA / request.param
     if not folder.exists():
-        pytest.skip(f"{folder} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{folder} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     return folder
 
 

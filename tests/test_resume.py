@@ -18,7 +18,7 @@ from text_cls.neural.evaluation import Evaluation
 paddle = import_paddle()
 
 
-def test_killed_and_resumed_is_as_if_nothing_had_happened(news, train, tiny_model, tmp_path):
+def test_a_run_killed_and_resumed_ends_as_if_nothing_had_happened(news, train, tiny_model, tmp_path):
     """SIGKILL twice, within and between epochs, while the state is saved after every step."""
     same = ("--epochs", 5, "--batch_size", 16)
     expected = train(news, *same, save_dir=tmp_path / "whole")
@@ -97,7 +97,7 @@ def stop_early(dataset, train, **kwargs):
     return folder
 
 
-def test_resume_refuses_another_run(news, train, tmp_path):
+def test_resume_refuses_another_run(news, train):
     folder = stop_early(news, train)
     write_lines(news / "train.txt", [*lines_of(news / "train.txt"), "多了一行"])
     write_lines(news / "label.txt", [*lines_of(news / "label.txt"), "新标签"])
@@ -115,7 +115,7 @@ def test_resume_refuses_another_model(news, train, learner):
     assert status == 2 and "--resume: --model_name was" in log
 
 
-def test_resume_takes_what_does_not_matter(news, train, tmp_path):
+def test_resume_allows_changes_that_do_not_matter(news, train, tmp_path):
     folder = stop_early(news, train)
     moved = tmp_path / "moved"
     shutil.copytree(news, moved)

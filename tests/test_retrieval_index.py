@@ -39,14 +39,14 @@ def test_an_added_label_is_found_at_once_and_a_removed_one_never_again(indexed_b
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_order_of_adding_and_removing(indexed_bundle, run_index, tmp_path, kind):
+def test_any_order_of_adding_and_removing(indexed_bundle, run_index, kind):
     """The bundle's labels and the entries of its index match a list and a dict kept by the test."""
     folder = indexed_bundle("news", "labels", kind)
     pieces = st.lists(st.sampled_from(["a", "b", "<i>", "😀 '\""]), min_size=1, max_size=3)
 
     @settings(max_examples=5, deadline=None)
     @given(st.lists(st.tuples(pieces, st.booleans()), min_size=1, max_size=5))
-    def check(steps):  # each example starts from what the one before has left
+    def check(steps):  # each example starts from what the one before left
         labels, entries = lines_of(folder / "label.txt"), entries_of(folder)
         for parts, removes in steps:
             name, parent = "##".join(parts), "##".join(parts[:-1])
@@ -171,16 +171,16 @@ def test_names_that_cannot_be_in_a_label_file_are_refused(indexed_bundle, refuse
 def test_faults_say_what_to_do(indexed_bundle, refused_index, tmp_path):
     labels, rows = indexed_bundle("news", "labels"), indexed_bundle("news", "rows")
     first = lines_of(labels / "label.txt")[1]
-    assert "this label exists already; to add texts" in refused_index("add", labels, "--label", first)
-    assert refused_index("add", labels).count("give either --label or --corpus_file") == 1
-    assert "give either" in refused_index("add", labels, "--label", "a", "--corpus_file", "b")
+    assert "this label already exists; to add texts" in refused_index("add", labels, "--label", first)
+    assert refused_index("add", labels).count("use either --label or --corpus_file") == 1
+    assert "use either" in refused_index("add", labels, "--label", "a", "--corpus_file", "b")
     assert "--text goes with --label" in refused_index("add", labels, "--corpus_file", "b", "--text", "c")
     assert "an empty text" in refused_index("add", labels, "--label", "a", "--text", " ")
-    assert "give texts that have the label: --text" in refused_index("add", rows, "--label", "a")
+    assert "add texts that have the label: --text" in refused_index("add", rows, "--label", "a")
     assert "no such label; did you mean" in refused_index("remove", labels, "--label", f"{first}x")
     names = [name for name in lines_of(labels / "label.txt") if "##" not in name]
     assert "no label would be left" in refused_index("remove", labels, "--label", *names, "--with_children")
-    assert "give the labelled rows, --corpus_file" in refused_index("build", labels, "--corpus", "rows")
+    assert "name the labelled rows, --corpus_file" in refused_index("build", labels, "--corpus", "rows")
     log = refused_index("build", labels, "--corpus_file", tmp_path / "no.txt", "--index_type", "FLAT")
     assert "2 problems" in log and "no.txt" in log and "--index_type is for Milvus" in log
     assert "--vote counts labelled rows" in refused_index("build", labels, "--vote")
@@ -198,7 +198,7 @@ def test_faults_say_what_to_do(indexed_bundle, refused_index, tmp_path):
     assert "2 problems" in log and "mine.txt, which would be lost" in log
 
 
-def test_anything_but_a_retrieval_bundle_is_refused(bundles, refused_index, run, tmp_path):
+def test_anything_but_a_retrieval_bundle_is_refused(bundles, run, tmp_path):
     for command, flags in (("build", ()), ("add", ("--label", "a")), ("remove", ("--label", "a")), ("list", ())):
         status, log = run(script.main, command, "--bundle", bundles["news"], *flags)
         assert status == 2 and "retrieval_based/export_model.py" in log

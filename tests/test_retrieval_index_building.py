@@ -80,7 +80,7 @@ def test_into_milvus_and_out_of_it(indexed_bundle, run_index, milvus_file, monke
 
 
 @needs_milvus
-def test_out_of_a_milvus_that_is_gone(indexed_bundle, run_index, run, tmp_path, monkeypatch):
+def test_out_of_a_milvus_that_is_gone(indexed_bundle, run_index, run):
     folder = indexed_bundle()
     manifest = manifest_of(folder)
     manifest["index"] = {"kind": "milvus", "uri": "http://127.0.0.1:9", "collection": "c"}

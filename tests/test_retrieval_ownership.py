@@ -26,7 +26,7 @@ def test_only_one_index_py_at_a_time(indexed_bundle, refused_index, run_index):
         folder.with_name(f"{folder.name}.lock").unlink()  # by hand: the run still ends well
 
 
-def test_a_change_by_somebody_else_is_not_overwritten(indexed_bundle, run, monkeypatch):
+def test_a_change_by_another_process_is_not_overwritten(indexed_bundle, run, monkeypatch):
     folder = indexed_bundle()
     write_changes = script.write_changes
 

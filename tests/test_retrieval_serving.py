@@ -55,7 +55,7 @@ def test_parameters_are_honoured(serve, retrieval):
     assert ask(client, TEXTS, "retrieval", batch_size=1).json() == ask(client, TEXTS, "retrieval").json()
 
 
-def test_info_and_the_other_routes(serve, retrieval, bundles):
+def test_info_and_the_other_routes(serve, retrieval):
     one = serve(retrieval["reviews", "labels"], "--max_texts", 3)
     info = one.get("/info").json()
     assert info["task"] == "retrieval" and info["route"] == ROUTE and len(info["labels"]) == 19
@@ -75,7 +75,7 @@ def test_info_and_the_other_routes(serve, retrieval, bundles):
     assert f"POST {ROUTE}" in one.get("/docs").text
 
 
-def test_a_bundle_without_an_index_does_not_start(run, bundles, tmp_path):
+def test_a_bundle_without_an_index_does_not_start(bundles, tmp_path):
     from retrieval_bundles import make_encoder
 
     folder = make_encoder(bundles["news"], tmp_path / "encoder")
@@ -105,7 +105,7 @@ def test_the_client_writes_what_infer_writes(retrieval, run, tmp_path):
         assert lines_of(tmp_path / "over_http.txt") == lines_of(tmp_path / "here.txt")
 
 
-def test_the_schema_is_the_truth(retrieval, tmp_path):
+def test_the_schema_matches_the_answers(retrieval, tmp_path):
     with serving(retrieval["news", "rows"], tmp_path / "log", "--max_texts", 8, "--max_characters", 200) as one:
         command = command_line(
             "-m",

@@ -62,7 +62,7 @@ def steps_of(dataset, model, rows=None):
     return retrieval_training.RetrievalSteps(options, checkpoint, train, tokens, corpus)
 
 
-def test_labels_of_a_text_are_no_negatives(news, tiny_model):
+def test_labels_of_a_text_are_not_negatives(news, tiny_model):
     """Other labels of the text, the parents of its labels, and the same label of another row."""
     rows = {
         "a": ["灾害事故", "灾害事故##地震", "灾害事故##洪涝"],

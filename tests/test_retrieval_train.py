@@ -148,7 +148,7 @@ def test_it_learns(encoders):
         assert history[-1]["recall@1"] > history[0]["recall@1"]
 
 
-def test_twice_the_same(fit, news, tmp_path):
+def test_the_same_run_twice_gives_the_same_checkpoint(fit, news, tmp_path):
     for name in ("one", "two"):
         assert fit(news, save_dir=tmp_path / name)[0] == 0
     assert same_weights(tmp_path / "one", tmp_path / "two")
@@ -186,7 +186,7 @@ def test_embedding_keeps_the_mode_of_the_model_and_ignores_padding(family_folder
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
-def test_rows_of_any_kind(fit, tmp_path, tiny_model):
+def test_rows_of_any_kind(fit, tmp_path):
     """No label, one, twenty, a long text, an emoji, markup; a batch with only one label."""
     names = [f"标签{i}" for i in range(20)] + ['<b onclick="x">\'&', "😀"]
     write_lines(tmp_path / "label.txt", names)
@@ -275,7 +275,7 @@ class Stopped(training.StopSignal):
         return entered
 
 
-def test_stopped_and_resumed_is_as_if_nothing_had_happened(fit, news, tmp_path, monkeypatch):
+def test_a_run_stopped_and_resumed_ends_as_if_nothing_had_happened(fit, news, tmp_path, monkeypatch):
     same = ("--epochs", 2, "--batch_size", 30)
     assert fit(news, *same, save_dir=tmp_path / "whole")[0] == 0
     with monkeypatch.context() as patch:

@@ -102,7 +102,7 @@ def test_a_file_without_rows(tmp_path):
     assert "train.txt: no rows" in rows_of(tmp_path, "", " ")[1][0]
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="nothing.txt: No such file or directory. Check the folder"):
         list(read_lines(str(tmp_path / "nothing.txt")))
 
@@ -200,7 +200,7 @@ def test_sample_keeps_text_and_labels_together(tmp_path):
 
 
 def test_a_million_rows_take_little_memory(tmp_path):
-    """Texts and labels in buffers: 60 MB of file in under twice that, where a list of tuples takes five times."""
+    """Texts and labels in buffers: 60 MB of file in under twice that; a list of tuples takes five times as much."""
     path = tmp_path / "train.txt"
     with open(path, "w", encoding="utf-8") as file:
         for i in range(200_000):

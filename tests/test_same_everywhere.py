@@ -1,4 +1,4 @@
-"""A text gets the same labels on every way from a checkpoint to a served model, by a decision that uses every setting.
+"""A text gets the same labels on every path from checkpoint to served model, with a decision that uses every setting.
 
 300 texts go through evaluate.py, predict.py, infer.py (ONNX Runtime), the HTTP server and Triton. The functions
 `by_...` take a checkpoint or a bundle, and return a list of label names per row.
@@ -110,7 +110,9 @@ def case(request, trained, learner, tmp_path_factory):
         rows = [*lines_of(dataset / "dev.txt"), *lines_of(dataset / "train.txt")]
     else:
         if not (REAL_DATA / name).exists():
-            pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the public sets' folder")
+            pytest.skip(
+                f"{REAL_DATA / name} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets"
+            )
         dataset.mkdir()
         shutil.copy(REAL_DATA / name / "label.txt", dataset)
         write_lines(dataset / "train.txt", lines_of(REAL_DATA / name / "train.txt")[:1000])

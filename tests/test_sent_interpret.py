@@ -49,7 +49,7 @@ def blocks_of(path):
 
 
 def evaluated(dataset):
-    """Stands for evaluate.py: two wrong rows."""
+    """Stands in for evaluate.py: two wrong rows."""
     rows = [line.split("\t") for line in lines_of(dataset / "dev.txt")]
     names = lines_of(dataset / "label.txt")
     cases = [f"{text}\t{labels}\t{names[0]}" for text, labels in [row for row in rows if len(row) == 2][:2]]
@@ -73,7 +73,7 @@ def test_the_guides_block_for_each_bad_case(interpret, task):
 
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_supports_are_the_training_rows_with_the_highest_cosine(interpret, trained, task):
-    """By other means: features of one text at a time, and every cosine."""
+    """Computed another way: features of one text at a time, and every cosine."""
     from text_cls.cli import Problems
     from text_cls.neural.checkpoint import load_checkpoint, load_model
     from text_cls.neural.model import encode, predict_features
@@ -102,7 +102,7 @@ def test_supports_are_the_training_rows_with_the_highest_cosine(interpret, train
             assert abs(cosines[train.index(text)] - float(score)) < 2e-5
 
 
-def test_texts_alone_are_predicted_by_the_model(interpret, run, trained, tmp_path):
+def test_texts_without_a_prediction_are_predicted_by_the_model(interpret, run, trained, tmp_path):
     import predict
 
     def edit(dataset):
@@ -184,7 +184,7 @@ def test_all_problems_are_listed_together(interpret):
     assert not (dataset / "sent_interpret.txt").exists()
 
 
-def test_a_result_never_takes_the_place_of_what_is_read(interpret):
+def test_a_result_never_overwrites_an_input(interpret):
     status, log, dataset, _ = interpret("news", "--interpret_result_file", "train.txt", edit=evaluated)
     assert status == 2 and len(lines_of(dataset / "train.txt")) == 600
     assert "--interpret_result_file train.txt: this is also an input file and would be lost; name another" in log

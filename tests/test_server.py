@@ -1,4 +1,4 @@
-"""The HTTP server in process: what it answers, its pages, and what it says in log and metrics."""
+"""The HTTP server in process: what it answers, its pages, its log and its metrics."""
 
 import logging
 import re
@@ -160,7 +160,7 @@ def test_ids(serve):
     assert first != second
 
 
-def test_info(serve, bundles):
+def test_info(serve):
     info = serve("reviews", "--max_texts", 7).get("/info").json()
     assert info["task"] == "multi_label" and info["route"] == "/models/cls_multi_label" and len(info["labels"]) == 19
     assert info["max_seq_len"] == 48 and info["limits"]["max_texts"] == 7 and len(info["bundle"]) == 64

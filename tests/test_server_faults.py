@@ -47,11 +47,11 @@ def read_all(connection):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-# ---------------------------------------------------------------------------------------------------- the other starts
+# ------------------------------------------------------------------------------------------------- other ways to start
 
 
 @pytest.mark.parametrize("start", ["uvicorn", "paddlenlp"])
-def test_the_other_starts(bundles, log, start):
+def test_other_ways_to_start(bundles, log, start):
     """`uvicorn server:app` without Paddle, and `paddlenlp server server:app` as in PaddleNLP's application."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -90,7 +90,7 @@ def test_the_other_starts(bundles, log, start):
         process.wait()
 
 
-# -------------------------------------------------------------------------------------------------------------- the end
+# ------------------------------------------------------------------------------------------------------------- stopping
 
 
 def test_sigterm_finishes_what_was_accepted(bundles, log):
@@ -346,7 +346,7 @@ def test_overload(bundles, log):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_for_the_log(bundles, tmp_path):
+def test_a_full_disk_for_the_log(bundles):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with open("/dev/full", "w", encoding="utf-8") as full:

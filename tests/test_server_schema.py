@@ -9,7 +9,7 @@ from serving import serving
 
 
 @pytest.mark.parametrize("key", [None, "s3cret"])
-def test_the_schema_is_the_truth(bundles, tmp_path, key):
+def test_the_schema_matches_the_answers(bundles, tmp_path, key):
     """No 5xx, no answer outside the schema, no invalid request accepted, no valid one refused."""
     limits = ("--max_texts", 8, "--max_characters", 200)
     environment = {"TEXT_CLS_API_KEY": key} if key else {}

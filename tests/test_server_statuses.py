@@ -168,7 +168,7 @@ def test_the_deadline(serve):
     assert 7 not in model.rows and 14 not in model.rows  # they never reached the model
 
 
-def test_a_client_that_left_costs_no_run(serve, bundles):
+def test_a_client_that_left_costs_no_run(serve):
     client = serve()
     model, app = PausedModel(client), client.app
     with ThreadPoolExecutor(1) as pool:

@@ -39,7 +39,7 @@ def words_of(folder, script, *flags):
 
 
 def run(folder, script, *flags):
-    """Runs a script of a copy from a folder elsewhere: what it printed, if it succeeded."""
+    """Runs a script of a copy from a folder elsewhere, asserts that it succeeds, and returns its output."""
     elsewhere = folder.parent
     return finish(subprocess.run(words_of(folder, script, *flags), cwd=elsewhere, capture_output=True, text=True))
 
@@ -126,7 +126,7 @@ def test_the_library_needs_no_deploy(bundles, retrieval, tmp_path):
 
 
 def test_an_import_from_the_rest_of_the_project_is_noticed(tmp_path):
-    """Else the tests above would show nothing."""
+    """Otherwise the tests above would show nothing."""
     for number, line in enumerate(("import metric", "import utils", "import text_cls.neural.model", "import sklearn")):
         folder = copy_of_project(tmp_path / str(number), "deploy", "text_cls")
         script = folder / "deploy" / "predictor" / "infer.py"

@@ -1,4 +1,4 @@
-"""The server's page, used as by a person: a text typed, labels read."""
+"""The server's page, used as a person would: a text typed, labels read."""
 
 import re
 from contextlib import ExitStack

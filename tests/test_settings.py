@@ -11,7 +11,7 @@ import settings
 KEY = "s3cret"
 
 
-def test_settings(run, caplog, monkeypatch):
+def test_settings(caplog, monkeypatch):
     monkeypatch.setattr("text_cls.cli.logger.propagate", True)
     environ = {
         "TEXT_CLS_PORT": "1",

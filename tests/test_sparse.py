@@ -42,7 +42,7 @@ def label_sets(path):
 
 
 def features_of(trained, task, texts):
-    """Features by other means: one text at a time."""
+    """Features computed another way: one text at a time."""
     from text_cls.cli import Problems
     from text_cls.neural.checkpoint import load_checkpoint, load_model
     from text_cls.neural.model import encode, predict_features
@@ -155,7 +155,7 @@ def test_annotate_chooses_only_new_texts(sparse):
     assert "add the labels to the rows of" in log and "train_sparse_annotate.txt" in log
 
 
-def test_too_few_supports_say_what_brings_more(sparse):
+def test_with_too_few_supports_the_log_says_how_to_get_more(sparse):
     _, log, dataset = sparse("news", "--aug_strategy", "duplicate", "--support_threshold", 0.999999)
     assert "Found 0 support rows of 100" in log and "lower --support_threshold (0.999999; the best score is 0." in log
     assert lines_of(dataset / "support.txt") == [] and "Next" not in log and "nan" not in log

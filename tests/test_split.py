@@ -51,7 +51,7 @@ def test_a_partition_in_which_texts_stay_together(problem):
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_of_one_path_a_row_each_label_with_enough_rows_is_everywhere(data):
+def test_with_one_path_per_row_each_label_with_enough_rows_is_in_every_part(data):
     names = ["a", "b", "a##c", "a##d", "a##c##e", "b##c", "f"]
     parents = parent_ids(names)
     leaves = data.draw(st.lists(st.integers(-1, len(names) - 1), min_size=3, max_size=40))
@@ -90,7 +90,7 @@ def test_a_move_that_frees_another_text():
     assert_no_gap_can_be_filled(targets, texts, stratified_split(targets, texts, [0.4, 0.3, 0.3], 0))
 
 
-def test_sizes_are_kept_where_many_labels_are_rare():
+def test_sizes_are_kept_if_many_labels_are_rare():
     """To have each in every part, texts leave train (422 of 600 would stay here); others are moved back."""
     random = np.random.default_rng(0)
     targets = np.zeros((600, 150), dtype=bool)
@@ -170,7 +170,7 @@ def split(run, folder, *flags):
     return run(script.main, "--dataset_dir", folder, *flags)
 
 
-def test_lines_are_copied_as_they_stand(run, dataset):
+def test_lines_are_copied_unchanged(run, dataset):
     status, log = split(run, dataset)
     assert status == 0, log
     written = {name: lines_of(dataset / name) for name in FILES}
@@ -232,7 +232,7 @@ def test_the_seed_alone_decides(dataset, tmp_path):
     assert made["a"] == made["b"] and made["a"][0] != made["c"][0]
 
 
-def test_nothing_is_replaced_unasked(run, dataset):
+def test_files_are_replaced_only_with_overwrite(run, dataset):
     write_lines(dataset / "dev.txt", ["mine"])
     status, log = split(run, dataset)
     assert status == 2 and "dev.txt already exists; use --overwrite" in log

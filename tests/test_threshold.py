@@ -54,7 +54,7 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
     assert f"macro F1 {100 * scores[1]:.2f} " in lines[0]
 
 
-def test_a_bundle_stays_whole(tune):
+def test_a_bundle_stays_complete(tune):
     from text_cls.serving import predictor
 
     status, log, folder = tune(
@@ -67,7 +67,7 @@ def test_a_bundle_stays_whole(tune):
     assert all(len(names) for names, _ in served.predict(["一场比赛", "地震了"]))
 
 
-def test_what_lies_in_a_bundles_folder_is_not_lost(tune):
+def test_other_files_in_a_bundles_folder_are_not_lost(tune):
     status, _, folder = tune("news", "--dry_run", bundle=True)
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     before = (folder / "decision.json").read_text(encoding="utf-8")
@@ -163,6 +163,6 @@ def test_rows_of_every_kind(tune, task):
 
 
 @pytest.mark.parametrize("device", ["xpu", "gpu:x", "gpu:"])
-def test_what_no_bundle_runs_on(tune, device):
+def test_devices_that_no_bundle_runs_on(tune, device):
     status, log, _ = tune("news", "--device", device, bundle=True)
     assert status == 2 and f"--device {device}: a bundle runs on cpu, gpu, or one card: gpu:0" in log

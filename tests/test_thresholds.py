@@ -67,7 +67,7 @@ def test_labels_that_no_row_has(data):
     assert not (scores > fit_thresholds(scores, targets)).any()
 
 
-def test_rare_labels_get_the_common_threshold_frequent_ones_their_own():
+def test_rare_labels_get_the_common_threshold_and_frequent_ones_their_own():
     random = np.random.default_rng(3)
     targets = random.random((4000, 12)) < 0.2
     scores = np.where(targets, 0.0, -2.0) + random.normal(0, 0.4, targets.shape)  # best cut near -1
@@ -83,8 +83,8 @@ def test_rare_labels_get_the_common_threshold_frequent_ones_their_own():
     assert drawn[1] == pytest.approx(common + 5, abs=0.3)
 
 
-def test_rows_it_has_not_seen():
-    """What it is for: labels of very different frequency, scores that say more than their sign."""
+def test_thresholds_help_on_unseen_rows():
+    """What they are for: labels of very different frequency, and scores whose zero is not the best cut."""
     random = np.random.default_rng(4)
     shares = np.geomspace(0.004, 0.3, 15)
     targets = random.random((3000, 15)) < shares
@@ -108,7 +108,7 @@ def test_no_common_threshold_is_better(case, objective):
 
 
 @given(labelled(), st.sampled_from(["micro", "exact"]))
-def test_a_threshold_a_label_is_no_worse_than_one_and_no_better_than_the_best(case, objective):
+def test_one_threshold_per_label_is_no_worse_than_a_common_one_and_no_better_than_the_best(case, objective):
     probabilities, gold = case
     found = cross_fitting.value_of(gold, probabilities > thresholds.fit_each(probabilities, gold, objective), objective)
     one = cross_fitting.value_of(gold, probabilities > thresholds.fit_one(probabilities, gold, objective), objective)
@@ -169,7 +169,7 @@ def test_the_temperature_that_made_the_logits_is_found():
     assert thresholds.fit_temperature(sigmoid(logits), gold) == pytest.approx(1, rel=0.05)
 
 
-def test_frequent_labels_go_their_own_way():
+def test_a_frequent_label_gets_a_threshold_of_its_own():
     random = np.random.default_rng(8)
     gold = random.random((1500, 4)) < 0.3
     probabilities = sigmoid(np.where(gold, 1.5, -1.5) + random.normal(0, 1, gold.shape))

@@ -38,7 +38,7 @@ def test_the_example_rows(pair, name):
 @pytest.mark.parametrize("name", ["duee", "cail-divorce"])
 def test_the_public_sets(pair, name):
     if not (REAL_DATA / name).exists():
-        pytest.skip(f"{REAL_DATA / name} is not here; TEXT_CLASSIFICATION_DATA names the folder the public sets are in")
+        pytest.skip(f"{REAL_DATA / name} does not exist; set TEXT_CLASSIFICATION_DATA to the folder of the public sets")
     for split in ("train", "dev"):
         assert_same(*pair, [line.partition("\t")[0] for line in lines_of(REAL_DATA / name / f"{split}.txt")], 128)
 
@@ -62,7 +62,7 @@ def test_any_text(families, family_folders, texts):
     st.lists(st.sampled_from(["好", "ab ", "。", " ", "x" * 130, "[SEP]", "\u200b", "é"]), max_size=400),
     st.integers(2, 9),
 )
-def test_long_texts_are_read_as_far_as_tells(family_folders, pieces, max_length):
+def test_long_texts_are_read_only_as_far_as_needed(family_folders, pieces, max_length):
     """Cutting the characters early gives the tokens of the whole text, cut."""
     ours, text = load_tokenizer(str(family_folders["ernie"])), "".join(pieces)
     whole = ours.encode([text], 10**6)[0]

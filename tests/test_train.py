@@ -90,7 +90,7 @@ def test_patience_depends_on_the_label_set(reviews, train):
     assert read_run(str(folder))["arguments"]["early_stop_nums"] == 4
 
 
-def test_a_checkpoint_is_saved_though_nothing_is_predicted(news, train):
+def test_a_checkpoint_is_saved_even_if_nothing_is_predicted(news, train):
     """Macro F1 stays 0; PaddleNLP's application then writes no checkpoint and says that it has."""
     write_lines(news / "dev.txt", ["今天的菜谱是番茄炒蛋", "窗外下着小雨"])  # no label, so there is nothing to find
     status, log, folder = train(news)
@@ -168,7 +168,7 @@ def test_workers_change_nothing(news, train, tmp_path):
     assert losses(one) == pytest.approx(losses(two), abs=1.1e-5)
 
 
-def test_twice_the_same_run_is_the_same(news, train, tmp_path):
+def test_the_same_run_twice_gives_the_same_result(news, train, tmp_path):
     first, second = (train(news, "--epochs", 2, save_dir=tmp_path / str(i)) for i in range(2))
     assert losses(first[1]) == pytest.approx(losses(second[1]), abs=1.1e-5)
     assert_same_weights(first[2], second[2])

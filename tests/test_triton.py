@@ -208,7 +208,7 @@ def test_a_malformed_request_does_not_affect_others(narrow, model, inputs, messa
 
 @pytest.mark.parametrize("paused", ["tokenizer", "seqcls_batcher"])
 def test_a_full_queue_refuses_at_once(narrow, paused):
-    """Waiting requests are answered, those beyond the limit are refused meanwhile, and nothing hangs."""
+    """Waiting requests are answered, those beyond the limit are refused in the meantime, and nothing hangs."""
     texts = [f"公司裁员，足球赛{'好' * (i % 20)}" for i in range(80)]
     with ThreadPoolExecutor(80) as pool:
         with narrow.pause(paused):

@@ -14,7 +14,7 @@ from conftest import ROOT, lines_of
 from text_cls.serving import open_predictor
 
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
-# pip's words when there is no index to install from, or no way to it.
+# pip's words when there is no index to install from, or it cannot be reached.
 NO_INDEX = "No matching distribution found|ConnectionError|Failed to establish|Temporary failure in name resolution"
 PREDICT = """
 import json, sys

@@ -84,7 +84,7 @@ def test_sums_hold_for_every_family(families, family):
 
 
 def test_gradients_are_those_of_the_model(models):
-    """Against differences of the logits. Paddle's LayerNorm alone gets them wrong on CPUs; see compat.gradient."""
+    """Against differences of the logits. Without compat.gradient, Paddle's LayerNorm gets them wrong on CPUs."""
     import paddle
 
     from text_cls.neural.compat import gradient
@@ -234,7 +234,7 @@ def test_statuses_and_records(interpret, trained, task, method):
     assert f"Attributions of 2 texts saved in {folder / 'word_interpret.html'}" in log
 
 
-def test_the_model_predicts_where_the_file_does_not(interpret, trained, run, tmp_path):
+def test_the_model_predicts_if_the_file_does_not(interpret, trained, run, tmp_path):
     import predict
 
     texts = [line.partition("\t")[0] for line in lines_of(trained["news"][0] / "dev.txt")[:5]]
@@ -265,7 +265,7 @@ def test_odd_rows(interpret, trained, method):
 
 
 def test_logits_are_those_of_the_probabilities_shown(run, trained, tmp_path):
-    """Also where the decision has a temperature."""
+    """Also if the decision has a temperature."""
     dataset, model = (shutil.copytree(folder, tmp_path / folder.name) for folder in trained["news"])
     Decision(temperature=2.0).save(model / "decision.json")
     write_lines(dataset / "bad_case.txt", cases_of(trained, "news", 2))

@@ -30,11 +30,11 @@ def parse_args(argv=None):
         required=True,
         help="folder of the bundle, or its static graph without the ending (required)",
     )
-    parser.add_argument("--model_name_or_path", help="not needed, the bundle has its tokenizer; ignored (none)")
+    parser.add_argument("--model_name_or_path", help="ignored: the bundle has the tokenizer (none)")
     parser.add_argument(
-        "--multilingual", action="store_true", help="not needed, the bundle knows; an error if it disagrees (off)"
+        "--multilingual", action="store_true", help="not needed; an error unless the bundle is multilingual (off)"
     )
-    parser.add_argument("--max_seq_length", type=positive_int, help="most tokens per text (as in training)")
+    parser.add_argument("--max_seq_length", type=positive_int, help="maximum tokens per text (as in training)")
 
     run = parser.add_argument_group("device")
     run.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="where the model runs (%(default)s)")
@@ -52,7 +52,7 @@ def parse_args(argv=None):
     files = parser.add_argument_group("files")
     files.add_argument("--dataset_dir", help="folder of data.txt or, with --perf, of labelled rows (none)")
     files.add_argument("--input_file", help="file of texts, one per line (data.txt in --dataset_dir)")
-    files.add_argument("--output_file", help="file to write, text<TAB>label,label as by predict.py (only the log)")
+    files.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
     files.add_argument("--perf", action="store_true", help="score and time labelled rows instead of predicting (off)")
     files.add_argument(
@@ -95,7 +95,7 @@ def main(argv=None):
     if args.use_fp16 and args.use_quantize:
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
-        raise UserError("needed: the folder of the data, --dataset_dir, or a file of texts, --input_file")
+        raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
     from text_cls.serving import open_predictor
     from text_cls.serving.predictor import bundle_of
 

@@ -44,7 +44,7 @@ class TooLarge(Exception):
     """The body of a request is larger than allowed."""
 
 
-STATUS_OF = {TooSlow: 408, TooLarge: 413, Invalid: 422, Full: 503, Closed: 503}  # errors that end a request of texts
+STATUS_OF = {TooSlow: 408, TooLarge: 413, Invalid: 422, Full: 503, Closed: 503}  # errors that end a labelling request
 
 
 def answers(*statuses):
@@ -53,8 +53,8 @@ def answers(*statuses):
 
 
 def create_app(settings=None):
-    """The application. It loads the bundle when it starts, by `settings` or, if None, by the environment of then."""
-    # A caller that passes settings (server.py) reports an error at the start itself.
+    """The application. It loads the bundle at startup. If `settings` is None, they then come from the environment."""
+    # A caller that passes settings (server.py) reports a startup error itself.
     state = SimpleNamespace(service=None, start_error=None, caller_reports_errors=settings is not None)
 
     @asynccontextmanager
@@ -103,7 +103,7 @@ async def explain(request, error):
 
 
 def add_routes(app, state):
-    @app.get("/", summary="The page for people", response_class=HTMLResponse, responses=answers())
+    @app.get("/", summary="The web page", response_class=HTMLResponse, responses=answers())
     async def page():
         return HTMLResponse(state.page, headers={"Content-Security-Policy": policy_of(state.page)})
 
@@ -121,11 +121,11 @@ def add_routes(app, state):
     async def metrics():
         return Response(state.service.metrics.page(), media_type=Metrics.CONTENT_TYPE)
 
-    @app.get("/openapi.json", summary="This API for programs", responses=answers())
+    @app.get("/openapi.json", summary="The OpenAPI schema", responses=answers())
     async def openapi() -> dict:
         return JSONResponse(schema_of(app, state.service))
 
-    @app.get("/docs", summary="This API for people", response_class=HTMLResponse, responses=answers())
+    @app.get("/docs", summary="The API documentation", response_class=HTMLResponse, responses=answers())
     async def docs():
         headers = {"Content-Security-Policy": f"{NOTHING_ELSE}; style-src 'unsafe-inline'; img-src data:"}
         return HTMLResponse(render(schema_of(app, state.service)), headers=headers)
@@ -138,7 +138,7 @@ def add_task(app, state, task):
 
     @app.post(
         ROUTES[task],
-        summary=f"Labels of texts, for a bundle with labels that are {kind}",
+        summary=f"Labels of texts, from a bundle whose labels are {kind}",
         response_model=Answer,
         responses=answers(408, 413, 415, 422, 500, 503, 504),
         openapi_extra=extra,
@@ -191,7 +191,7 @@ def policy_of(page):
     return f"{NOTHING_ELSE}; {allowed}"
 
 
-# ------------------------------------------------------------------------------------------------- one request of texts
+# ---------------------------------------------------------------------------------------------- one labelling request
 
 
 async def label(request, service, task):

@@ -17,7 +17,7 @@ import numpy as np
 
 from text_cls.batching import cheapest_batches
 
-WINDOW = 128  # waiting texts to choose a run from: more have more similar lengths; planning takes 0.4 ms
+WINDOW = 128  # waiting texts to choose a run from: the more, the more similar their lengths; planning takes 0.4 ms
 MEMORY = 2.0  # seconds of running after which a measured speed counts 1/e as much
 
 
@@ -30,7 +30,7 @@ class Full(Exception):
 
 
 class Closed(Exception):
-    """Nothing new is accepted, only what was accepted before is finished. `retry_after`: seconds to wait."""
+    """No new requests are accepted; those accepted before are finished. `retry_after`: seconds to wait."""
 
     retry_after = 5
 
@@ -71,8 +71,8 @@ class Batcher:
     Args:
         run: takes a list of int arrays, the token ids of the rows, and returns a float32 array [rows, columns].
         columns: number of columns of that array.
-        batch_tokens: most tokens per run, including padding.
-        queue_tokens: most tokens that may wait.
+        batch_tokens: maximum tokens per run, including padding.
+        queue_tokens: maximum tokens waiting.
         patience: seconds; a request that would wait longer, by the measured speed, is refused.
         batching: False to run each request separately.
         observe: called after each run with its number of rows, tokens (without padding) and seconds.
@@ -122,7 +122,7 @@ class Batcher:
 
         Args:
             rows: list of int arrays, the token ids of each text.
-            batch_size: most rows of this request in one run.
+            batch_size: maximum rows of this request in one run.
         Returns:
             concurrent.futures.Future of the outputs, float32 [rows, columns], or of the model's exception. Once it is
             cancelled, its waiting rows are not run.

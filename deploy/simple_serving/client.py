@@ -28,7 +28,7 @@ from text_cls.cli import Problems, UserError, command, non_negative_float, posit
 from text_cls.label_tree import SEPARATOR
 from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
-LONGEST_WAIT = 30  # most seconds between two tries, whatever the server asks for
+LONGEST_WAIT = 30  # maximum seconds between two tries, even if the server asks for more
 SAMPLES = {  # True: for hierarchical labels
     True: ["“小满”牌电热毯召回六千条，原因是控温器会短路", "安康汉江边，钓鱼老汉救起三个翻船的学生"],
     False: ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
@@ -52,7 +52,7 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     request = parser.add_argument_group("request")
-    request.add_argument("--max_seq_len", type=positive_int, help="most tokens per text (the server's)")
+    request.add_argument("--max_seq_len", type=positive_int, help="maximum tokens per text (the server's)")
     request.add_argument(
         "--batch_size", type=positive_int, help="texts per request and, if set, per run of the model (32)"
     )
@@ -60,7 +60,7 @@ def parse_args(argv=None):
 
     files = parser.add_argument_group("files")
     files.add_argument("--input_file", help="file of texts, one per line (sample texts)")
-    files.add_argument("--output_file", help="file to write, text<TAB>label,label as by predict.py (only the log)")
+    files.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
 
     server = parser.add_argument_group("server")
@@ -80,7 +80,7 @@ class Server:
     """One server, used by several threads; each keeps its own connection open.
 
     Args:
-        url: http(s)://host:port, perhaps with the path of a proxy and the route of the labels.
+        url: http(s)://host:port, optionally with a proxy's path and the route of the labels.
         key: the API key, or None.
         timeout: seconds without a byte of an answer.
         retry_seconds: how long a request to a busy or restarting server is retried.
@@ -168,14 +168,15 @@ class Server:
         if isinstance(error, TimeoutError):
             return f"{self.url}: no answer within {self._timeout:g} s; use a larger --timeout or a smaller --batch_size"
         if isinstance(error, ConnectionRefusedError):
-            return f"{self.url}: no server runs there. Start it (python server.py --bundle ../../export) or check --url"
+            start = "Start it (python server.py --bundle ../../export) or check --url"
+            return f"{self.url}: no server is running there. {start}"
         return f"{self.url}: {error or type(error).__name__}. Check --url and the server's log"
 
     def _error_answer(self, status, data):
         try:
             detail = json.loads(data)["detail"]
         except (ValueError, KeyError, TypeError):
-            detail = "not an answer of server.py"
+            detail = "not an answer from server.py"
         remedy = REMEDIES.get(status, REMEDIES[None])
         return f"{self.url} answers {status}: {str(detail).rstrip('.')}. {remedy}"
 
@@ -183,7 +184,7 @@ class Server:
         try:
             return json.loads(data)
         except ValueError:
-            raise UserError(f"the answer of {self.url} is not JSON. {REMEDIES[None]}") from None
+            raise UserError(f"the answer from {self.url} is not JSON. {REMEDIES[None]}") from None
 
     def _stop_if_closed(self):
         if self._closed.is_set():
@@ -235,10 +236,10 @@ class Labeller:
                 return result
         except (KeyError, TypeError):
             pass
-        raise UserError(f"the answer of {self.server.url} does not have labels for each text. {REMEDIES[None]}")
+        raise UserError(f"the answer from {self.server.url} does not have labels for each text. {REMEDIES[None]}")
 
     def _requests(self, texts, batch_size):
-        """Yields lists of consecutive texts, as many as one request may have by number and by bytes."""
+        """Yields lists of consecutive texts, as many as fit into one request, by number and by bytes."""
         request, size = [], 0
         for text in texts:
             more = len(_encode(text)) + 2

@@ -22,8 +22,8 @@ def protocol_of(seconds):
         def connection_made(self, transport):
             super().connection_made(transport)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                # Otherwise a socket accepts megabytes at a time, and only once a third of what it has is read. What is
-                # left in the buffer would then not distinguish a slow reader from one that reads nothing.
+                # Otherwise a socket accepts megabytes at a time, and only once a third of what it holds is read. What
+                # is left in the buffer would then not distinguish a slow reader from one that reads nothing.
                 transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 16)
             self._watch()
 

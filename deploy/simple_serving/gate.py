@@ -33,7 +33,7 @@ class Gate:
             await self.app(scope, receive, send)
 
     async def _lifespan(self, scope, receive, send):
-        """Reports a UserError at the start in a sentence, without a traceback."""
+        """Reports a UserError at startup in a sentence, without a traceback."""
         reported = False
 
         async def report(message):

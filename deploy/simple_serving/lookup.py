@@ -20,7 +20,7 @@ from text_cls.cli import UserError, logger
 from text_cls.search.index import IndexUnavailable
 
 THREADS = {"embedded": 1, "milvus": 8}  # a search in memory keeps a core busy; one in Milvus waits for a server
-LOOK_SECONDS = 1.0  # between two looks at the bundle's manifest and at Milvus
+LOOK_SECONDS = 1.0  # between two checks of the bundle's manifest and of Milvus
 DOWN = "the index of labels does not answer"
 
 
@@ -77,7 +77,7 @@ class Lookup:
 
     @property
     def _kind(self):
-        """The kind of the index that answers now; index.py may replace it by one of the other kind."""
+        """The kind of the index that answers now; index.py may replace it with one of the other kind."""
         return self.predictor.bundle.manifest["index"]["kind"]
 
     def _timed(self, function, *args):
@@ -104,7 +104,7 @@ class Lookup:
     def _ask(self):
         try:
             _try(self.predictor)
-        except Exception as error:  # of any kind: this thread must go on watching
+        except Exception as error:  # of any kind: this thread must keep watching
             self._set_answers(False, error)
         else:
             self._set_answers(True)
@@ -129,7 +129,7 @@ class Lookup:
                 fresh = self._read[1] if self._read[0] == stamp else self.predictor.reopened()
                 self._read = stamp, fresh
                 _try(fresh)
-        except Exception as error:  # of any kind: the server goes on with what it has
+        except Exception as error:  # of any kind: the server keeps using what it has
             failure = error
         if _stamp(self._manifest) != stamp:  # replaced while it was read, so that files may be mixed: next time
             return

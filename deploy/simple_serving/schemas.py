@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 NO_OTHER_KEYS = {"additionalProperties": False}
-LEAST_TOKENS = 3  # one of the text, between the first and the last, which are special tokens
+LEAST_TOKENS = 3  # one of the text's, between the first and the last, which are special
 
 
 class Invalid(Exception):
-    """The request is not valid. The message says what to change, and quotes nothing of a text."""
+    """The request is not valid. The message says what to change, and quotes no part of a text."""
 
 
 class _Strict(BaseModel):
@@ -27,9 +27,9 @@ class Data(_Strict):
 
 class Parameters(_Strict):
     max_seq_len: int | None = Field(
-        None, ge=LEAST_TOKENS, description="most tokens per text; by default as in training"
+        None, ge=LEAST_TOKENS, description="maximum tokens per text; by default as in training"
     )
-    batch_size: int | None = Field(None, ge=1, description="most texts of this request in one run of the model")
+    batch_size: int | None = Field(None, ge=1, description="maximum texts of this request in one run of the model")
     prob_limit: float | None = Field(
         None,
         ge=0,
@@ -63,7 +63,7 @@ class Info(BaseModel):
     labels: list[str]
     model: str
     bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
-    max_seq_len: int = Field(description="most tokens per text, unless a request sets another number")
+    max_seq_len: int = Field(description="maximum tokens per text, unless a request sets another number")
     limits: dict[str, int | float]
 
 
@@ -76,7 +76,7 @@ def parse(body, max_texts, max_characters):
 
     Args:
         body: bytes of JSON.
-        max_texts, max_characters: most texts per request and characters per text.
+        max_texts, max_characters: maximum texts per request and characters per text.
     Raises:
         Invalid.
     """

@@ -1,4 +1,4 @@
-"""Serve a bundle over HTTP. Paddle is not needed, neither on a CPU nor on a GPU.
+"""Serve a bundle over HTTP. Paddle is not needed, whether on a CPU or on a GPU.
 
     python server.py --bundle ../../export --host 127.0.0.1 --port 8189
     TEXT_CLS_BUNDLE=../../export uvicorn server:app --port 8189

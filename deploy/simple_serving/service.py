@@ -25,11 +25,11 @@ ROUTES = {
     MULTI_LABEL: "/models/cls_multi_label",
     RETRIEVAL: "/models/retrieval",
 }
-DEFAULT_LONGEST = 8192  # most tokens per text, for a model without a maximum of its own
+DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
-SMALL_WORK = 4096  # bytes of a request or numbers of an answer; less is done at once, as a thread would cost more
+SMALL_WORK = 4096  # bytes of a request or numbers of an answer; less is done in place, as a thread would cost more
 
 
 class TooSlow(Exception):
@@ -157,7 +157,7 @@ class Service:
         Args:
             pieces: async iterator of bytes.
         Raises:
-            Full, Closed: before the body arrives, or when it has; TooSlow; whatever `pieces` raises.
+            Full, Closed: before the body arrives, or once it has; TooSlow; whatever `pieces` raises.
         """
         self.check()
         body, seconds = bytearray(), self.settings.receive_seconds

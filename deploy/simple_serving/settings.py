@@ -45,14 +45,14 @@ def parser_of(description):
     )
     add("--num_threads", type=positive_int, help="threads of the model on a CPU (all cores)")
     add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs of the model (on)")
-    add("--batch_tokens", type=positive_int, default=1024, help="most tokens per run of the model (%(default)s)")
+    add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
     add = parser.add_argument_group("limits").add_argument
     add("--max_body_bytes", type=positive_int, default=1 << 20, help="largest request in bytes (%(default)s)")
-    add("--max_texts", type=positive_int, default=256, help="most texts per request (%(default)s)")
-    add("--max_characters", type=positive_int, default=20000, help="most characters per text (%(default)s)")
-    add("--max_requests", type=positive_int, default=512, help="most requests in progress at a time (%(default)s)")
-    add("--queue_tokens", type=positive_int, default=65536, help="most tokens waiting for the model (%(default)s)")
+    add("--max_texts", type=positive_int, default=256, help="maximum texts per request (%(default)s)")
+    add("--max_characters", type=positive_int, default=20000, help="maximum characters per text (%(default)s)")
+    add("--max_requests", type=positive_int, default=512, help="maximum requests in progress at a time (%(default)s)")
+    add("--queue_tokens", type=positive_int, default=65536, help="maximum tokens waiting for the model (%(default)s)")
     add("--deadline_seconds", type=seconds, default=10.0, help="time limit to answer a received request (%(default)s)")
     add(
         "--receive_seconds",

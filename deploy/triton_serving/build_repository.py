@@ -25,7 +25,7 @@ PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
 UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 DECIDING = ("label.txt", "decision.json")
-QUEUE = 1024  # most requests that wait for the tokenizer, and most that wait for the graph
+QUEUE = 1024  # maximum requests waiting for the tokenizer, and for the graph
 
 
 def parse_args(argv=None):
@@ -42,9 +42,11 @@ def parse_args(argv=None):
     parser.add_argument("--use_fp16", action="store_true", help="use the bundle's fp16 model, on a GPU (off)")
     parser.add_argument("--use_quantize", action="store_true", help="use the bundle's int8 model, on a CPU (off)")
     parser.add_argument("--num_threads", type=positive_int, help="threads of the graph on a CPU (all cores)")
-    parser.add_argument("--max_batch_size", type=positive_int, default=64, help="most texts per request (%(default)s)")
     parser.add_argument(
-        "--max_characters", type=positive_int, default=20_000, help="most characters per text (%(default)s)"
+        "--max_batch_size", type=positive_int, default=64, help="maximum texts per request (%(default)s)"
+    )
+    parser.add_argument(
+        "--max_characters", type=positive_int, default=20_000, help="maximum characters per text (%(default)s)"
     )
     return parser.parse_args(argv)
 

@@ -14,7 +14,7 @@ SAMPLES = [
     "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会",
 ]
 FULL = "Exceeds maximum queue size"
-REMEDIES = (  # part of a message of Triton, and what to do about it
+REMEDIES = (  # part of a message from Triton, and what to do about it
     (FULL, "it is busy; try again later, or wait longer with --timeout"),
     ("Deadline Exceeded", "--timeout gives it more time, a smaller --batch_size less to do"),
     ("timed out", "--timeout gives it more time, a smaller --batch_size less to do"),
@@ -29,7 +29,7 @@ def parse_args(doc, url, argv):
     parser.add_argument("--url", default=url, help="host:port of tritonserver (%(default)s)")
     parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to predict; prints JSON (two samples)")
     parser.add_argument("--input_file", help="file of texts, one per line, instead of --texts (none)")
-    parser.add_argument("--output_file", help="file to write, text<TAB>label,label as by predict.py (only the log)")
+    parser.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     parser.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
     parser.add_argument("--batch_size", type=positive_int, help="texts per request (as many as the server takes)")
     parser.add_argument(
@@ -92,7 +92,7 @@ class Server:
                 time.sleep(0.5)
 
     def settings(self, wait):
-        """(most texts per request, most characters per text, whether labels are a hierarchy)."""
+        """(maximum texts per request, maximum characters per text, whether labels are a hierarchy)."""
         config = self.ask_again(UserError, wait, "get_model_config", MODEL)
         if not isinstance(config, dict):
             from google.protobuf.json_format import MessageToDict
