@@ -41,7 +41,7 @@ class Checkpoint:
     labels: Labels
     decision: Decision
     run: dict  # the contents of run.json
-    longest: int | None = None  # most tokens the model takes
+    longest: int | None = None  # maximum tokens of the model
     path: str | None = None  # the folder it was read from
 
 
@@ -185,10 +185,10 @@ def open_checkpoint(
 
     Args:
         label_file: as in `load_checkpoint`.
-        max_seq_length: most tokens per text; None for the length the model was trained with.
+        max_seq_length: maximum tokens per text; None for the length the model was trained with.
         problems: gets the problems; without it, they are raised as one UserError.
     Returns:
-        the checkpoint, not yet with its model, and the most tokens per text.
+        the checkpoint, not yet with its model, and the maximum tokens per text.
     """
     found = Problems() if problems is None else problems
     checkpoint = load_checkpoint(path, label_file, found)

@@ -64,7 +64,7 @@ class Predictor:
         device, device_id: "cpu", or "gpu" and its number.
         num_threads: threads of one run of the model; None for one per core.
         batch_size: rows per batch if all have full length; of shorter rows, as many as have the same number of tokens.
-        max_seq_length: most tokens per text; None for the value of training.
+        max_seq_length: maximum tokens per text; None for the value of training.
         spin: threads busy-wait for the next run, which pays off if runs follow each other without a pause. In a server,
             whose other threads need the cores, it doubled the CPU time per text on two cores.
     Raises:
