@@ -135,7 +135,7 @@ def test_faults(tune):
     status, log, _ = tune(
         "news", "--target_precision", "0.9", "--target_recall", "0.9", "--folds", "1", "--device", "gpu"
     )
-    assert status == 2 and "give one" in log and "--folds: give 2" in log and "use --device cpu" in log
+    assert status == 2 and "use only one" in log and "--folds: use 2" in log and "use --device cpu" in log
 
     def edit(data):
         write_lines(data / "few.txt", lines_of(data / "dev.txt")[:20])
