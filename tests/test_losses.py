@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.losses import LOSSES, TOLERANCE_SCALE, TOLERANCE_SHIFT, make_loss, smoothed
+from text_cls.neural.losses import LOSSES, make_loss, smoothed
 
 paddle = import_paddle()
 
@@ -46,10 +46,17 @@ def test_distribution_balanced_against_the_formulas(case, data):
         for i, n in enumerate(support):
             ratio = (1 / n) / of_row if present.any() else np.inf
             weight = 0.1 + 1 / (1 + np.exp(-10 * (ratio - 0.2)))
-            z = float(logits[row, i]) - TOLERANCE_SHIFT * np.log(100 / n - 1)
-            loss = np.logaddexp(0, -z) if present[i] else np.logaddexp(0, TOLERANCE_SCALE * z) / TOLERANCE_SCALE
+            z = float(logits[row, i]) - 0.05 / 2 * np.log(100 / n - 1)
+            loss = np.logaddexp(0, -z) if present[i] else np.logaddexp(0, 2 * z) / 2
             expected[row, i] = weight * loss
     assert of("distribution_balanced", logits, labels, support) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_distribution_balanced_is_the_authors_without_their_focal_factor():
+    """Figures of their ResampleLoss with the settings for both of their data sets."""
+    logits, labels = np.array([[-2, -2, 1]], np.float32), np.array([[0, 1, 1]])
+    loss = of("distribution_balanced", logits, labels, np.array([10, 100, 500]), rows=1000)
+    assert loss == pytest.approx(np.array([[0.00795, 2.38916, 0.16209]]), abs=5e-6)
 
 
 @pytest.mark.parametrize("support", [[0, 0, 100], [100, 100, 100], [0, 1, 99]])
