@@ -59,6 +59,29 @@ def test_distribution_balanced_is_the_authors_without_their_focal_factor():
     assert loss == pytest.approx(np.array([[0.00795, 2.38916, 0.16209]]), abs=5e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_smallest_training_sets_are_balanced_too(rows):
+    """A label in one row of two: logits are not shifted, and the weight is that of a row with one label."""
+    logits = np.array([[-2, 1.5]], np.float32)
+    loss = of("distribution_balanced", logits, np.array([[1, 0]]), np.array([1, 1]), rows)
+    weight = 0.1 + 1 / (1 + np.exp(-8))
+    assert loss == pytest.approx(weight * np.array([[np.logaddexp(0, 2), np.logaddexp(0, 3) / 2]]), rel=1e-4)
+
+
+def test_smoothed_labels_are_balanced_as_the_true_ones():
+    """The weights are those of the row's labels, not of all labels with a target above 0."""
+    loss, logits = make_loss("distribution_balanced", np.array([5, 80]), 100), paddle.to_tensor([[0.5, -1.0]])
+    present, absent = loss(logits, smoothed(paddle.to_tensor([[1.0, 0.0]]), 0.2)).numpy()[0]
+    weight, cell = 0.1 + 1 / (1 + np.exp(-8)), 0.5 - 0.025 * np.log(19)
+    assert present == pytest.approx(
+        weight * (0.9 * np.logaddexp(0, -cell) + 0.1 * np.logaddexp(0, 2 * cell) / 2), rel=1e-4
+    )
+    weight, cell = 0.1 + 1 / (1 + np.exp(-10 * (5 / 80 - 0.2))), -1 + 0.025 * np.log(4)
+    assert absent == pytest.approx(
+        weight * (0.1 * np.logaddexp(0, -cell) + 0.9 * np.logaddexp(0, 2 * cell) / 2), rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("support", [[0, 0, 100], [100, 100, 100], [0, 1, 99]])
 def test_labels_without_rows_and_labels_of_all_rows_are_balanced_too(support):
     logits = np.array([[3.0, -3.0, 0.5], [0.0, 0.0, 0.0]], np.float32)
