@@ -162,13 +162,14 @@ def test_the_word_list_of_ernie_tiny(tiny_model, stranger, tmp_path):
     assert not stranger.ran()
 
 
-def test_files_of_pytorch():
+def test_files_of_pytorch(tmp_path):
     def read(value):
         return UnpicklerWrapperStage(io.BytesIO(pickle.dumps(value))).load()
 
     assert read(OrderedDict(a=[1])) == {"a": [1]}
     with pytest.raises(UserError, match="posix.system"):
-        read(Touch("nothing"))
+        read(Touch(tmp_path / "ran"))
+    assert not os.listdir(tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- honest files
