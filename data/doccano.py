@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from annotation_exports import read_annotations
+from label_studio import ignored
 from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
@@ -34,7 +35,12 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--doccano_file", default="doccano.jsonl", help="export of the labelling tool (%(default)s)")
+    parser.add_argument(
+        "--doccano_file",
+        nargs="+",
+        default=["doccano.jsonl"],
+        help="exports of the labelling tool: one, or one for each annotator (doccano.jsonl)",
+    )
     parser.add_argument("--save_dir", default="./data", help="folder to write to (%(default)s)")
     parser.add_argument(
         "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
@@ -55,6 +61,18 @@ def parse_args(argv=None):
     parser.add_argument(
         "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
     )
+    parser.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="NAME[=LABEL]",
+        help="Label Studio: use this control's labels, below LABEL if given; may be repeated (the only one)",
+    )
+    parser.add_argument(
+        "--join_controls",
+        action="store_true",
+        help="Label Studio: make each control a branch of a hierarchy: NAME##label (off)",
+    )
     single = parser.add_mutually_exclusive_group()
     single.add_argument("--valid", action="store_true", help="write all rows, chosen by sparse.py, to valid.txt (off)")
     single.add_argument(
@@ -63,6 +81,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.splits is None:
         args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
+    args.control = {name: label or None for name, _, label in (each.partition("=") for each in args.control)}
+    args.files = ", ".join(args.doccano_file)
     return args
 
 
@@ -74,12 +94,19 @@ def check_args(args, problems):
         problems.add(f"--{'valid' if args.valid else 'dirty'} writes one file; omit --splits, or set it to 1.0")
     if not args.separator:
         problems.add(f"--separator: must not be empty; use, for example, {SEPARATOR}")
+    if (args.join_controls or any(args.control.values())) and args.task_type != "hierarchical":
+        flag = "--join_controls" if args.join_controls else "--control NAME=LABEL"
+        problems.add(f"{flag} makes a hierarchy; add --task_type hierarchical")
 
 
-def convert(annotated, args, problems):
+def convert(annotations, args, problems):
     """Rows (text, labels: list of str) of the export, and counts of changed and skipped rows."""
     rows, seen, counts = [], set(), Counter()
-    for where, text, names in annotated:
+    tasks = {}
+    for each in annotations:
+        tasks.setdefault(each.task, []).append(each)
+    for members in tasks.values():
+        text = members[0].text
         if args.dirty:
             text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
         clean = re.sub(r"[\t\r\n]+", " ", text).strip()
@@ -87,26 +114,34 @@ def convert(annotated, args, problems):
         if not clean:
             counts["without a text"] += 1
             continue
-        labels = {}
-        for name in names:
-            with problems.collect():
-                labels.update(dict.fromkeys(label_names(name, args, where)))
-        if args.task_type == "multi_class" and len(names) != 1:
+        newest = max(members, key=lambda each: each.rank)
+        labels = closed_labels(newest, args, problems)
+        if args.task_type == "multi_class" and len(newest.labels) != 1:
             problems.add(
-                f"{where}: {len(names)} labels; --task_type multi_class takes one per row (or use multi_label)"
+                f"{newest.where}: {len(newest.labels)} labels; --task_type multi_class takes one per row (or use "
+                "multi_label)"
             )
-        row = clean, ",".join(sorted(labels))
+        row = clean, ",".join(labels)
         counts["repeated"] += row in seen
         if row not in seen:
             seen.add(row)
-            rows.append((clean, sorted(labels)))
+            rows.append((clean, labels))
     return rows, counts
+
+
+def closed_labels(annotation, args, problems):
+    """The labels of an annotation, sorted, in a hierarchy with all their ancestors."""
+    labels = set()
+    for name in annotation.labels:
+        with problems.collect():
+            labels.update(label_names(name, args, annotation.where))
+    return sorted(labels)
 
 
 def label_names(name, args, where):
     """The label, and in a hierarchy all its ancestors, as named in the data files."""
     hierarchical = args.task_type == "hierarchical"
-    pieces = [piece.strip() for piece in (name.split(args.separator) if hierarchical else [name])]
+    pieces = [piece.strip() for piece in (name.rsplit(args.separator) if hierarchical else [name])]
     problem = None
     if not all(pieces):
         problem = "has an empty level" if len(pieces) > 1 else "is empty"
@@ -116,6 +151,8 @@ def label_names(name, args, where):
         problem = "contains a tab or a line break"
     elif any(SEPARATOR in piece for piece in pieces):
         problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+    elif SEPARATOR.join(pieces).rsplit(SEPARATOR) != pieces:
+        problem = "has a level that begins with #, which cannot be told from the separator"
     if problem:
         raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
     return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
@@ -139,7 +176,7 @@ def split(rows, names, args, problems):
     from text_cls.splitting import stratified_split
 
     if len(rows) < len(args.splits):
-        problems.add(f"{args.doccano_file}: {len(rows)} rows cannot fill {len(args.splits)} files")
+        problems.add(f"{args.files}: {len(rows)} rows cannot fill {len(args.splits)} files")
         return []
     order = np.random.default_rng(args.seed).permutation(len(rows))
     if not args.is_shuffle:
@@ -156,7 +193,7 @@ def split(rows, names, args, problems):
         found = stratified_split(targets, [rows[i][0] for i in order], args.splits, args.seed)
         parts = [order[part] for part in found]
     if not all(map(len, parts)):
-        problems.add(f"{args.doccano_file}: {len(rows)} rows are too few for these --splits: one file would be empty")
+        problems.add(f"{args.files}: {len(rows)} rows are too few for these --splits: one file would be empty")
     return parts
 
 
@@ -177,7 +214,7 @@ def write(path, lines):
 
 
 def log_rows(rows, counts, args):
-    logger.info("%s: %d rows", args.doccano_file, len(rows))
+    logger.info("%s: %d rows", args.files, len(rows))
     messages = {
         "spaced": "%d texts contained tabs or line breaks, now spaces",
         "without a text": "%d rows without a text skipped",
@@ -207,16 +244,21 @@ def main(argv=None):
     check_args(args, problems)
     label_path = os.path.join(args.save_dir, "label.txt")
     with problems.collect():
-        rows, counts = convert(read_annotations(args.doccano_file, args.separator, problems), args, problems)
+        unused = Counter()
+        flags = args.control, args.join_controls
+        annotations = read_annotations(args.doccano_file, args.separator, problems, unused, *flags)
+        rows, counts = convert(annotations, args, problems)
         names = sorted({name for _, labels in rows for name in labels})
-        if rows and not names:
-            problems.add(f"{args.doccano_file}: no row has a label")
+        if rows and not names and not problems.count:
+            problems.add(f"{args.files}: no row has a label")
         if (args.valid or args.dirty) and os.path.exists(label_path):
             check_known(rows, label_path, problems)
     problems.stop_if_any()
     parts = split(rows, names, args, problems)
     problems.stop_if_any()
     log_rows(rows, counts, args)
+    for line in ignored(unused):
+        logger.info(line)
 
     single = "valid.txt" if args.valid else "train_dirty.txt" if args.dirty else None
     for name, part in zip([single] if single else NAMES[len(parts)], parts):
