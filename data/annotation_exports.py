@@ -15,7 +15,8 @@ class Annotation:
 
     where: the path and row, for messages. task: the same for all annotations of a text in Label Studio, otherwise of
     this row alone. rank: the largest is the ground truth, or else the newest. choices: (control, label) pairs; control:
-    None in doccano. labels: names as in the tool, below their control's branch if there is one.
+    None in doccano. labels: names as in the tool, below their control's branch if there is one. closed: these as in the
+    data files, with all ancestors.
     """
 
     path: str
@@ -25,6 +26,7 @@ class Annotation:
     rank: tuple
     choices: list
     labels: list = field(default_factory=list)
+    closed: list = field(default_factory=list)
 
     @property
     def undated(self):

@@ -2,6 +2,7 @@
 
     python data/doccano.py --doccano_file doccano.jsonl --task_type multi_label --save_dir ./data --splits 0.8 0.2
     python data/doccano.py --doccano_file doccano.jsonl --task_type hierarchical --save_dir ./data --splits 0.8 0.1 0.1
+    python data/doccano.py --doccano_file anna.jsonl bo.jsonl --task_type multi_label --disagreement majority
     python data/doccano.py --doccano_file relabelled.jsonl --task_type multi_label --save_dir ./data --dirty
 
 Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. data/doccano.md says how to label and export.
@@ -20,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from annotation_exports import read_annotations
+from annotators import DISAGREEMENT, joined_labels, settle
 from label_studio import ignored
 from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
@@ -73,6 +75,15 @@ def parse_args(argv=None):
         action="store_true",
         help="Label Studio: make each control a branch of a hierarchy: NAME##label (off)",
     )
+    parser.add_argument(
+        "--disagreement",
+        choices=DISAGREEMENT,
+        help="if annotators of a text disagree: use the newest annotation, labels of more than half of them, or all "
+        "labels, or refuse (newest; rows of doccano that repeat a text are all kept)",
+    )
+    parser.add_argument(
+        "--split_joined", action="store_true", help="split labels like A#B, which imports into doccano make (off)"
+    )
     single = parser.add_mutually_exclusive_group()
     single.add_argument("--valid", action="store_true", help="write all rows, chosen by sparse.py, to valid.txt (off)")
     single.add_argument(
@@ -102,31 +113,45 @@ def check_args(args, problems):
 def convert(annotations, args, problems):
     """Rows (text, labels: list of str) of the export, and counts of changed and skipped rows."""
     rows, seen, counts = [], set(), Counter()
-    tasks = {}
+    single = args.task_type == "multi_class"
+    for text, members in by_text(annotations, args, counts):
+        for each in members:
+            each.closed = closed_labels(each, args, problems)
+        labels, source = settle(members, args.disagreement or "newest", single, counts)
+        if labels is None and args.disagreement == "refuse":
+            sets = " | ".join(sorted({",".join(each.closed) for each in members}))
+            where = members[0].where
+            problems.add(f"{where}: annotators disagree ({sets}): {text:.40}; label it again in the labelling tool")
+        if labels is None:
+            continue
+        number = len(source.labels if source else labels)
+        if single and number != 1:
+            where = (source or members[0]).where
+            problems.add(f"{where}: {number} labels; --task_type multi_class takes one per row (or use multi_label)")
+        row = text, ",".join(labels)
+        counts["repeated"] += row in seen
+        if row not in seen:
+            seen.add(row)
+            rows.append((text, labels))
+    return rows, counts
+
+
+def by_text(annotations, args, counts):
+    """(text, annotations) of each task of Label Studio and each row of doccano; with --disagreement, of each text."""
+    tasks, texts = {}, {}
     for each in annotations:
         tasks.setdefault(each.task, []).append(each)
-    for members in tasks.values():
+    for task, members in tasks.items():
         text = members[0].text
         if args.dirty:
             text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
         clean = re.sub(r"[\t\r\n]+", " ", text).strip()
         counts["spaced"] += clean != text.strip()
-        if not clean:
+        if clean:
+            texts.setdefault(clean if args.disagreement else task, (clean, []))[1].extend(members)
+        else:
             counts["without a text"] += 1
-            continue
-        newest = max(members, key=lambda each: each.rank)
-        labels = closed_labels(newest, args, problems)
-        if args.task_type == "multi_class" and len(newest.labels) != 1:
-            problems.add(
-                f"{newest.where}: {len(newest.labels)} labels; --task_type multi_class takes one per row (or use "
-                "multi_label)"
-            )
-        row = clean, ",".join(labels)
-        counts["repeated"] += row in seen
-        if row not in seen:
-            seen.add(row)
-            rows.append((clean, labels))
-    return rows, counts
+    return texts.values()
 
 
 def closed_labels(annotation, args, problems):
@@ -219,15 +244,30 @@ def log_rows(rows, counts, args):
         "spaced": "%d texts contained tabs or line breaks, now spaces",
         "without a text": "%d rows without a text skipped",
         "repeated": "%d rows with the same text and labels as another skipped",
+        "unlabelled": "%d rows without a label skipped, because another annotator labelled their text",
+        "unsettled": "%d texts skipped: no majority of their annotators agrees; label them again, or use another "
+        "--disagreement",
     }
     for name, message in messages.items():
         if counts[name]:
             logger.info(message, counts[name])
+    if counts["several"]:
+        log = logger.warning if counts["disagree"] else logger.info
+        how = f": {DISAGREEMENT[args.disagreement or 'newest']} (see --disagreement)" if counts["disagree"] else ""
+        message = "%d texts have several annotations; annotators disagree about %d of them%s"
+        log(message, counts["several"], counts["disagree"], how)
     label_sets = {}
     for text, labels in rows:
         label_sets.setdefault(text, set()).add(",".join(labels))
-    for text, sets in itertools.islice(((t, s) for t, s in label_sets.items() if len(s) > 1), 5):
+    contradictory = [(text, sets) for text, sets in label_sets.items() if len(sets) > 1]
+    for text, sets in contradictory[:5]:
         logger.warning("Same text, different labels (%s): %.60s", " | ".join(sorted(sets)), text)
+    if contradictory:
+        logger.warning(
+            "%d texts have rows with different labels, all kept; for one row each, add --disagreement newest, majority "
+            "or union",
+            len(contradictory),
+        )
     empty = sum(not labels for _, labels in rows)
     if empty:
         logger.warning(
@@ -247,6 +287,7 @@ def main(argv=None):
         unused = Counter()
         flags = args.control, args.join_controls
         annotations = read_annotations(args.doccano_file, args.separator, problems, unused, *flags)
+        joined = joined_labels(annotations, args.split_joined)
         rows, counts = convert(annotations, args, problems)
         names = sorted({name for _, labels in rows for name in labels})
         if rows and not names and not problems.count:
@@ -259,6 +300,8 @@ def main(argv=None):
     log_rows(rows, counts, args)
     for line in ignored(unused):
         logger.info(line)
+    for line in joined:
+        logger.warning(line)
 
     single = "valid.txt" if args.valid else "train_dirty.txt" if args.dirty else None
     for name, part in zip([single] if single else NAMES[len(parts)], parts):
