@@ -101,7 +101,7 @@ def _is_control(column, labels, records):
     keys = next((list(record) for record in records if {column, labels, "id"} <= record.keys()), None)
     if keys and keys.index(column) < keys.index("id") < keys.index(labels):
         return False
-    return len(set(values)) * 2 <= len(values)
+    return bool(values) and len(set(values)) <= 0.75 * len(values)
 
 
 def _is_structured(value):
@@ -120,19 +120,21 @@ def name_labels(annotations, separator, chosen, join, counts, problems):
 
     Args:
         chosen: {control: the label below which its labels belong, or None} of --control; empty: all controls.
-        join: one branch per control. counts: choices of other controls are added to it.
+        join: one branch per control; `chosen` then selects some only if it has one without a label.
+        counts: choices of other controls are added to it.
     """
     found = list({control: True for each in annotations for control, _ in each.choices if control is not None})
     for name in chosen:
-        if name not in found:
+        if name not in found and annotations:
             known = f"the export has {', '.join(map(repr, found))}" if found else "the export names no controls"
             problems.add(f"--control {name}: no such control; {known}{closest(name, found)}")
-    used = [name for name in found if name in chosen] if chosen else found
+    places_only = join and all(chosen.values())  # with --join_controls, NAME=LABEL alone selects nothing
+    used = found if places_only or not chosen else [name for name in found if name in chosen]
     if len(used) > 1 and not chosen and not join:
         problems.add(_several(annotations, used))
         return
-    branches = _branches(annotations, used, separator) if join else {}
-    branches |= {name: parent for name, parent in chosen.items() if parent}
+    placed = {name: parent for name, parent in chosen.items() if parent}
+    branches = _branches(annotations, used, placed, separator) if join else placed
     for each in annotations:
         each.labels = []
         for control, name in each.choices:
@@ -142,7 +144,7 @@ def name_labels(annotations, separator, chosen, join, counts, problems):
                 branch = branches.get(control)
                 each.labels.append(f"{branch}{separator}{name}" if branch else name)
     for name in used if join else ():
-        if branches.get(name) not in (name, None):
+        if name not in placed and branches.get(name) not in (name, None):
             counts["nested", name, branches[name]] += 1
     _check_shared(annotations, [name for name in used if name not in branches], problems)
 
@@ -181,8 +183,8 @@ def _check_shared(annotations, controls, problems):
             )
 
 
-def _branches(annotations, controls, separator):
-    """{control: the path below which its labels belong}.
+def _branches(annotations, controls, placed, separator):
+    """{control: the path below which its labels belong}; placed: those that the user decided.
 
     A control that annotators only see once another control has a certain label (visibleWhen) belongs below that label.
     The export does not contain the labelling interface, so this is found from the annotations. The other controls are
@@ -200,9 +202,11 @@ def _branches(annotations, controls, separator):
         ]
         if candidates:
             above[control] = min(candidates)[2:]
-    roots = [control for control in controls if control not in above]
+    roots = [control for control in controls if control not in above and control not in placed]
 
     def path(control):
+        if control in placed:
+            return placed[control]
         if control in above:
             other, name = above[control]
             return separator.join([part for part in (path(other), name) if part])

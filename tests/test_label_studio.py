@@ -139,8 +139,11 @@ def test_choices_under_choices_become_paths(rows_of):
         "B",
     ]
     assert "control 'A_subtheme' is used only together with the label 'A': its labels are below" in said
-    rows, _ = rows_of(THEMES, *JOIN, "--control", "theme", "--control", "A_subtheme=A##细类")
-    assert rows[0] == "A,A##细类,A##细类##其他"
+    rows, _ = rows_of(THEMES, *JOIN, "--control", "A_subtheme=A##细类")
+    assert rows[:2] == ["A,A##细类,A##细类##其他", "B,B##价格,B##其他"]
+    assert rows[2] == "A,A##细类,A##细类##其他,A##细类##其他##x"
+    rows, said = rows_of(THEMES, *TREE, "--control", "theme", "--control", "B_subtheme=B")
+    assert rows[:2] == ["A", "B,B##价格,B##其他"] and "4 labels of the control 'A_subtheme' ignored" in said
 
 
 def test_skipped_tasks_are_left_out_and_counted(rows_of):
