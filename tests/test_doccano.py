@@ -348,10 +348,10 @@ JSON = st.recursive(
 def test_any_json_is_read_or_refused(tmp_path_factory, records):
     path, problems = tmp_path_factory.getbasetemp() / "any.json", Problems()
     path.write_text(json.dumps(records), encoding="utf-8")
-    rows = annotation_exports.read_annotations(path, "##", problems)
-    assert problems.count or len(rows) == len(records)
-    for _, text, names in rows:
-        assert isinstance(text, str) and all(isinstance(name, str) for name in names)
+    rows = annotation_exports.read_annotations([str(path)], "##", problems, Counter())
+    assert problems.count or len({row.where for row in rows}) == len(records)
+    for row in rows:
+        assert isinstance(row.text, str) and all(isinstance(name, str) for name in row.labels)
 
 
 def test_example_data_survive_a_round_trip(convert):
