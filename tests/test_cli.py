@@ -1,6 +1,7 @@
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command_line
 
-from text_cls.cli import Problems, UserError, command
+from text_cls.cli import Problems, UserError, command, stop_signals
 
 
 def test_first_20_problems_and_a_count():
@@ -130,3 +131,46 @@ def test_a_bar_on_a_terminal_and_the_log_above_it(columns, width):
 def test_no_bar_in_a_file():
     done = subprocess.run(command_line("-c", BAR_AND_LOG), cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0 and done.stderr.count("\n") == 1 and "%|" not in done.stderr
+
+
+BAD_PATH = os.fsdecode("数据".encode("gbk"))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "out", "err"),
+    [
+        ("print(sys.argv[1])", 0, "数据".encode("gbk"), b""),
+        ("sys.argv[1].encode()", 2, b"", rb"error: '\udc"),  # as a library does with a path
+        ("cli.logger.warning(sys.argv[1])", 0, b"", rb"\udc"),
+        ("raise cli.UserError(sys.argv[1])", 2, b"", rb"error: \udc"),
+    ],
+)
+def test_a_path_that_is_not_utf_8(body, status, out, err):
+    code = f"import sys; from text_cls import cli\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
+    answer = subprocess.run(command_line("-c", code, BAD_PATH), cwd=ROOT, capture_output=True)
+    assert answer.returncode == status and out in answer.stdout and err in answer.stderr
+    assert b"Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "out"),
+    [
+        ("cli.logger.warning('w')\n    with cli.progress_bar(3, 'rows') as bar: print(bar.total)", 0, "3\n"),
+        ("raise cli.UserError('e')", 2, ""),
+        ("argparse.ArgumentParser().error('e')", 2, ""),
+    ],
+)
+def test_standard_error_may_be_closed(body, status, out):
+    code = f"import argparse, sys; from text_cls import cli\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
+    words = ["sh", "-c", '"$@" 2>&-', "sh", *command_line("-c", code)]
+    answer = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    assert (answer.returncode, answer.stdout) == (status, out)
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    assert signal.SIGHUP in stop_signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stop_signals() == (signal.SIGINT, signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)

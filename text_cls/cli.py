@@ -10,6 +10,8 @@ import difflib
 import functools
 import logging
 import os
+import re
+import signal
 import sys
 
 logger = logging.getLogger("text_classification")
@@ -87,6 +89,11 @@ def command(main):
                 raise
             print(f"error: {error}. {PACKAGES[error.name]}", file=sys.stderr)
             return 2
+        except UnicodeEncodeError as error:
+            if not re.search("[\ud800-\udfff]", error.object):
+                raise
+            print(f"error: {error.object!a}: this name is not UTF-8; rename the file or folder", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             return 130
 
@@ -106,12 +113,23 @@ class _StandardError(logging.StreamHandler):
 
 def set_up_log():
     """Log lines on standard error in the format of PaddleNLP's application; ranks other than 0 log errors only."""
+    if sys.stderr is None:  # closed by the caller: 2>&-
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    if getattr(sys.stdout, "errors", None) == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that is not UTF-8 is printed as its bytes
     if not logger.handlers:
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+
+
+def stop_signals():
+    """The signals that ask a process to end: Ctrl-C, SIGTERM and, unless nohup made it ignored, a closed terminal's."""
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    heeded = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *([hang_up] if heeded else []))
 
 
 @contextlib.contextmanager
