@@ -84,7 +84,7 @@ def _records(path, problems):
     """Yields (where, dict) of each row. A JSON array is read whole, JSON lines one by one."""
     if zipfile.is_zipfile(path):
         raise UserError(f"{path}: a ZIP archive; unpack it and use the .jsonl or .json file in it")
-    lines = read_lines(path)
+    lines = read_lines(path, may_be_json=True)
     first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     if first[1].lstrip().startswith("["):
         try:
@@ -93,6 +93,11 @@ def _records(path, problems):
             raise UserError(f"{path}: unreadable JSON array: {error}") from error
         found = [(f"{path}: row {number}", record) for number, record in enumerate(found, 1)]
     else:
+        if first[1] and not first[1].lstrip().startswith("{"):
+            raise UserError(
+                f"{path}:{first[0]}: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own, "
+                "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py"
+            )
         found = ((f"{path}:{number}", line) for number, line in (first, *lines) if line.strip())
     for where, record in found:
         if isinstance(record, str):

@@ -281,6 +281,8 @@ def test_invalid_rows(convert, row, flags, message):
         ("[]", "no rows"),
         ("[" * 100_000, "unreadable JSON array"),
         ('{"text":' * 100_000, "export:1: not JSON"),
+        ("下雨,天气\n" * 9, "export:1: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own"),
+        ("text,label\n下雨,天气\n", "export: this file is CSV"),
         ("[1, 2]", "row 1: a row must be a JSON object"),
         ('[{"text": "一"', "unreadable JSON array"),
         ('{"text": "一", "label": ["甲"]}\n__label__甲 二\n', "export:2: not JSON"),
