@@ -63,6 +63,22 @@ def parse_args(argv=None):
     parser.add_argument(
         "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
     )
+    add_annotation_flags(parser)
+    single = parser.add_mutually_exclusive_group()
+    single.add_argument("--valid", action="store_true", help="write all rows, chosen by sparse.py, to valid.txt (off)")
+    single.add_argument(
+        "--dirty", action="store_true", help="write all rows, found by dirty.py, to train_dirty.txt (off)"
+    )
+    args = parser.parse_args(argv)
+    if args.splits is None:
+        args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
+    args.control = {name: label or None for name, _, label in (each.partition("=") for each in args.control)}
+    args.files = ", ".join(args.doccano_file)
+    return args
+
+
+def add_annotation_flags(parser):
+    """Adds the flags for exports of several controls or annotators."""
     parser.add_argument(
         "--control",
         action="append",
@@ -84,17 +100,6 @@ def parse_args(argv=None):
     parser.add_argument(
         "--split_joined", action="store_true", help="split labels like A#B, which imports into doccano make (off)"
     )
-    single = parser.add_mutually_exclusive_group()
-    single.add_argument("--valid", action="store_true", help="write all rows, chosen by sparse.py, to valid.txt (off)")
-    single.add_argument(
-        "--dirty", action="store_true", help="write all rows, found by dirty.py, to train_dirty.txt (off)"
-    )
-    args = parser.parse_args(argv)
-    if args.splits is None:
-        args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
-    args.control = {name: label or None for name, _, label in (each.partition("=") for each in args.control)}
-    args.files = ", ".join(args.doccano_file)
-    return args
 
 
 def check_args(args, problems):
