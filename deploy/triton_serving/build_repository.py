@@ -157,8 +157,15 @@ def tokenizer_files(bundle):
 
 
 def vocabulary_size(bundle):
+    """The number of ids that a bundle's tokenizer makes: lines of vocab.txt, and the ids that a prompt adds to them."""
     with open(os.path.join(bundle.folder, "vocab.txt"), encoding="utf-8") as file:
-        return sum(1 for _ in file)
+        size = sum(1 for _ in file)
+    template = os.path.join(bundle.folder, "template.json")
+    if os.path.exists(template):
+        with open(template, encoding="utf-8") as file:
+            prompt = json.load(file)
+        size = max(size, *(number + 1 for number in prompt["before"] + prompt["after"]))
+    return size
 
 
 @command
