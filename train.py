@@ -19,9 +19,9 @@ from text_cls.cli import (
     fraction,
     non_negative_float,
     non_negative_int,
-    parse_with_config,
     positive_int,
 )
+from text_cls.config_file import parse_with_config
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
 from text_cls.neural.training_options import TrainingOptions

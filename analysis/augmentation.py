@@ -46,7 +46,8 @@ class Augmenter:
         strategy: one of STRATEGIES.
         aug_type: one of TYPES, the source of words for "substitute", "insert" and "mix". "mlm" always changes one word.
         create_n: new texts per text.
-        aug_percent: share of a text's words to change, above 0 and up to 1; at least one word is changed.
+        aug_percent: share of a text's words to change, above 0 and up to 1; at least one word is changed, and two by
+            "swap", which changes an even number.
         custom_file: for "custom", a JSON file {"word": ["other word", ...]}.
         model_name, device: for "mlm", the PaddleNLP name or folder of a masked language model, and its device.
 
@@ -128,14 +129,14 @@ class _OwnWords:
             )
 
     def _swap(self, pieces, words, movable, wanted, rng):
-        pairs, movable = [], set(movable)
+        pairs, movable, most = [], set(movable), max(2, wanted)  # two words change places
         for left, right in zip(words, words[1:]):
             if left in movable and right in movable and "".join(pieces[left + 1 : right]).strip() == "":
                 pairs.append((left, right))
         while pairs:
             new, moved = list(pieces), set()
             for left, right in rng.sample(pairs, len(pairs)):
-                if left not in moved and right not in moved and len(moved) < 2 * wanted:
+                if left not in moved and right not in moved and len(moved) + 2 <= most:
                     new[left], new[right] = pieces[right], pieces[left]
                     moved |= {left, right}
             yield "".join(new)

@@ -2,52 +2,89 @@
 
 import json
 import zipfile
+from dataclasses import dataclass, field
 
+from label_studio import SPANS, is_choice, label_columns, name_labels, rank, split_results, submitted
 from text_cls.cli import UserError
 from text_cls.rows import read_lines
 
-SPANS = (
-    "this labels a span, not the whole text; use a project of the type text classification (doccano), or <Choices> or "
-    "<Taxonomy> (Label Studio)"
-)
-# Columns that Label Studio's JSON-MIN adds to the text and the labels.
-MIN_COLUMNS = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"}
+
+@dataclass
+class Annotation:
+    """What one annotator said about a text.
+
+    where: the path and row, for messages. task: the same for all annotations of a text in Label Studio, otherwise of
+    this row alone. rank: the largest is the ground truth, or else the newest. choices: (control, label) pairs; control:
+    None in doccano. labels: names as in the tool, below their control's branch if there is one. closed: these as in the
+    data files, with all ancestors.
+    """
+
+    path: str
+    where: str
+    text: str
+    task: tuple
+    rank: tuple
+    choices: list
+    labels: list = field(default_factory=list)
+    closed: list = field(default_factory=list)
+
+    @property
+    def undated(self):
+        """True for rows of doccano, which has no dates and exports texts that are not labelled yet."""
+        return len(self.rank) == 3
 
 
-def read_annotations(path, separator, problems):
-    """The annotated texts of an export. Unreadable rows go to `problems`.
+def read_annotations(paths, separator, problems, counts, controls=None, join=False):
+    """The annotations of exports, each text unchanged. Unreadable rows go to `problems`.
 
     Args:
         separator: joins the levels of a path from Label Studio's <Taxonomy>.
+        counts: a Counter of what is not used, for `label_studio.ignored`.
+        controls, join: which controls of Label Studio to use, and how; see `label_studio.name_labels`.
     Returns:
-        list of (where, text, labels: list of str), unchanged; where: the path and row, for messages.
+        list of Annotation.
     """
-    before = problems.count
-    records = list(_records(path, problems))
-    if problems.count > before:
-        return []
-    if not records:
-        problems.add(f"{path}: no rows")
-    column = _label_column(records, path, problems)
-    rows = []
-    for where, record in records:
-        with problems.collect():
-            try:
-                text, labels = _text(record), list(_labels(record, column, separator))
-                "".join([text, *labels]).encode("utf-8")  # half of a surrogate pair cannot be written
-                rows.append((where, text, labels))
-            except ValueError as error:
-                raise UserError(f"{where}: {error}") from error
-            except (AttributeError, TypeError, KeyError) as error:
-                raise UserError(f"{where}: not a row of doccano or Label Studio ({error!r})") from error
-    return rows
+    annotations, others, controls = [], [], controls or {}
+    for path in paths:
+        before = problems.count
+        records = list(_records(path, problems))
+        if problems.count > before:
+            continue
+        if not records:
+            problems.add(f"{path}: no rows")
+        columns = label_columns(records, path, controls, counts, problems)
+        for where, record in records:
+            with problems.collect():
+                annotations += _annotations(path, where, record, columns, separator, counts, others)
+    if others and not any(control is not None for each in annotations for control, _ in each.choices):
+        for where, problem in dict(others).items():
+            problems.add(f"{where}: {problem}")
+    name_labels(annotations, separator, controls, join, counts, problems)
+    if counts["skipped",] and not annotations:
+        problems.add(f"{', '.join(paths)}: annotators skipped every task; label some and export again")
+    return annotations
+
+
+def _annotations(path, where, record, columns, separator, counts, others):
+    """The annotations of a row. others: gets (where, problem) of results that are no labels."""
+    try:
+        text, found = _text(record), []
+        for task, order, results in _results(where, record, columns, counts, others):
+            choices = [(control, name) for control, value in results for name in _names(value, separator)]
+            "".join([text, *(name for _, name in choices)]).encode("utf-8")  # half a surrogate pair cannot be written
+            found.append(Annotation(path, where, text, (path, text, task), order, choices))
+        return found
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"{where}: not a row of doccano or Label Studio ({error!r})") from error
 
 
 def _records(path, problems):
     """Yields (where, dict) of each row. A JSON array is read whole, JSON lines one by one."""
     if zipfile.is_zipfile(path):
         raise UserError(f"{path}: a ZIP archive; unpack it and use the .jsonl or .json file in it")
-    lines = read_lines(path)
+    lines = read_lines(path, may_be_json=True)
     first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     if first[1].lstrip().startswith("["):
         try:
@@ -56,6 +93,11 @@ def _records(path, problems):
             raise UserError(f"{path}: unreadable JSON array: {error}") from error
         found = [(f"{path}: row {number}", record) for number, record in enumerate(found, 1)]
     else:
+        if first[1] and not first[1].lstrip().startswith("{"):
+            raise UserError(
+                f"{path}:{first[0]}: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own, "
+                "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py"
+            )
         found = ((f"{path}:{number}", line) for number, line in (first, *lines) if line.strip())
     for where, record in found:
         if isinstance(record, str):
@@ -82,31 +124,25 @@ def _text(record):
     raise ValueError(f"no text; expected a field 'text' or 'data', found {', '.join(map(repr, data))}")
 
 
-def _label_column(records, path, problems):
-    """The column of labels in JSON-MIN, whose name the user chose; None for the other formats."""
-    if not any("annotation_id" in record for _, record in records):
-        return None
-    columns = {key: True for _, record in records for key in record if key not in MIN_COLUMNS and key != "text"}
-    structured = [key for key in columns if any(_is_structured(record.get(key)) for _, record in records)]
-    found = structured or list(columns)
-    if len(found) == 1:
-        return found[0]
-    what = f"it may be {', '.join(map(repr, found))}" if found else "there is none"
-    problems.add(f"{path}: cannot tell which column contains the labels, {what}; export as JSON instead of JSON-MIN")
-    return None
-
-
-def _is_structured(value):
-    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
-
-
-def _labels(record, column, separator):
-    """Yields the labels of a row, as named in the tool. Raises ValueError for anything else."""
-    if column is not None:
-        value = record.get(column, [])
-        results = value if isinstance(value, list) else [value]
+def _results(where, record, columns, counts, others):
+    """Yields (task, rank, list of (control, value)) of each annotation of a row."""
+    if columns is not None:  # JSON-MIN: a row for each annotation
+        values = {column: record.get(column, []) for column in columns}
+        results = [(column, each) for column, value in values.items() for each in _as_list(value)]
+        yield str(record.get("id", where)), rank(record), results
     elif isinstance(record.get("data"), dict):
-        results = _results(record)
+        annotations = submitted(record)
+        if annotations is None:
+            counts["skipped",] += 1
+        elif not annotations:
+            yield where, (False, ""), []
+        for annotation in annotations or []:
+            results, ignored = split_results(annotation)
+            for kind, control, problem in ignored:
+                counts["result", kind, control] += 1
+                if problem:
+                    others.append((where, problem))
+            yield where, rank(annotation), results
     elif "entities" in record or "spans" in record:
         raise ValueError(SPANS)
     else:
@@ -114,34 +150,30 @@ def _labels(record, column, separator):
         if key is None:
             remedy = "; export as JSONL with label names" if "annotations" in record else ""
             raise ValueError(f"no field 'label', found {', '.join(map(repr, record))}{remedy}")
-        value = record[key] or []  # null if a row has none
-        results = value if isinstance(value, list) else [value]
-    for result in results:
-        yield from _names(result, separator)
+        yield where, (False, "", 0), [(None, each) for each in _as_list(record[key] or [])]  # null if a row has none
 
 
-def _results(record):
-    """The results of Label Studio's ground truth of a task, or of its newest annotation."""
-    annotations = record.get("annotations", record.get("completions"))
-    if annotations is None:
-        raise ValueError("no field 'annotations'; export as JSON")
-    done = [each for each in annotations if not each.get("was_cancelled")]
-    if not done:
-        return []
-    chosen = max(done, key=lambda each: (bool(each.get("ground_truth")), each.get("updated_at") or ""))
-    notes = ("textarea", "rating", "number")  # allowed next to the labels
-    return [result["value"] for result in chosen["result"] if result["type"] not in notes]
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
 
 
 def _names(result, separator):
     """Yields the labels of one entry: a name, or a dict from Label Studio with choices or paths of a taxonomy."""
     if isinstance(result, str):
         yield result
-    elif isinstance(result, dict) and "start" not in result and isinstance(result.get("choices"), list):
-        yield from result["choices"]
-    elif isinstance(result, dict) and "start" not in result and "taxonomy" in result:
-        yield from (separator.join(path) for path in result["taxonomy"])
+    elif is_choice(result):
+        if isinstance(result.get("choices"), list):
+            yield from result["choices"]
+        else:
+            yield from (_joined(path, separator) for path in result["taxonomy"])
     elif isinstance(result, (dict, list)):
         raise ValueError(SPANS)
     else:
         raise ValueError(f"label {result!r} is not a name; export label names, not numbers")
+
+
+def _joined(path, separator):
+    name = separator.join(path)
+    if not any(separator in piece for piece in path) and name.rsplit(separator) != list(path):
+        raise ValueError(f"the levels of {name!r} are unclear: one begins with {separator[0]!r}; rename it")
+    return name

@@ -2,6 +2,7 @@
 
     python data/doccano.py --doccano_file doccano.jsonl --task_type multi_label --save_dir ./data --splits 0.8 0.2
     python data/doccano.py --doccano_file doccano.jsonl --task_type hierarchical --save_dir ./data --splits 0.8 0.1 0.1
+    python data/doccano.py --doccano_file anna.jsonl bo.jsonl --task_type multi_label --disagreement majority
     python data/doccano.py --doccano_file relabelled.jsonl --task_type multi_label --save_dir ./data --dirty
 
 Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. data/doccano.md says how to label and export.
@@ -20,6 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from annotation_exports import read_annotations
+from annotators import DISAGREEMENT, joined_labels, settle
+from label_studio import ignored
 from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
@@ -34,7 +37,12 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--doccano_file", default="doccano.jsonl", help="export of the labelling tool (%(default)s)")
+    parser.add_argument(
+        "--doccano_file",
+        nargs="+",
+        default=["doccano.jsonl"],
+        help="exports of the labelling tool: one, or one for each annotator (doccano.jsonl)",
+    )
     parser.add_argument("--save_dir", default="./data", help="folder to write to (%(default)s)")
     parser.add_argument(
         "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
@@ -55,6 +63,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
     )
+    add_annotation_flags(parser)
     single = parser.add_mutually_exclusive_group()
     single.add_argument("--valid", action="store_true", help="write all rows, chosen by sparse.py, to valid.txt (off)")
     single.add_argument(
@@ -63,7 +72,34 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.splits is None:
         args.splits = [1.0] if args.valid or args.dirty else [0.8, 0.2]
+    args.control = {name: label or None for name, _, label in (each.partition("=") for each in args.control)}
+    args.files = ", ".join(args.doccano_file)
     return args
+
+
+def add_annotation_flags(parser):
+    """Adds the flags for exports of several controls or annotators."""
+    parser.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="NAME[=LABEL]",
+        help="Label Studio: use this control's labels, below LABEL if given; may be repeated (the only one)",
+    )
+    parser.add_argument(
+        "--join_controls",
+        action="store_true",
+        help="Label Studio: make each control a branch of a hierarchy: NAME##label (off)",
+    )
+    parser.add_argument(
+        "--disagreement",
+        choices=DISAGREEMENT,
+        help="if annotators of a text disagree: use the newest annotation, labels of more than half of them, or all "
+        "labels, or refuse (newest; rows of doccano that repeat a text are all kept)",
+    )
+    parser.add_argument(
+        "--split_joined", action="store_true", help="split labels like A#B, which imports into doccano make (off)"
+    )
 
 
 def check_args(args, problems):
@@ -74,39 +110,68 @@ def check_args(args, problems):
         problems.add(f"--{'valid' if args.valid else 'dirty'} writes one file; omit --splits, or set it to 1.0")
     if not args.separator:
         problems.add(f"--separator: must not be empty; use, for example, {SEPARATOR}")
+    if (args.join_controls or any(args.control.values())) and args.task_type != "hierarchical":
+        flag = "--join_controls" if args.join_controls else "--control NAME=LABEL"
+        problems.add(f"{flag} makes a hierarchy; add --task_type hierarchical")
 
 
-def convert(annotated, args, problems):
+def convert(annotations, args, problems):
     """Rows (text, labels: list of str) of the export, and counts of changed and skipped rows."""
     rows, seen, counts = [], set(), Counter()
-    for where, text, names in annotated:
+    single = args.task_type == "multi_class"
+    for text, members in by_text(annotations, args, counts):
+        for each in members:
+            each.closed = closed_labels(each, args, problems)
+        labels, source = settle(members, args.disagreement or "newest", single, counts)
+        if labels is None and args.disagreement == "refuse":
+            sets = " | ".join(sorted({",".join(each.closed) for each in members}))
+            where = members[0].where
+            problems.add(f"{where}: annotators disagree ({sets}): {text:.40}; label it again in the labelling tool")
+        if labels is None:
+            continue
+        number = len(source.labels if source else labels)
+        if single and number != 1:
+            where = (source or members[0]).where
+            problems.add(f"{where}: {number} labels; --task_type multi_class takes one per row (or use multi_label)")
+        row = text, ",".join(labels)
+        counts["repeated"] += row in seen
+        if row not in seen:
+            seen.add(row)
+            rows.append((text, labels))
+    return rows, counts
+
+
+def by_text(annotations, args, counts):
+    """(text, annotations) of each task of Label Studio and each row of doccano; with --disagreement, of each text."""
+    tasks, texts = {}, {}
+    for each in annotations:
+        tasks.setdefault(each.task, []).append(each)
+    for task, members in tasks.items():
+        text = members[0].text
         if args.dirty:
             text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
         clean = re.sub(r"[\t\r\n]+", " ", text).strip()
         counts["spaced"] += clean != text.strip()
-        if not clean:
+        if clean:
+            texts.setdefault(clean if args.disagreement else task, (clean, []))[1].extend(members)
+        else:
             counts["without a text"] += 1
-            continue
-        labels = {}
-        for name in names:
-            with problems.collect():
-                labels.update(dict.fromkeys(label_names(name, args, where)))
-        if args.task_type == "multi_class" and len(names) != 1:
-            problems.add(
-                f"{where}: {len(names)} labels; --task_type multi_class takes one per row (or use multi_label)"
-            )
-        row = clean, ",".join(sorted(labels))
-        counts["repeated"] += row in seen
-        if row not in seen:
-            seen.add(row)
-            rows.append((clean, sorted(labels)))
-    return rows, counts
+    return texts.values()
+
+
+def closed_labels(annotation, args, problems):
+    """The labels of an annotation, sorted, in a hierarchy with all their ancestors."""
+    labels = set()
+    for name in annotation.labels:
+        with problems.collect():
+            labels.update(label_names(name, args, annotation.where))
+    return sorted(labels)
 
 
 def label_names(name, args, where):
     """The label, and in a hierarchy all its ancestors, as named in the data files."""
     hierarchical = args.task_type == "hierarchical"
-    pieces = [piece.strip() for piece in (name.split(args.separator) if hierarchical else [name])]
+    pieces = [piece.strip() for piece in (name.rsplit(args.separator) if hierarchical else [name])]
     problem = None
     if not all(pieces):
         problem = "has an empty level" if len(pieces) > 1 else "is empty"
@@ -116,6 +181,8 @@ def label_names(name, args, where):
         problem = "contains a tab or a line break"
     elif any(SEPARATOR in piece for piece in pieces):
         problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+    elif SEPARATOR.join(pieces).rsplit(SEPARATOR) != pieces:
+        problem = "has a level that begins with #, which cannot be told from the separator"
     if problem:
         raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
     return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
@@ -139,7 +206,7 @@ def split(rows, names, args, problems):
     from text_cls.splitting import stratified_split
 
     if len(rows) < len(args.splits):
-        problems.add(f"{args.doccano_file}: {len(rows)} rows cannot fill {len(args.splits)} files")
+        problems.add(f"{args.files}: {len(rows)} rows cannot fill {len(args.splits)} files")
         return []
     order = np.random.default_rng(args.seed).permutation(len(rows))
     if not args.is_shuffle:
@@ -156,7 +223,7 @@ def split(rows, names, args, problems):
         found = stratified_split(targets, [rows[i][0] for i in order], args.splits, args.seed)
         parts = [order[part] for part in found]
     if not all(map(len, parts)):
-        problems.add(f"{args.doccano_file}: {len(rows)} rows are too few for these --splits: one file would be empty")
+        problems.add(f"{args.files}: {len(rows)} rows are too few for these --splits: one file would be empty")
     return parts
 
 
@@ -177,20 +244,35 @@ def write(path, lines):
 
 
 def log_rows(rows, counts, args):
-    logger.info("%s: %d rows", args.doccano_file, len(rows))
+    logger.info("%s: %d rows", args.files, len(rows))
     messages = {
         "spaced": "%d texts contained tabs or line breaks, now spaces",
         "without a text": "%d rows without a text skipped",
         "repeated": "%d rows with the same text and labels as another skipped",
+        "unlabelled": "%d rows without a label skipped, because another annotator labelled their text",
+        "unsettled": "%d texts skipped: no majority of their annotators agrees; label them again, or use another "
+        "--disagreement",
     }
     for name, message in messages.items():
         if counts[name]:
             logger.info(message, counts[name])
+    if counts["several"]:
+        log = logger.warning if counts["disagree"] else logger.info
+        how = f": {DISAGREEMENT[args.disagreement or 'newest']} (see --disagreement)" if counts["disagree"] else ""
+        message = "%d texts have several annotations; annotators disagree about %d of them%s"
+        log(message, counts["several"], counts["disagree"], how)
     label_sets = {}
     for text, labels in rows:
         label_sets.setdefault(text, set()).add(",".join(labels))
-    for text, sets in itertools.islice(((t, s) for t, s in label_sets.items() if len(s) > 1), 5):
+    contradictory = [(text, sets) for text, sets in label_sets.items() if len(sets) > 1]
+    for text, sets in contradictory[:5]:
         logger.warning("Same text, different labels (%s): %.60s", " | ".join(sorted(sets)), text)
+    if contradictory:
+        logger.warning(
+            "%d texts have rows with different labels, all kept; for one row each, add --disagreement newest, majority "
+            "or union",
+            len(contradictory),
+        )
     empty = sum(not labels for _, labels in rows)
     if empty:
         logger.warning(
@@ -207,16 +289,24 @@ def main(argv=None):
     check_args(args, problems)
     label_path = os.path.join(args.save_dir, "label.txt")
     with problems.collect():
-        rows, counts = convert(read_annotations(args.doccano_file, args.separator, problems), args, problems)
+        unused = Counter()
+        flags = args.control, args.join_controls
+        annotations = read_annotations(args.doccano_file, args.separator, problems, unused, *flags)
+        joined = joined_labels(annotations, args.split_joined)
+        rows, counts = convert(annotations, args, problems)
         names = sorted({name for _, labels in rows for name in labels})
-        if rows and not names:
-            problems.add(f"{args.doccano_file}: no row has a label")
+        if rows and not names and not problems.count:
+            problems.add(f"{args.files}: no row has a label")
         if (args.valid or args.dirty) and os.path.exists(label_path):
             check_known(rows, label_path, problems)
     problems.stop_if_any()
     parts = split(rows, names, args, problems)
     problems.stop_if_any()
     log_rows(rows, counts, args)
+    for line in ignored(unused):
+        logger.info(line)
+    for line in joined:
+        logger.warning(line)
 
     single = "valid.txt" if args.valid else "train_dirty.txt" if args.dirty else None
     for name, part in zip([single] if single else NAMES[len(parts)], parts):

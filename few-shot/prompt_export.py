@@ -86,7 +86,7 @@ def export(path, task, decision, max_seq_length, export_type):
 
     classifier = make_classifier(task)
     whole = Checkpoint(classifier, task.tokenizer, task.prompt.labels, decision, {})
-    with bundle_folder(path, whole, GRAPH, max_seq_length) as draft:
+    with bundle_folder(path, whole, GRAPH, max_seq_length, vocab_size=task.layout.num_ids) as draft:
         write_json(os.path.join(draft.folder, "template.json"), task.layout.template(task.truncate_mode))
         write_prompt_files(draft.folder, task.prompt)
         if export_type == "onnx":

@@ -140,6 +140,11 @@ class Layout:
     text_type: int
     mask_id: int
 
+    @property
+    def num_ids(self):
+        """The number of ids: those of the vocabulary, and the prompt's own."""
+        return self.vocab_size + len(self.own["input_ids"])
+
     def template(self, truncate_mode):
         """The content of a bundle's `template.json`, which tokenization.py reads."""
         ids = self.ids.tolist()

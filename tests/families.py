@@ -32,10 +32,20 @@ def save_ernie(folder, vocab):
 
 def save_ernie_m(folder, vocab):
     """An ERNIE-M with a SentencePiece model trained here."""
-    import sentencepiece
-    from paddlenlp.transformers import ErnieMConfig, ErnieMModel, ErnieMTokenizer
+    from paddlenlp.transformers import ErnieMConfig, ErnieMModel
 
     texts = (ROOT / "data" / "test.txt").read_text(encoding="utf-8").splitlines()
+    tokenizer = ernie_m_tokenizer(folder, texts)
+    config = ErnieMConfig(vocab_size=len(tokenizer.vocab), **{**SMALL, "pad_token_id": 1})
+    ErnieMModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def ernie_m_tokenizer(folder, texts, **settings):
+    """PaddleNLP's ERNIE-M tokenizer with a SentencePiece model of these texts, whose files are in the folder."""
+    import sentencepiece
+    from paddlenlp.transformers import ErnieMTokenizer
+
     prefix = str(Path(folder, "sentencepiece.bpe"))
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_prefix=prefix, vocab_size=2600, minloglevel=2, hard_vocab_limit=False
@@ -50,8 +60,7 @@ def save_ernie_m(folder, vocab):
         *(processor.id_to_piece(i) for i in range(3, len(processor))),
     ]
     Path(folder, "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    ErnieMModel(ErnieMConfig(vocab_size=len(pieces), **{**SMALL, "pad_token_id": 1})).save_pretrained(folder)
-    ErnieMTokenizer(str(Path(folder, "vocab.txt")), f"{prefix}.model").save_pretrained(folder)
+    return ErnieMTokenizer(str(Path(folder, "vocab.txt")), f"{prefix}.model", **settings)
 
 
 SMALL = {

@@ -115,7 +115,7 @@ def test_all_problems_are_listed_together(run, tmp_path):
     [
         (("--aug_percent", "0"), "above 0 and at most 1"),
         (("--aug_percent", "1.5"), "above 0 and at most 1"),
-        (("--create_n", "0"), "must be 1 or more"),
+        (("--create_n", "0"), "must be a whole number of at least 1"),
         (("--aug_strategy", "rotate"), "invalid choice"),
     ],
 )

@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import json
+import math
 import random
 import socket
 import threading
@@ -91,6 +92,24 @@ def test_how_many_words_change(words_file):
     text = "room " * 50
     (new,) = Augmenter("substitute", "custom", aug_percent=0.2, custom_file=words_file).augment(text)
     assert new.split().count("chamber") == 10
+
+
+@settings(deadline=None)
+@given(st.integers(2, 60), st.floats(0.001, 1), st.integers(0, 9))
+def test_how_many_words_swap(count, percent, seed):
+    """Whole pairs of neighbours: at least one, and no more than the share allows."""
+    words = [f"{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(count)]
+    for new in Augmenter("swap", create_n=3, aug_percent=percent, seed=seed).augment(" ".join(words)):
+        assert Counter(new.split()) == Counter(words)
+        changed = sum(old != word for old, word in zip(words, new.split()))
+        assert changed % 2 == 0 and 2 <= changed <= max(2, math.ceil(percent * count))
+
+
+@pytest.mark.parametrize(("percent", "changed"), [(0.01, 2), (0.1, 4), (0.12, 4), (0.15, 6), (0.2, 8)])
+def test_the_share_of_words_that_swap(percent, changed):
+    words = [f"word{i}" for i in range(40)]
+    (new,) = Augmenter("swap", aug_percent=percent).augment(" ".join(words))
+    assert sum(old != word for old, word in zip(words, new.split(), strict=True)) == changed
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-import argparse
 import fcntl
-import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command_line
 
-from text_cls.cli import Problems, UserError, command, parse_with_config, positive_int
+from text_cls.cli import Problems, UserError, command, stop_signals
 
 
 def test_first_20_problems_and_a_count():
@@ -54,57 +53,6 @@ def test_a_command_returns_a_status(capsys):
     assert command(lambda argv: None)([]) == 0
     with pytest.raises(ValueError):  # a bug of ours ends with a traceback and status 1
         command(fail)([])
-
-
-def parser():
-    p = argparse.ArgumentParser()
-    p.add_argument("--config")
-    p.add_argument("--dataset_dir", required=True)
-    p.add_argument("--batch_size", type=positive_int, default=32)
-    p.add_argument("--learning_rate", type=float, default=1.0)
-    p.add_argument("--early_stop", action=argparse.BooleanOptionalAction, default=False)
-    return p
-
-
-def test_config_sets_defaults_and_the_command_line_wins(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text("dataset_dir: data\nbatch_size: 8\nlearning_rate: 3e-5\nearly_stop: true\n", encoding="utf-8")
-    args = parse_with_config(parser(), ["--config", str(path), "--batch_size", "4"])
-    assert (args.dataset_dir, args.batch_size, args.learning_rate, args.early_stop) == ("data", 4, 3e-5, True)
-    assert parse_with_config(parser(), ["--config", str(path), "--no-early_stop"]).early_stop is False
-
-
-def test_config_as_json(tmp_path):
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({"dataset_dir": "数据", "early_stop": False}), encoding="utf-8")
-    args = parse_with_config(parser(), ["--config", str(path)])
-    assert args.dataset_dir == "数据" and args.early_stop is False
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("bach_size: 8", "there is no flag --bach_size; did you mean 'batch_size'?"),
-        ("batch_size: many", "invalid positive_int value: 'many'"),
-        ("batch_size: 0", "must be 1 or more, not 0"),
-        ("early_stop: perhaps", "early_stop must be true or false"),
-        ("- 1\n- 2", "expected lines of the form"),
-        ("a: [", "not readable as JSON or YAML"),
-    ],
-)
-def test_config_with_a_fault(tmp_path, capsys, content, message):
-    path = tmp_path / "run.yaml"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(SystemExit) as error:
-        parse_with_config(parser(), ["--config", str(path), "--dataset_dir", "data"])
-    assert error.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_missing_config_file(capsys):
-    with pytest.raises(SystemExit):
-        parse_with_config(parser(), ["--config", "nowhere.yaml"])
-    assert "--config nowhere.yaml: No such file or directory" in capsys.readouterr().err
 
 
 SCRIPTS = (
@@ -183,3 +131,46 @@ def test_a_bar_on_a_terminal_and_the_log_above_it(columns, width):
 def test_no_bar_in_a_file():
     done = subprocess.run(command_line("-c", BAR_AND_LOG), cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0 and done.stderr.count("\n") == 1 and "%|" not in done.stderr
+
+
+BAD_PATH = os.fsdecode("数据".encode("gbk"))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "out", "err"),
+    [
+        ("print(sys.argv[1])", 0, "数据".encode("gbk"), b""),
+        ("sys.argv[1].encode()", 2, b"", rb"error: '\udc"),  # as a library does with a path
+        ("cli.logger.warning(sys.argv[1])", 0, b"", rb"\udc"),
+        ("raise cli.UserError(sys.argv[1])", 2, b"", rb"error: \udc"),
+    ],
+)
+def test_a_path_that_is_not_utf_8(body, status, out, err):
+    code = f"import sys; from text_cls import cli\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
+    answer = subprocess.run(command_line("-c", code, BAD_PATH), cwd=ROOT, capture_output=True)
+    assert answer.returncode == status and out in answer.stdout and err in answer.stderr
+    assert b"Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "out"),
+    [
+        ("cli.logger.warning('w')\n    with cli.progress_bar(3, 'rows') as bar: print(bar.total)", 0, "3\n"),
+        ("raise cli.UserError('e')", 2, ""),
+        ("argparse.ArgumentParser().error('e')", 2, ""),
+    ],
+)
+def test_standard_error_may_be_closed(body, status, out):
+    code = f"import argparse, sys; from text_cls import cli\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
+    words = ["sh", "-c", '"$@" 2>&-', "sh", *command_line("-c", code)]
+    answer = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    assert (answer.returncode, answer.stdout) == (status, out)
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    assert signal.SIGHUP in stop_signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stop_signals() == (signal.SIGINT, signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -281,6 +281,8 @@ def test_invalid_rows(convert, row, flags, message):
         ("[]", "no rows"),
         ("[" * 100_000, "unreadable JSON array"),
         ('{"text":' * 100_000, "export:1: not JSON"),
+        ("下雨,天气\n" * 9, "export:1: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own"),
+        ("text,label\n下雨,天气\n", "export: this file is CSV"),
         ("[1, 2]", "row 1: a row must be a JSON object"),
         ('[{"text": "一"', "unreadable JSON array"),
         ('{"text": "一", "label": ["甲"]}\n__label__甲 二\n', "export:2: not JSON"),
@@ -348,10 +350,10 @@ JSON = st.recursive(
 def test_any_json_is_read_or_refused(tmp_path_factory, records):
     path, problems = tmp_path_factory.getbasetemp() / "any.json", Problems()
     path.write_text(json.dumps(records), encoding="utf-8")
-    rows = annotation_exports.read_annotations(path, "##", problems)
-    assert problems.count or len(rows) == len(records)
-    for _, text, names in rows:
-        assert isinstance(text, str) and all(isinstance(name, str) for name in names)
+    rows = annotation_exports.read_annotations([str(path)], "##", problems, Counter())
+    assert problems.count or len({row.where for row in rows}) == len(records)
+    for row in rows:
+        assert isinstance(row.text, str) and all(isinstance(name, str) for name in row.labels)
 
 
 def test_example_data_survive_a_round_trip(convert):

@@ -75,6 +75,10 @@ def test_each_family(families, run, family, tmp_path):
     operators = nodes_of(tmp_path / "export" / "model.onnx")
     assert operators.count("MultiHeadAttention") == 2 and "Softmax" not in operators
     assert operators.count("LayerNormalization") == 5 and operators.count("BiasGelu") == 2
+    weights = families[family][0].state_dict()
+    for name, size in (("vocab_size", "word_embeddings"), ("type_vocab_size", "token_type_embeddings")):
+        rows = [len(array) for key, array in weights.items() if key.endswith(f"{size}.weight")]
+        assert bundle.manifest.get(name) == (None if name == "type_vocab_size" and len(names) == 1 else rows[0])
 
 
 def test_the_last_layer_computes_only_the_first_token(bundles):

@@ -89,9 +89,16 @@ def test_thresholds_are_fitted_to_it(run, prompted, tmp_path):
     assert Predictor(str(tmp_path / "export")).decision.threshold != 0.5
 
 
-def test_triton_serves_it(run, triton, prompted, tmp_path):
+@pytest.mark.parametrize("missing", [(), ("vocab_size", "type_vocab_size")], ids=["new", "older"])
+def test_triton_serves_it(run, triton, prompted, missing, tmp_path):
+    """Also a bundle of 0.1.0, whose manifest does not tell how many ids there are: a prompt has ids of its own."""
     dataset, out = prompted["reviews"]
-    flags = ("--bundle", out / "export", "--output", tmp_path / "models", "--device", "cpu")
+    bundle = shutil.copytree(out / "export", tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    for name in missing:
+        del manifest[name]
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    flags = ("--bundle", bundle, "--output", tmp_path / "models", "--device", "cpu")
     status, log = run(build_repository.main, *flags)
     assert status == 0, log
     with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -5,7 +6,7 @@ from conftest import write_lines
 
 from text_cls import files
 from text_cls.cli import UserError
-from text_cls.files import atomic_folder, atomic_write, recover_folder
+from text_cls.files import atomic_folder, atomic_write, recover_folder, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -18,6 +19,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         file.write("二\n")
         raise RuntimeError
     assert path.read_text(encoding="utf-8") == "一\n" and os.listdir(path.parent) == ["out.txt"]
+
+
+def test_paths_that_are_not_utf_8_are_escaped(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + "/数据".encode("gbk"))
+    write_json(os.path.join(folder, "run.json"), {"dataset_dir": folder, "text": "好 \U0001f600"})
+    with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
+        content = file.read()
+    assert "\\udc" in content and "好 \U0001f600" in content
+    assert json.loads(content) == {"dataset_dir": folder, "text": "好 \U0001f600"}
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

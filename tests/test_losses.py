@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.losses import LOSSES, TOLERANCE_SCALE, TOLERANCE_SHIFT, make_loss, smoothed
+from text_cls.neural.losses import LOSSES, make_loss, smoothed
 
 paddle = import_paddle()
 
@@ -46,10 +46,40 @@ def test_distribution_balanced_against_the_formulas(case, data):
         for i, n in enumerate(support):
             ratio = (1 / n) / of_row if present.any() else np.inf
             weight = 0.1 + 1 / (1 + np.exp(-10 * (ratio - 0.2)))
-            z = float(logits[row, i]) - TOLERANCE_SHIFT * np.log(100 / n - 1)
-            loss = np.logaddexp(0, -z) if present[i] else np.logaddexp(0, TOLERANCE_SCALE * z) / TOLERANCE_SCALE
+            z = float(logits[row, i]) - 0.05 / 2 * np.log(100 / n - 1)
+            loss = np.logaddexp(0, -z) if present[i] else np.logaddexp(0, 2 * z) / 2
             expected[row, i] = weight * loss
     assert of("distribution_balanced", logits, labels, support) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_distribution_balanced_is_the_authors_without_their_focal_factor():
+    """Figures of their ResampleLoss with the settings for both of their data sets."""
+    logits, labels = np.array([[-2, -2, 1]], np.float32), np.array([[0, 1, 1]])
+    loss = of("distribution_balanced", logits, labels, np.array([10, 100, 500]), rows=1000)
+    assert loss == pytest.approx(np.array([[0.00795, 2.38916, 0.16209]]), abs=5e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_smallest_training_sets_are_balanced_too(rows):
+    """A label in one row of two: logits are not shifted, and the weight is that of a row with one label."""
+    logits = np.array([[-2, 1.5]], np.float32)
+    loss = of("distribution_balanced", logits, np.array([[1, 0]]), np.array([1, 1]), rows)
+    weight = 0.1 + 1 / (1 + np.exp(-8))
+    assert loss == pytest.approx(weight * np.array([[np.logaddexp(0, 2), np.logaddexp(0, 3) / 2]]), rel=1e-4)
+
+
+def test_smoothed_labels_are_balanced_as_the_true_ones():
+    """The weights are those of the row's labels, not of all labels with a target above 0."""
+    loss, logits = make_loss("distribution_balanced", np.array([5, 80]), 100), paddle.to_tensor([[0.5, -1.0]])
+    present, absent = loss(logits, smoothed(paddle.to_tensor([[1.0, 0.0]]), 0.2)).numpy()[0]
+    weight, cell = 0.1 + 1 / (1 + np.exp(-8)), 0.5 - 0.025 * np.log(19)
+    assert present == pytest.approx(
+        weight * (0.9 * np.logaddexp(0, -cell) + 0.1 * np.logaddexp(0, 2 * cell) / 2), rel=1e-4
+    )
+    weight, cell = 0.1 + 1 / (1 + np.exp(-10 * (5 / 80 - 0.2))), -1 + 0.025 * np.log(4)
+    assert absent == pytest.approx(
+        weight * (0.1 * np.logaddexp(0, -cell) + 0.9 * np.logaddexp(0, 2 * cell) / 2), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("support", [[0, 0, 100], [100, 100, 100], [0, 1, 99]])

@@ -40,7 +40,7 @@ def test_a_run_killed_and_resumed_ends_as_if_nothing_had_happened(news, train, t
     assert status == 0 and "This run has finished already" in log and "global step" not in log
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_ctrl_c_saves(news, train, tiny_model, tmp_path, number, status):
     """With accumulation and without length buckets, stopped within the first epochs."""
     same = ("--epochs", 15, "--batch_size", 8, "--gradient_accumulation_steps", 2, "--no-length_buckets")

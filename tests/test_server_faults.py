@@ -123,7 +123,7 @@ def metric(server, name):
     return float(re.search(rf"^text_cls_{name} (\S+)$", text, re.M)[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_server_ends_at_once(bundles, log, number):
     with serving(bundles["news"], log) as server:
         connection = server.connect()

@@ -23,7 +23,7 @@ def test_settings(caplog, monkeypatch):
     }
     chosen = settings.parse_args(["--port", "2"], environ=environ)
     assert (chosen.port, chosen.max_texts, chosen.batching, chosen.api_key) == (2, 5, False, KEY)
-    assert "TEXT_CLS_MAX_TEXT is not a setting; did you mean 'max_texts'?" in caplog.text
+    assert "TEXT_CLS_MAX_TEXT is not a setting; did you mean 'TEXT_CLS_MAX_TEXTS'?" in caplog.text
     shown = "\n".join(settings.describe(chosen))
     assert "max_texts=5" in shown and "batching=False" in shown and KEY not in shown
     chosen = settings.parse_args(["--shutdown_seconds", "12"], environ={})
@@ -34,8 +34,18 @@ def test_settings(caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "environ", "message"),
     [
-        (["--max_texts", "0"], {}, "argument --max_texts: must be 1 or more, not 0"),
-        ([], {"TEXT_CLS_PORT": "tcp://10.0.0.1:80"}, "argument --port: invalid"),
+        (["--max_texts", "0"], {}, "argument --max_texts: must be a whole number of at least 1, not '0'"),
+        (
+            [],
+            {"TEXT_CLS_PORT": "tcp://10.0.0.1:80"},
+            "TEXT_CLS_PORT: must be a whole number of at least 0, not 'tcp://",
+        ),
+        (["--port", "1"], {"TEXT_CLS_PORT": ""}, "TEXT_CLS_PORT: must be a whole number of at least 0, not ''"),
+        ([], {"TEXT_CLS_PORT": "9" * 5000}, "TEXT_CLS_PORT: '9999"),
+        ([], {"TEXT_CLS_DEVICE": "tpu"}, "TEXT_CLS_DEVICE: must be one of cpu, gpu, not 'tpu'"),
+        ([], {"TEXT_CLS_DEADLINE_SECONDS": "0"}, "TEXT_CLS_DEADLINE_SECONDS: must be more than 0"),
+        ([], {"TEXT_CLS_PORT": "a", "TEXT_CLS_MAX_TEXTS": "b"}, "TEXT_CLS_MAX_TEXTS: must be a whole"),
+        ([], {"TEXT_CLS_PORT": "a", "TEXT_CLS_MAX_TEXTS": "b"}, "2 problems"),
         ([], {"TEXT_CLS_BATCHING": "nein"}, "TEXT_CLS_BATCHING must be true or false, not 'nein'"),
         (["--shutdown_seconds", "11.5"], {}, "11.5 must be at least 2 more than --deadline_seconds 10"),
         (["--deadline_seconds", "0"], {}, "argument --deadline_seconds: must be more than 0"),
@@ -56,7 +66,7 @@ def test_invalid_settings(argv, environ, message):
 
 def test_a_failed_start_is_reported_in_a_sentence(run, tmp_path):
     status, log = run(server.main, "--max_texts", "x")
-    assert status == 2 and "argument --max_texts: invalid" in log and "--help" in log
+    assert status == 2 and "argument --max_texts: must be a whole number" in log and "--help" in log
     words = ("server.py", "--bundle", tmp_path, "--port", 0)
     answer = subprocess.run(
         command_line(*words), cwd=ROOT / "deploy" / "simple_serving", capture_output=True, text=True, encoding="utf-8"

@@ -4,6 +4,7 @@ import unicodedata
 
 import pytest
 from conftest import REAL_DATA, ROOT, lines_of
+from families import ernie_m_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import HARD
@@ -48,6 +49,44 @@ def test_every_character_between_others(families, family_folders):
     ours = load_tokenizer(str(family_folders["ernie"]))
     characters = [chr(code) for code in range(0x30000) if unicodedata.category(chr(code)) != "Cs"]
     assert_same(families["ernie"][1], ours, [f"中{character}a" for character in characters], 16)
+
+
+@pytest.fixture(scope="module")
+def lower_ernie_m(tmp_path_factory):
+    """(PaddleNLP's tokenizer, ours) of an ERNIE-M that lower-cases, and has a token for each character of `CASED`."""
+    folder = tmp_path_factory.mktemp("lower_ernie_m")
+    texts = [*HARD, *CASED, *map(str.lower, CASED)] + [char for char in "".join(CASED).lower() if char.strip()] * 3
+    saved = ernie_m_tokenizer(folder, texts, do_lower_case=True)
+    saved.save_pretrained(folder)
+    theirs = type(saved).from_pretrained(str(folder))  # only then does it know special tokens in a text
+    ours = load_tokenizer(str(folder))
+    assert ours.lower_case and {"σ", "ς", "s"} <= {token.strip("▁") for token in ours.vocabulary}
+    return theirs, ours
+
+
+# Python lowers a capital sigma at the end of a word to another letter than elsewhere, and İ to two characters.
+CASED = [
+    "ΑΣ",
+    "ΣΑΣ ΟΔΟΣ. ΣΣ",
+    "Σ",
+    "ας ΑΣ'",
+    "İI DİŞ",
+    "STRASSE ẞ ﬁ",
+    "ΑΣ\nΑΣ\u2028ΑΣ",
+    "[CLS]ΑΣ [cls] ΑΣ[SEP] [Sep]",
+    "Σ中Σ ABC",
+]
+
+
+@pytest.mark.parametrize("max_length", [64, 5])
+def test_an_ernie_m_that_lower_cases(lower_ernie_m, max_length):
+    assert_same(*lower_ernie_m, [*HARD, *CASED, *(a + b for a in CASED for b in CASED)], max_length)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text("ΑΣσς' .İIiẞßAa1中，\u0301\n", max_size=12) | st.text(max_size=20), min_size=1, max_size=5))
+def test_any_text_of_an_ernie_m_that_lower_cases(lower_ernie_m, texts):
+    assert_same(*lower_ernie_m, texts, 32)
 
 
 @settings(deadline=None)  # another test may use the core

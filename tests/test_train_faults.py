@@ -35,9 +35,9 @@ def test_a_fault_is_one_line_and_status_2(news, train, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--batch_size", 0), "--batch_size: must be 1 or more, not 0"),
-        (("--learning_rate", "-1"), "--learning_rate: must be 0 or more, not -1"),
-        (("--learning_rate", "nan"), "--learning_rate: must be 0 or more, not nan"),
+        (("--batch_size", 0), "--batch_size: must be a whole number of at least 1, not '0'"),
+        (("--learning_rate", "-1"), "--learning_rate: must be a number of at least 0, not '-1'"),
+        (("--learning_rate", "nan"), "--learning_rate: must be a number of at least 0, not 'nan'"),
         (("--loss", "hinge"), "invalid choice: 'hinge'"),
         (("--metric_for_best", "f2"), "invalid choice: 'f2'"),
         (("--epoch", 3), "unrecognized arguments: --epoch"),

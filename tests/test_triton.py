@@ -49,8 +49,14 @@ def narrow(triton, bundles, tmp_path_factory):
 
     Within the block of pause(model), that model (one in Python) does not answer.
     """
-    folder = tmp_path_factory.mktemp("narrow")
-    flags = ["--bundle", str(bundles["news"]), "--output", str(folder / "models"), "--max_batch_size", str(ROWS)]
+    with pausable(bundles["news"], tmp_path_factory.mktemp("narrow")) as both:
+        yield both
+
+
+@contextlib.contextmanager
+def pausable(bundle, folder):
+    """What `narrow` yields, for a bundle."""
+    flags = ["--bundle", str(bundle), "--output", str(folder / "models"), "--max_batch_size", str(ROWS)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "QUEUE", QUEUE)
         assert script.main(flags) == 0
@@ -67,8 +73,7 @@ def narrow(triton, bundles, tmp_path_factory):
             (folder / model).unlink()
 
     with triton_server(folder / "models", folder / "log.txt") as server:
-        predictor = Predictor(str(bundles["news"]), num_threads=1)
-        yield SimpleNamespace(server=server, predictor=predictor, pause=pause)
+        yield SimpleNamespace(server=server, predictor=Predictor(str(bundle), num_threads=1), pause=pause)
     assert server.process.returncode == 0  # no request is left
 
 
@@ -158,10 +163,10 @@ def served_text(i):
 
 
 def test_a_failed_run_does_not_affect_others(served):
-    """A token unknown to the model, sent without the tokenizer; the next request is answered."""
+    """A token unknown to the model, sent to the graph itself; the next request is answered."""
     data = {"datatype": "INT64", "shape": [1, 3], "data": [1, 10**9, 2]}
     body = json.dumps({"inputs": [{"name": name, **data} for name in ("input_ids", "token_type_ids")]})
-    status, _, answer = served.server.get("models/seqcls_batcher/infer", body.encode("utf-8"))
+    status, _, answer = served.server.get("models/seqcls_model/infer", body.encode("utf-8"))
     assert status >= 400 and "onnxruntime execute failure" in json.loads(answer)["error"]
     assert_same(served.server.infer("seqcls", TEXTS), served.predictor, TEXTS)
 
@@ -171,18 +176,55 @@ def test_metrics_count_the_runs(served):
     assert metric(served.server, 'nv_inference_exec_count{model="seqcls_model",version="1"}') > 0
 
 
+def int64(values, shape=None):
+    """An input: (type, shape, data)."""
+    return "INT64", shape or [1, len(values)], np.array(values, dtype=np.int64).tobytes()
+
+
 IDS, TYPES = "input_ids", "token_type_ids"
+GOOD = int64([0] * 16)  # as long as the valid rows, and so in the same run
+BAD_IDS = [
+    ("seqcls_batcher", {IDS: int64([1] * 15 + [bad]), TYPES: GOOD}, f"input_ids has {bad}; the model takes 0 to ")
+    for bad in (10**6, 2**62, -1, -5, -(2**63))
+]
+BAD_TYPES = "seqcls_batcher", {IDS: int64([1] * 16), TYPES: int64([0] * 15 + [99])}, "token_type_ids has 99; the model"
+TOO_LONG = (
+    "seqcls_batcher",
+    {IDS: int64([1] * 3000), TYPES: int64([0] * 3000)},
+    "a row has 3000 tokens; the model takes",
+)
 MALFORMED = [  # (model, {input: (type, shape, data)}, message). [0, 1] with data for one row reaches a model as [1]
     ("seqcls", {"INPUT": ("BYTES", [0, 1], b"")}, "expected 1 string elements"),
     ("tokenizer", {"INPUT_0": ("BYTES", [0, 1], b"\x01\0\0\0x")}, "no rows"),
     ("seqcls_batcher", {IDS: ("INT64", [0, 1], bytes(8)), TYPES: ("INT64", [0, 1], bytes(8))}, "no rows"),
     ("seqcls_batcher", {IDS: ("INT64", [1, 2], bytes(16)), TYPES: ("INT64", [1, 1], bytes(8))}, "different shapes"),
+    *BAD_IDS,
+    BAD_TYPES,
+    TOO_LONG,
 ]
 
 
 @pytest.mark.parametrize(("model", "inputs", "message"), MALFORMED)
 def test_a_malformed_request_does_not_affect_others(narrow, model, inputs, message):
     """Among 20 valid requests, which wait at the same time and so share its runs."""
+    send_among_others(narrow, model, inputs, message)
+
+
+def test_a_fault_that_only_the_graph_finds_does_not_affect_others(triton, bundle, tmp_path):
+    """The manifest of an older bundle does not tell how many token types there are."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    older = {name: value for name, value in manifest.items() if name not in ("vocab_size", "type_vocab_size")}
+    assert len(older) == len(manifest) - 2
+    path.write_text(json.dumps(older), encoding="utf-8")
+    model, inputs, _ = BAD_TYPES
+    with pausable(bundle, tmp_path) as both:
+        send_among_others(both, model, inputs, "onnxruntime execute failure")
+        send_among_others(both, *BAD_IDS[0])
+
+
+def send_among_others(narrow, model, inputs, message):
+    """Three times a request that fails with the message, among 20 valid ones, which are answered."""
     paused = "tokenizer" if model == "seqcls" else model
     head = [
         {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}

@@ -1,4 +1,4 @@
-"""Between a script and its user: errors that say what to do, the log, the progress bar, types of flags, --config.
+"""Between a script and its user: errors that say what to do, the log, the progress bar, types of flags.
 
 An error that the user can fix is a `UserError`: it ends the script with status 2 and a message, without a traceback.
 Errors in arguments and data are collected in `Problems`, so that one run shows them all before the first long step.
@@ -10,6 +10,8 @@ import difflib
 import functools
 import logging
 import os
+import re
+import signal
 import sys
 
 logger = logging.getLogger("text_classification")
@@ -87,6 +89,11 @@ def command(main):
                 raise
             print(f"error: {error}. {PACKAGES[error.name]}", file=sys.stderr)
             return 2
+        except UnicodeEncodeError as error:
+            if not re.search("[\ud800-\udfff]", error.object):
+                raise
+            print(f"error: {error.object!a}: this name is not UTF-8; rename the file or folder", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             return 130
 
@@ -106,12 +113,23 @@ class _StandardError(logging.StreamHandler):
 
 def set_up_log():
     """Log lines on standard error in the format of PaddleNLP's application; ranks other than 0 log errors only."""
+    if sys.stderr is None:  # closed by the caller: 2>&-
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    if getattr(sys.stdout, "errors", None) == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that is not UTF-8 is printed as its bytes
     if not logger.handlers:
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+
+
+def stop_signals():
+    """The signals that ask a process to end: Ctrl-C, SIGTERM and, unless nohup made it ignored, a closed terminal's."""
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    heeded = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *([hang_up] if heeded else []))
 
 
 @contextlib.contextmanager
@@ -149,10 +167,10 @@ def fraction(zero=True, one=False):
     """An argparse type: a number from 0 to 1. zero, one: whether 0 and 1 themselves are allowed."""
 
     def number(text):
-        value = float(text)
-        if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+        value = _parsed(text, float)
+        if value is None or not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
             least, most = "at least" if zero else "above", "at most" if one else "below"
-            raise argparse.ArgumentTypeError(f"must be {least} 0 and {most} 1, not {text}")
+            raise argparse.ArgumentTypeError(f"must be a number {least} 0 and {most} 1, not {shorten(text)}")
         return value
 
     return number
@@ -162,51 +180,43 @@ def boolean(text):
     """argparse type: true or false after a flag, as in PaddleNLP's application."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"expected true or false, not {text}")
+        raise argparse.ArgumentTypeError(f"expected true or false, not {shorten(text)}")
     return values[text.lower()]
 
 
 def _number(text, kind, least):
-    value = kind(text)  # argparse turns the ValueError into a message
-    if not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+    value = _parsed(text, kind)
+    if kind is int and text.strip().isdecimal() and (value is None or value >= 1 << 63):
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is too large")
+    if value is None or not least <= value < float("inf"):
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {what} of at least {least}, not {shorten(text)}")
     return value
 
 
-def parse_with_config(parser, argv):
-    """Parses `argv`, with defaults from the file of `--config` (JSON or YAML, `flag: value`). The command line wins.
-
-    The file's values are parsed as if typed before the rest of the command line, so that the same checks apply.
-    """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    path = first.parse_known_args(argv)[0].config
-    if path is None:
-        return parser.parse_args(argv)
-    import yaml
-
+def _parsed(text, kind):
     try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file) or {}
-    except OSError as error:
-        parser.error(f"--config {path}: {error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        parser.error(f"--config {path}: not readable as JSON or YAML in UTF-8: {error}")
-    if not isinstance(values, dict):
-        parser.error(f"--config {path}: expected lines of the form 'batch_size: 32'")
-    flags = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
-    tokens = []
-    for name, value in values.items():
-        if name not in flags:
-            parser.error(f"--config {path}: there is no flag --{name}{closest(str(name), flags)}")
-        if isinstance(flags[name], argparse.BooleanOptionalAction):
-            if not isinstance(value, bool):
-                parser.error(f"--config {path}: {name} must be true or false, not {value!r}")
-            tokens.append(flags[name].option_strings[0 if value else 1])
-        elif value is not None:
-            tokens.append(f"--{name}={value}")
-    return parser.parse_args(tokens + argv)
+        return kind(text)
+    except ValueError:
+        return None
+
+
+def value_problem(action, text):
+    """Why an argparse flag cannot have a value, `text`; None if it can."""
+    try:
+        value = action.type(text) if action.type else text
+    except argparse.ArgumentTypeError as error:
+        return str(error)
+    except (TypeError, ValueError):
+        return f"invalid value {shorten(text)}"
+    if action.choices is not None and value not in action.choices:
+        return f"must be one of {', '.join(map(str, action.choices))}, not {shorten(text)}"
+    return None
+
+
+def shorten(text, most=40):
+    """A text from outside for a message: quoted, and cut if it is long."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
 
 
 def closest(name, known):

@@ -36,7 +36,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[TextIO]:
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        # A path that is not UTF-8 contains surrogates; they are written as JSON escapes them: \udcd6.
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

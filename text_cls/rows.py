@@ -8,6 +8,7 @@ import numpy as np
 
 from text_cls.cli import Problems, UserError, closest
 from text_cls.files import atomic_write
+from text_cls.foreign_files import SAMPLE, encoding_message, foreign_message
 from text_cls.label_tree import SEPARATOR, parent_ids
 
 # --------------------------------------------------------------------------------------------------------------- labels
@@ -160,41 +161,31 @@ class Rows:
         return np.bincount(self.label_ids, minlength=num_labels)
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """Yields (number, text) of each line of a UTF-8 file; a byte order mark and CRLF are accepted."""
+def read_lines(path: str | os.PathLike, may_be_json: bool = False) -> Iterator[tuple[int, str]]:
+    """Yields (number, text) of each line of a UTF-8 file; a byte order mark and CRLF are accepted.
+
+    Raises:
+        UserError: the file cannot be read, or is no text: the message names what it is, and the command to convert it.
+    """
     try:
-        file = open(path, "rb")
+        file = open(path, "rb", buffering=SAMPLE)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
     chinese_before = False  # non-ASCII UTF-8 was read: an error then concerns this line, not the whole file
     with file:
+        head = file.peek(SAMPLE)[:SAMPLE]
+        if message := foreign_message(path, head, may_be_json):
+            raise UserError(message)
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError:
-                raise UserError(_encoding_message(path, number, line if chinese_before else None)) from None
+                if chinese_before:
+                    raise UserError(encoding_message(path, number, line)) from None
+                sample = line[:SAMPLE] + file.read(max(0, SAMPLE - len(line)))
+                raise UserError(encoding_message(path, number, sample, head)) from None
             chinese_before = chinese_before or not line.isascii()
             yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
-
-
-def _encoding_message(path, number, line):
-    """What to do about line `number`, which is not UTF-8. line: its bytes if lines before it are UTF-8, else None."""
-    from charset_normalizer import from_bytes
-
-    if line is None:
-        with open(path, "rb") as file:
-            sample = file.read(1 << 16)
-    else:
-        sample = line
-    iconv_names = {"gb18030": "GB18030", "big5": "BIG5", "utf_16": "UTF-16", "utf_16_le": "UTF-16LE"}
-    guess = from_bytes(sample, cp_isolation=list(iconv_names)).best()
-    if guess is None:
-        return f"{path}:{number}: not UTF-8, nor any other known encoding; save the file as UTF-8"
-    encoding = iconv_names[guess.encoding]
-    looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
-    if line is not None:
-        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the file it came from"
-    return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path}.utf8' && mv '{path}.utf8' '{path}'"
 
 
 def read_texts(path: str | os.PathLike, problems: Problems | None = None) -> Iterator[tuple[int, str]]:

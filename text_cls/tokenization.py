@@ -182,7 +182,8 @@ class SentencePiece(Tokenizer):
                     continue
                 part = part.lstrip() if i else part  # spaces beside a special token belong to it
                 part = part.rstrip() if i + 1 < len(parts) else part
-                part = part.lower() if self.lower_case else part
+                # As PaddleNLP: each character by itself, so that a sigma at the end of a word stays "σ".
+                part = "".join(map(str.lower, part)) if self.lower_case else part
                 for piece in self._model.EncodeAsPieces(part):
                     ids += (self.vocabulary.get(token, self.unk_id) for token in self._split(piece))
             rows.append(np.array([self.cls_id, *ids[: max_length - 2], self.sep_id], dtype=np.int32))

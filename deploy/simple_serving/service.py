@@ -16,7 +16,7 @@ from metrics import Metrics
 from schemas import LEAST_TOKENS, Invalid, parse
 from settings import CLOSING_SECONDS, describe
 from text_cls.bundle import RETRIEVAL
-from text_cls.cli import logger, set_up_log
+from text_cls.cli import logger, set_up_log, stop_signals
 from text_cls.serving import open_predictor
 
 HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
@@ -95,17 +95,19 @@ class Service:
             self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
 
     def heed_signals(self):
-        """From the first SIGTERM or SIGINT on, nothing new is accepted; then the previous handler runs."""
+        """From the first SIGTERM, SIGINT or SIGHUP on, nothing new is accepted; then the previous handler runs."""
         if threading.current_thread() is not threading.main_thread():  # in a test; only the main thread gets signals
             return
+        numbers = stop_signals()
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def handle(number, frame):
             self.draining = True
+            number = number if number in before else signal.SIGTERM  # uvicorn has no handler for SIGHUP
             if callable(before[number]):
                 before[number](number, frame)
 
-        for number in before:
+        for number in numbers:
             signal.signal(number, handle)
 
     def close(self):

@@ -7,7 +7,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-from text_cls.cli import Problems, UserError, closest, logger, non_negative_float, non_negative_int, positive_int
+from text_cls.cli import (
+    Problems,
+    UserError,
+    closest,
+    logger,
+    non_negative_float,
+    non_negative_int,
+    positive_int,
+    shorten,
+    value_problem,
+)
 
 PREFIX = "TEXT_CLS_"
 API_KEY = PREFIX + "API_KEY"  # not a flag: everybody on the machine can read a command line
@@ -64,6 +74,28 @@ def parser_of(description):
     return parser
 
 
+def environment_tokens(parser, environ):
+    """The settings in the environment as arguments. Raises a UserError that lists the variables that are not valid."""
+    variables = {PREFIX + action.dest.upper(): action for action in parser._actions if action.dest != "help"}
+    tokens, problems = [], Problems()
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name == API_KEY:
+            continue
+        action = variables.get(name.upper())
+        if action is None:
+            logger.warning("%s is not a setting%s", name, closest(name, [*variables, API_KEY]))
+        elif isinstance(action, argparse.BooleanOptionalAction):
+            if value not in ("0", "1", "false", "true"):
+                problems.add(f"{name} must be true or false, not {shorten(value)}")
+            tokens.append(action.option_strings[0 if value in ("1", "true") else 1])
+        elif problem := value_problem(action, value):
+            problems.add(f"{name}: {problem}")
+        else:
+            tokens.append(f"--{action.dest}={value}")
+    problems.stop_if_any()
+    return tokens
+
+
 def parse_args(argv=None, description=None, environ=os.environ):
     """The settings as a Namespace, with `api_key`. Flags win over the environment, the environment over the defaults.
 
@@ -71,20 +103,7 @@ def parse_args(argv=None, description=None, environ=os.environ):
         UserError: a value is not valid, or two values contradict each other.
     """
     parser = parser_of(description)
-    flags = {action.dest: action for action in parser._actions if action.dest != "help"}
-    tokens = []
-    for name, value in environ.items():
-        flag = name.removeprefix(PREFIX).lower()
-        if not name.startswith(PREFIX) or name == API_KEY:
-            continue
-        if flag not in flags:
-            logger.warning("%s is not a setting%s", name, closest(flag, flags))
-        elif isinstance(flags[flag], argparse.BooleanOptionalAction):
-            if value not in ("0", "1", "false", "true"):
-                raise UserError(f"{name} must be true or false, not {value!r}")
-            tokens.append(flags[flag].option_strings[0 if value in ("1", "true") else 1])
-        else:
-            tokens.append(f"--{flag}={value}")
+    tokens = environment_tokens(parser, environ)
     settings = parser.parse_args(tokens + (sys.argv[1:] if argv is None else list(argv)))
     settings.api_key = key = environ.get(API_KEY)
     problems = Problems()

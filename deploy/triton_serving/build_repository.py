@@ -25,6 +25,7 @@ PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
 UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 DECIDING = ("label.txt", "decision.json")
+LIMITS = ("vocab_size", "type_vocab_size", "longest_input")  # of the manifest: what the graph takes
 QUEUE = 1024  # maximum requests waiting for the tokenizer, and for the graph
 
 
@@ -100,19 +101,21 @@ def configurations(manifest, args, digest):
         return "".join([head, tensors("input", ins, ragged), tensors("output", outs), *more])
 
     bounded = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {QUEUE} }} }}\n"
-    padding = parameters(
-        pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest
+    known = {name: manifest[name] for name in LIMITS if manifest.get(name) is not None}
+    checks = parameters(
+        pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest, **known
     )
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
     hierarchical = parameters(hierarchical=str(manifest["hierarchical"]).lower())
+    processor = CPU.replace("CPU", args.device.upper())
     graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
     results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
     steps = ensemble([name for name, _, _ in inputs], output)
     models = {
         "tokenizer": model(PYTHON, [("INPUT_0", *TEXT)], [*tokens, ERROR], CPU, bounded, limit),
-        "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, padding, ragged=True),
-        "seqcls_model": model(graph, inputs, logits, CPU.replace("CPU", args.device.upper()), MERGED, threads),
+        "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, checks, ragged=True),
+        "seqcls_model": model(graph, inputs, logits, processor, threads),  # not merged: one fault would fail all
         "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
         "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, hierarchical),
     }
@@ -153,6 +156,18 @@ def tokenizer_files(bundle):
     return [name for name in bundle.manifest["files"] if not name.startswith(graphs)]
 
 
+def vocabulary_size(bundle):
+    """The number of ids that a bundle's tokenizer makes: lines of vocab.txt, and the ids that a prompt adds to them."""
+    with open(os.path.join(bundle.folder, "vocab.txt"), encoding="utf-8") as file:
+        size = sum(1 for _ in file)
+    template = os.path.join(bundle.folder, "template.json")
+    if os.path.exists(template):
+        with open(template, encoding="utf-8") as file:
+            prompt = json.load(file)
+        size = max(size, *(number + 1 for number in prompt["before"] + prompt["after"]))
+    return size
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
@@ -169,7 +184,9 @@ def main(argv=None):
     graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
     digest = bundle.manifest["files"][os.path.basename(graph)]
     with atomic_folder(args.output) as folder:
-        for model, content in configurations(bundle.manifest, args, digest).items():
+        # The manifest of a bundle exported by 0.1.0 has no vocab_size.
+        manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
+        for model, content in configurations(manifest, args, digest).items():
             os.makedirs(os.path.join(folder, model, "1"))
             with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
                 file.write(content)

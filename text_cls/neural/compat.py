@@ -1,6 +1,6 @@
 """Workarounds that make Paddle, and packages built on it, work on today's machines.
 
-Each names the upstream bug and the versions that have it. This module imports nothing else of the project.
+Each names the upstream bug and the versions that have it. Of the project, this module imports `safe_weights` only.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import re
 import sys
 import tempfile
 import warnings
+
+from text_cls.neural.safe_weights import restrict_unpickling
 
 
 def _processor_is_amd():
@@ -90,13 +92,18 @@ def _is_news(record):
 
 
 def import_paddle():
-    """Imports Paddle and PaddleNLP without the banners of Paddle 3.0 and of its helpers (ccache, distutils, OMP)."""
+    """Imports Paddle and PaddleNLP without the banners of Paddle 3.0 and of its helpers (ccache, distutils, OMP).
+
+    From then on they load weights only: a file that holds anything else is refused (see `safe_weights`).
+    """
     prepare_environment()
     first = "paddlenlp" not in sys.modules
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         import paddle
         import paddlenlp.transformers
+
+        restrict_unpickling()
     if first:
         # PaddleNLP (2.8) logs every file it opens; only the warnings of one process are useful here. Its handler was
         # made just now, on the stream that swallowed the banners.

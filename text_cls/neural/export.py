@@ -93,6 +93,7 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
             "hierarchical": labels.hierarchical,
             "max_seq_length": max_seq_length,
             "longest_input": longest_input(model.config),
+            **_id_limits(model.config, inputs),
             "pad_token_id": tokenizer.pad_token_id,
             "versions": versions(packages),
             **more,
@@ -101,6 +102,12 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
         draft.seal()
         yield draft
         draft.seal()
+
+
+def _id_limits(config, inputs):
+    """How many ids a model has for each of its inputs; servers refuse others before they reach the graph."""
+    sizes = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+    return {sizes[name]: getattr(config, sizes[name]) for name in inputs if hasattr(config, sizes[name])}
 
 
 def write_static_graph(model, tokenizer, prefix):

@@ -9,9 +9,9 @@ import numpy as np
 
 FOCAL_GAMMA = 2.0
 ASYMMETRIC_GAMMA, ASYMMETRIC_CLIP = 4.0, 0.05
-# The paper's values for COCO; for lambda and kappa, those of its code for both of its data sets.
+# The paper's values for COCO; for lambda and kappa, what its code computes with for both of its data sets.
 BALANCE_FLOOR, BALANCE_SLOPE, BALANCE_MIDDLE = 0.1, 10.0, 0.2
-TOLERANCE_SCALE, TOLERANCE_SHIFT = 2.0, 0.05
+TOLERANCE_SCALE, TOLERANCE_SHIFT = 2.0, 0.025
 
 
 def bce(logits, labels):
@@ -50,6 +50,9 @@ class DistributionBalanced:
     weight is 0.1 + sigmoid(10 (r - 0.2)), r = (1 / n of the label) / (the sum of 1 / n over the row's labels): rows of
     frequent labels are not counted again for each rare one beside them. For texts: Huang et al., EMNLP 2021,
     arXiv:2109.04712.
+
+    kappa is 0.025, as in the authors' code: its configurations have `init_bias` 0.05, but ResampleLoss divides it by
+    `neg_scale`, which is lambda, 2 (github.com/wutong16/DistributionBalancedLoss, mllt/models/losses/resample_loss.py).
 
     Args:
         support, rows: as in `make_loss`.

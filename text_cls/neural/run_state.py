@@ -4,7 +4,7 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-from text_cls.cli import Problems, UserError, logger
+from text_cls.cli import Problems, UserError, logger, stop_signals
 from text_cls.neural.checkpoint import checkpoint_folder_problem, describe_run, last_folder, read_run
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import model_name_problem, paddle_device_problem, set_device
@@ -40,11 +40,11 @@ class Progress:
 
 
 class StopSignal:
-    """While entered, Ctrl-C and SIGTERM only record `number`; a second signal interrupts."""
+    """While entered, Ctrl-C, SIGTERM and SIGHUP only record `number`; a second signal interrupts."""
 
     def __enter__(self):
         self.number = 0
-        self.before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self._catch) for number in stop_signals()}
         return self
 
     def _catch(self, number, frame):

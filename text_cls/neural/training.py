@@ -78,6 +78,8 @@ def load_weights(model, path, flag="--init_from_ckpt"):
         weights = paddle.load(path)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{flag} {path}: not a file of weights ({error})") from error
+    if not isinstance(weights, dict):
+        raise UserError(f"{flag} {path}: not a file of weights (it holds no names)")
     problems = Problems()
     for name, parameter in model.state_dict().items():
         if name not in weights:

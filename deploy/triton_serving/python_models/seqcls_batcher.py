@@ -1,5 +1,6 @@
 """Step 2 of the ensemble: token ids to logits. Rows of all waiting requests, whatever their lengths, share runs of
-`seqcls_model`: they are sorted into groups of similar length, and each group is padded to its longest row.
+`seqcls_model`: they are sorted into groups of similar length, and each group is padded to its longest row. A fault of
+one request fails that request alone.
 """
 
 import json
@@ -24,6 +25,8 @@ TOO_OLD = (
     "use a newer container of Triton"
 )
 EMPTY = "the request has no rows, or inputs of different shapes"
+SIZES = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}  # the parameters with the numbers of ids
+UNKNOWN = np.iinfo(np.int64).max  # the highest id, if its parameter is missing: the graph finds the fault
 
 
 class TritonPythonModel:
@@ -33,6 +36,8 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.output, (self.num_labels,) = config["output"][0]["name"], map(int, config["output"][0]["dims"])
         self.pad_id, self.max_seq_length = int(parameters["pad_token_id"]), int(parameters["max_seq_length"])
+        self.longest_input = int(parameters.get("longest_input", 0)) or None
+        self.highest = {name: int(parameters[size]) - 1 for name, size in SIZES.items() if size in parameters}
         self.checked = False
         # Repositories on S3 and similar stores are fetched model by model: then the graph is not beside this file.
         graph = HERE.parent.parent / MODEL / "1" / "model.onnx"
@@ -45,7 +50,8 @@ class TritonPythonModel:
             if difference > TOLERANCE:
                 return [pb_utils.InferenceResponse([], pb_utils.TritonError(TOO_OLD)) for _ in requests]
             self.checked = difference >= 0
-        columns = dict(zip(self.inputs, zip(*map(self.arrays, requests))))
+        read, faults = zip(*map(self.arrays, requests))
+        columns = dict(zip(self.inputs, zip(*read)))
         is_token = [self.is_token(ids) for ids in columns["input_ids"]]
         encoded = Encoded(
             {name: np.concatenate([a[mask] for a, mask in zip(arrays, is_token)]) for name, arrays in columns.items()},
@@ -55,25 +61,53 @@ class TritonPythonModel:
             with_mask=False,
             truncated=0,
         )
+        logits, errors = self.run(encoded)
+        ends = np.cumsum([len(mask) for mask in is_token])[:-1]
+        return [self.response(*parts) for parts in zip(np.split(logits, ends), np.split(errors, ends), faults)]
+
+    def arrays(self, request):
+        """(the inputs of a request, each [rows, longest], None), or (inputs without rows, why the request is invalid).
+
+        The graph must not see an invalid request: it would fail for all rows of its run, or take a negative id as one
+        from the end of the vocabulary.
+        """
+        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs]
+        arrays = [tensor.as_numpy() for tensor in tensors if tensor is not None]
+        fault = self.fault(dict(zip(self.inputs, arrays))) if len(arrays) == len(tensors) else EMPTY
+        return ([np.zeros((0, 1), dtype=np.int64) for _ in tensors] if fault else arrays), fault
+
+    def fault(self, arrays):
+        """Why the graph cannot take these inputs, {name: int64 array [rows, longest]}, or None."""
+        ids = arrays["input_ids"]
+        if ids.ndim != 2 or not len(ids) or any(array.shape != ids.shape for array in arrays.values()):
+            return EMPTY
+        is_token = self.is_token(ids)
+        longest = is_token.sum(axis=1).max()
+        if self.longest_input and longest > self.longest_input:
+            return f"a row has {longest} tokens; the model takes at most {self.longest_input}"
+        for name, array in arrays.items():
+            highest, values = self.highest.get(name, UNKNOWN), array[is_token]
+            wrong = values[(values < 0) | (values > highest)]
+            if len(wrong):
+                return f"{name} has {wrong[0]}; the model takes 0 to {highest}"
+        return None
+
+    def run(self, encoded):
+        """Logits [rows, labels] of all rows, and their errors [rows], each None or a message."""
         logits = np.zeros((len(encoded), self.num_labels), dtype=np.float32)
         errors = np.full(len(encoded), None, dtype=np.object_)
         filled = np.flatnonzero(encoded.lengths)  # rows without ids are those with an error
-        for group in budget_batches(encoded.lengths[filled], ROWS * self.max_seq_length):
-            rows = filled[group]
+        groups = [filled[group] for group in budget_batches(encoded.lengths[filled], ROWS * self.max_seq_length)]
+        while groups:
+            rows = groups.pop(0)
             response = self.infer(encoded.batch(rows))
-            if response.has_error():
-                errors[rows] = response.error().message()
-            else:
+            if not response.has_error():
                 logits[rows] = pb_utils.get_output_tensor_by_name(response, self.output).as_numpy()
-        ends = np.cumsum([len(mask) for mask in is_token])
-        return [self.response(*both) for both in zip(np.split(logits, ends[:-1]), np.split(errors, ends[:-1]))]
-
-    def arrays(self, request):
-        """The inputs of a request, each [rows, longest]; without rows if malformed, so that other requests succeed."""
-        arrays = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
-        if arrays[0].ndim == 2 and len({array.shape for array in arrays}) == 1:
-            return arrays
-        return [np.zeros((0, 1), dtype=np.int64) for _ in arrays]
+            elif len(rows) > 1:
+                groups += np.split(rows, len(rows))  # again, one by one: the fault may be that of one row
+            else:
+                errors[rows] = response.error().message()
+        return logits, errors
 
     def difference_by_padding(self):
         """How much padding changes the logits of a row (it must not); -1 if the graph fails."""
@@ -99,9 +133,8 @@ class TritonPythonModel:
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
 
-    def response(self, logits, errors):
-        """The answer to one request: the logits of its rows, or the first error of one of them."""
-        error = next(filter(None, errors), None) if len(errors) else EMPTY
-        if error:
+    def response(self, logits, errors, fault):
+        """The answer to one request: the logits of its rows, or its fault, or the first error of one of its rows."""
+        if error := fault or next(filter(None, errors), None):
             return pb_utils.InferenceResponse([], pb_utils.TritonError(error))
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, logits)])

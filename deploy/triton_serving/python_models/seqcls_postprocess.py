@@ -12,6 +12,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.bundle import open_bundle
 from text_cls.probabilities import sigmoid
 
+MALFORMED = "POST_INPUT must be [n, {}] and POST_error [n, 1], with n of at least 1"
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -24,9 +26,12 @@ class TritonPythonModel:
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
-        logits = pb_utils.get_input_tensor_by_name(request, "POST_INPUT").as_numpy()
-        errors = pb_utils.get_input_tensor_by_name(request, "POST_error").as_numpy()[:, 0]
-        probabilities = sigmoid(logits)
+        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in ("POST_INPUT", "POST_error")]
+        logits, errors = (np.zeros(0) if tensor is None else tensor.as_numpy() for tensor in tensors)
+        num_labels = len(self.names) - 1
+        if not len(logits) or logits.shape != (len(logits), num_labels) or errors.shape != (len(logits), 1):
+            return pb_utils.InferenceResponse([], pb_utils.TritonError(MALFORMED.format(num_labels)))
+        probabilities, errors = sigmoid(logits), errors[:, 0]
         chosen = self.decision.decide(probabilities, self.parents)
         chosen[errors != b""] = False
         counts = chosen.sum(axis=1)

@@ -35,9 +35,10 @@ class TritonPythonModel:
         return text, ""
 
     def rows(self, request):
-        """The bytes of each row. A request of shape [0, 1] that has data for one row arrives here as [1]."""
-        array = pb_utils.get_input_tensor_by_name(request, "INPUT_0").as_numpy()
-        return array[:, 0] if array.ndim == 2 else array[:0]
+        """The bytes of each row; none if malformed. A request of shape [0, 1] with data for one row arrives as [1]."""
+        tensor = pb_utils.get_input_tensor_by_name(request, "INPUT_0")
+        array = np.zeros(0) if tensor is None else tensor.as_numpy()
+        return array[:, 0] if array.shape == (len(array), 1) else []
 
     def execute(self, requests):
         batches = [self.rows(request) for request in requests]

@@ -1,0 +1,191 @@
+"""Files that are not UTF-8 text: what they are, told by their first bytes, and how to convert them."""
+
+import codecs
+import csv
+import json
+import os
+import re
+import shlex
+
+SAMPLE = 1 << 16  # bytes that are looked at
+_ICONV = {"gb18030": "GB18030", "big5": "BIG5"}  # Python's name: iconv's
+
+_SHEET = (
+    "keep the columns text and labels, delete the header, and save them as tab-separated text in UTF-8 (LibreOffice: "
+    "Save As, Text CSV, character set UTF-8, field delimiter {Tab})"
+)
+_UNPACK = "unpack it and use the text file in it"
+_TABLE = (
+    "write its columns text and labels as tab-separated text in UTF-8 (pandas: to_csv(..., sep='\\t', header=False))"
+)
+_MAGIC = (  # first bytes, what they are the beginning of, what to do
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls) or another old Office file", _SHEET),
+    (b"PAR1", "a Parquet file", _TABLE),
+    (b"ARROW1\0\0", "an Arrow file", _TABLE),
+    (b"Obj\x01", "an Avro file", _TABLE),
+    (b"SQLite format 3\0", "an SQLite database", _TABLE),
+    (b"PK\x05\x06", "an empty ZIP archive", _UNPACK),
+    (b"\x1f\x8b", "compressed by gzip", _UNPACK),
+    (b"BZh", "compressed by bzip2", _UNPACK),
+    (b"\xfd7zXZ\0", "compressed by xz", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (b"%PDF-1.", "a PDF document", "copy its text into a text file in UTF-8"),
+)
+_ASCII = r"[\t\r\n -~]"
+_USUAL = r"[\t\r\n -~\u2010-\u203f\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"  # of Chinese texts
+_CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32)])  # bytes that no text in any of these encodings has
+_COLUMNS = set("id text texts content sentence title body data 序号 编号 文本 内容 正文 标题".split())
+_LABEL_COLUMNS = set("label labels category categories class 标签 类别 分类".split())
+
+
+def foreign_message(path, head, may_be_json=False):
+    """What to do about a file that is not rows of text; None if it may be text, in whatever encoding.
+
+    head: its first bytes, `SAMPLE` at most. Only strong evidence counts: a text may contain commas, quotes and braces.
+    """
+    if what := _binary(head):
+        kind, remedy = what
+        return f"{path}: this file is {kind}, not text; {remedy}"
+    if head.count(0) * 10 > len(head) and utf_16_or_32(head):  # Latin letters in UTF-16 are also valid UTF-8
+        return encoding_message(path, 1, head, head)
+    lines = _whole_lines(head.removeprefix(codecs.BOM_UTF8))
+    if lines is None:
+        return None
+    if not may_be_json and _is_json(lines):
+        name = shlex.quote(os.fspath(path))
+        return (
+            f"{path}: this file is JSON, not rows of text. Convert an export of doccano or Label Studio: python "
+            f"data/doccano.py --doccano_file {name}; take out the texts alone: jq -r .text {name}"
+        )
+    if _is_csv(lines):
+        return f"{path}: this file is CSV, but a row is text<TAB>label,label. To convert it, {_SHEET}"
+    return None
+
+
+def _binary(head):
+    """(what a binary file is, what to do), or None."""
+    if head.startswith(b"PK\x03\x04"):
+        names = b"\n".join(_names_in_zip(head))
+        if b"\nxl/" in names or b"opendocument.spreadsheet" in head[:120]:
+            return "a spreadsheet (.xlsx or .ods)", _SHEET
+        if b"\nword/" in names or b"opendocument.text" in head[:120]:
+            return "a text processor's document", "save it as plain text in UTF-8"
+        return "a ZIP archive", _UNPACK
+    for magic, kind, remedy in _MAGIC:
+        if head.startswith(magic) and not (magic.isalnum() and _is_utf8(head)):  # a text may begin with PAR1
+            return kind, remedy
+    if head[257:262] == b"ustar" and b"\0" in head[:257]:
+        return "a tar archive", _UNPACK
+    controls = len(head) - len(head.translate(None, delete=_CONTROLS))
+    if controls * 100 > len(head) and not _is_utf8(head) and not utf_16_or_32(head):
+        return "binary", "name a text file in UTF-8"
+    return None
+
+
+def _names_in_zip(head):
+    for match in re.finditer(rb"PK\x03\x04.{22}(..)..", head, re.DOTALL):
+        yield head[match.end() : match.end() + int.from_bytes(match[1], "little")]
+
+
+def utf_16_or_32(head):
+    """iconv's name of the encoding if these first bytes are UTF-16 or UTF-32, else None."""
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "UTF-32"),
+        (codecs.BOM_UTF32_BE, "UTF-32"),
+        (codecs.BOM_UTF16_LE, "UTF-16"),
+        (codecs.BOM_UTF16_BE, "UTF-16"),
+    ):
+        if head.startswith(mark):
+            return name
+    # Without a mark, what tells UTF-16 from other bytes are the zeros of line breaks, tabs, digits and Latin letters.
+    for name in ("UTF-16LE", "UTF-16BE") if head.count(0) * 400 > len(head) else ():
+        text = _decoded(head, name)
+        ascii_share, usual_share = (len(re.findall(of, text or "")) / len(text or "x") for of in (_ASCII, _USUAL))
+        if ascii_share > 0.005 and usual_share > 0.9:
+            return name
+    return None
+
+
+def encoding_message(path, number, sample, head=None):
+    """What to do about line `number`, which is not UTF-8.
+
+    Args:
+        sample: bytes from the beginning of a line.
+        head: the first bytes of the file; None if lines before this one are UTF-8, so that only the line is wrong.
+    """
+    encoding = (head and utf_16_or_32(head)) or _guess(sample)
+    if encoding is None:
+        return f"{path}:{number}: not UTF-8, nor any other known encoding; save the file as UTF-8"
+    looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
+    if head is None:
+        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the file it came from"
+    old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.utf8")
+    return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 {old} > {new} && mv {new} {old}"
+
+
+def _guess(sample):
+    """iconv's name of the most likely encoding of a sample, whose last character may be cut; None if there is none."""
+    from charset_normalizer import from_bytes
+
+    found = []
+    for encoding in _ICONV:
+        text = _decoded(sample, encoding)
+        if text:
+            found += from_bytes(text.encode(encoding), cp_isolation=[encoding])
+    return _ICONV[min(found).encoding] if found else None
+
+
+def _decoded(sample, encoding):
+    """The whole characters of a sample; None if it is not in this encoding."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_utf8(head):
+    return _decoded(head, "utf-8") is not None
+
+
+def _whole_lines(head):
+    """The lines of the first bytes that are not blank; the last one only if nothing else is there. None: not UTF-8."""
+    text = _decoded(head, "utf-8")
+    if text is None:
+        return None
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if len(head) >= SAMPLE - 3 and len(lines) > 1:
+        lines.pop()  # it may be cut
+    return [line for line in lines if line.strip()]
+
+
+def _is_json(lines):
+    """True if each of the first lines is a JSON object, or the file begins as an array of objects or one object."""
+    start = "\n".join(lines[:3])
+    if re.match(r'\s*\[\s*\{\s*"[^"\n]*"\s*:', start) or re.match(r'\s*\{\s*\n\s*"[^"\n]*"\s*:', start):
+        return True
+    try:
+        return bool(lines) and all(line.lstrip().startswith("{") and json.loads(line) for line in lines[:20])
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_csv(lines):
+    """True if the first line names columns and the next ones have as many, or if three lines are nothing but quoted."""
+    if not lines or "\t" in lines[0]:
+        return False
+    try:
+        records = [record for record in csv.reader(lines[:50]) if record]
+    except csv.Error:
+        return False
+    names = {name.strip().lower() for name in records[0]}
+    if (
+        len(records[0]) > 1
+        and names & _LABEL_COLUMNS
+        and (names & _COLUMNS or names <= _LABEL_COLUMNS or len(records[0]) > 2)
+    ):
+        same = sum(len(record) == len(records[0]) for record in records[1:])
+        return len(records) > 1 and same >= 0.9 * (len(records) - 1)
+    quoted = [re.fullmatch(r'"(?:[^"]|"")*"(?:,"(?:[^"]|"")*")+', line.strip()) for line in lines[:50]]
+    return len(lines) > 2 and all(quoted) and len({len(record) for record in records}) == 1
