@@ -14,7 +14,7 @@ PADDLE = ("paddle", "paddlenlp")
 PATH_LINE = 'sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))'
 DIRECTIVES = tuple("# " + words for words in ("no" + "qa", "fmt:" + " skip", "fmt:" + " off"))
 ENTRY_POINTS = ('if __name__ == "__main__":', "class TritonPythonModel")  # Triton starts the latter
-IGNORED = ("__pycache__", "quickstart")
+IGNORED = ("__pycache__", "build", "models", "quickstart")  # what pip, build_repository.py and make leave
 
 
 def problems(root):
