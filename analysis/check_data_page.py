@@ -241,7 +241,7 @@ def _pairs(labels):
         return ""
     most = pairs[0]["rows"]
     rows = [[*map(_name, pair["labels"]), _bar(pair["rows"], most), f"{pair['rows']:,}"] for pair in pairs]
-    note = "The pairs that share the most rows of train, without pairs of a label and its parent."
+    note = "The pairs with the most rows in common in train. A label and its parent do not count as a pair."
     return (
         f'<h2>Labels that appear together</h2><p class="note">{note}</p>'
         f"{_table(['label', 'and', '=', 'rows#'], rows, 'tall')}"

@@ -49,7 +49,7 @@ def settle(members, policy, single, counts):
 
 
 def joined_labels(annotations, split):
-    """Finds labels like `甲#乙`, which imports into doccano make of two, if one of the parts is a label as well.
+    """Finds labels like `甲#乙`, which doccano makes of two on import, if one of the parts is also a label.
 
     Args:
         split: whether to put the parts in their place.

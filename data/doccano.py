@@ -98,7 +98,9 @@ def add_annotation_flags(parser):
         "labels, or refuse (newest; rows of doccano that repeat a text are all kept)",
     )
     parser.add_argument(
-        "--split_joined", action="store_true", help="split labels like A#B, which imports into doccano make (off)"
+        "--split_joined",
+        action="store_true",
+        help="split labels like A#B, which doccano makes of A and B on import (off)",
     )
 
 

@@ -1,5 +1,6 @@
 """Small models and data sets, and a way to run a script as a user does and read its output."""
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -411,23 +412,31 @@ def train_prompt(run, masked, few, tmp_path):
 
 
 @pytest.fixture
-def evaluate(run, trained, tmp_path):
-    """evaluate(task, *flags) -> (status, log, data set); the data set is a copy, since bad_case.txt lands in it."""
+def run_on_copy(run, trained, tmp_path):
+    """run_on_copy(main, task, *flags, edit) -> (status, log, data set), for a script that writes into its data set.
 
-    import evaluate as script
+    The data set is a copy, made once and changed by `edit`; the model is the one trained on the original.
+    """
 
-    def call(task, *flags, edit=None):
+    def call(main, task, *flags, edit=None):
         dataset, model = trained[task]
         copy = tmp_path / task
         if not copy.exists():
             shutil.copytree(dataset, copy)
         if edit:
             edit(copy)
-        where = ("--dataset_dir", copy, "--params_path", model)
-        status, log = run(script.main, *where, "--device", "cpu", *flags)
+        status, log = run(main, "--dataset_dir", copy, "--params_path", model, "--device", "cpu", *flags)
         return status, log, copy
 
     return call
+
+
+@pytest.fixture
+def evaluate(run_on_copy):
+    """evaluate(task, *flags) -> (status, log, data set)."""
+    import evaluate as script
+
+    return functools.partial(run_on_copy, script.main)
 
 
 @pytest.fixture

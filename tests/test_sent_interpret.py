@@ -13,17 +13,11 @@ SUPPORT = re.compile(r"support(\d+) text: ([^\t]+)\tlabel: ([^\t]*)\tscore: (-?\
 
 
 @pytest.fixture
-def interpret(run, trained, tmp_path):
-    """interpret(task, *flags) -> (status, log, data set, blocks); the data set is a copy: the result lands in it."""
+def interpret(run_on_copy):
+    """interpret(task, *flags) -> (status, log, data set, blocks of the result)."""
 
     def call(task, *flags, edit=None, result="sent_interpret.txt"):
-        dataset, model = trained[task]
-        copy = tmp_path / task
-        if not copy.exists():
-            shutil.copytree(dataset, copy)
-        if edit:
-            edit(copy)
-        status, log = run(script.main, "--dataset_dir", copy, "--params_path", model, "--device", "cpu", *flags)
+        status, log, copy = run_on_copy(script.main, task, *flags, edit=edit)
         return status, log, copy, blocks_of(copy / result) if (copy / result).exists() else None
 
     return call

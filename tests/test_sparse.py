@@ -1,3 +1,4 @@
+import functools
 import shutil
 import subprocess
 
@@ -17,20 +18,9 @@ FEW = ("--sparse_num", 10, "--support_num", 8)
 
 
 @pytest.fixture
-def sparse(run, trained, tmp_path):
-    """sparse(task, *flags) -> (status, log, data set); the data set is a copy, since the rows found land in it."""
-
-    def call(task, *flags, edit=None):
-        dataset, model = trained[task]
-        copy = tmp_path / task
-        if not copy.exists():
-            shutil.copytree(dataset, copy)
-        if edit:
-            edit(copy)
-        status, log = run(script.main, "--dataset_dir", copy, "--params_path", model, "--device", "cpu", *flags)
-        return status, log, copy
-
-    return call
+def sparse(run_on_copy):
+    """sparse(task, *flags) -> (status, log, data set)."""
+    return functools.partial(run_on_copy, script.main)
 
 
 def pairs(path):
