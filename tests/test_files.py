@@ -1,12 +1,13 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 from conftest import write_lines
 
 from text_cls import files
 from text_cls.cli import UserError
-from text_cls.files import atomic_folder, atomic_write, recover_folder, write_json
+from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -101,3 +102,38 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot write .*: No space left on device"), atomic_folder(tmp_path / "y"):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_all_that_is_read_belongs_to_one_state_of_the_folder(tmp_path):
+    """The folder is replaced between the reader's two files; a reader that is not called again returns "old", "new"."""
+    path, calls = tmp_path / "x", []
+
+    def write(words):
+        with atomic_folder(path) as folder:
+            for name in "ab":
+                Path(folder, name).write_text(words, encoding="utf-8")
+
+    def read():
+        first = Path(path, "a").read_text(encoding="utf-8")
+        if not calls:
+            write("new")
+        calls.append(first)
+        return first, Path(path, "b").read_text(encoding="utf-8")
+
+    write("old")
+    assert read_unchanged(path, read) == ("new", "new") and calls == ["old", "new"]
+
+
+def test_an_error_of_a_reader_is_raised_unless_the_folder_changed(tmp_path):
+    calls = []
+
+    def read():
+        calls.append(len(calls))
+        Path(tmp_path, "a").write_text("x" * len(calls), encoding="utf-8")
+        raise ValueError
+
+    with pytest.raises(UserError, match="changes again and again"):
+        read_unchanged(tmp_path, read)
+    assert len(calls) == 5
+    with pytest.raises(ZeroDivisionError):
+        read_unchanged(tmp_path, lambda: 1 / 0)

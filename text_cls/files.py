@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 from text_cls.cli import UserError
 
@@ -116,6 +116,42 @@ def recover_folder(path):
     aside = f"{os.path.realpath(path)}.old"
     if not os.path.exists(path) and os.path.isdir(aside):
         os.rename(aside, os.path.realpath(path))
+
+
+def folder_stamp(path: str | os.PathLike) -> tuple:
+    """What differs once the folder, or a file in it, was replaced or written to; empty if there is no folder."""
+    found = []
+    for folder, _, names in os.walk(os.path.realpath(path)):
+        for file in (folder, *(os.path.join(folder, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next stamp will differ
+                status = os.stat(file)
+                found.append((file, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def read_unchanged(folder: str | os.PathLike, read: Callable[[], Any]) -> Any:
+    """What `read()` returns. All that it read belongs to one state of the folder: what it verified, it also loaded.
+
+    A writer may replace the folder (see `atomic_folder`) while its files are read one after the other. Then `read` is
+    called again, and what it did before is dropped; so it must have no other effect than its result.
+
+    Raises:
+        UserError: the folder was changed during each of 5 attempts.
+    """
+    for _ in range(5):
+        before = folder_stamp(folder)
+        try:
+            result = read()
+        except Exception:
+            if folder_stamp(folder) == before:
+                raise
+        else:
+            if folder_stamp(folder) == before:
+                return result
+            del result  # a second model may not fit into memory beside it
+    raise UserError(
+        f"{folder} changes again and again while it is read; wait until the script that writes it has ended"
+    )
 
 
 def overwrite_problem(path, ours, flag):
