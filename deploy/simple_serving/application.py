@@ -250,16 +250,21 @@ async def in_time(request, coroutine, seconds):
     work, gone = asyncio.ensure_future(coroutine), asyncio.ensure_future(departure(request.receive))
     try:
         done, _ = await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if work in done:
-            return Response(work.result(), media_type="application/json")
-        if gone in done:
-            return Response(status_code=CLIENT_LEFT)
-        return error_response(504, f"no answer within {seconds:g} s; send fewer texts per request, or try again later")
-    finally:
-        gone.cancel()
         if not work.done():
             work.cancel()
             await asyncio.wait((work,))
+        if gone in done and work not in done:
+            return Response(status_code=CLIENT_LEFT)
+        if work.cancelled():
+            text = f"no answer within {seconds:g} s; send fewer texts per request, or try again later"
+            return error_response(504, text)
+        return Response(work.result(), media_type="application/json")
+    finally:
+        gone.cancel()
+        if not work.done():  # the server is stopping
+            work.cancel()
+            await asyncio.wait((work,))
+        work.cancelled() or work.exception()  # retrieved, or asyncio logs it
 
 
 async def departure(receive):
