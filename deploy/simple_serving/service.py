@@ -33,6 +33,7 @@ ROUTES = {
 DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
+EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
 
 
@@ -95,8 +96,17 @@ class Service:
         logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)
         self.batcher, self._predictor = batcher, predictor
+        self.example = self._example()
         if self.task == RETRIEVAL:
             self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
+
+    def _example(self):
+        """A request within the limits, and its answer by the served model, for the API documentation."""
+        predictor, limits = self._predictor, self.limits
+        texts = [text[: limits["max_characters"]] for text in EXAMPLE[: limits["max_texts"]]]
+        outputs = self.batcher.run(predictor.tokenizer.encode(texts, predictor.max_seq_length))
+        answer = json.loads(encode_answer(labels_of(predictor, outputs, None), predictor.labels.names))
+        return {"data": {"text": texts}}, answer
 
     def heed_signals(self):
         """From the first SIGTERM, SIGINT or SIGHUP on, nothing new is accepted; then the previous handler runs."""
