@@ -129,7 +129,7 @@ def test_full_and_busy(serve):
     model = PausedModel(client)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(ask, client, "好" * 20)
-        assert model.begun.wait(10)
+        assert model.begun.wait(60)
         refused = ask(client, "好" * 20)
         seconds = refused.headers["retry-after"]
         assert refused.status_code == 503 and int(seconds) >= 1
@@ -174,7 +174,7 @@ def test_a_client_that_left_costs_no_run(serve):
     model, app = PausedModel(client), client.app
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, client, "足球")
-        assert model.begun.wait(10)
+        assert model.begun.wait(60)
         sent = leave(app, {"data": {"text": ["夺冠"] * 7}})
         assert sent == [499]
         model.go.set()
@@ -240,7 +240,7 @@ def test_stopping(serve):
 
 def test_without_the_models_thread_it_is_not_ready(serve):
     client = serve()
-    service_of(client).batcher.close(10)
+    service_of(client).batcher.close(60)
     answer = client.get("/health/ready")
     assert answer.status_code == 503 and "its model has failed" in answer.json()["detail"]
     assert ask(client, "足球").status_code == 503 and client.get("/health/live").status_code == 200

@@ -82,14 +82,13 @@ class Batcher:
         columns: number of columns of that array.
         batch_tokens: maximum tokens per run, including padding.
         queue_tokens: maximum tokens waiting.
-        patience: seconds; a request that would wait longer, by the measured speed, is refused.
         batching: False to run each request separately.
         observe: called after each run with its number of rows, tokens (without padding) and seconds.
     """
 
-    def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None):
+    def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, batching=True, observe=None):
         self.run, self.columns, self.batch_tokens, self.queue_tokens = run, columns, batch_tokens, queue_tokens
-        self.patience, self.batching, self.observe = patience, batching, observe or (lambda *_: None)
+        self.batching, self.observe = batching, observe or (lambda *_: None)
         self.tokens = self.texts = 0  # accepted but not yet run
         self._clock = 0  # tokens run so far
         self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens; a guess until `warm_up` measures it
@@ -126,7 +125,7 @@ class Batcher:
         self._speed = Speed(tokens[-1], seconds[-1])
         return dict(zip(tokens.tolist(), seconds.tolist()))
 
-    def submit(self, rows, batch_size=None, patience=None):
+    def submit(self, rows, batch_size=None, patience=math.inf):
         """Accepts the rows of one request and returns its `Job`.
 
         Args:
@@ -153,15 +152,15 @@ class Batcher:
             job.set_result(job.outputs)
         return job
 
-    def check(self, tokens=0, patience=None):
+    def check(self, tokens=0, patience=math.inf):
         """Raises Full or Closed if this many tokens would not be accepted now.
 
         Args:
-            patience: seconds that the request has for waiting and its runs, if not the batcher's own.
+            patience: seconds; a request that would take longer, by the measured speed, is refused.
         """
         if self._closed:
             raise Closed
-        patience, speed = self.patience if patience is None else patience, self._speed.per_second
+        speed = self._speed.per_second
         total = self.tokens + tokens if self.tokens else 0  # behind nothing, any number of tokens is accepted
         late = max(total / speed - patience, (total - self.queue_tokens) / speed)
         if late > 0 or total > self.queue_tokens:

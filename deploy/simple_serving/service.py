@@ -87,7 +87,6 @@ class Service:
             predictor.columns,
             settings.batch_tokens,
             settings.queue_tokens,
-            settings.deadline_seconds / 2,
             settings.batching,
             self.metrics.observe_run,
         )
@@ -169,8 +168,7 @@ class Service:
 
     def _check_wait(self):
         """Raises Full or Closed if what waits already leaves a new request too little time."""
-        until = time.monotonic() + self.settings.deadline_seconds
-        self.batcher.check(patience=self._patience(until) - self.reading.seconds)
+        self.batcher.check(patience=self.settings.deadline_seconds / 2 - self.reading.seconds - self.writing.seconds)
 
     def _patience(self, until):
         """Seconds that the model may take for a request whose answer is due at a time of `time.monotonic()`.
