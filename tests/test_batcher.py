@@ -272,7 +272,7 @@ def test_the_queue_is_bounded_in_tokens(batcher):
     steps = Steps()
     ours = batcher(steps, queue_tokens=100)
     futures = [ours.submit([row(60, 0)])]
-    with pytest.raises(Full):
+    with pytest.raises(Full, match="too many requests are waiting"):
         ours.submit([row(20, 1)] * 3)
     futures.append(ours.submit([row(40, 2)]))
     with pytest.raises(Full) as error:
@@ -303,6 +303,33 @@ def test_a_request_that_would_wait_too_long_is_refused_with_a_time_to_retry(batc
     time.sleep(error.value.retry_after)
     ours.check(1, patience=1)  # the time to retry was right
     assert first.result(60).shape == (60, 2) and time.monotonic() - start < 60 * max(took) + 2
+
+
+def test_patience_counts_even_if_nothing_waits(batcher):
+    """A request whose time is up, or goes elsewhere, is refused; any other may have as many tokens as it likes."""
+    ours = batcher(queue_tokens=100)
+    ours.check(1000, patience=0)
+    with pytest.raises(Full) as error:
+        ours.check(patience=-1.5)
+    assert error.value.retry_after == 2
+
+
+def test_a_job_has_begun_once_one_of_its_rows_is_in_a_run(batcher):
+    steps = Steps()
+    ours = batcher(steps, batch_tokens=10)
+    jobs = [ours.submit([row(10, k)] * 2) for k in range(2)]
+    steps.wait_for_run()
+    assert [job.begun for job in jobs] == [True, False]
+    steps.go(10)
+    assert jobs[1].result(60) is not None and jobs[1].begun
+
+
+def test_one_stall_counts_no_more_than_two_seconds_of_runs():
+    speed = Speed(1000, 1)
+    assert speed.per_second == 1000 and Speed().per_second == math.inf
+    stalled = speed.add(60, 60)
+    assert stalled.per_second == pytest.approx(1) and stalled.seconds == pytest.approx(2)
+    assert stalled.add(1000, 1).per_second == pytest.approx((2 * math.exp(-0.5) + 1000) / (2 * math.exp(-0.5) + 1))
 
 
 def test_a_stall_is_forgotten(batcher):
@@ -336,8 +363,9 @@ def test_closing_finishes_what_was_accepted(batcher):
     closing.start()
     while not ours._closed:
         time.sleep(0.01)
-    with pytest.raises(Closed):
+    with pytest.raises(Closed, match="stopping") as error:
         ours.submit([row(10)])
+    assert error.value.retry_after == 5
     steps.go(5)
     closing.join(60)
     assert all(future.done() for future in futures) and not ours._thread.is_alive()
