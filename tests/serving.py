@@ -106,6 +106,14 @@ def serving(bundle, log, *flags, seconds=None, **environment):
         process.wait(30)
 
 
+def metric(server, name):
+    """The value of one of the metrics of a `Process`."""
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    return float(re.search(rf"^text_cls_{name} (\S+)$", text, re.M)[1])
+
+
 @contextlib.contextmanager
 def asking(server, route, text):
     """Yields a list that 4 clients fill with (status, value) of the answers to texts, until the block ends."""

@@ -284,11 +284,10 @@ def test_retry_after_is_bounded(run, fake, monkeypatch):
 
 def test_a_server_that_stays_full(run, fake):
     one = fake(lambda texts, number: refusal(503, "too much to do", Retry_After="10"))
-    started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--retry_seconds", 5)
-    assert status == 2 and time.monotonic() - started < 10
+    assert status == 2 and len(one.times) == 1  # it does not wait for a try that would come too late
     assert "answers 503: too much to do." in log
-    assert re.search(r"Tried 1 times in \d s; --retry_seconds allows more", log)
+    assert re.search(r"Tried 1 times in \d+ s; --retry_seconds allows more", log)
 
 
 @given(st.text() | st.integers().map(str) | st.datetimes().map(lambda date: date.strftime("%a, %d %b %Y %H:%M:%S GMT")))

@@ -21,7 +21,7 @@ import uvicorn
 from conftest import command_line
 
 from connections import protocol_of
-from serving import HERE, JSON, serving, wait_until
+from serving import HERE, JSON, metric, serving, wait_until
 
 HEAD = (
     "POST /models/cls_hierarchical HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -115,22 +115,14 @@ def test_sigterm_finishes_what_was_accepted(bundles, log):
         assert "Traceback" not in server.text()
 
 
-def metric(server, name):
-    connection = server.connect()
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return float(re.search(rf"^text_cls_{name} (\S+)$", text, re.M)[1])
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_server_ends_at_once(bundles, log, number):
-    with serving(bundles["news"], log) as server:
+    limits = ("--deadline_seconds", 600, "--receive_seconds", 600, "--shutdown_seconds", 700)  # it waits for none
+    with serving(bundles["news"], log, *limits) as server:
         connection = server.connect()
         connection.request("GET", "/health/live")
         connection.getresponse().read()  # and stays open
-        start = time.monotonic()
-        assert server.stop(number) == 0 and time.monotonic() - start < 10
+        assert server.stop(number, seconds=120) == 0
         assert "Traceback" not in server.text()
 
 
@@ -138,7 +130,7 @@ def test_half_a_request_does_not_keep_a_server_from_ending(bundles, log):
     flags = ("--deadline_seconds", 1, "--receive_seconds", 60, "--shutdown_seconds", 4)
     with serving(bundles["news"], log, *flags) as server:
         half = [raw(server, b"POST / HT"), raw(server, HEAD.format(100).encode() + b'{"data')]
-        time.sleep(0.3)
+        wait_until(lambda: metric(server, "requests_under_way") == 2)  # the second, and this one for the metrics
         assert server.stop(seconds=30) == 0
         for connection in half:
             connection.close()
@@ -243,14 +235,17 @@ def test_a_client_that_reads_slowly_gets_everything():
 
 
 def test_a_client_that_leaves_costs_nothing(bundles, log):
-    with serving(bundles["news"], log, "--batch_tokens", 50, seconds=1) as server:
+    flags = ("--deadline_seconds", 50, "--shutdown_seconds", 60)
+    with serving(bundles["news"], log, *flags, seconds=4) as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, "足球", 60)
+        wait_until(lambda: metric(server, "queue_texts") == 1)  # the model is busy
         for _ in range(8):
             raw(server, HEAD.format(len(BODY)).encode() + BODY).close()
             raw(server, HEAD.format(len(BODY)).encode() + BODY[:7]).close()
-        start = time.monotonic()
-        assert server.post("足球")[0] == 200 and time.monotonic() - start < 7  # eight runs would be eight seconds
-        server.wait_for(" 499 ")
+        wait_until(lambda: server.text().count(" 499 ") == 16)
+        assert first.result()[0] == server.post("足球")[0] == 200
         wait_until(lambda: metric(server, "queue_tokens") == 0)
+        assert metric(server, "batch_texts_sum") == 2
         assert "Traceback" not in server.text()
 
 
