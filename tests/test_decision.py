@@ -243,6 +243,12 @@ def test_there_must_be_as_many_thresholds_as_labels():
     assert "none_label 3" in Decision(none_label=3).problem(3)
 
 
+def test_a_probability_at_its_threshold_does_not_exceed_it():
+    """Although 0.3 is more in float32 than in float64, and 0.7 less."""
+    at = np.array([[0.3, 0.7]], dtype=np.float32)
+    assert not Decision(threshold=(0.3, 0.7)).passed(at).any() and not Decision(threshold=0.3).passed(at[:, 0]).any()
+
+
 def test_a_file_keeps_the_decision(tmp_path):
     decision = Decision((0.3, 0.5), 1, 3, 0.1, 1, 1.5, "best_set")
     decision.save(tmp_path / "decision.json")
@@ -267,7 +273,10 @@ def test_an_older_file_is_read(tmp_path):
         ({"version": 2, "threshold": True}, "from 0 to 1, not True"),
         ({"version": 2, "min_k": 3, "max_k": 2}, "max_k 2 is below min_k 3"),
         ({"version": 2, "min_k": -1}, "min_k must be a whole number of 0 or more"),
+        ({"version": 2, "max_k": 1.5}, "max_k must be a whole number of 1 or more"),
+        ({"version": 2, "none_below": 1.5}, "none_below must be a number"),
         ({"version": 2, "temperature": 0}, "temperature must be a number"),
+        ({"version": 2, "temperature": 1500}, "temperature must be a number"),
         ({"version": 2, "hierarchy": "tree"}, "one of closure, top_down, one_per_level, best_set, not 'tree'"),
     ],
 )

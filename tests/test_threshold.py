@@ -127,8 +127,11 @@ def test_rows_that_nothing_can_be_fitted_to(tune, target):
 
 def test_temperature(tune):
     status, log, model = tune("news", "--temperature", "--force")
-    assert status == 0 and re.search(r"Temperature \d\.\d+ \(log-loss 0\.\d+, without 0\.\d+", log)
-    assert Decision.load(model / "decision.json").temperature != 1
+    found = re.search(r"Temperature (\d\.\d+) \(log-loss (0\.\d+), without (0\.\d+)", log)
+    assert status == 0 and found, log
+    temperature, fitted, before = map(float, found.groups())
+    assert fitted < before and abs(temperature - 1) > 0.01
+    assert Decision.load(model / "decision.json").temperature == pytest.approx(temperature, abs=0.0005)
 
 
 def test_faults(tune):
