@@ -153,6 +153,13 @@ def read_data(args):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
+    from text_cls.neural.run_state import Progress, saved_progress
+
+    arguments, files = dict(vars(args)), files_of(args)
+    checked = dict(pair for split, pair in files.items() if split != "test")
+    progress = saved_progress(args.save_dir, arguments, checked) if args.resume else Progress()
+    if progress.finished:
+        return 0
     labels, rows = read_data(args)
     if args.early_stop_nums is None:
         args.early_stop_nums = 10 if labels.hierarchical else 4
@@ -163,7 +170,7 @@ def main(argv=None):
 
     options = TrainingOptions.from_args(args)
     try:
-        return train(options, labels, rows, vars(args), files_of(args), environment)
+        return train(options, labels, rows, arguments, files, environment, progress)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "

@@ -12,7 +12,7 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.bundle import MANIFEST
 from text_cls.cli import Problems, UserError
-from text_cls.neural.checkpoint import load_checkpoint
+from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
 
@@ -127,7 +127,9 @@ class TrainedEncoder:
         """The `Checkpoint` with its tokenizer and the encoder, in evaluation mode, as its model."""
         if self._checkpoint.model is None:
             set_device(self._device)
-            self._checkpoint.model, self._checkpoint.tokenizer = load_encoder(self._path, flag="--params_path")
+            self._checkpoint.model, self._checkpoint.tokenizer = load_rest(
+                self._checkpoint, lambda: load_encoder(self._path, flag="--params_path")
+            )
             self._checkpoint.model.eval()
         return self._checkpoint
 

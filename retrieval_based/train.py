@@ -112,6 +112,12 @@ def add_evaluation_flags(group):
     group.add_argument("--metric_for_best", choices=METRICS, help=best)
 
 
+def files_of(args):
+    """{name: path} of the data files."""
+    names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
+    return {name: name for name in names}
+
+
 def read_data(args):
     """Labels and {"train" and, if evaluating, "dev": rows}. Raises one UserError that lists every problem found."""
     from encoder import KIND
@@ -148,12 +154,19 @@ def read_data(args):
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
+    from encoder import KIND
+    from text_cls.neural.run_state import Progress, saved_progress
+
+    arguments, files = dict(vars(args)), files_of(args)
+    progress = saved_progress(args.save_dir, arguments, files, KIND) if args.resume else Progress()
+    if progress.finished:
+        return 0
     labels, rows = read_data(args)
 
     from retrieval_training import train  # Paddle is imported from here on
 
     try:
-        return train(args, labels, rows, environment)
+        return train(args, labels, rows, arguments, files, environment, progress)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve one"

@@ -11,7 +11,7 @@ from conftest import lines_of, write_lines
 from training_runs import assert_same_weights, assert_whole, compare, history, read_until, start
 
 from text_cls.neural import training
-from text_cls.neural.checkpoint import load_training_state, read_run, training_state
+from text_cls.neural.checkpoint import load_training_state, read_run, read_training_state, training_state
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.evaluation import Evaluation
 
@@ -197,5 +197,5 @@ def test_the_loss_scale_of_fp16_is_resumed_too(tmp_path):
     first._scale, first._incr_count = paddle.to_tensor([1024.0]), 7
     optimizer = paddle.optimizer.AdamW(1e-3, parameters=paddle.nn.Linear(2, 2).parameters())
     np.savez(tmp_path / "training_state.npz", **training_state(optimizer, first))
-    load_training_state(tmp_path, optimizer, second)
+    load_training_state(read_training_state(tmp_path), optimizer, second)
     assert float(second._scale) == 1024 and second._incr_count == 7

@@ -129,7 +129,7 @@ def test_the_run_of_a_damaged_checkpoint_names_every_fault(tmp_path):
     assert sorted(faults) == [  # the ends are cut off at "; "
         "arguments must be an object {...}, not a list",
         "corpus is missing",
-        "files must be a list of file names, or an object with a SHA-256 for each, not a list",
+        "files[0] must be a text, not 1",
         "processes must be a whole number of at least 1, not 0",
         "the field 'epochs' of progress is unknown",
     ]

@@ -52,6 +52,11 @@ class Problems:
         if len(self.messages) < self.SHOWN:
             self.messages.append(message(*details) if callable(message) else message)
 
+    def extend(self, others):
+        """Adds those of other `Problems`."""
+        self.count += others.count
+        self.messages += others.messages[: self.SHOWN - len(self.messages)]
+
     @contextlib.contextmanager
     def collect(self):
         """Adds a UserError raised in the block, and continues after the block."""

@@ -118,6 +118,16 @@ def recover_folder(path):
         os.rename(aside, os.path.realpath(path))
 
 
+def remove_folder(path):
+    """Deletes a folder. If it is interrupted, the folder still is whole, or has a name that the next writer deletes."""
+    path = os.path.realpath(path)
+    temporary = f"{path}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def folder_stamp(path: str | os.PathLike) -> tuple:
     """What differs once the folder, or a file in it, was replaced or written to; empty if there is no folder."""
     found = []
