@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from prompt_checkpoints import DEFAULTS
 from prompting import Prompt, parse_prompt
 from text_cls.cli import Problems
 from text_cls.label_tree import SEPARATOR
@@ -81,7 +82,7 @@ def read_all(args):
     with problems.collect():
         trained = None if args.do_train else open_trained(args, problems)
         parts = trained.run["prompt"] if trained else parse_prompt(args.prompt)
-    defaults = trained.run["arguments"] if trained else {"max_seq_length": 512, "truncate_mode": "tail"}
+    defaults = trained.run["arguments"] if trained else DEFAULTS
     args.max_seq_length = args.max_seq_length or defaults["max_seq_length"]
     args.truncate_mode = args.truncate_mode or defaults["truncate_mode"]
     splits = ["train", "dev"] if args.do_train else ["dev"] if args.do_eval else []

@@ -68,13 +68,20 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
 
 
 def load_weights(model, path, flag="--init_from_ckpt"):
+    """`set_weights` from a file that must not be damaged, if it is a checkpoint's."""
+    folder, name = os.path.dirname(path) or ".", os.path.basename(path)
+    if name == WEIGHTS and os.path.exists(os.path.join(folder, RUN_FILE)):
+        load_verified(folder, lambda: set_weights(model, path, flag), name)
+    else:
+        set_weights(model, path, flag)
+
+
+def set_weights(model, path, flag):
     """Loads the weights of a model_state.pdparams into the model. Raises a UserError that names what does not fit."""
     import paddle
 
-    folder, name = os.path.dirname(path) or ".", os.path.basename(path)
-    is_checkpoint = name == WEIGHTS and os.path.exists(os.path.join(folder, RUN_FILE))
     try:
-        weights = load_verified(folder, lambda: paddle.load(path), name) if is_checkpoint else paddle.load(path)
+        weights = paddle.load(path)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{flag} {path}: not a file of weights ({error})") from error
     if not isinstance(weights, dict):
