@@ -95,6 +95,10 @@ class CheckpointTarget:
         return None
 
     def write(self, decision):
+        from text_cls.neural.run_file import read_run
+
+        if read_run(self.args.params_path) != self.checkpoint.run:
+            raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
         decision.save(self.path)
 
 
