@@ -28,6 +28,7 @@ from text_cls.cli import (
     non_negative_int,
     positive_int,
 )
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 from utils import log_data
 
@@ -287,11 +288,8 @@ def predict(args, task, count, decision):
     predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    environment = prepare_environment()
+def run(args, environment):
+    """Does what the flags ask for. environment: lines for the log."""
     data = read_all(args)
     from text_cls.decision import Decision
     from text_cls.neural.compat import import_paddle
@@ -318,7 +316,26 @@ def main(argv=None):
         task = load_task(args, data.prompt, folder, "cpu")
         difference = export(path, task, decision, args.max_seq_length, args.export_type)
         logger.info("The bundle is in %s; its logits match the trained model's within %.1e", path, difference)
-    return 0
+
+
+def written(args):
+    """The folders that the steps of the run write."""
+    from text_cls.neural.checkpoint import last_folder
+
+    if args.do_train:
+        return [args.output_dir, last_folder(args.output_dir)]
+    if args.do_export:
+        return [args.output_dir, os.path.join(args.output_dir, EXPORT)]
+    return [args.output_dir] if args.do_predict else []
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    environment = prepare_environment()
+    with write_lock(*written(args)):
+        run(args, environment)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,22 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 
 import pytest
-from conftest import ROOT, command_line
+from conftest import ROOT, command_line, load_script
+from training_runs import assert_whole, read_until, start
 
 from text_cls import locks
 from text_cls.cli import UserError, set_up_log
 from text_cls.locks import write_lock
+from text_cls.neural.checkpoint import read_run
 
 HOLD = """
 import sys
 from text_cls.locks import write_lock
+from text_cls.neural.checkpoint import read_run
 with write_lock(*sys.argv[1:]):
     print("ready", flush=True)
     sys.stdin.readline()
@@ -177,6 +181,80 @@ def test_only_the_main_process_of_a_run_takes_the_lock(tmp_path, hold, monkeypat
     with write_lock(tmp_path / "x"):
         pass
     monkeypatch.undo()
+
+
+SCRIPTS = {  # script: (flags, what it writes)
+    "train.py": ("--dataset_dir {data} --save_dir {out}", "{out}"),
+    "retrieval_based/train.py": ("--save_dir {out}", "{out}_last"),
+    "few-shot/train.py": ("--do_train --output_dir {out}", "{out}"),
+    "prune.py": ("--dataset_dir {data} --output_dir {out} --width_mult_list 1/2 3/4", "{out}/width_mult_0.75"),
+    "export_model.py": ("--output_path {out}", "{out}"),
+    "retrieval_based/export_model.py": ("--output_path {out}", "{out}"),
+    "retrieval_based/index.py": ("build --bundle {out}", "{out}"),
+    "analysis/threshold.py": ("--dataset_dir {data} --bundle {out}", "{out}"),
+    "analysis/split.py": ("--dataset_dir {out}", "{out}/train.txt"),
+    "data/doccano.py": ("--save_dir {out}", "{out}/train.txt"),
+    "data/download.py": ("divorce --output_dir {out}", "{out}"),
+    "data/make_tiny_model.py": ("--output_dir {out}", "{out}"),
+    "deploy/triton_serving/build_repository.py": ("--output {out}", "{out}"),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_does_not_start_while_another_process_writes_there(script, run, tmp_path):
+    """It does not even read its input, which is missing here."""
+    flags, path = (text.format(data=tmp_path / "data", out=tmp_path / "out") for text in SCRIPTS[script])
+    with write_lock(path):
+        status, log = run(load_script(script).main, *flags.split())
+    assert status == 2 and log.startswith("error: ") and log.count("\n") == 1
+    assert f"(process {os.getpid()} on " in log and f"is writing to {path}; wait until it has ended" in log
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("flags", [["--do_export"], ["--do_predict"]])
+def test_few_shot_locks_what_it_writes_without_training(flags, run, tmp_path):
+    with write_lock(tmp_path / "out"):
+        status, log = run(load_script("few-shot/train.py").main, *flags, "--output_dir", tmp_path / "out")
+    assert status == 2 and f"is writing to {tmp_path / 'out'}; wait" in log
+
+
+def test_a_dry_run_of_threshold_needs_no_lock(run, tmp_path):
+    with write_lock(tmp_path / "out"):
+        flags = ["--dry_run", "--dataset_dir", tmp_path, "--params_path", tmp_path / "out"]
+        status, log = run(load_script("analysis/threshold.py").main, *flags)
+    assert status == 2 and "is writing to" not in log
+
+
+def test_two_trainings_of_one_folder(news, tiny_model, tmp_path):
+    """The second is refused, also for the folder of the first one's latest state; the first ends well."""
+    folder = tmp_path / "checkpoint"
+    first = start(news, tiny_model, folder)
+    read_until(first, "global step 1,")
+    first.send_signal(signal.SIGSTOP)  # it must not end before the others begin
+    for path in (folder, f"{folder}_last"):
+        second = start(news, tiny_model, path, "--seed", 9)
+        _, log = second.communicate()
+        assert second.returncode == 2 and f"error: train.py (process {first.pid} on " in log and "step" not in log
+    first.send_signal(signal.SIGCONT)
+    first.stderr.read()
+    assert first.wait() == 0 and read_run(str(folder))["arguments"]["seed"] == 3
+    assert_whole(folder)
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint"]
+
+
+def test_all_processes_of_a_training_end_if_it_is_refused(news, tiny_model, tmp_path, hold):
+    first = hold(tmp_path / "checkpoint")
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", 2, "--backend", "gloo"]
+    flags = ["--dataset_dir", news, "--model_name", tiny_model, "--device", "cpu"]
+    answer = subprocess.run(
+        command_line(*launch, "--log_dir", tmp_path / "log", ROOT / "train.py", *flags),
+        cwd=tmp_path,  # the default --save_dir is ./checkpoint
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=300,
+    )
+    assert answer.returncode
+    assert f"process {first.pid} on" in (tmp_path / "log" / "workerlog.0").read_text(encoding="utf-8")
 
 
 def test_nothing_is_left_of_a_lock_whose_block_fails(tmp_path):
