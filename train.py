@@ -22,6 +22,7 @@ from text_cls.cli import (
     positive_int,
 )
 from text_cls.config_file import parse_with_config
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
 from text_cls.neural.training_options import TrainingOptions
@@ -149,10 +150,8 @@ def read_data(args):
     return labels, rows
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    environment = prepare_environment()
+def run(args, environment):
+    """Reads the data and trains. Returns the exit status. environment: lines for the log."""
     from text_cls.neural.run_state import Progress, saved_progress
 
     arguments, files = dict(vars(args)), files_of(args)
@@ -176,6 +175,16 @@ def main(argv=None):
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
             "batch and use --gradient_accumulation_steps 2, which gives the same training"
         ) from error
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    from text_cls.neural.checkpoint import last_folder
+
+    with write_lock(args.save_dir, last_folder(args.save_dir)):
+        return run(args, environment)
 
 
 if __name__ == "__main__":

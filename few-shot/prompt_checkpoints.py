@@ -1,4 +1,4 @@
-"""Checkpoints of the prompt trainer, and which one of them a run resumes from."""
+"""Checkpoints of the prompt trainer, which one of them a run resumes from, and the trained model."""
 
 import json
 import os
@@ -58,6 +58,21 @@ def record_sums(folder, kept, new):
     sums[os.path.basename(new)] = {name: sha256(os.path.join(new, name)) for name in STATE}
     sums = {name: files for name, files in sums.items() if files}
     write_json(os.path.join(folder, RUN_FILE), {**run, "checkpoints": sums})
+
+
+def load_trained(folder, with_prompt):
+    """The `PromptTask` in a folder. with_prompt: function of model and tokenizer that returns one."""
+    from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
+
+    from text_cls.neural.model import pretrained_faults
+    from text_cls.neural.training import set_weights
+
+    flag = "--resume_from_checkpoint"
+    with pretrained_faults(folder, flag):
+        plm = ErnieForMaskedLM(ErnieConfig.from_pretrained(folder))
+        task = with_prompt(plm, AutoTokenizer.from_pretrained(folder))
+    set_weights(task.model, os.path.join(folder, "model_state.pdparams"), flag)
+    return task
 
 
 def files_of(args):

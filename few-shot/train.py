@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from prompt_checkpoints import files_of, is_finished
+from prompt_checkpoints import files_of, is_finished, load_trained
 from prompt_data import EXPORT, read_all, texts_of
 from prompting import make_task, unknown_words
 from text_cls.cli import (
@@ -29,6 +29,7 @@ from text_cls.cli import (
     non_negative_int,
     positive_int,
 )
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 from utils import log_data
 
@@ -184,21 +185,6 @@ def load_task(args, prompt, trained, device):
     return with_prompt(plm, tokenizer)
 
 
-def load_trained(folder, with_prompt):
-    """The `PromptTask` in a folder. with_prompt: function of model and tokenizer that returns one."""
-    from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
-
-    from text_cls.neural.model import pretrained_faults
-    from text_cls.neural.training import set_weights
-
-    flag = "--resume_from_checkpoint"
-    with pretrained_faults(folder, flag):
-        plm = ErnieForMaskedLM(ErnieConfig.from_pretrained(folder))
-        task = with_prompt(plm, AutoTokenizer.from_pretrained(folder))
-    set_weights(task.model, os.path.join(folder, "model_state.pdparams"), flag)
-    return task
-
-
 def save(args, task, run):
     """Writes the trained model to output_dir, whole or not at all."""
     import paddle
@@ -301,15 +287,12 @@ def predict(args, task, count, decision):
     predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    environment = prepare_environment()
+def run(args, environment):
+    """Does what the flags ask for. environment: lines for the log."""
     if is_finished(args):
         logger.info("This run has finished already; its model is in %s", args.output_dir)
         if not (args.do_eval or args.do_predict or args.do_export):
-            return 0
+            return
         args.do_train, args.resume_from_checkpoint = False, args.output_dir
     data = read_all(args)
     from text_cls.decision import Decision
@@ -338,7 +321,26 @@ def main(argv=None):
         task = load_task(args, data.prompt, trained, "cpu")
         difference = export(path, task, decision, args.max_seq_length, args.export_type)
         logger.info("The bundle is in %s; its logits match the trained model's within %.1e", path, difference)
-    return 0
+
+
+def written(args):
+    """The folders that the steps of the run write."""
+    from text_cls.neural.checkpoint import last_folder
+
+    if args.do_train:
+        return [args.output_dir, last_folder(args.output_dir)]
+    if args.do_export:
+        return [args.output_dir, os.path.join(args.output_dir, EXPORT)]
+    return [args.output_dir] if args.do_predict else []
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    environment = prepare_environment()
+    with write_lock(*written(args)):
+        run(args, environment)
 
 
 if __name__ == "__main__":

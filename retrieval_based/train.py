@@ -26,6 +26,7 @@ from text_cls.cli import (
     non_negative_int,
     positive_int,
 )
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
 from utils import log_data
@@ -150,10 +151,8 @@ def read_data(args):
     return labels, rows
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    environment = prepare_environment()
+def run(args, environment):
+    """Reads the data and trains. Returns the exit status. environment: lines for the log."""
     from encoder import KIND
     from text_cls.neural.run_state import Progress, saved_progress
 
@@ -171,6 +170,16 @@ def main(argv=None):
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve one"
         ) from error
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    from text_cls.neural.checkpoint import last_folder
+
+    with write_lock(args.save_dir, last_folder(args.save_dir)):
+        return run(args, environment)
 
 
 if __name__ == "__main__":

@@ -85,8 +85,9 @@ def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
         return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
     if not _is_of_paddlenlp(found):
-        # A run that was killed may leave temporary files (files.py).
-        found = {name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) in ours}
+        # A run that was killed may leave temporaries (files.py) and the lock of a bundle in the folder (locks.py).
+        ending = r"(\.[0-9a-f]+)?\.(tmp|old)(\.lock)?$|\.lock$"
+        found = {name for name in found if re.sub(ending, "", name) in ours}
     return overwrite_problem(path, found, flag)
 
 
