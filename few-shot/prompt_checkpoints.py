@@ -6,7 +6,7 @@ import os
 from text_cls.cli import Problems, UserError
 from text_cls.files import sha256, write_json
 from text_cls.neural.checkpoint import last_folder
-from text_cls.neural.run_file import RUN_FILE, damage, read_run
+from text_cls.neural.run_file import RUN_FILE, damage, read_run, sums_problem
 
 STATE = ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "trainer_state.json", "rng_state.pth")
 # Flags that may differ when a run resumes: they do not change what is learnt.
@@ -148,7 +148,7 @@ def checkpoint_to_resume(args, run):
 def _damage(folder, sums):
     """Why a checkpoint cannot be resumed from, or None: a file of it or of the best one so far is damaged."""
     home, name = os.path.split(os.path.realpath(folder))
-    if problem := damage(folder, sums.get(name)):
+    if problem := sums_problem(sums.get(name), STATE) or damage(folder, sums.get(name)):
         return f"{folder} is damaged ({problem})"
     with open(os.path.join(folder, "trainer_state.json"), encoding="utf-8") as file:
         best = os.path.basename(json.load(file).get("best_model_checkpoint") or name)

@@ -15,6 +15,7 @@ from text_cls.cli import Problems, UserError
 from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
+from text_cls.neural.run_file import REMEDY
 
 KIND = "retrieval"
 WEIGHTS = "model_state.pdparams"
@@ -118,6 +119,8 @@ class TrainedEncoder:
         problems.stop_if_any()
         self.labels, self.decision, run = self._checkpoint.labels, self._checkpoint.decision, self._checkpoint.run
         self.corpus, self.max_seq_length = run["corpus"], max_seq_length or run["arguments"]["max_seq_length"]
+        if unknown := [name for name in self.corpus or () if name not in self.labels.index]:
+            raise UserError(f"{path}/run.json: corpus names {unknown[0]!r}, which label.txt does not; {REMEDY}")
         longest = self._checkpoint.longest
         if longest and self.max_seq_length > longest:
             raise UserError(f"--max_seq_length {self.max_seq_length}: this model takes at most {longest} tokens")

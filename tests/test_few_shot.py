@@ -161,3 +161,14 @@ def test_files_beside_a_bundle_are_not_lost(train_prompt, tmp_path):
     (export / "notes.txt").unlink()
     status, log = train_prompt("--do_train")
     assert status == 0 and not export.exists() and not list((tmp_path / "out").glob("export*")), log
+
+
+def test_a_trained_model_whose_run_was_edited(run, prompted, tmp_path):
+    dataset, out = prompted["reviews"]
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "run.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("prompt", "label_words"):
+        path.write_text(json.dumps({key: value for key, value in whole.items() if key != name}), encoding="utf-8")
+        status, log = run(train.main, "--data_dir", dataset, "--output_dir", tmp_path / "out", "--do_eval")
+        assert status == 2 and f"run.json: {name} is missing; train again, or" in log and "Traceback" not in log

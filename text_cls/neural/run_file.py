@@ -8,6 +8,7 @@ import os
 from text_cls.files import recover_folder, sha256
 from text_cls.schema import (
     ANY,
+    FILE_NAME,
     FLAG,
     NUMBER,
     OBJECT,
@@ -33,7 +34,8 @@ _MAX_SEQ_LENGTH = {"max_seq_length": whole(1, LONGEST)}
 
 def _files(where, value):
     """{name: SHA-256, or null for a file that may change or be missing}; older versions recorded a list of names."""
-    return list_of(TEXT)(where, value) if isinstance(value, list) else map_of(or_null(SHA256))(where, value)
+    check = list_of(TEXT) if isinstance(value, list) else map_of(or_null(SHA256), key=FILE_NAME)
+    return check(where, value)
 
 
 _PROGRESS = {
@@ -60,7 +62,7 @@ RUN = by_kind(
         "prompt": fields(
             {"arguments": fields(_MAX_SEQ_LENGTH, {"truncate_mode": one_of("tail", "head")})},
             {**_ANY_RUN, "prompt": list_of(map_of(ANY), least=1), "label_words": list_of(list_of(TEXT, least=1))}
-            | {"checkpoints": map_of(map_of(SHA256))},
+            | {"checkpoints": map_of(map_of(SHA256, key=FILE_NAME), key=FILE_NAME)},
         ),
     },
     default="classification",

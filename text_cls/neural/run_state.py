@@ -111,7 +111,7 @@ def start_run(options, arguments, files, progress, kind="classification"):
     run = {"kind": kind, **describe_run(arguments | chosen, files), "chosen": [*chosen]}
     run["processes"] = paddle.distributed.get_world_size()
     last = last_folder(options.save_dir)
-    if not options.resume and os.path.isdir(last) and not _is_leftover(options.save_dir):
+    if not options.resume and read_run(last) and not _is_leftover(options.save_dir):
         logger.warning("%s holds a run that was stopped; this one replaces it. To continue it: --resume", last)
     paddle.seed(options.seed)
     return run
