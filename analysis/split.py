@@ -19,6 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, command, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
+from text_cls.locks import write_lock
 from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
 from utils import log_rows
@@ -154,9 +155,8 @@ def log_table(labels, sizes, texts, counts):
         logger.info("  ... and %d more", len(missing) - SHOWN)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def split(args):
+    """Reads the rows and writes the files."""
     problems = Problems()
     source = os.path.join(args.dataset_dir, args.input_file)
     label_file = os.path.join(args.dataset_dir, args.label_file)
@@ -183,7 +183,13 @@ def main(argv=None):
     left = os.path.join(os.path.dirname(paths[0]), NAMES[-1])
     if len(parts) < len(NAMES) and os.path.exists(left):
         logger.warning("%s is from an older split: its texts may be in the new files as well; delete it", left)
-    return 0
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(os.path.join(args.output_dir or args.dataset_dir, NAMES[0])):  # as doccano.py does
+        split(args)
 
 
 if __name__ == "__main__":

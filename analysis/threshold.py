@@ -22,6 +22,7 @@ from text_cls import cross_fitting, thresholds
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import overridden
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
 from utils import add_model_flags, log_rows, open_model, probabilities_of
@@ -95,6 +96,10 @@ class CheckpointTarget:
         return None
 
     def write(self, decision):
+        from text_cls.neural.run_file import read_run
+
+        if read_run(self.args.params_path) != self.checkpoint.run:
+            raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
         decision.save(self.path)
 
 
@@ -146,10 +151,8 @@ def check_args(args, problems):
         )
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    prepare_environment()
+def run(args):
+    """Fits thresholds and writes them."""
     problems = Problems()
     check_args(args, problems)
     rows = None
@@ -179,7 +182,6 @@ def main(argv=None):
     else:
         target.write(decision)
         logger.info("Decision saved in %s; every script and server that reads it will use it", target.path)
-    return 0
 
 
 @dataclass
@@ -307,6 +309,14 @@ def target_reached(args, decision, probabilities, gold, labels):
     if not reached:
         logger.warning("%s %g is not reached: %.4f", kind.capitalize(), target, right.sum() / max(1, counted.sum()))
     return reached
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_environment()
+    with write_lock(*([] if args.dry_run else [args.bundle or args.params_path])):
+        run(args)
 
 
 if __name__ == "__main__":

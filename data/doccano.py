@@ -9,7 +9,6 @@ Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. data/doccano
 """
 
 import argparse
-import filecmp
 import itertools
 import os
 import re
@@ -26,6 +25,7 @@ from label_studio import ignored
 from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
+from text_cls.locks import write_lock
 from text_cls.rows import Labels, read_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
@@ -231,18 +231,17 @@ def split(rows, names, args, problems):
 
 def write(path, lines):
     """Writes the file, and keeps a copy of an existing file with different contents."""
-    new = f"{path}.new"
-    with atomic_write(new) as file:
-        file.writelines(f"{line}\n" for line in lines)
+    content = "".join(f"{line}\n" for line in lines)
     try:
-        if os.path.exists(path) and not filecmp.cmp(path, new, shallow=False):
+        if os.path.exists(path) and Path(path).read_bytes() != content.encode(errors="backslashreplace"):
             numbers = itertools.chain([""], itertools.count(2))
             backup = next(name for name in (f"{path}.bak{n}" for n in numbers) if not os.path.exists(name))
             shutil.copy2(path, backup)
             logger.info("%s already existed; its old contents are in %s", path, backup)
-        os.replace(new, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def log_rows(rows, counts, args):
@@ -284,9 +283,8 @@ def log_rows(rows, counts, args):
         )
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
+    """Converts the exports."""
     problems = Problems()
     check_args(args, problems)
     label_path = os.path.join(args.save_dir, "label.txt")
@@ -320,7 +318,7 @@ def main(argv=None):
         logger.info("%s: %d rows%s%s", path, len(part), more, " ..." if len(missing) > 5 and more else "")
     if single:
         log_next_step(args.save_dir, single)
-        return 0
+        return
     write(os.path.join(args.save_dir, "data.txt"), (rows[i][0] for i in parts[-1]))
     write(label_path, Labels(names).names)
     logger.info("%s: %d labels", label_path, len(names))
@@ -328,7 +326,6 @@ def main(argv=None):
         if os.path.exists(os.path.join(args.save_dir, name)):
             logger.warning("%s is from an earlier run; delete it if these files contain its rows", name)
     logger.info("Next: python train.py --dataset_dir '%s'", args.save_dir)
-    return 0
 
 
 def log_next_step(save_dir, name):
@@ -340,6 +337,13 @@ def log_next_step(save_dir, name):
     logger.info("Next, train with these rows:")
     logger.info("  cat '%s' '%s' > '%s'", *paths)
     logger.info("  python train.py --dataset_dir '%s' --train_file %s", save_dir, both)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(os.path.join(args.save_dir, NAMES[1][0])):  # as split.py does
+        run(args)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import command, non_negative_int, positive_int
 from text_cls.files import atomic_folder
+from text_cls.locks import write_lock
 from text_cls.rows import read_texts
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
@@ -58,9 +59,8 @@ def character_vocabulary(paths):
     return [*SPECIAL, *ordered, *(f"##{character}" for character in latin)]
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def make(args):
+    """Writes the model."""
     vocabulary = character_vocabulary(args.texts)
     from text_cls.neural.compat import import_paddle
 
@@ -88,6 +88,13 @@ def main(argv=None):
         ErnieTokenizer(os.path.join(folder, "vocab.txt")).save_pretrained(folder)
         (ErnieForMaskedLM if args.masked_lm else ErnieModel)(config).save_pretrained(folder)
     print(f"{args.output_dir}: a tiny ERNIE with random weights, to try the pipeline")
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(args.output_dir):
+        make(args)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 import os
 from dataclasses import dataclass
 
+from prompt_checkpoints import DEFAULTS
 from prompting import Prompt, parse_prompt
-from text_cls.cli import Problems
+from text_cls.cli import Problems, UserError
 from text_cls.label_tree import SEPARATOR
 from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import bundle_folder_problem
 from text_cls.neural.model import model_name_problem, paddle_device_problem
+from text_cls.neural.run_file import REMEDY, RUN_FILE
 from text_cls.prediction import count_texts
 from text_cls.rows import read_labels, read_lines, read_rows
 
@@ -81,7 +83,7 @@ def read_all(args):
     with problems.collect():
         trained = None if args.do_train else open_trained(args, problems)
         parts = trained.run["prompt"] if trained else parse_prompt(args.prompt)
-    defaults = trained.run["arguments"] if trained else {"max_seq_length": 512, "truncate_mode": "tail"}
+    defaults = trained.run["arguments"] if trained else DEFAULTS
     args.max_seq_length = args.max_seq_length or defaults["max_seq_length"]
     args.truncate_mode = args.truncate_mode or defaults["truncate_mode"]
     splits = ["train", "dev"] if args.do_train else ["dev"] if args.do_eval else []
@@ -117,6 +119,9 @@ def open_trained(args, problems):
     flag = "--resume_from_checkpoint" if args.resume_from_checkpoint else "--output_dir"
     args.resume_from_checkpoint = args.resume_from_checkpoint or args.output_dir
     trained = load_checkpoint(args.resume_from_checkpoint, None, problems, flag, "prompt")
+    for name in ("prompt", "label_words"):
+        if name not in trained.run:
+            raise UserError(f"{os.path.join(trained.path, RUN_FILE)}: {name} is missing; {REMEDY}")
     if args.prompt is not None and parse_prompt(args.prompt) != trained.run["prompt"]:
         problems.add("--prompt differs from the trained model's; leave it out")
     label_file = os.path.join(args.data_dir, "label.txt")

@@ -20,11 +20,11 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from bundle_changes import counted, log_index, memory_problem, open_for_change, shown, write_changes
 from index_building import build
 from label_changes import read_new
-from ownership import lock_bundle
 from searching import add_entries
 from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
 from text_cls.label_tree import SEPARATOR
+from text_cls.locks import write_lock
 from text_cls.rows import Labels
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, VOTERS, corpus_labels, label_entries
@@ -168,7 +168,7 @@ def main(argv=None):
     if args.command == "list":
         show(args)
         return 0
-    with lock_bundle(args.bundle):
+    with write_lock(args.bundle):
         if args.command == "build":
             build(args)
         elif args.command == "add":

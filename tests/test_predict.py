@@ -223,9 +223,9 @@ def test_a_checkpoint_of_paddlenlps_application(run, copied, tmp_path):
         ("decision.json", "half", "decision.json: "),
         ("run.json", "half", "run.json is damaged"),
         ("config.json", "half", "config.json is damaged"),
-        ("model_state.pdparams", "half", "the folder does not load"),
+        ("model_state.pdparams", "half", "is damaged (model_state.pdparams: its SHA-256 differs); train again, or"),
         ("model_state.pdparams", None, "holds no model_state.pdparams; train first"),
-        ("vocab.txt", None, "the folder does not load"),
+        ("vocab.txt", None, "is damaged (vocab.txt: missing); train again, or restore the folder from a backup"),
     ],
 )
 def test_a_damaged_checkpoint(run, copied, file, content, message):

@@ -24,7 +24,7 @@ _REMEDIES = {  # what to do if one of these packages is missing
         *("IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba", "joblib"),
     ),
     _ALL + _SERVING.format("predictor"): (
-        *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"),
+        *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer", "filelock"),
     ),
     _ALL + _SERVING.format("simple_serving"): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
     "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
@@ -51,6 +51,11 @@ class Problems:
         self.count += 1
         if len(self.messages) < self.SHOWN:
             self.messages.append(message(*details) if callable(message) else message)
+
+    def extend(self, others):
+        """Adds those of other `Problems`."""
+        self.count += others.count
+        self.messages += others.messages[: self.SHOWN - len(self.messages)]
 
     @contextlib.contextmanager
     def collect(self):

@@ -20,6 +20,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import UserError, command, logger, positive_int
+from text_cls.locks import write_lock
 
 PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
 UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
@@ -168,9 +169,8 @@ def vocabulary_size(bundle):
     return size
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def build(args):
+    """Writes the repository."""
     if args.use_fp16 and args.device == "cpu":
         raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize")
     if args.use_quantize and args.device == "gpu":
@@ -211,7 +211,13 @@ def main(argv=None):
         args.max_batch_size,
         args.device,
     )
-    return 0
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(args.output):
+        build(args)
 
 
 if __name__ == "__main__":
