@@ -12,7 +12,6 @@ import argparse
 import filecmp
 import itertools
 import os
-import re
 import shutil
 import sys
 from collections import Counter
@@ -26,7 +25,7 @@ from label_studio import ignored
 from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
-from text_cls.rows import Labels, read_labels
+from text_cls.rows import Labels, one_line, read_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
 
@@ -152,7 +151,7 @@ def by_text(annotations, args, counts):
         text = members[0].text
         if args.dirty:
             text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
-        clean = re.sub(r"[\t\r\n]+", " ", text).strip()
+        clean = one_line(text).strip()
         counts["spaced"] += clean != text.strip()
         if clean:
             texts.setdefault(clean if args.disagreement else task, (clean, []))[1].extend(members)
@@ -179,7 +178,7 @@ def label_names(name, args, where):
         problem = "has an empty level" if len(pieces) > 1 else "is empty"
     elif any("," in piece for piece in pieces):
         problem = "contains a comma, which separates labels"
-    elif any(set(piece) & set("\t\r\n") for piece in pieces):
+    elif any(one_line(piece) != piece for piece in pieces):
         problem = "contains a tab or a line break"
     elif any(SEPARATOR in piece for piece in pieces):
         problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"

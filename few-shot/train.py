@@ -20,6 +20,7 @@ from prompt_data import EXPORT, read_all, texts_of
 from prompting import make_task, unknown_words
 from text_cls.cli import (
     UserError,
+    add_blank_flag,
     boolean,
     command,
     fraction,
@@ -68,6 +69,7 @@ def add_data_flags(parser):
         False,
         "predict labels of data.txt, else test.txt; evaluate on test.txt if it exists (off)",
     )
+    add_blank_flag(group)
     add_switch(group, "--do_export", False, "write a bundle to <output_dir>/export (off)")
 
     group = parser.add_argument_group("data and model")
@@ -284,7 +286,7 @@ def predict(args, task, count, decision):
 
     log_row = log_hierarchy if labels.hierarchical else log_flat
     output = os.path.join(args.output_dir, PREDICTIONS)
-    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False)
+    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False, skip_blank=args.skip_blank)
 
 
 @command

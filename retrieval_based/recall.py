@@ -18,7 +18,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from searching import Search, add_search_flags, open_search
 from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write
-from text_cls.rows import read_texts
+from text_cls.rows import format_row, read_texts
 from utils import keep_inputs
 
 
@@ -63,7 +63,7 @@ def main(argv=None):
             for text, cosines, entries in zip(window, found.cosines, found.labels):
                 for cosine, names in zip(cosines, entries):
                     if names:  # an approximate search may leave the last positions empty
-                        file.write(f"{text}\t{','.join(names)}\t{cosine:.8f}\n")
+                        file.write(format_row(text, ",".join(names), f"{cosine:.8f}"))
                         lines += 1
     logger.info("Recall result saved in %s: %d nearest entries of %d texts", result, lines, count)
     return 0

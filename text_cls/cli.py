@@ -14,6 +14,9 @@ import re
 import signal
 import sys
 
+from text_cls.errors import UserError
+from text_cls.inputs import one_run
+
 logger = logging.getLogger("text_classification")
 
 _ALL = "Run `make setup`, then use .venv/bin/python instead of python"
@@ -32,10 +35,6 @@ _REMEDIES = {  # what to do if one of these packages is missing
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }
 PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}
-
-
-class UserError(Exception):
-    """An error the user can fix. Its text says what is wrong, where, and what to do."""
 
 
 class Problems:
@@ -79,7 +78,8 @@ def command(main):
     def wrapper(argv=None):
         set_up_log()
         try:
-            return main(argv) or 0
+            with one_run():
+                return main(argv) or 0
         except UserError as error:
             if is_main_process():
                 print(f"error: {error}", file=sys.stderr)
@@ -146,6 +146,13 @@ def progress_bar(total, unit, initial=0):
         width = visible and os.get_terminal_size(sys.stderr.fileno()).columns
         shape = {"dynamic_ncols": True} if width else {"ncols": 80, "nrows": 24}
         yield stack.enter_context(tqdm(total=total, unit=unit, initial=initial, disable=not visible, **shape))
+
+
+def add_blank_flag(parser):
+    """Adds --skip_blank, of every script that predicts the texts of a file."""
+    parser.add_argument(
+        "--skip_blank", action="store_true", help="write no row for a blank line (a row without labels)"
+    )
 
 
 def positive_int(text):

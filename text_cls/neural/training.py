@@ -42,7 +42,7 @@ def train(options, labels, rows, arguments, files, environment):
         return 0
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
-        run["data"][name] = sha256(path)
+        run["data"][name] = sha256(path, again=True)
     start = last_folder(options.save_dir) if progress.step else options.model_name
     model, tokenizer = load_pretrained(start, len(labels))
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
