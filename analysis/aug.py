@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
-from text_cls.cli import Problems, command, fraction, logger, positive_int, progress_bar
+from text_cls.cli import Problems, command, fraction, logger, non_negative_int, positive_int, progress_bar
 from text_cls.files import atomic_write
 from text_cls.inputs import open_input
 from text_cls.rows import format_row, one_line, read_lines, tab_message
@@ -45,7 +45,7 @@ def parse_args(argv=None):
     parser.add_argument("--custom_file", help='JSON {"word": ["other word"]} for --aug_type custom (none)')
     parser.add_argument("--model_name", default=MLM_NAME, help="model of mlm, a name or folder (%(default)s)")
     parser.add_argument("--device", default="gpu", help="device of mlm: cpu, gpu, xpu, npu or gpu:0 (%(default)s)")
-    parser.add_argument("--seed", type=int, default=3, help="random seed (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed (%(default)s)")
     return parser.parse_args(argv)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, command, logger, non_negative_int
+from text_cls.cli import Problems, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.foreign_files import csv_message
 from text_cls.label_tree import SEPARATOR
@@ -39,7 +39,7 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--splits",
-        type=float,
+        type=finite_number,
         nargs="+",
         default=[0.8, 0.1, 0.1],
         help="shares of train.txt, dev.txt and optionally test.txt (0.8 0.1 0.1)",

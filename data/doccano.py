@@ -22,7 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from annotation_exports import read_annotations
 from annotators import DISAGREEMENT, joined_labels, settle
 from label_studio import ignored
-from text_cls.cli import Problems, UserError, boolean, closest, command, logger
+from text_cls.cli import Problems, UserError, boolean, closest, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels, one_line, read_labels
@@ -44,7 +44,10 @@ def parse_args(argv=None):
     )
     parser.add_argument("--save_dir", default="./data", help="folder to write to (%(default)s)")
     parser.add_argument(
-        "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
+        "--splits",
+        type=finite_number,
+        nargs="+",
+        help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)",
     )
     parser.add_argument(
         "--task_type",
@@ -58,7 +61,7 @@ def parse_args(argv=None):
         default=True,
         help="True: stratified random split; False: split in the file's order (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=3, help="random seed for the split (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for the split (%(default)s)")
     parser.add_argument(
         "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
     )

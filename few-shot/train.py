@@ -28,6 +28,7 @@ from text_cls.cli import (
     non_negative_float,
     non_negative_int,
     positive_int,
+    whole_number,
 )
 from text_cls.neural.compat import prepare_environment, use_old_ir
 from utils import log_data
@@ -107,7 +108,9 @@ def add_training_flags(group):
         "--learning_rate", type=non_negative_float, default=3e-5, help="peak learning rate of the model (%(default)s)"
     )
     group.add_argument("--num_train_epochs", type=positive_int, default=100, help="passes over train.txt (%(default)s)")
-    group.add_argument("--max_steps", type=int, default=-1, help="train this many steps, not epochs; -1 = off (-1)")
+    group.add_argument(
+        "--max_steps", type=whole_number, default=-1, help="train this many steps, not epochs; -1 = off (-1)"
+    )
     group.add_argument(
         "--per_device_train_batch_size", type=positive_int, default=8, help="rows per step (%(default)s)"
     )

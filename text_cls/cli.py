@@ -160,6 +160,16 @@ def positive_int(text):
     return _number(text, int, 1)
 
 
+def whole_number(text):
+    """argparse type: a whole number."""
+    return _number(text, int)
+
+
+def finite_number(text):
+    """argparse type: a number."""
+    return _number(text, float)
+
+
 def non_negative_int(text):
     """argparse type: a whole number of at least 0."""
     return _number(text, int, 0)
@@ -191,13 +201,13 @@ def boolean(text):
     return values[text.lower()]
 
 
-def _number(text, kind, least):
+def _number(text, kind, least=None):
     value = _parsed(text, kind)
     if kind is int and text.strip().isdecimal() and (value is None or value >= 1 << 63):
         raise argparse.ArgumentTypeError(f"{shorten(text)} is too large")
-    if value is None or not least <= value < float("inf"):
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {what} of at least {least}, not {shorten(text)}")
+    if value is None or not -float("inf") < value < float("inf") or (least is not None and value < least):
+        what = ("a whole number" if kind is int else "a number") + ("" if least is None else f" of at least {least}")
+        raise argparse.ArgumentTypeError(f"must be {what}, not {shorten(text)}")
     return value
 
 
