@@ -4,7 +4,7 @@
     python analysis/split.py --dataset_dir data --input_file all.txt --splits 0.9 0.1 --output_dir split --seed 3
 
 Iterative stratification for rows with several labels; a rare label is in every file if that is possible. Rows with the
-same text stay in one file. Lines are copied unchanged; label.txt is checked, or made from the rows if there is none.
+same text stay in one file. label.txt is checked, or made from the rows if there is none.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, command, logger, non_negative_int
+from text_cls.cli import Problems, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
+from text_cls.foreign_files import csv_message
 from text_cls.label_tree import SEPARATOR
 from text_cls.locks import write_lock
-from text_cls.rows import Labels, read_labels, read_lines, read_rows
+from text_cls.rows import Labels, format_row, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
 from utils import log_rows
 
@@ -39,7 +40,7 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--splits",
-        type=float,
+        type=finite_number,
         nargs="+",
         default=[0.8, 0.1, 0.1],
         help="shares of train.txt, dev.txt and optionally test.txt (0.8 0.1 0.1)",
@@ -117,11 +118,11 @@ def split_rows(rows, num_labels, fractions, seed):
 
 
 def write_parts(paths, source, rows, parts):
-    """Copies the lines of the source unchanged, in its order."""
-    lines = dict(read_lines(source))
+    """Copies the lines of the source in its order, with spaces in place of line breaks within them."""
+    lines = dict(read_lines(source, again=True))
     for path, part in zip(paths, parts):
         with atomic_write(path) as file:
-            file.writelines(f"{lines[number]}\n" for number in rows.lines[part].tolist())
+            file.writelines(format_row(*lines[number].split("\t")) for number in rows.lines[part].tolist())
 
 
 def why_missing(names, texts, counts):
@@ -166,7 +167,9 @@ def split(args):
             labels = labels_of_rows(source, problems)
         else:
             labels = read_labels(label_file, problems)
-        rows = read_rows(source, labels, problems)
+        rows = read_rows(source, labels, problems, again=made)
+        if len(rows) and not len(rows.label_ids) and all("," in text for text in rows.texts):
+            problems.add(csv_message(source))
         texts, distinct = texts_of_labels(rows, len(labels))
         if 0 < distinct < len(args.splits):
             problems.add(f"{source}: {distinct} distinct texts cannot fill {len(args.splits)} files; add rows")

@@ -32,6 +32,7 @@ import workers
 from project import DATA, ROOT, processor
 from random_model import dimensions_and_tokenizer, random_bert
 from text_cls.batching import shuffled_batches
+from text_cls.cli import positive_int
 
 SET_BY_TRAIN_PY = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # "plain" must inherit neither
 SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
@@ -40,10 +41,12 @@ SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ernie-3.0-nano-zh", help="PaddleNLP model to imitate (%(default)s)")
-    parser.add_argument("--rows", type=int, default=512, help="rows to train on (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="rows per step (%(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="maximum tokens per text (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed passes by each side (%(default)s)")
+    parser.add_argument("--rows", type=positive_int, default=512, help="rows to train on (%(default)s)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="rows per step (%(default)s)")
+    parser.add_argument(
+        "--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=positive_int, default=5, help="timed passes by each side (%(default)s)")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="sides to measure (all)")
     parser.add_argument("--dataset_dir", default=str(DATA / "duee"), help="folder of the data (%(default)s)")
     python = str(ROOT / ".venv-bench/bin/python")

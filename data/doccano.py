@@ -11,7 +11,6 @@ Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. data/doccano
 import argparse
 import itertools
 import os
-import re
 import shutil
 import sys
 from collections import Counter
@@ -22,11 +21,11 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from annotation_exports import read_annotations
 from annotators import DISAGREEMENT, joined_labels, settle
 from label_studio import ignored
-from text_cls.cli import Problems, UserError, boolean, closest, command, logger
+from text_cls.cli import Problems, UserError, boolean, closest, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
 from text_cls.locks import write_lock
-from text_cls.rows import Labels, read_labels
+from text_cls.rows import Labels, one_line, read_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
 
@@ -45,7 +44,10 @@ def parse_args(argv=None):
     )
     parser.add_argument("--save_dir", default="./data", help="folder to write to (%(default)s)")
     parser.add_argument(
-        "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
+        "--splits",
+        type=finite_number,
+        nargs="+",
+        help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)",
     )
     parser.add_argument(
         "--task_type",
@@ -59,7 +61,7 @@ def parse_args(argv=None):
         default=True,
         help="True: stratified random split; False: split in the file's order (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=3, help="random seed for the split (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for the split (%(default)s)")
     parser.add_argument(
         "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
     )
@@ -152,7 +154,7 @@ def by_text(annotations, args, counts):
         text = members[0].text
         if args.dirty:
             text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
-        clean = re.sub(r"[\t\r\n]+", " ", text).strip()
+        clean = one_line(text).strip()
         counts["spaced"] += clean != text.strip()
         if clean:
             texts.setdefault(clean if args.disagreement else task, (clean, []))[1].extend(members)
@@ -179,7 +181,7 @@ def label_names(name, args, where):
         problem = "has an empty level" if len(pieces) > 1 else "is empty"
     elif any("," in piece for piece in pieces):
         problem = "contains a comma, which separates labels"
-    elif any(set(piece) & set("\t\r\n") for piece in pieces):
+    elif any(one_line(piece) != piece for piece in pieces):
         problem = "contains a tab or a line break"
     elif any(SEPARATOR in piece for piece in pieces):
         problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"

@@ -98,7 +98,7 @@ def read_all(args):
     if args.do_predict and os.path.exists(os.path.join(args.data_dir, "test.txt")):
         splits.append("test")
     rows = {split: read_labelled(os.path.join(args.data_dir, f"{split}.txt"), labels, problems) for split in splits}
-    count = count_texts(texts_of(args), problems) if args.do_predict else 0
+    count = count_texts(texts_of(args), problems, labels, args.skip_blank) if args.do_predict else 0
     problems.stop_if_any()
     return PromptData(Prompt(parts, labels, words), rows, trained, count)
 
@@ -168,4 +168,4 @@ def read_labelled(path, labels, problems):
                 f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label applies. "
                 "Texts to predict belong in data.txt"
             )
-    return read_rows(path, labels, problems)
+    return read_rows(path, labels, problems, again=True)

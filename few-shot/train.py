@@ -21,6 +21,7 @@ from prompting import make_task, unknown_words
 from text_cls.cli import (
     Problems,
     UserError,
+    add_blank_flag,
     boolean,
     command,
     fraction,
@@ -28,6 +29,7 @@ from text_cls.cli import (
     non_negative_float,
     non_negative_int,
     positive_int,
+    whole_number,
 )
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
@@ -70,6 +72,7 @@ def add_data_flags(parser):
         False,
         "predict labels of data.txt, else test.txt; evaluate on test.txt if it exists (off)",
     )
+    add_blank_flag(group)
     add_switch(group, "--do_export", False, "write a bundle to <output_dir>/export (off)")
 
     group = parser.add_argument_group("data and model")
@@ -107,7 +110,9 @@ def add_training_flags(group):
         "--learning_rate", type=non_negative_float, default=3e-5, help="peak learning rate of the model (%(default)s)"
     )
     group.add_argument("--num_train_epochs", type=positive_int, default=100, help="passes over train.txt (%(default)s)")
-    group.add_argument("--max_steps", type=int, default=-1, help="train this many steps, not epochs; -1 = off (-1)")
+    group.add_argument(
+        "--max_steps", type=whole_number, default=-1, help="train this many steps, not epochs; -1 = off (-1)"
+    )
     group.add_argument(
         "--per_device_train_batch_size", type=positive_int, default=8, help="rows per step (%(default)s)"
     )
@@ -284,7 +289,7 @@ def predict(args, task, count, decision):
 
     log_row = log_hierarchy if labels.hierarchical else log_flat
     output = os.path.join(args.output_dir, PREDICTIONS)
-    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False)
+    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False, skip_blank=args.skip_blank)
 
 
 def run(args, environment):

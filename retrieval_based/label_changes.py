@@ -15,8 +15,8 @@ def check_label(name, where, problems):
         return
     if size > LONGEST_LABEL:
         problems.add(f"{where}: label {name[:20]!r}... has {size} bytes, more than {LONGEST_LABEL}; rename the label")
-    elif not name or "\n" in name or "\r" in name:
-        problems.add(f"{where}: label {name!r} is empty or has a line break; a label must be one line")
+    elif not name:
+        problems.add(f"{where}: the label is empty; name it")
     elif problem := label_problem(name):
         problems.add(f"{where}: label {name!r} {problem}")
 
@@ -84,7 +84,7 @@ def _of_row_file(path, predictor, problems):
                 names[name] = None
     problems.stop_if_any()
     labels = with_new(predictor.labels, names)
-    rows = read_rows(path, labels, problems)
+    rows = read_rows(path, labels, problems, again=True)
     texts, names = row_entries(rows, labels)
     if len(rows) and not texts:
         problems.add(f"--corpus_file {path}: no row has a label")

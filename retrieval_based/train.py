@@ -25,6 +25,7 @@ from text_cls.cli import (
     non_negative_float,
     non_negative_int,
     positive_int,
+    whole_number,
 )
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
@@ -54,7 +55,7 @@ def parse_args(argv=None):
     for name in ("recall_result_dir", "recall_result_file", "evaluate_result"):
         group.add_argument(f"--{name}", help="ignored: recall is scored at once, and written by recall.py (none)")
     for name in ("hnsw_m", "hnsw_ef", "hnsw_max_elements"):
-        group.add_argument(f"--{name}", type=int, help="ignored: labels are compared exactly (none)")
+        group.add_argument(f"--{name}", type=whole_number, help="ignored: labels are compared exactly (none)")
     return parser.parse_args(argv)
 
 

@@ -109,12 +109,14 @@ def test_rows_stay_in_order_across_windows_and_batches(predict, trained, tmp_pat
 
 
 def test_odd_texts(predict, tmp_path):
-    """Emoji, control characters, 2,000 characters, special tokens as text; blank lines are skipped; labels ignored."""
+    """Emoji, control characters, 2,000 characters, special tokens as text; blank lines stay blank; labels ignored."""
     texts = ["😀🚀", "\x01\x02", "长" * 2000, "[SEP][PAD][MASK]", "ＡＢＣ１２３", "a" * 500]
     (tmp_path / "odd.txt").write_text("\n\n".join(texts) + "\n有标签的\t体育赛事\n", encoding="utf-8")
     status, log = predict("news", "--data_file", tmp_path / "odd.txt", "--output_file", "odd.out")
     assert status == 0, log
-    assert [line.split("\t")[0] for line in lines_of("odd.out")] == [*texts, "有标签的"]
+    rows = [line.split("\t") for line in lines_of("odd.out")]
+    assert [row[0] for row in rows] == [word for text in texts for word in (text, "")][:-1] + ["有标签的"]
+    assert rows[1:-1:2] == [["", ""]] * 5
 
 
 def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monkeypatch):

@@ -179,11 +179,12 @@ def test_the_size_of_a_window_makes_no_difference(predict, monkeypatch):
 
 
 def test_any_text_is_labelled(predict):
-    """Very long, emoji, HTML, one letter; blank lines are skipped, and so are the labels of labelled rows."""
+    """Very long, emoji, HTML, one letter; blank lines stay blank, the labels of labelled rows are ignored."""
     texts = ["长" * 2000, "😀🚄", "<script>alert('x')</script> \"引号\"", "a", "", "带标签的行\t价格"]
     status, log, rows = predict("reviews", "--top_k", "2", texts=texts)
-    assert status == 0 and [row[0] for row in rows] == [*texts[:4], "带标签的行"]
-    assert all(len(row[1].split(",")) == 2 for row in rows)
+    assert status == 0 and [row[0] for row in rows] == [*texts[:5], "带标签的行"]
+    assert [len(row[1].split(",")) for row in rows if row[0]] == [2] * 5 and rows[4] == ["", ""]
+    assert predict("reviews", "--top_k", "2", "--skip_blank", texts=texts)[2] == rows[:4] + rows[5:]
     assert predict("reviews", "--threshold", "1", texts=texts[:1])[2] == [[texts[0], ""]]
 
 

@@ -280,3 +280,13 @@ def test_the_public_sets(run, tmp_path):
         status, log = split(run, folder)
         assert status == 0 and "Every label is in every file" in log
         assert " 80.0% " in log and log.count(" 10.0% ") == 2
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_csv_without_quotes_is_named(run, tmp_path, with_labels):
+    write_lines(tmp_path / "all.txt", [f"第{i}条文本，很短,{'ab'[i % 2]}" for i in range(40)])
+    if with_labels:
+        write_lines(tmp_path / "label.txt", ["a", "b"])
+    status, log = run(script.main, "--dataset_dir", tmp_path)
+    assert status == 2 and "all.txt: this file is CSV, but a row is text<TAB>label,label. To convert it, keep" in log
+    assert not (tmp_path / "train.txt").exists()

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -15,23 +16,35 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from text_cls.cli import UserError
+from text_cls.inputs import open_input
 from text_cls.locks import try_lock, unlock
 
 WEEK = 7 * 24 * 3600  # seconds
+_LINE_ENDS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+def sha256(path: str | os.PathLike, again: bool = False) -> str:
+    """SHA-256 of a file, as hexadecimal digits. again: as in `inputs.open_input`."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_input(path, again) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
+class _Lines(io.TextIOWrapper):
+    """A text file in which LF alone ends a line: what other readers take for a line break is escaped as in JSON."""
+
+    def write(self, text):
+        return super().write(_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[TextIO]:
     """A text file (UTF-8, LF) that appears whole or not at all; an existing file is replaced.
+
+    Other characters that end a line for some readers are escaped (U+2028 as \\u2028), which is right in JSON. Rows of
+    texts have spaces there, see `rows.format_row`.
 
     Raises:
         UserError: the file cannot be written.
@@ -205,7 +218,7 @@ def _open_locked(path):
     """A new text file that is locked while it is open, so that `_remove_unless_open` keeps it."""
     while True:
         # A path that is not UTF-8 contains surrogates; they are written as JSON escapes them: \udcd6.
-        file = open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
+        file = _Lines(open(path, "wb"), encoding="utf-8", errors="backslashreplace", newline="\n")
         with contextlib.suppress(ImportError, OSError):  # Windows; a file system without locks
             import fcntl
 

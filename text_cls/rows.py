@@ -1,15 +1,22 @@
 """Labels, texts and labelled rows: the one reader of `label.txt` and of every data file."""
 
+import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from text_cls.cli import Problems, UserError, closest
+from text_cls.cli import Problems, UserError, closest, shorten
 from text_cls.files import atomic_write
 from text_cls.foreign_files import SAMPLE, encoding_message, foreign_message
+from text_cls.inputs import open_input
 from text_cls.label_tree import SEPARATOR, parent_ids
+
+# Tabs, and what some readers take for the end of a line: Python's splitlines, editors, spreadsheets, JavaScript.
+LINE_BREAKS = "line breaks of other kinds than LF, such as CR or U+2028"
+_BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 # --------------------------------------------------------------------------------------------------------------- labels
 
@@ -47,11 +54,13 @@ class Labels:
     def write(self, path: str | os.PathLike) -> None:
         """Writes `label.txt`, whole or not at all."""
         with atomic_write(path) as file:
-            file.writelines(f"{name}\n" for name in self.names)
+            file.writelines(format_row(name) for name in self.names)
 
 
 def label_problem(name):
     """Why a label cannot have this name, as the end of a sentence that begins with the name; None if it can."""
+    if "\n" in name or "\r" in name:
+        return "contains a line break; rename the label"
     if "," in name or "\t" in name:
         return f"contains a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
     if not all(name.split(SEPARATOR)):
@@ -86,6 +95,19 @@ def read_labels(path: str | os.PathLike, problems: Problems, lines: Iterable[tup
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def one_line(text: str) -> str:
+    """The text as it is written to a file of rows: tabs and line breaks of any kind become spaces.
+
+    Tokenizers ignore them or take them for spaces, and an escape such as \\u2028 would be read back as six characters.
+    """
+    return _BREAKS.sub(" ", text)
+
+
+def format_row(*columns: str) -> str:
+    """A row of these columns as a line of a file."""
+    return "\t".join(map(one_line, columns)) + "\n"
 
 
 class Texts:
@@ -161,18 +183,21 @@ class Rows:
         return np.bincount(self.label_ids, minlength=num_labels)
 
 
-def read_lines(path: str | os.PathLike, may_be_json: bool = False) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | os.PathLike, may_be_json: bool = False, again: bool = False) -> Iterator[tuple[int, str]]:
     """Yields (number, text) of each line of a UTF-8 file; a byte order mark and CRLF are accepted.
 
+    Args:
+        again: the run has read the file before, and it must not have changed since.
     Raises:
-        UserError: the file cannot be read, or is no text: the message names what it is, and the command to convert it.
+        UserError: the file cannot be read, or changes, or is no text: the message names what it is, and the command to
+            convert it.
     """
-    try:
-        file = open(path, "rb", buffering=SAMPLE)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
     chinese_before = False  # non-ASCII UTF-8 was read: an error then concerns this line, not the whole file
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_input(path, again, SAMPLE))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
         head = file.peek(SAMPLE)[:SAMPLE]
         if message := foreign_message(path, head, may_be_json):
             raise UserError(message)
@@ -188,17 +213,28 @@ def read_lines(path: str | os.PathLike, may_be_json: bool = False) -> Iterator[t
             yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
 
 
-def read_texts(path: str | os.PathLike, problems: Problems | None = None) -> Iterator[tuple[int, str]]:
-    """Yields (line number, text) of each row to predict. Blank lines are skipped, labels after a text ignored.
+def read_texts(
+    path: str | os.PathLike,
+    problems: Problems | None = None,
+    labels: Labels | None = None,
+    keep_blank: bool = False,
+) -> Iterator[tuple[int, str]]:
+    """Yields (line number, text) of each row to predict. Labels after a text are ignored.
 
-    Rows with more than one tab are added to `problems`, which is None if the file has been checked already.
+    Args:
+        problems: gets rows with more than one tab; None if the run has checked the file, which must not change since.
+        labels: those of the model, if rows whose second column has none of them are problems, too.
+        keep_blank: yield a blank line as an empty text, instead of skipping it.
     """
-    for number, line in read_lines(path):
-        if problems is not None and line.count("\t") > 1:
-            problems.add(tab_message, path, number, line)
-        text = line.partition("\t")[0].strip()
-        if text:
-            yield number, text
+    for number, line in read_lines(path, again=problems is None):
+        text, _, names = line.partition("\t")
+        if problems is not None:
+            if line.count("\t") > 1:
+                problems.add(tab_message, path, number, line)
+            elif labels and names.strip() and not any(name.strip() in labels.index for name in names.split(",")):
+                problems.add(_no_label_message, path, number, text, names)
+        if keep_blank or text.strip():
+            yield number, text.strip()
 
 
 def tab_message(path, number, line):
@@ -206,11 +242,21 @@ def tab_message(path, number, line):
     return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces"
 
 
-def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems) -> Rows:
-    """Reads the labelled rows of a file. Unknown labels and malformed rows are added to `problems`."""
+def _no_label_message(path, number, text, names):
+    return (
+        f"{path}:{number}: the second column, {shorten(names.strip())}, has no label of the model, and only the first "
+        f"one, {shorten(text.strip())}, would be predicted. Keep the column with the texts: cut -f1 or cut -f2"
+    )
+
+
+def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems, again: bool = False) -> Rows:
+    """Reads the labelled rows of a file. Unknown labels and malformed rows are added to `problems`.
+
+    again: as in `read_lines`.
+    """
     texts, lines, label_ids, ends = Texts(), [], [], [0]
     blank = completed = 0
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, again=again):
         if not line.strip():
             blank += 1
             continue

@@ -90,8 +90,8 @@ CPU, MERGED = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batch
 PYTHON = 'backend: "python"'
 
 
-def configurations(manifest, args, digest):
-    """{model: its config.pbtxt}, from a bundle's manifest and the SHA-256 of its graph."""
+def configurations(manifest, labels, args, digest):
+    """{model: its config.pbtxt}, from a bundle's manifest, the names of its labels and the SHA-256 of its graph."""
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
     ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
@@ -108,7 +108,7 @@ def configurations(manifest, args, digest):
     )
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
-    hierarchical = parameters(hierarchical=str(manifest["hierarchical"]).lower())
+    listed = parameters(labels=json.dumps(labels))
     processor = CPU.replace("CPU", args.device.upper())
     graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
     results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
@@ -118,7 +118,7 @@ def configurations(manifest, args, digest):
         "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, checks, ragged=True),
         "seqcls_model": model(graph, inputs, logits, processor, threads),  # not merged: one fault would fail all
         "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
-        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, hierarchical),
+        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, listed),
     }
     return {name: f"name: {quoted(name)}\n{content}" for name, content in models.items()}
 
@@ -186,7 +186,7 @@ def build(args):
     with atomic_folder(args.output) as folder:
         # The manifest of a bundle exported by 0.1.0 has no vocab_size.
         manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
-        for model, content in configurations(manifest, args, digest).items():
+        for model, content in configurations(manifest, bundle.labels.names, args, digest).items():
             os.makedirs(os.path.join(folder, model, "1"))
             with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
                 file.write(content)

@@ -275,7 +275,7 @@ def describe_run(arguments, files):
     """What `run.json` says about the origin of a checkpoint. files: {name: path} of the data."""
     return {
         "arguments": arguments,
-        "data": {name: sha256(path) for name, path in files.items()},
+        "data": {name: sha256(path, again=True) for name, path in files.items()},
         "packages": versions(("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")),
         "python": platform.python_version(),
         "commit": _commit(),

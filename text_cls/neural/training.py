@@ -41,7 +41,7 @@ def train(options, labels, rows, arguments, files, environment, progress):
     run = start_run(options, arguments, checked, progress)
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
-        run["data"][name] = sha256(path)
+        run["data"][name] = sha256(path, again=True)
     model, tokenizer, state = load_start(options, run, progress, lambda name: load_pretrained(name, len(labels)))
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
     trainer = make_trainer(options, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress)
