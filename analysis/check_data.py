@@ -157,6 +157,7 @@ def main(argv=None):
     paths = [os.path.join(folder, name) for name in ("report.html", "report.json")]
     write_json(paths[1], {"problems": problems.messages})  # fails now, not at the end, if the folder is not writable
 
+    import data_checks
     from check_data_page import write_report
     from text_cls.neural.checkpoint import versions
 
@@ -172,9 +173,9 @@ def main(argv=None):
     write_json(paths[1], report)
     write_report(paths[0], report, lengths)
     logger.info(
-        "%d errors, %d warnings; report saved in %s and %s",
-        problems.count,
-        sum(finding.severity == "warning" for finding in findings),
+        "%s, %s; report saved in %s and %s",
+        data_checks.counted(problems.count, "error"),
+        data_checks.counted(sum(finding.severity == "warning" for finding in findings), "warning"),
         *paths,
     )
     return 2 if problems.count else 0

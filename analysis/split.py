@@ -18,7 +18,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, command, logger, non_negative_int
 from text_cls.files import atomic_write
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_tree import SEPARATOR, paths_to, split_path
 from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
 from utils import log_rows
@@ -62,11 +62,10 @@ def labels_of_rows(path, problems):
         for name in filter(None, map(str.strip, line.partition("\t")[2].split(","))):
             if "，" in name or "\t" in name:
                 continue  # not a single label; the reader of the rows reports it
-            pieces = name.split(SEPARATOR)
-            if not all(pieces):
+            if not all(split_path(name)):
                 problems.add(f"{path}:{number}: label {name!r} has an empty level beside {SEPARATOR!r}")
                 continue
-            names.update(SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces)))
+            names.update(paths_to(name))
     if not names:
         problems.add(f"{path}: no row has a label; label some rows, or write the labels into the label file")
     return Labels(sorted(names))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from label_studio import SPANS, is_choice, label_columns, name_labels, rank, split_results, submitted
 from text_cls.cli import UserError
+from text_cls.label_tree import join_path
 from text_cls.rows import read_lines
 
 
@@ -173,7 +174,7 @@ def _names(result, separator):
 
 
 def _joined(path, separator):
-    name = separator.join(path)
-    if not any(separator in piece for piece in path) and name.rsplit(separator) != list(path):
-        raise ValueError(f"the levels of {name!r} are unclear: one begins with {separator[0]!r}; rename it")
-    return name
+    try:
+        return join_path([piece for value in path for piece in value.rsplit(separator)], separator)
+    except ValueError as error:
+        raise ValueError(f"label {separator.join(path)!r} {error}; rename it") from error

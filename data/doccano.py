@@ -25,7 +25,7 @@ from annotators import DISAGREEMENT, joined_labels, settle
 from label_studio import ignored
 from text_cls.cli import Problems, UserError, boolean, closest, command, logger
 from text_cls.files import atomic_write
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_tree import SEPARATOR, join_path, paths_to
 from text_cls.rows import Labels, read_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
@@ -183,11 +183,13 @@ def label_names(name, args, where):
         problem = "contains a tab or a line break"
     elif any(SEPARATOR in piece for piece in pieces):
         problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
-    elif SEPARATOR.join(pieces).rsplit(SEPARATOR) != pieces:
-        problem = "has a level that begins with #, which cannot be told from the separator"
+    try:
+        path = join_path(pieces)
+    except ValueError as error:
+        problem = problem or error
     if problem:
         raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
-    return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
+    return paths_to(path)
 
 
 def check_known(rows, path, problems):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prompting import Prompt, parse_prompt
 from text_cls.cli import Problems
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_tree import split_path
 from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import bundle_folder_problem
 from text_cls.neural.model import model_name_problem, paddle_device_problem
@@ -152,7 +152,7 @@ def read_label_words(path, problems):
         words.setdefault(name, [])
         words[name] += [word] if equals else []
     labels = read_labels(path, problems, lines)
-    return labels, [words[name] or [name.rpartition(SEPARATOR)[2]] for name in labels.names]
+    return labels, [words[name] or [split_path(name)[-1]] for name in labels.names]
 
 
 def read_labelled(path, labels, problems):

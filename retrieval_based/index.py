@@ -24,7 +24,7 @@ from ownership import lock_bundle
 from searching import add_entries
 from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_tree import parent_path, paths_to
 from text_cls.rows import Labels
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, VOTERS, corpus_labels, label_entries
@@ -110,7 +110,7 @@ def add(args):
         write_changes(bundle, index, labels)
     what = f"{counted(len(texts), 'entry', 'entries')} and {counted(len(new), 'label', 'labels')}"
     logger.info("Added %s%s", what, f": {shown(new)}" if new else "")
-    if parents := [name for name in new if any(other.startswith(f"{name}{SEPARATOR}") for other in new)]:
+    if parents := [name for name in new if any(name in paths_to(other)[:-1] for other in new)]:
         logger.info("Among them, parents that were missing: %s", shown(parents))
     log_index(index, labels)
 
@@ -122,7 +122,7 @@ def remove(args):
     bundle, labels, index = predictor.bundle, predictor.labels, predictor.index
     removed = {}  # names, in order
     for name in args.label:
-        below = [other for other in labels.names if other.startswith(f"{name}{SEPARATOR}")]
+        below = [other for other in labels.names if name in paths_to(other)[:-1]]
         # An interrupted run may have left entries in Milvus of a label that is no longer in label.txt.
         if name not in labels.index and not index.count(name):
             problems.add(f"--label {name}: no such label{closest(name, labels.index)}")
@@ -135,7 +135,7 @@ def remove(args):
     problems.stop_if_any()
     if bundle.manifest["corpus"] == "labels":
         # A parent that loses its last child needs an entry of its own.
-        childless = {left.names[i] for i in corpus_labels(left)} & {name.rpartition(SEPARATOR)[0] for name in removed}
+        childless = {left.names[i] for i in corpus_labels(left)} & {parent_path(name) for name in removed}
         parents = [name for name in sorted(childless) if not index.count(name)]
         add_entries(index, predictor, *label_entries(left, parents))
     embedded = isinstance(index, EmbeddedIndex)

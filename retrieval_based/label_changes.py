@@ -1,6 +1,6 @@
 """Reads and checks the labels and texts that index.py adds, and makes the new label set."""
 
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_tree import paths_to
 from text_cls.rows import Labels, label_problem, read_lines, read_rows, tab_message
 from text_cls.search.label_scores import label_entries, label_text, row_entries
 from text_cls.search.milvus_index import LONGEST_LABEL
@@ -25,11 +25,7 @@ def with_new(labels, names):
     """`Labels` with these names and their ancestors added at the end."""
     new = {}  # in order, each once
     for name in names:
-        pieces = name.split(SEPARATOR)
-        for end in range(1, len(pieces) + 1):
-            path = SEPARATOR.join(pieces[:end])
-            if path not in labels.index:
-                new[path] = None
+        new |= dict.fromkeys(path for path in paths_to(name) if path not in labels.index)
     return Labels([*labels.names, *new])
 
 
@@ -63,7 +59,7 @@ def _of_label(args, predictor, of_rows, problems):
     problems.stop_if_any()
     labels = with_new(predictor.labels, [name])
     if of_rows:  # as in a file of rows, an entry has its label and all ancestors
-        names = tuple(path for path in labels.names if f"{name}{SEPARATOR}".startswith(f"{path}{SEPARATOR}"))
+        names = tuple(sorted(paths_to(name), key=labels.index.get))
         return labels, texts, [names] * len(texts)
     if not predictor.index.count(name):
         texts.insert(0, label_text(name))

@@ -70,6 +70,13 @@ def test_a_sound_set(check, request, name):
     assert all(finding["remedy"] for finding in report["findings"])
 
 
+def test_one_warning_is_in_the_singular(check, tmp_path):
+    rows = [(f"第{i}条{chr(0x4E00 + 37 * i) * 4}", ["甲"] if i % 2 else ["乙"]) for i in range(60)]
+    _, log, report, _ = check(dataset(tmp_path, ["甲", "乙", "丙"], train=rows), "--no_baseline")
+    assert len([each for each in report["findings"] if each["severity"] == "warning"]) == 1
+    assert "1 error, 1 warning; report saved" in log  # dev.txt is missing
+
+
 def test_thresholds_come_only_from_train(check, reviews):
     """Other labels on dev change its scores, and nothing that was fitted."""
     before = check(reviews)[2]["baseline"]

@@ -250,6 +250,14 @@ def test_the_source_is_never_replaced(run, dataset):
     assert lines_of(dataset / "train.txt") == before
 
 
+def test_a_level_may_end_with_a_separators_character(run, tmp_path):
+    names = ["语言##C###框架", "语言##C#", "语言##C###库"]
+    write_lines(tmp_path / "all.txt", [f"第{i}行\t{names[i % 3]}" for i in range(30)])
+    status, log = split(run, tmp_path)
+    assert status == 0, log
+    assert lines_of(tmp_path / "label.txt") == ["语言", "语言##C#", "语言##C###库", "语言##C###框架"]
+
+
 def test_problems_are_listed_together(run, tmp_path):
     write_lines(tmp_path / "label.txt", ["甲", "乙", "乙"])
     write_lines(tmp_path / "all.txt", ["一\t甲", "二\t丙", "一\t乙"])

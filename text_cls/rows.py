@@ -9,7 +9,7 @@ import numpy as np
 from text_cls.cli import Problems, UserError, closest
 from text_cls.files import atomic_write
 from text_cls.foreign_files import SAMPLE, encoding_message, foreign_message
-from text_cls.label_tree import SEPARATOR, parent_ids
+from text_cls.label_tree import SEPARATOR, parent_ids, parent_path, split_path
 
 # --------------------------------------------------------------------------------------------------------------- labels
 
@@ -54,7 +54,7 @@ def label_problem(name):
     """Why a label cannot have this name, as the end of a sentence that begins with the name; None if it can."""
     if "," in name or "\t" in name:
         return f"contains a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
-    if not all(name.split(SEPARATOR)):
+    if not all(split_path(name)):
         return f"has an empty level beside {SEPARATOR!r}"
     return None
 
@@ -77,12 +77,21 @@ def read_labels(path: str | os.PathLike, problems: Problems, lines: Iterable[tup
             names.append(name)
         first_line.setdefault(name, number)
     for name in names:
-        parent, separator, _ = name.rpartition(SEPARATOR)
-        if separator and parent not in first_line:
-            problems.add(f"{path}:{first_line[name]}: label {name!r} has no parent here; add a line {parent!r}")
+        parent = parent_path(name)
+        if parent and parent not in first_line:
+            problems.add(_no_parent_message, path, first_line[name], name, parent, first_line)
     if not first_line:
         problems.add(f"{path}: no labels; write one per line")
     return Labels(names)
+
+
+def _no_parent_message(path, number, name, parent, names):
+    message = f"{path}:{number}: label {name!r} has no parent here; add a line {parent!r}"
+    without = parent.rstrip("#")
+    if without != parent and without in names:
+        level = name.removeprefix(without + SEPARATOR)
+        message += f" (below {without!r} no level can begin with #, as {level!r} does; if that was meant, rename it)"
+    return message
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
