@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from label_studio import SPANS, is_choice, label_columns, name_labels, rank, split_results, submitted
 from text_cls.cli import UserError
+from text_cls.label_names import tidy_name
 from text_cls.label_tree import join_path
 from text_cls.rows import read_lines
 
@@ -72,6 +73,8 @@ def _annotations(path, where, record, columns, separator, counts, others):
         text, found = _text(record), []
         for task, order, results in _results(where, record, columns, counts, others):
             choices = [(control, name) for control, value in results for name in _names(value, separator)]
+            counts["respelled",] += sum(name != tidy_name(name) for _, name in choices)
+            choices = [(control, tidy_name(name)) for control, name in choices]
             "".join([text, *(name for _, name in choices)]).encode("utf-8")  # half a surrogate pair cannot be written
             found.append(Annotation(path, where, text, (path, text, task), order, choices))
         return found

@@ -239,5 +239,7 @@ def ignored(counts):
                 f"control {key[1]!r} is used only together with the label {key[2]!r}: its labels are below that label; "
                 f"to place it elsewhere, use --control {key[1]}=LABEL"
             )
+        elif key[0] == "respelled" and count:
+            yield f"{count} labels had invisible characters or stray spaces, which are removed"
         elif key[0] == "skipped":
             yield f"{count} tasks that annotators skipped are left out; to use them, label them and export again"

@@ -19,7 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from bundle_changes import counted, log_index, memory_problem, open_for_change, shown, write_changes
 from index_building import build
-from label_changes import read_new
+from label_changes import known_name, read_new
 from ownership import lock_bundle
 from searching import add_entries
 from text_cls.bundle import RETRIEVAL, open_bundle
@@ -110,7 +110,8 @@ def add(args):
         write_changes(bundle, index, labels)
     what = f"{counted(len(texts), 'entry', 'entries')} and {counted(len(new), 'label', 'labels')}"
     logger.info("Added %s%s", what, f": {shown(new)}" if new else "")
-    if parents := [name for name in new if any(name in paths_to(other)[:-1] for other in new)]:
+    above = set(map(parent_path, new))
+    if parents := [name for name in new if name in above]:
         logger.info("Among them, parents that were missing: %s", shown(parents))
     log_index(index, labels)
 
@@ -120,13 +121,13 @@ def remove(args):
     problems = Problems()
     predictor = open_for_change(args, problems)
     bundle, labels, index = predictor.bundle, predictor.labels, predictor.index
-    removed = {}  # names, in order
-    for name in args.label:
+    asked, removed = [known_name(name, labels) for name in args.label], {}  # names, in order
+    for name in asked:
         below = [other for other in labels.names if name in paths_to(other)[:-1]]
         # An interrupted run may have left entries in Milvus of a label that is no longer in label.txt.
         if name not in labels.index and not index.count(name):
             problems.add(f"--label {name}: no such label{closest(name, labels.index)}")
-        elif not args.with_children and set(below) - set(args.label):
+        elif not args.with_children and set(below) - set(asked):
             problems.add(f"--label {name}: below it are {shown(below)}; --with_children removes these, too")
         removed |= dict.fromkeys([name, *below])
     left = Labels([name for name in labels.names if name not in removed])

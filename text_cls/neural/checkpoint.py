@@ -131,10 +131,10 @@ def load_checkpoint(
     if not os.path.exists(own) and not has_label_file:
         missing = f"neither {own} nor {label_file} exists" if label_file else f"{own} does not exist"
         raise UserError(f"{missing}; put the label file the model was trained with there")
-    labels = read_labels(own if os.path.exists(own) else label_file, problems)
+    labels = read_labels(own if os.path.exists(own) else label_file, problems, of_model=True)
     if has_label_file and os.path.exists(own):
-        theirs = read_labels(label_file, problems)
-        if theirs.names != labels.names:
+        theirs = read_labels(label_file, problems, of_model=True)
+        if not theirs.same_as(labels):
             problems.add(_disagreement, label_file, theirs, own, labels)
     outputs = _read_json(os.path.join(path, "config.json")) if os.path.exists(os.path.join(path, "config.json")) else {}
     if len(outputs.get("id2label", labels.names)) != len(labels):
@@ -144,8 +144,8 @@ def load_checkpoint(
 
 
 def _disagreement(label_file, theirs, own, labels):
-    extra = [name for name in theirs.names if name not in labels.index]
-    missing = [name for name in labels.names if name not in theirs.index]
+    extra = [name for name in theirs.names if labels.find(name) is None]
+    missing = [name for name in labels.names if theirs.find(name) is None]
     if not extra and not missing:
         what = "the same labels in another order"
     else:
