@@ -65,9 +65,11 @@ def labels_of_rows(path, problems):
         for name in filter(None, map(tidy_name, line.partition("\t")[2].split(","))):
             if "，" in name or "\t" in name:
                 continue  # not a single label; the reader of the rows reports it
-            counts[name] += 1
-            if places.setdefault(name, f"{path}:{number}") == f"{path}:{number}" and (problem := label_problem(name)):
+            if problem := label_problem(name):
                 problems.add(f"{path}:{number}: label {name!r} {problem}")
+                continue
+            counts[name] += 1
+            places.setdefault(name, f"{path}:{number}")
 
     def remedy(sign):
         return f"{replace_command(path, sign)}. If it is part of the name, write the labels into the label file"
