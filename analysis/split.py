@@ -10,6 +10,7 @@ same text stay in one file. label.txt is checked, or made from the rows if there
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.foreign_files import csv_message
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_names import tidy_name
+from text_cls.label_tree import paths_to
 from text_cls.locks import write_lock
-from text_cls.rows import Labels, format_row, read_labels, read_lines, read_rows
+from text_cls.new_labels import check_new_labels, log_near_names, replace_command
+from text_cls.rows import Labels, format_row, label_problem, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
 from utils import log_rows
 
@@ -58,20 +61,23 @@ def parse_args(argv=None):
 
 
 def labels_of_rows(path, problems):
-    """The labels of the rows with all their ancestors, sorted by name."""
-    names = set()
+    """The labels of the rows with all their ancestors, sorted by name. What is wrong with them goes to `problems`."""
+    counts, places = Counter(), {}
     for number, line in read_lines(path):
-        for name in filter(None, map(str.strip, line.partition("\t")[2].split(","))):
+        for name in filter(None, map(tidy_name, line.partition("\t")[2].split(","))):
             if "，" in name or "\t" in name:
                 continue  # not a single label; the reader of the rows reports it
-            pieces = name.split(SEPARATOR)
-            if not all(pieces):
-                problems.add(f"{path}:{number}: label {name!r} has an empty level beside {SEPARATOR!r}")
+            if problem := label_problem(name):
+                problems.add(f"{path}:{number}: label {name!r} {problem}")
                 continue
-            names.update(SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces)))
-    if not names:
-        problems.add(f"{path}: no row has a label; label some rows, or write the labels into the label file")
-    return Labels(sorted(names))
+            counts[name] += 1
+            places.setdefault(name, f"{path}:{number}")
+
+    def remedy(sign):
+        return f"{replace_command(path, sign)}. If it is part of the name, write the labels into the label file"
+
+    check_new_labels(counts, places, problems, remedy)
+    return Labels(sorted({path for name in counts for path in paths_to(name)}))
 
 
 def check_outputs(args, source, label_file, problems):
@@ -177,6 +183,7 @@ def split(args):
     log_rows(rows)
     if made:
         logger.info("%s does not exist; made from the rows: %d labels", label_file, len(labels))
+        log_near_names(dict(zip(labels.names, rows.support(len(labels)).tolist())))
     parts = split_rows(rows, len(labels), args.splits, args.seed)
     write_parts(paths, source, rows, parts)
     if len(paths) > len(parts):

@@ -130,7 +130,7 @@ class BundleTarget:
         from text_cls.bundle import strange_files_problem
 
         path = os.path.join(self.args.dataset_dir, self.args.label_file)
-        if os.path.exists(path) and read_labels(path, Problems()).names != self.labels.names:
+        if os.path.exists(path) and not read_labels(path, Problems(), of_model=True).same_as(self.labels):
             return f"{path} is not the bundle's label file; to use the bundle's: cp {self.args.bundle}/label.txt {path}"
         return strange_files_problem(self.predictor.bundle)
 
@@ -170,8 +170,6 @@ def run(args):
         )
     if len(set(rows.texts)) < 3:
         raise UserError(f"{rows.path}: fewer than 3 different texts say nothing about other rows; label more")
-    if not rows.multi_hot(len(target.labels)).any():
-        raise UserError(f"{rows.path}: no row has a label, so there is nothing to fit thresholds to")
 
     probabilities, gold = target.probabilities(rows.texts), rows.multi_hot(len(target.labels))
     decision, worth_it = choose(args, start, probabilities, gold, rows.texts, target.labels)

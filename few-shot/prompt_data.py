@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from prompt_checkpoints import DEFAULTS
 from prompting import Prompt, parse_prompt
 from text_cls.cli import Problems, UserError
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_names import tidy_name
+from text_cls.label_tree import split_path
 from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import bundle_folder_problem
 from text_cls.neural.model import model_name_problem, paddle_device_problem
@@ -126,8 +127,8 @@ def open_trained(args, problems):
         problems.add("--prompt differs from the trained model's; leave it out")
     label_file = os.path.join(args.data_dir, "label.txt")
     if os.path.exists(label_file):
-        given, _ = read_label_words(label_file, problems)
-        if given.names != trained.labels.names:
+        given, _ = read_label_words(label_file, problems, of_model=True)
+        if not given.same_as(trained.labels):
             problems.add(f"{label_file} does not list the trained model's labels in the same order")
     return trained
 
@@ -138,10 +139,10 @@ def texts_of(args):
     return data if os.path.exists(data) else os.path.join(args.data_dir, "test.txt")
 
 
-def read_label_words(path, problems):
+def read_label_words(path, problems, of_model=False):
     """Reads `label.txt` with its words. A line is `label` or `label==word`; several words take several lines.
 
-    A label without a word is its own word; in a hierarchy, its last piece is.
+    A label without a word is its own word; in a hierarchy, its last piece is. of_model: as in `read_labels`.
     Returns:
         (`Labels`, [[word, ...] of each label]).
     """
@@ -150,14 +151,15 @@ def read_label_words(path, problems):
         name, equals, word = (piece.strip() for piece in line.partition("=="))
         if equals and not (name and word and "==" not in word):
             problems.add(f"{path}:{number}: {line.strip()!r}: expected label or label==word")
-        if equals and word in words.get(name, ()):
+        key = tidy_name(name)
+        if equals and word in words.get(key, ()):
             problems.add(f"{path}:{number}: label {name!r} already has the word {word!r}; delete the line")
-        if not equals or name and name not in words:
+        if not equals or key and key not in words:
             lines.append((number, name))
-        words.setdefault(name, [])
-        words[name] += [word] if equals else []
-    labels = read_labels(path, problems, lines)
-    return labels, [words[name] or [name.rpartition(SEPARATOR)[2]] for name in labels.names]
+        words.setdefault(key, [])
+        words[key] += [word] if equals else []
+    labels = read_labels(path, problems, lines, of_model)
+    return labels, [words[tidy_name(name)] or [split_path(name)[-1]] for name in labels.names]
 
 
 def read_labelled(path, labels, problems):

@@ -152,7 +152,7 @@ def open_inputs(args, problems):
         encoder = open_encoder(args.params_path, device, args.batch_size, args.max_seq_length)
     if not args.recall_result_file:
         corpus = read_corpus(args, encoder, problems)
-        if args.label_path and read_labels(args.label_path, problems).names != corpus.labels.names:
+        if args.label_path and not read_labels(args.label_path, problems, of_model=True).same_as(corpus.labels):
             problems.add(f"--label_path {args.label_path} is not the label file of the model and corpus; leave it out")
         return corpus.labels, corpus.decision, encoder, corpus
     labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels

@@ -145,8 +145,6 @@ def read_data(args):
             if split == "train" or args.evaluate:
                 with problems.collect():
                     rows[split] = read_rows(path, labels, problems)
-        if "train" in rows and len(rows["train"]) and not len(rows["train"].label_ids):
-            problems.add(f"{args.train_set_file}: no row has a label; nothing can be learnt")
     problems.stop_if_any()
     log_data(labels, rows)
     return labels, rows

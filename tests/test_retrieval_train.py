@@ -349,7 +349,7 @@ def test_faults_are_reported_together_before_the_first_long_step(fit, news, tmp_
 def test_nothing_to_learn(fit, news):
     write_lines(news / "train.txt", ["没有标签", "也没有"])
     status, log, _ = fit(news)
-    assert status == 2 and "no row has a label; nothing can be learnt" in log
+    assert status == 2 and "no row has a label; a row is text<TAB>label,label" in log
 
 
 def test_too_long_for_the_model(fit, news, family_folders):

@@ -213,6 +213,15 @@ def test_targets(case, target):
         assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
 
 
+def test_rows_with_a_probability_of_0_are_above_no_threshold():
+    probabilities, gold = np.array([0.0, 0.0, 0.2, 0.6]), np.array([True, False, True, False])
+    threshold = thresholds.fit_target(probabilities, gold, recall=0.9)
+    assert 0 <= threshold < 0.2 and (probabilities > threshold)[gold].sum() == 1
+    assert 0 <= thresholds.fit_target(np.zeros(3), np.array([True, False, True]), recall=0.5) <= 1
+    threshold = thresholds.fit_target(probabilities, gold, recall=0.5)  # which can be reached
+    assert 0 <= threshold < 0.2
+
+
 def test_one_threshold_reaches_a_target_of_the_sets_as_decided():
     """With parents: labels that they add count as well."""
     random = np.random.default_rng(9)

@@ -170,7 +170,7 @@ def open_bundle(folder: str, kind: str | None = None) -> Bundle:
         elif sha256(os.path.join(folder, name)) != digest:
             problems.add(f"{folder}: {name} is not the file of this bundle (its SHA-256 differs); {remedy}")
     problems.stop_if_any()
-    labels = read_labels(os.path.join(folder, "label.txt"), problems)
+    labels = read_labels(os.path.join(folder, "label.txt"), problems, of_model=True)
     problems.stop_if_any()
     if len(labels) != manifest["num_labels"]:
         raise UserError(f"{folder}: label.txt has {len(labels)} labels, the model {manifest['num_labels']}; {remedy}")

@@ -7,7 +7,7 @@ from itertools import islice
 from text_cls.cli import UserError, logger, progress_bar
 from text_cls.files import atomic_write
 from text_cls.inputs import changed
-from text_cls.label_tree import SEPARATOR
+from text_cls.label_tree import split_path
 from text_cls.rows import LINE_BREAKS, format_row, one_line, read_texts
 
 WINDOW = 1024  # rows in memory at a time, enough for batches of rows of similar length
@@ -120,7 +120,7 @@ def levels_of(names):
     """The last pieces of label paths, each once, by level: [[pieces of level 1], [pieces of level 2], ...]."""
     levels = []
     for name in names:
-        pieces = name.split(SEPARATOR)
+        pieces = split_path(name)
         levels += [{} for _ in range(len(pieces) - len(levels))]
         levels[len(pieces) - 1][pieces[-1]] = True
     return [list(level) for level in levels]

@@ -150,8 +150,8 @@ def _read_labels(path, label_file, outputs, problems):
         missing = f"neither {own} nor {label_file} exists" if label_file else f"{own} does not exist"
         raise UserError(f"{missing}; put the label file the model was trained with there")
     used = own if os.path.exists(own) else label_file
-    labels = read_labels(used, problems)
-    theirs = read_labels(label_file, problems) if has_label_file and used == own else labels
+    labels = read_labels(used, problems, of_model=True)
+    theirs = read_labels(label_file, problems, of_model=True) if has_label_file and used == own else labels
     names = [outputs.get(str(number)) for number in range(len(outputs))]
     if len(outputs or labels) != len(labels):
         problems.add(f"{path}: the model has {len(outputs)} outputs, the label file {len(labels)} labels")
@@ -160,7 +160,7 @@ def _read_labels(path, label_file, outputs, problems):
         if theirs.names == names:
             remedy = f"To use the model's: cp {label_file} {own}"
         problems.add(_disagreement, used, labels.names, names, remedy)
-    elif theirs.names != labels.names:
+    elif not theirs.same_as(labels):
         remedy = f"To use the model's: cp {own} {label_file}"
         problems.add(_disagreement, label_file, theirs.names, labels.names, remedy)
     return labels
