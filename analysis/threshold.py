@@ -95,7 +95,7 @@ class CheckpointTarget:
         return None
 
     def write(self, decision):
-        decision.save(self.path)
+        decision.save(self.path, self.labels.names)
 
 
 class BundleTarget:
@@ -159,6 +159,8 @@ def main(argv=None):
             problems.add(problem)
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), target.labels, problems)
         start = overridden(target.decision, min_k=args.min_k, max_k=args.max_k, hierarchy=args.hierarchy)
+        if problem := start.count_problem(len(target.labels)):
+            problems.add(f"--{problem}; no row can have more labels than there are")
     problems.stop_if_any()
     log_rows(rows)
     if len(rows) < cross_fitting.FEWEST:

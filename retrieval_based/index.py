@@ -24,6 +24,7 @@ from ownership import lock_bundle
 from searching import add_entries
 from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
+from text_cls.files import read_unchanged
 from text_cls.label_tree import SEPARATOR
 from text_cls.rows import Labels
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -148,12 +149,17 @@ def remove(args):
     log_index(index, left)
 
 
+def open_with_index(folder):
+    """A bundle and its index, without the encoder."""
+    bundle = open_bundle(folder, RETRIEVAL)
+    if bundle.manifest["index"] is None:
+        raise UserError(f"{folder} has no index yet; python retrieval_based/index.py build --bundle {folder}")
+    return bundle, open_index(folder, bundle.manifest)
+
+
 def show(args):
     """Prints each label and the number of its entries."""
-    bundle = open_bundle(args.bundle, RETRIEVAL)
-    if bundle.manifest["index"] is None:
-        raise UserError(f"{args.bundle} has no index yet; python retrieval_based/index.py build --bundle {args.bundle}")
-    index = open_index(args.bundle, bundle.manifest)
+    bundle, index = read_unchanged(args.bundle, lambda: open_with_index(args.bundle))
     counts = index.labels()
     try:
         print("\n".join(f"{name}\t{counts.get(name, 0)}" for name in bundle.labels.names), flush=True)

@@ -58,7 +58,7 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
         checkpoint.model.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
         checkpoint.labels.write(os.path.join(folder, "label.txt"))
-        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"), checkpoint.labels.names)
         if state is not None:
             np.savez(os.path.join(folder, STATE_FILE), **state)
         files = sorted([*os.listdir(folder), "run.json"])
@@ -140,7 +140,7 @@ def load_checkpoint(
     if len(outputs.get("id2label", labels.names)) != len(labels):
         problems.add(f"{path}: the model has {len(outputs['id2label'])} outputs, the label file {len(labels)} labels")
     longest = longest_input(SimpleNamespace(**{"model_type": None, **outputs}))
-    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run, longest, path)
+    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path)
 
 
 def _disagreement(label_file, theirs, own, labels):
@@ -154,17 +154,11 @@ def _disagreement(label_file, theirs, own, labels):
     return f"{label_file} is not the model's label file ({what}). To use the model's: cp {own} {label_file}"
 
 
-def _load_decision(path, num_labels):
+def _load_decision(path, names):
     file = os.path.join(path, "decision.json")
     if not os.path.exists(file):  # PaddleNLP's application, whose threshold is always 0.5
         return Decision()
-    try:
-        decision = Decision.load(file)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-    if problem := decision.problem(num_labels):
-        raise UserError(f"{file}: {problem}; fit it again, or delete the file to use the threshold 0.5")
-    return decision
+    return Decision.load(file, names)
 
 
 def load_model(checkpoint: Checkpoint, device: str, flag: str = "--params_path") -> None:
