@@ -76,6 +76,13 @@ def test_a_sealed_file_that_is_no_graph_is_one_message(bundle):
     assert "model.onnx does not load in ONNX Runtime; export it again" in refused(bundle)
 
 
+def test_a_length_that_the_graph_does_not_take_is_one_message(bundle):
+    edit(bundle, longest_input=None, max_seq_length=4000)
+    one = open_predictor(str(bundle), num_threads=1)
+    with pytest.raises(UserError, match="the graph fails on rows of 4000 tokens; check longest_input of manifest.json"):
+        one.probabilities(["好" * 5000])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -174,7 +174,13 @@ class Predictor:
         """
         outputs = np.zeros((len(encoded), self.columns), dtype=np.float32)
         for rows in budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches:
-            outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
+            try:
+                outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
+            except Exception as error:  # as ONNX Runtime's, if the manifest names a length that the graph does not take
+                raise UserError(
+                    f"{self.bundle.folder}: the graph fails on rows of {encoded.lengths[rows].max()} tokens; check "
+                    f"longest_input of manifest.json, or {REMEDIES[self.kind]} ({str(error).strip()})"
+                ) from error
         return outputs
 
     def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:
