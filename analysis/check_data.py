@@ -91,7 +91,7 @@ def open_tokenizer(name):
         with tempfile.TemporaryDirectory() as folder:
             AutoTokenizer.from_pretrained(name).save_pretrained(folder)
             return load_tokenizer(folder)
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except (UserError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error.__context__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, bundle or model") from error
 

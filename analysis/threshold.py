@@ -100,7 +100,7 @@ class CheckpointTarget:
 
         if read_run(self.args.params_path) != self.checkpoint.run:
             raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
-        decision.save(self.path)
+        decision.save(self.path, self.labels.names)
 
 
 class BundleTarget:
@@ -162,6 +162,8 @@ def run(args):
             problems.add(problem)
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), target.labels, problems)
         start = overridden(target.decision, min_k=args.min_k, max_k=args.max_k, hierarchy=args.hierarchy)
+        if problem := start.count_problem(len(target.labels)):
+            problems.add(f"--{problem}; no row can have more labels than there are")
     problems.stop_if_any()
     log_rows(rows)
     if len(rows) < cross_fitting.FEWEST:

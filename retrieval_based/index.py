@@ -23,6 +23,7 @@ from label_changes import known_name, read_new
 from searching import add_entries
 from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
+from text_cls.files import read_unchanged
 from text_cls.label_tree import parent_path, paths_to
 from text_cls.locks import write_lock
 from text_cls.rows import Labels
@@ -149,12 +150,17 @@ def remove(args):
     log_index(index, left)
 
 
+def open_with_index(folder):
+    """A bundle and its index, without the encoder."""
+    bundle = open_bundle(folder, RETRIEVAL)
+    if bundle.manifest["index"] is None:
+        raise UserError(f"{folder} has no index yet; python retrieval_based/index.py build --bundle {folder}")
+    return bundle, open_index(folder, bundle.manifest)
+
+
 def show(args):
     """Prints each label and the number of its entries."""
-    bundle = open_bundle(args.bundle, RETRIEVAL)
-    if bundle.manifest["index"] is None:
-        raise UserError(f"{args.bundle} has no index yet; python retrieval_based/index.py build --bundle {args.bundle}")
-    index = open_index(args.bundle, bundle.manifest)
+    bundle, index = read_unchanged(args.bundle, lambda: open_with_index(args.bundle))
     counts = index.labels()
     try:
         print("\n".join(f"{name}\t{counts.get(name, 0)}" for name in bundle.labels.names), flush=True)

@@ -222,7 +222,7 @@ def test_a_checkpoint_of_paddlenlps_application(run, copied, tmp_path):
     ("file", "content", "message"),
     [
         ("decision.json", '{"version": 99}', "decision.json: version 99 is unknown"),
-        ("decision.json", "half", "decision.json: "),
+        ("decision.json", "half", "decision.json is damaged"),
         ("run.json", "half", "run.json is damaged"),
         ("config.json", "half", "config.json is damaged"),
         ("model_state.pdparams", "half", "is damaged (model_state.pdparams: its SHA-256 differs); train again, or"),

@@ -148,7 +148,7 @@ def test_a_new_label_needs_no_training(predict, encoders, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     thresholds = np.linspace(0.1, 0.9, len(names) - 2)
-    Decision(tuple(thresholds)).save(copy / "decision.json")
+    Decision(tuple(thresholds)).save(copy / "decision.json", names[:-2])
     write_lines(tmp_path / "label.txt", names[::-1][2:])  # in another order
     status, log, rows = predict("news", "--corpus_file", tmp_path / "label.txt", "--scores", model=copy)
     same = predict("news", "--scores", model=copy)[2]

@@ -3,6 +3,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import edited_json
 
 from text_cls.cli import UserError
 from text_cls.neural.run_file import REMEDY, RUN
@@ -135,32 +136,9 @@ def test_the_run_of_a_damaged_checkpoint_names_every_fault(tmp_path):
     ]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-)
-
-
-def places(value, path=()):
-    """The path of each value in a JSON value: keys and positions."""
-    yield path
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-        yield from places(value[key], (*path, key))
-
-
-def put(value, path, new):
-    """A copy of a JSON value with another one in one place."""
-    if not path:
-        return new
-    copy = value.copy()
-    copy[path[0]] = put(value[path[0]], path[1:], new)
-    return copy
-
-
 @given(st.data())
 def test_any_value_in_any_place_is_accepted_or_a_message(tmp_path_factory, data):
-    run = data.draw(st.sampled_from(RUNS))
-    edited = put(run, data.draw(st.sampled_from(sorted(places(run), key=str))), data.draw(JSON))
+    edited = data.draw(st.sampled_from(RUNS).flatmap(edited_json))
     path = tmp_path_factory.getbasetemp() / "run.json"
     path.write_text(json.dumps(edited), encoding="utf-8")
     try:

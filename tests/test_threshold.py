@@ -47,7 +47,7 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
     where = ("--dataset_dir", tmp_path / "data", "--params_path", model, "--device", "cpu", "--report_file", report)
     scores = []
     for each in (decision, Decision()):
-        each.save(model / "decision.json")
+        each.save(model / "decision.json", lines_of(model / "label.txt"))
         assert run(evaluate.main, *where)[0] == 0
         scores.append(json.loads(report.read_text(encoding="utf-8"))["macro"]["f1"])
     assert scores[0] > scores[1]  # on the rows it was fitted to, it must

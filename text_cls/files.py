@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
@@ -21,6 +22,9 @@ from text_cls.locks import try_lock, unlock
 
 WEEK = 7 * 24 * 3600  # seconds
 _LINE_ENDS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+
+_reading = threading.local()  # .folders: those that `read_unchanged` is reading in this thread
+TICK = 0.02  # seconds; file systems on Linux note times in steps of up to 0.01
 
 
 def sha256(path: str | os.PathLike, again: bool = False) -> str:
@@ -242,27 +246,60 @@ def _remove_unless_open(path):
 
 
 def folder_stamp(path: str | os.PathLike) -> tuple:
-    """What differs once the folder, or a file in it, was replaced or written to; empty if there is no folder."""
-    found = []
+    """What differs once the folder, or a file in it, was replaced or written to; empty if there is no folder.
+
+    The time of the last change (ctime) is among it, as it cannot be set back: it tells of a file that was written with
+    its size and time kept, and of a folder that was replaced and put back.
+    """
+    found, above = [], os.path.abspath(path)
+    while above != os.path.dirname(above):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.islink(above):  # it may lead elsewhere for a while
+                found.append((above, os.lstat(above).st_ino, os.lstat(above).st_ctime_ns))
+        above = os.path.dirname(above)
     for folder, _, names in os.walk(os.path.realpath(path)):
         for file in (folder, *(os.path.join(folder, name) for name in names)):
             with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next stamp will differ
-                status = os.stat(file)
-                found.append((file, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+                now = os.stat(file)
+                found.append((file, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
     return tuple(sorted(found))
+
+
+def _settled_stamp(path):
+    """`folder_stamp`, not taken in the tick of the file system's clock in which something changed.
+
+    A second change in that tick would get the same time.
+    """
+    stamp = folder_stamp(path)
+    if 0 <= time.time() - max((entry[-1] for entry in stamp), default=0) / 1e9 < TICK:
+        time.sleep(TICK)
+        stamp = folder_stamp(path)
+    return stamp
 
 
 def read_unchanged(folder: str | os.PathLike, read: Callable[[], Any]) -> Any:
     """What `read()` returns. All that it read belongs to one state of the folder: what it verified, it also loaded.
 
     A writer may replace the folder (see `atomic_folder`) while its files are read one after the other. Then `read` is
-    called again, and what it did before is dropped; so it must have no other effect than its result.
+    called again, and what it did before is dropped; so it must have no other effect than its result. Within `read`, a
+    call for the same folder leaves this to the outer one.
 
     Raises:
         UserError: the folder was changed during each of 5 attempts.
     """
+    folders, path = vars(_reading).setdefault("folders", set()), os.path.abspath(folder)
+    if path in folders:
+        return read()
+    folders.add(path)
+    try:
+        return _read_unchanged(folder, read)
+    finally:
+        folders.remove(path)
+
+
+def _read_unchanged(folder, read):
     for _ in range(5):
-        before = folder_stamp(folder)
+        before = _settled_stamp(folder)
         try:
             result = read()
         except Exception:

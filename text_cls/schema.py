@@ -124,17 +124,19 @@ def value_of(expected: str, fits: Callable[[Any], bool]) -> Check:
     return check
 
 
+def _is_number(value, kinds=(int, float)):
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 def whole(least: int, most: int = UNLIMITED) -> Check:
     """A whole number; true and false are none."""
     expected = f"a whole number of at least {least}" if most == UNLIMITED else f"a whole number from {least} to {most}"
-    return value_of(expected, lambda value: type(value) is int and least <= value <= most)
+    return value_of(expected, lambda value: _is_number(value, int) and least <= value <= most)
 
 
 def number(least: float, most: float) -> Check:
     """A number in a range, which NaN never is."""
-    return value_of(
-        f"a number from {least} to {most}", lambda value: type(value) in (int, float) and least <= value <= most
-    )
+    return value_of(f"a number from {least} to {most}", lambda value: _is_number(value) and least <= value <= most)
 
 
 def one_of(*values: str) -> Check:
@@ -145,7 +147,7 @@ def one_of(*values: str) -> Check:
 ANY = value_of("anything", lambda value: True)
 TEXT = value_of("a text", lambda value: isinstance(value, str))
 FLAG = value_of("true or false", lambda value: isinstance(value, bool))
-NUMBER = value_of("a number", lambda value: type(value) in (int, float))
+NUMBER = value_of("a number", _is_number)
 OBJECT = value_of("an object {...}", lambda value: isinstance(value, dict))
 SHA256 = value_of(
     "a SHA-256 of 64 hexadecimal digits",
@@ -153,8 +155,12 @@ SHA256 = value_of(
 )
 FILE_NAME = value_of(
     "the name of a file in this folder",
-    lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable(),
+    lambda name: isinstance(name, str) and _is_file_name(name),
 )
+
+
+def _is_file_name(name):
+    return name not in ("", ".", "..") and not set(name) & set("/\\") and name.isprintable()
 
 
 def or_null(check: Check) -> Check:
@@ -165,11 +171,11 @@ def or_null(check: Check) -> Check:
 def list_of(item: Check, least: int = 0) -> Check:
     """A list of at least `least` items, each of them checked."""
     expected = f"a list of at least {least}" if least else "a list"
-    is_list = value_of(expected, lambda value: isinstance(value, list) and len(value) >= least)
+    is_list = value_of(expected, lambda value: isinstance(value, (list, tuple)) and len(value) >= least)
 
     def check(where, value):
         yield from is_list(where, value)
-        for i, inner in enumerate(value if isinstance(value, list) else ()):
+        for i, inner in enumerate(value if isinstance(value, (list, tuple)) else ()):
             yield from item(f"{where}[{i}]", inner)
 
     return check

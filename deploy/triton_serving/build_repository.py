@@ -25,7 +25,6 @@ from text_cls.locks import write_lock
 PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
 UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
-DECIDING = ("label.txt", "decision.json")
 LIMITS = ("vocab_size", "type_vocab_size", "longest_input")  # of the manifest: what the graph takes
 QUEUE = 1024  # maximum requests waiting for the tokenizer, and for the graph
 
@@ -138,35 +137,59 @@ def ensemble(names, output):
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
-def copy_part(bundle, folder, names):
-    """Copies some files of a bundle, with a manifest of just these, so that the folder is a bundle itself."""
-    from text_cls.bundle import MANIFEST
+def copy_small_files(bundle, folder):
+    """Copies a bundle without its graphs: a bundle of its own, as its manifest has just these files."""
+    from text_cls.bundle import MANIFEST, VARIANTS
     from text_cls.files import write_json
 
-    os.makedirs(folder)
-    for name in names:
-        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
-    files = {name: bundle.manifest["files"][name] for name in names}
-    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "files": files})
-
-
-def tokenizer_files(bundle):
-    from text_cls.bundle import VARIANTS
-
     graphs = (*VARIANTS.values(), f"{bundle.manifest['static_graph']}.", "model_state.pdparams")
-    return [name for name in bundle.manifest["files"] if not name.startswith(graphs)]
+    files = {name: digest for name, digest in bundle.manifest["files"].items() if not name.startswith(graphs)}
+    os.makedirs(folder)
+    for name in files:
+        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
+    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "variants": [], "files": files})
 
 
 def vocabulary_size(bundle):
     """The number of ids that a bundle's tokenizer makes: lines of vocab.txt, and the ids that a prompt adds to them."""
     with open(os.path.join(bundle.folder, "vocab.txt"), encoding="utf-8") as file:
         size = sum(1 for _ in file)
+    from text_cls.schema import read_json
+    from text_cls.tokenization import TEMPLATE
+
     template = os.path.join(bundle.folder, "template.json")
     if os.path.exists(template):
-        with open(template, encoding="utf-8") as file:
-            prompt = json.load(file)
+        prompt = read_json(template, TEMPLATE, "export the bundle again")
         size = max(size, *(number + 1 for number in prompt["before"] + prompt["after"]))
     return size
+
+
+def fill(folder, args):
+    """Writes the repository of --bundle into a folder. Returns the bundle's manifest."""
+    from text_cls.bundle import CLASSIFICATION, open_bundle
+    from text_cls.files import atomic_write
+
+    for name in os.listdir(folder):  # of an attempt during which the bundle changed
+        shutil.rmtree(os.path.join(folder, name))
+    bundle = open_bundle(args.bundle, CLASSIFICATION)
+    graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
+    digest = bundle.manifest["files"][os.path.basename(graph)]
+    # The manifest of a bundle exported by 0.1.0 has no vocab_size.
+    manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
+    for model, content in configurations(manifest, bundle.labels.names, args, digest).items():
+        os.makedirs(os.path.join(folder, model, "1"))
+        with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
+            file.write(content)
+    for model in PYTHON_MODELS:
+        version = os.path.join(folder, model, "1")
+        shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
+        shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
+    for model in ("tokenizer", "seqcls_postprocess"):
+        copy_small_files(bundle, os.path.join(folder, model, "1", "bundle"))
+    shutil.copyfile(graph, os.path.join(folder, "seqcls_model", "1", "model.onnx"))
+    # Triton requires the folder, and git and object stores do not keep empty ones.
+    Path(folder, "seqcls", "1", ".keep").touch()
+    return bundle.manifest
 
 
 def build(args):
@@ -175,38 +198,17 @@ def build(args):
         raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize")
     if args.use_quantize and args.device == "gpu":
         raise UserError("--use_quantize is for --device cpu; on a GPU use --use_fp16")
-    from text_cls.bundle import CLASSIFICATION, open_bundle
-    from text_cls.files import atomic_folder, atomic_write, overwrite_problem, sha256
+    from text_cls.files import atomic_folder, overwrite_problem, read_unchanged
 
     if problem := overwrite_problem(args.output, MODELS, "--output"):
         raise UserError(problem)
-    bundle = open_bundle(args.bundle, CLASSIFICATION)
-    graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
-    digest = bundle.manifest["files"][os.path.basename(graph)]
     with atomic_folder(args.output) as folder:
-        # The manifest of a bundle exported by 0.1.0 has no vocab_size.
-        manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
-        for model, content in configurations(manifest, bundle.labels.names, args, digest).items():
-            os.makedirs(os.path.join(folder, model, "1"))
-            with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
-                file.write(content)
-        for model in PYTHON_MODELS:
-            version = os.path.join(folder, model, "1")
-            shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
-            shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
-        copy_part(bundle, os.path.join(folder, "tokenizer", "1", "bundle"), tokenizer_files(bundle))
-        copy_part(bundle, os.path.join(folder, "seqcls_postprocess", "1", "bundle"), DECIDING)
-        target = os.path.join(folder, "seqcls_model", "1", "model.onnx")
-        shutil.copyfile(graph, target)
-        if sha256(target) != digest:
-            raise UserError(f"{graph} changed while it was copied; run this again")
-        # Triton requires the folder, and git and object stores do not keep empty ones.
-        Path(folder, "seqcls", "1", ".keep").touch()
+        manifest = read_unchanged(args.bundle, lambda: fill(folder, args))
     logger.info(
         "%s: %d labels, at most %d tokens and %d characters per text, %d texts per request, on %s",
         args.output,
-        bundle.manifest["num_labels"],
-        bundle.manifest["max_seq_length"],
+        manifest["num_labels"],
+        manifest["max_seq_length"],
         args.max_characters,
         args.max_batch_size,
         args.device,

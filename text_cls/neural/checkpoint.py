@@ -64,7 +64,7 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
         checkpoint.model.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
         checkpoint.labels.write(os.path.join(folder, "label.txt"))
-        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"), checkpoint.labels.names)
         if state is not None:
             np.savez(os.path.join(folder, STATE_FILE), **state)
         files = {**file_sums(folder), RUN_FILE: None}
@@ -140,7 +140,7 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
     config = read_json(file, CONFIG, REMEDY) if os.path.exists(file) else {}
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
-    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run, longest, path)
+    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path)
 
 
 def _read_labels(path, label_file, outputs, problems):
@@ -178,17 +178,11 @@ def _disagreement(label_file, theirs, names, remedy):
     return f"{label_file} is not the model's label file ({what}). {remedy}"
 
 
-def _load_decision(path, num_labels):
+def _load_decision(path, names):
     file = os.path.join(path, "decision.json")
     if not os.path.exists(file):  # PaddleNLP's application, whose threshold is always 0.5
         return Decision()
-    try:
-        decision = Decision.load(file)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-    if problem := decision.problem(num_labels):
-        raise UserError(f"{file}: {problem}; fit it again, or delete the file to use the threshold 0.5")
-    return decision
+    return Decision.load(file, names)
 
 
 def load_model(checkpoint: Checkpoint, device: str, flag: str = "--params_path") -> None:

@@ -81,7 +81,7 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
         write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id, output)
         tokenizer.save_pretrained(folder)
         labels.write(os.path.join(folder, "label.txt"))
-        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"), labels.names)
         packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddle2onnx", "onnx", "onnxruntime")
         fields = {
             "model": type(model).__name__,

@@ -255,7 +255,9 @@ class Trainer:
         save_dir, progress = self.options.save_dir, self.progress
         if "test" in self.tokens:
             load_weights(self.checkpoint.model, os.path.join(save_dir, "model_state.pdparams"))
-            self.checkpoint.decision = Decision.load(os.path.join(save_dir, "decision.json"))
+            self.checkpoint.decision = Decision.load(
+                os.path.join(save_dir, "decision.json"), self.checkpoint.labels.names
+            )
             scores = self.evaluation.evaluate(self.rows["test"], self.tokens["test"], fit=False)
             self.log.test(scores, self.rows["test"])
         progress.finished = True

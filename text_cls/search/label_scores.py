@@ -100,10 +100,12 @@ def row_entries(rows, labels):
 def carry_decision(decision, before, after):
     """The decision for other labels: a label keeps its threshold by name, a new label gets the median threshold.
 
+    A `min_k` above the number of labels becomes that number.
+
     Args:
         before, after: `rows.Labels`.
     """
-    changes = {}
+    changes = {"min_k": min(decision.min_k, len(after))}
     if isinstance(decision.threshold, tuple):
         old, median = dict(zip(before.names, decision.threshold)), float(np.median(decision.threshold))
         changes["threshold"] = tuple(old.get(name, median) for name in after.names)
