@@ -21,6 +21,7 @@ from serving import HERE, connections_of, raw, read_all, serving, wait_until
 
 ROUTE = "/models/cls_hierarchical"
 ASKED = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+CLOSED = ASKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 BODY = json.dumps({"data": {"text": "台风登陆"}}).encode()
 POST = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -60,7 +61,7 @@ def status_of(answer):
 
 def metric(server, route, status):
     """How many requests were answered so."""
-    text = read_all(raw(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).decode()
+    text = read_all(raw(server, CLOSED.replace(b"/health/live", b"/metrics"))).decode()
     found = re.search(rf'text_cls_requests_total{{route="{route}",status="{status}"}} (\d+)', text)
     return int(found[1]) if found else 0
 
@@ -110,6 +111,16 @@ def test_methods_and_addresses(bundles, log):
         assert "WARNING" not in server.text()
 
 
+def test_what_follows_the_last_request_does_not_change_its_answer(bundles, log):
+    sent = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+    with serving(bundles["news"], log, seconds=0.3) as server:
+        client = raw(server, sent)
+        wait_until(lambda: b"under_way 2" in read_all(raw(server, CLOSED.replace(b"/health/live", b"/metrics"))))
+        client.sendall(b"\r\n" * 1000)
+        answer = read_all(client)
+        assert status_of(answer) == 200 and answer.count(b"HTTP/1.1 ") == 1
+
+
 def test_allowed_hosts(bundles, log):
     names = "Example.org, *.example.org 127.0.0.1,[::1]"
     with serving(bundles["news"], log, TEXT_CLS_ALLOWED_HOSTS=names) as server:
@@ -126,7 +137,7 @@ def test_allowed_hosts(bundles, log):
         }.items():
             answer = read_all(raw(server, f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()))
             assert status_of(answer) == status, host
-        assert status_of(read_all(raw(server, ASKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")))) == 200
+        assert status_of(read_all(raw(server, CLOSED))) == 200
 
 
 # --------------------------------------------------------------------------------------------------------- large bodies

@@ -57,6 +57,8 @@ class Requests(h11.Connection):
         try:
             event = self._next_within_limits()
         except h11.RemoteProtocolError as error:
+            if self.ended:  # whatever follows the last request of a connection
+                return h11.PAUSED
             self.refusal = self._refusal_of(error, in_head)
             return NO_REQUEST if in_head else h11.NEED_DATA
         return h11.NEED_DATA if isinstance(event, h11.ConnectionClosed) else event  # uvicorn does not know that one
