@@ -224,6 +224,23 @@ def test_one_turn_of_the_event_loop_parses_little(monkeypatch, path):
     assert max(turns) < 250 and max(count) < 10000
 
 
+def test_the_end_of_a_body_is_not_read_together_with_much_of_the_next_request(monkeypatch):
+    sizes, real = [], connections.Protocol.data_received
+
+    def received(self, data):
+        if not self.conn.refusal:
+            sizes.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(connections.Protocol, "data_received", received)
+    with connections_of(early, 5) as (address, _), socket.create_connection(address, 20) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+        assert client.recv(1000).startswith(b"HTTP/1.1 ")
+        client.sendall(b"12345GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\n" * 20000)
+        assert b"connection: close" in read_all(client)
+    assert max(sizes) <= connections.READ_BYTES
+
+
 def test_an_endless_body_is_cut_off(monkeypatch):
     monkeypatch.setattr(connections, "DISCARDED_BYTES", 10**6)
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -67,7 +67,7 @@ class Protocol(H11Protocol):
                 self.transport.abort()
             return
         super().data_received(data)
-        self._socket_transport.max_size = BULK_BYTES if self.conn.left else READ_BYTES
+        self._socket_transport.max_size = min(BULK_BYTES, max(READ_BYTES, self.conn.left))
 
     def eof_received(self):
         """Returns whether the connection stays open, to answer a client that has only ended its own side."""
@@ -185,7 +185,7 @@ class Server(uvicorn.Server):
         with contextlib.suppress(NotImplementedError):  # on Windows
             loop.remove_reader(sockets[0])
             await asyncio.sleep(PAUSE_SECONDS)
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # nobody is left, or no file descriptor
             while True:
                 waiting.append(sockets[0].accept()[0])
         self.servers[0].close()
