@@ -80,6 +80,7 @@ def create_app(settings=None):
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever the header Host says
         lifespan=lifespan,
     )
     app.state.server = state
