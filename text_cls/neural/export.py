@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import os
+import re
 import statistics
 import time
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ PADDLENLP_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-
 
 
 def bundle_folder_problem(path, flag):
-    """Why writing a bundle to the folder `path` would destroy something, or None."""
+    """Why a bundle must not, or cannot, be written to the folder `path`, or None."""
+    if re.search("[\ud800-\udfff]", os.path.realpath(path)):  # bytes that are not UTF-8
+        return f"{flag} {path!a}: Paddle cannot write a graph to a path that is not UTF-8; rename the folder"
     return overwrite_problem(path, PADDLENLP_FILES | files_of_bundle(path), flag)
 
 
