@@ -42,6 +42,11 @@ def test_batches_contain_each_row_once(lengths, batch_size, seed, by_length):
         assert sizes[-1] <= batch_size and set(sizes[1:]) <= {batch_size}  # at most one is not full
 
 
+@given(lengths, st.integers(1, 40))
+def test_sorted_batches_begin_with_the_longest_rows(lengths, batch_size):
+    assert (np.diff(lengths[np.concatenate(sorted_batches(lengths, batch_size))]) <= 0).all()
+
+
 def test_training_batches_are_random_by_seed_and_similar_in_length():
     lengths = np.random.default_rng(0).integers(1, 100, 3200)
     batches = shuffled_batches(lengths, 32, [3, 0])
