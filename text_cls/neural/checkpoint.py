@@ -207,7 +207,7 @@ def load_rest(checkpoint: Checkpoint, load: Callable[[], Any]) -> Any:
     def read():
         run = read_run(path)
         same = all(run.get(name) == before.get(name) for name in (*run, *before) if name not in ("progress", "files"))
-        if not same or _load_decision(path, len(checkpoint.labels)) != checkpoint.decision:
+        if not same or _load_decision(path, checkpoint.labels.names) != checkpoint.decision:
             raise UserError(f"{path} was replaced while this script read it; run it again")
         return run, load()
 
