@@ -245,6 +245,11 @@ def test_there_must_be_as_many_thresholds_as_labels():
     assert "none_label 3" in Decision(none_label=3).problem(3)
 
 
+def test_of_many_equal_labels_max_k_keeps_the_first():
+    kept = Decision(max_k=5).decide(np.full((1, 200), 0.8), np.full(200, -1))
+    assert np.flatnonzero(kept[0]).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_probability_at_its_threshold_does_not_exceed_it():
     """Although 0.3 is more in float32 than in float64, and 0.7 less."""
     at = np.array([[0.3, 0.7]], dtype=np.float32)
