@@ -30,6 +30,7 @@ from small_model import make_model, open_trained, train_model
 from sparse import run_here, write
 from tables import gains_over
 from text_cls.batching import shuffled_batches
+from text_cls.cli import positive_int
 
 WAYS = ("random", "one stretch", "by length")
 TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --logging_steps 100000"
@@ -38,9 +39,9 @@ TRAINING = "--max_seq_length 64 --batch_size 32 --learning_rate 1e-3 --logging_s
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="duee", help="public set (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
-    parser.add_argument("--train_rows", type=int, default=2000, help="rows to train on (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs to train (%(default)s)")
+    parser.add_argument("--seeds", type=positive_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--train_rows", type=positive_int, default=2000, help="rows to train on (%(default)s)")
+    parser.add_argument("--epochs", type=positive_int, default=20, help="epochs to train (%(default)s)")
     return parser.parse_args(argv)
 
 

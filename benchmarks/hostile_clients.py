@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import positive_int
+from text_cls.cli import finite_number, positive_int
 
 HEAD = b"POST /models/cls_hierarchical HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -40,7 +40,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--connections", type=positive_int, nargs="+", default=[1, 4], help="attacking connections (1 4)"
     )
-    parser.add_argument("--seconds", type=float, default=5, help="seconds of each attack (%(default)s)")
+    parser.add_argument("--seconds", type=finite_number, default=5, help="seconds of each attack (%(default)s)")
     return parser.parse_args(argv)
 
 

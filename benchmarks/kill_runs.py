@@ -31,7 +31,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from project import ROOT, run_script
 from small_model import make_model
 from text_cls.bundle import MANIFEST, open_bundle
-from text_cls.cli import UserError
+from text_cls.cli import UserError, non_negative_int
 from text_cls.neural.compat import import_paddle
 
 SETS = (ROOT / "data" / "multi_label", ROOT / "data")  # of the first and of the second writer
@@ -45,10 +45,10 @@ COUNTS = ("refused", "damaged", "finished", "equal")
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=50, help="runs of train.py (%(default)s)")
-    parser.add_argument("--others", type=int, default=5, help="runs of each other script (%(default)s)")
+    parser.add_argument("--runs", type=non_negative_int, default=50, help="runs of train.py (%(default)s)")
+    parser.add_argument("--others", type=non_negative_int, default=5, help="runs of each other script (%(default)s)")
     parser.add_argument("--scripts", nargs="+", default=list(WORDS), choices=list(WORDS), help="scripts to kill (all)")
-    parser.add_argument("--seed", type=int, default=3, help="seed of the moments (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="seed of the moments (%(default)s)")
     return parser.parse_args(argv)
 
 

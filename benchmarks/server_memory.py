@@ -22,6 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from load import Connection, attempt, post
 from project import ROOT
 from serving import free_port, process, resident_mib
+from text_cls.cli import positive_int
 
 CLIENTS, MOST, SIZES = 16, 8, (1, 1, 8, 32, 128)
 
@@ -29,8 +30,8 @@ CLIENTS, MOST, SIZES = 16, 8, (1, 1, 8, 32, 128)
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default=str(ROOT / "quickstart" / "export"), help="bundle to serve (%(default)s)")
-    parser.add_argument("--requests", type=int, default=20_000, help="requests in all (%(default)s)")
-    parser.add_argument("--step", type=int, default=2_000, help="requests between two lines (%(default)s)")
+    parser.add_argument("--requests", type=positive_int, default=20_000, help="requests in all (%(default)s)")
+    parser.add_argument("--step", type=positive_int, default=2_000, help="requests between two lines (%(default)s)")
     return parser.parse_args(argv)
 
 

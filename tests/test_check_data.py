@@ -207,7 +207,7 @@ def test_estimated_lengths():
 def test_a_tokenizer_counts_what_it_does_not_know(check, tiny_model, tmp_path):
     """Lengths are those of the model's own tokens."""
     texts = ["服务很好", "龘龘服务", "服务 很好 😀"]
-    path = dataset(tmp_path, ["甲"], train=[(text, ["甲"]) for text in texts], dev=[(texts[0], [])])
+    path = dataset(tmp_path, ["甲"], train=[(text, ["甲"]) for text in texts], dev=[(texts[0], ["甲"])])
     status, log, report, _ = check(path, "--no_baseline", "--tokenizer", tiny_model, "--max_seq_length", 6)
     assert status == 0, log
     vocabulary = report["vocabulary"]

@@ -107,8 +107,12 @@ def test_doccano(run, tmp_path):
     assert len(lines_of(tmp_path / "out" / "train.txt")) + len(lines_of(tmp_path / "out" / "dev.txt")) == len(rows)
 
 
-def test_a_label_with_one_is_refused(run, tmp_path):
-    write_lines(tmp_path / "doccano.jsonl", [json.dumps({"text": "a", "label": ["好\u2028差"]})])
+@pytest.mark.parametrize(("name", "label"), [("好\u2028差", "好 差"), ("好\n差", None), ("好\t差", None)])
+def test_a_label_with_one(run, tmp_path, name, label):
+    write_lines(tmp_path / "doccano.jsonl", [json.dumps({"text": text, "label": [name]}) for text in "ab"])
     flags = "--doccano_file", tmp_path / "doccano.jsonl", "--task_type", "multi_label", "--save_dir", tmp_path / "out"
     status, log = run(load_script("data/doccano.py").main, *flags)
-    assert status == 2 and "contains a tab or a line break" in log
+    if label is None:
+        assert status == 2 and "contains a tab or a line break" in log
+    else:
+        assert status == 0 and lines_of(tmp_path / "out" / "label.txt") == [label], log
