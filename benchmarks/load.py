@@ -67,7 +67,10 @@ class Connection:
         if self.wire is None or self.wire.transport.is_closing():
             loop = asyncio.get_running_loop()
             _, self.wire = await loop.create_connection(_Wire, "127.0.0.1", self.port)
-        return await asyncio.wait_for(self.wire.send(request), GIVE_UP)
+        status = await asyncio.wait_for(self.wire.send(request), GIVE_UP)
+        if self.header(b"connection") == b"close":  # a request sent on it now would get no answer
+            self.close()
+        return status
 
     @property
     def data(self):

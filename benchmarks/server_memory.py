@@ -66,10 +66,7 @@ async def send(port, requests, count):
                 writer.close()
                 statuses["left"] += 1
             else:
-                status = await attempt(connection, request)
-                statuses[status] += 1
-                if status in (400, 413):  # the server closes these connections
-                    connection.close()
+                statuses[await attempt(connection, request)] += 1
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))

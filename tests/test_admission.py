@@ -96,6 +96,25 @@ def test_overload_of_the_reading_thread_gives_503_instead_of_504(serve, monkeypa
     assert ask(client, "足球").status_code == 200
 
 
+def test_a_request_that_was_read_too_slowly_does_not_reach_the_model(serve, monkeypatch):
+    client = serve("news", "--deadline_seconds", 4)
+    tokenizer, model = service_of(client).predictor.tokenizer, PausedModel(client)
+    model.go.set()
+    real, pause = tokenizer.encode, threading.Event()
+    monkeypatch.setattr(tokenizer, "encode", lambda *args: (pause.wait(3.2), real(*args))[1])
+    assert ask(client, "足球").status_code == 503 and not model.rows
+
+
+@pytest.mark.parametrize(("late", "status"), [(60, 200), (0.1, 504)])
+def test_an_answer_that_only_has_to_be_written_may_be_late(serve, monkeypatch, late, status):
+    client = serve("news", "--deadline_seconds", 2)
+    monkeypatch.setattr("stage.SMALL", 0)  # in the thread, as for a big request
+    monkeypatch.setattr("application.LATE_SECONDS", late)
+    pause = threading.Event()
+    monkeypatch.setattr("service.encode_answer", lambda *args: (pause.wait(2.5), b"{}")[1])
+    assert ask(client, "足球").status_code == status
+
+
 # --------------------------------------------------------------------------------------------------------------- Stage
 
 

@@ -305,6 +305,22 @@ def test_a_request_that_would_wait_too_long_is_refused_with_a_time_to_retry(batc
     assert first.result(60).shape == (60, 2) and time.monotonic() - start < 60 * max(took) + 2
 
 
+def test_if_the_model_becomes_too_slow_for_all_the_newest_requests_are_refused(batcher):
+    steps = Steps()
+    ours = batcher(steps, batch_tokens=10)
+    jobs = [ours.submit([row(10, k)] * 10, patience=patience) for k, patience in enumerate((1, 125, 125, 125))]
+    steps.wait_for_run()
+    jobs[3].cancel()
+    ours._speed = Speed(10000, 10000)  # by which the 290 tokens left take 290 seconds, but 190 less than 250
+    steps.go()
+    with pytest.raises(Full) as error:
+        jobs[2].result(60)
+    assert 30 <= error.value.retry_after <= 40
+    steps.go(100)
+    assert [job.result(60).shape for job in jobs[:2]] == [(10, 2)] * 2
+    assert ours.tokens == ours.texts == 0 and not ours._jobs
+
+
 def test_patience_counts_even_if_nothing_waits(batcher):
     """A request whose time is up, or goes elsewhere, is refused; any other may have as many tokens as it likes."""
     ours = batcher(queue_tokens=100)

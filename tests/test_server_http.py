@@ -89,7 +89,7 @@ def test_what_is_not_http_is_refused_in_json(bundles, log):
 def test_methods_and_addresses(bundles, log):
     with serving(bundles["news"], log) as server:
         for request_line, status, allow in (
-            ("BREW / HTTP/1.1", 405, b"GET"),
+            ("BREW / HTTP/1.1", 405, b"GET, HEAD\r\n"),
             (f"DELETE {ROUTE} HTTP/1.1", 405, b"POST"),
             ("OPTIONS * HTTP/1.1", 404, None),
             ("CONNECT example.org:443 HTTP/1.1", 404, None),

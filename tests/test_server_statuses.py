@@ -57,6 +57,16 @@ def test_invalid_requests(serve, value, message):
     assert ask(client, "b").status_code == 200
 
 
+def test_a_whole_number_may_be_written_with_a_point(serve):
+    client = serve()
+    short = ask(client, "足球新闻", max_seq_len=3.0, batch_size=1e0)
+    assert short.status_code == 200 and short.json() == ask(client, "足球新闻", max_seq_len=3).json()
+    for value in (3.5, 1e400, 2.0, True):
+        body = json.dumps({"data": {"text": "a"}, "parameters": {"max_seq_len": value}})
+        answer = client.post("/models/cls_hierarchical", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+
+
 @pytest.mark.parametrize(
     "body", [b"{", b"", b"\xff\xfe", b'{"data": {"text": "\\ud800"}}', b"[" * 100000, b'{"data":{"text":NaN}}']
 )

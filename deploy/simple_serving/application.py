@@ -25,19 +25,26 @@ from service import RETRIEVAL, ROUTES, Service, TooSlow
 from settings import parse_args
 from text_cls.cli import PACKAGES, UserError
 
+LATE_SECONDS = 1  # by which an answer may be late that only has to be written: to lose it would help nobody
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 STATUSES = {  # the errors that the routes may answer with
+    400: "this is not valid HTTP, or it arrived in too many small pieces",
     401: "the API key is missing or wrong",
     404: "no such route, or not the route of this bundle",
     405: "the route does not accept this method",
     408: "the request did not arrive in time",
     413: "the request is too large",
+    414: "the address is too long",
     415: "the body is not application/json in UTF-8",
+    421: "the header Host names no host of this server",
     422: "the request is not valid",
+    431: "the headers are too large",
     500: "the server failed",
+    501: "the Transfer-Encoding is unknown",
     503: "busy, stopping, or the index is unavailable: try again after Retry-After seconds",
     504: "no answer within the deadline",
 }
+EVERYWHERE = 400, 401, 404, 405, 408, 414, 421, 431, 501  # on every route
 
 
 class TooLarge(Exception):
@@ -48,7 +55,7 @@ STATUS_OF = {TooSlow: 408, TooLarge: 413, Invalid: 422, Full: 503, Closed: 503} 
 
 
 def answers(*statuses):
-    return {status: {"description": STATUSES[status]} for status in (401, 404, 405, *statuses)}
+    return {status: {"description": STATUSES[status]} for status in (*EVERYWHERE, *statuses)}
 
 
 def create_app(settings=None):
@@ -97,7 +104,10 @@ def error_response(status, detail, headers=None):
 async def explain(request, error):
     """Starlette's own errors, in sentences."""
     details = {404: "no such route; see /docs", 405: "this route does not accept the method; see the header Allow"}
-    return error_response(error.status_code, details.get(error.status_code, error.detail), error.headers)
+    headers = error.headers
+    if error.status_code == 405 and headers["Allow"] == "GET":
+        headers = {"Allow": "GET, HEAD"}  # which the gate makes a GET
+    return error_response(error.status_code, details.get(error.status_code, error.detail), headers)
 
 
 def add_routes(app, state):
@@ -137,7 +147,7 @@ def add_task(app, state, task):
         ROUTES[task],
         summary="Labels of texts",
         response_model=Answer,
-        responses=answers(408, 413, 415, 422, 500, 503, 504),
+        responses=answers(413, 415, 422, 500, 503, 504),
         openapi_extra=extra,
         operation_id=ROUTES[task].removeprefix("/models/"),
     )
@@ -213,8 +223,9 @@ async def label(request, service, task):
         return error_response(415, problem)
     try:
         async with service.admit(pieces_of(request, service.settings.max_body_bytes)) as body:
-            work = service.answer(body, request.scope["record"])
-            return await in_time(request, work, service.settings.deadline_seconds)
+            ran = asyncio.Event()
+            work = service.answer(body, request.scope["record"], ran)
+            return await in_time(request, work, ran, service.settings.deadline_seconds)
     except tuple(STATUS_OF) as error:
         return refusal(error)
     except ClientDisconnect:
@@ -255,11 +266,17 @@ async def pieces_of(request, most):
         yield piece
 
 
-async def in_time(request, coroutine, seconds):
-    """The response made of a coroutine's result; cancels it when time is up or the client has left."""
+async def in_time(request, coroutine, ran, seconds):
+    """The response made of a coroutine's result; cancels it when time is up or the client has left.
+
+    Args:
+        ran: asyncio.Event; once it is set, the coroutine has `LATE_SECONDS` more.
+    """
     work, gone = asyncio.ensure_future(coroutine), asyncio.ensure_future(departure(request.receive))
     try:
         done, _ = await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done and ran.is_set():
+            done, _ = await asyncio.wait((work, gone), timeout=LATE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             work.cancel()
             await asyncio.wait((work,))

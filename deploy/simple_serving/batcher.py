@@ -45,15 +45,16 @@ class Closed(Exception):
 class Job(Future):
     """The outputs of one request, float32 [rows, columns], or the model's exception.
 
-    Once it is cancelled, its waiting rows are not run.
+    Once it has ended, by a failure or because it is cancelled, its waiting rows are not run. `end`: when it is due, by
+    `time.monotonic()`.
     """
 
-    def __init__(self, rows, batch_size, columns):
+    def __init__(self, rows, batch_size, columns, end):
         super().__init__()
         self.rows, self.batch_size = rows, batch_size or len(rows)
         self.outputs = np.zeros((len(rows), columns), dtype=np.float32)
         self.waiting = self.left = len(rows)  # rows not yet in a run; rows without an answer
-        self.begun = False  # whether a row is or has been in a run
+        self.begun, self.end = False, end  # whether a row is or has been in a run
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Batcher:
         self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens; a guess until `warm_up` measures it
         self._speed = Speed()
         self._heap, self._number = [], itertools.count()  # (turn, number, job, row)
+        self._jobs = {}  # those not answered yet, in the order in which they came: a set with an order
         self._closed = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -131,11 +133,11 @@ class Batcher:
         Args:
             rows: list of int arrays, the token ids of each text.
             batch_size: maximum rows of this request in one run.
-            patience: see `check`.
+            patience: see `check`. If it turns out that the model takes twice as long, the job fails with Full.
         Raises:
             Full, Closed.
         """
-        job, tokens = Job(rows, batch_size, self.columns), sum(map(len, rows))
+        job, tokens = Job(rows, batch_size, self.columns, time.monotonic() + 2 * patience), sum(map(len, rows))
         with self._change:
             self.check(tokens, patience)
             # A row's turn comes when the model has run, since the request arrived, as many tokens as precede the row in
@@ -146,8 +148,9 @@ class Batcher:
                 turn += len(ids)
             self.tokens += tokens
             self.texts += len(rows)
+            self._jobs[job] = None
             self._change.notify()
-        job.add_done_callback(lambda done: done.cancelled() and self._drop(done))
+        job.add_done_callback(self._drop)
         if not rows:
             job.set_result(job.outputs)
         return job
@@ -175,13 +178,23 @@ class Batcher:
 
     def _drop(self, job):
         with self._change:
-            kept = [entry for entry in self._heap if entry[2] is not job]
-            if len(kept) < len(self._heap):
+            self._jobs.pop(job)
+            if job.waiting:
+                kept = [entry for entry in self._heap if entry[2] is not job]
                 self.tokens -= sum(len(job.rows[i]) for _, _, other, i in self._heap if other is job)
                 self.texts -= len(self._heap) - len(kept)
                 job.waiting = 0
                 heapq.heapify(kept)
                 self._heap = kept
+
+    def _refuse_late(self):
+        """Refuses the newest requests if the model has become too slow for all: otherwise all might be late."""
+        while len(self._jobs) > 1:
+            newest = next(reversed(self._jobs))
+            late = time.monotonic() + self.tokens / self._speed.per_second - newest.end
+            if late <= 0 or not newest.set_running_or_notify_cancel():
+                return
+            newest.set_exception(Full(late))
 
     def _work(self):
         while True:
@@ -189,10 +202,11 @@ class Batcher:
                 self._change.wait_for(lambda: self._heap or self._closed)
                 if not self._heap:
                     return
+                begin = time.perf_counter()
                 entries = self._take()
             tokens, start = sum(len(job.rows[i]) for job, i in entries), time.perf_counter()
             self._run(entries)
-            seconds = time.perf_counter() - start
+            end = time.perf_counter()
             with self._change:
                 self._clock += tokens
                 self.tokens -= tokens
@@ -200,10 +214,11 @@ class Batcher:
                 # Runs with nothing waiting behind them are small and only show that the speed under load is no less
                 # than theirs. They must still count: otherwise a speed measured during a stall would stay, since so
                 # few requests would be accepted that nothing ever waits.
-                faster = tokens > seconds * self._speed.per_second
+                faster = tokens > (end - begin) * self._speed.per_second
                 if self.tokens >= self.batch_tokens or not self.batching or faster:
-                    self._speed = self._speed.add(tokens, seconds)
-            self.observe(len(entries), tokens, seconds)
+                    self._speed = self._speed.add(tokens, end - begin)
+                self._refuse_late()
+            self.observe(len(entries), tokens, end - start)
 
     def _take(self):
         """The rows of the next run, [(job, row)]: the one whose turn it is, and others of similar length."""
@@ -241,7 +256,6 @@ class Batcher:
                 for one in jobs:
                     self._run([(job, i) for job, i in entries if job is one])
             else:
-                self._drop(jobs[0])
                 if jobs[0].set_running_or_notify_cancel():  # it cannot be cancelled after this
                     jobs[0].set_exception(error)
             return

@@ -61,7 +61,7 @@ class Requests(h11.Connection):
                 return h11.PAUSED
             self.refusal = self._refusal_of(error, in_head)
             return NO_REQUEST if in_head else h11.NEED_DATA
-        return h11.NEED_DATA if isinstance(event, h11.ConnectionClosed) else event  # uvicorn does not know that one
+        return h11.NEED_DATA if type(event) is h11.ConnectionClosed else event  # uvicorn does not know that one
 
     def _refusal_of(self, error, in_head):
         """(status, detail), without h11's own messages, which quote the request."""
@@ -78,13 +78,14 @@ class Requests(h11.Connection):
             raise h11.RemoteProtocolError("", 408)
         event = super().next_event()
         self._pieces += 1
-        if isinstance(event, h11.Request):
+        kind = type(event)  # isinstance takes ten times as long with h11's classes
+        if kind is h11.Request:
             headers = dict(event.headers)
             self.left = 0 if b"transfer-encoding" in headers else int(headers.get(b"content-length", 0))
-        elif isinstance(event, h11.Data):
+        elif kind is h11.Data:
             self._bytes += len(event.data)
             self.left = max(0, self.left - len(event.data))
-        elif isinstance(event, h11.EndOfMessage):
+        elif kind is h11.EndOfMessage:
             self.ended = time.monotonic()
         elif event is h11.NEED_DATA and self.trailing_data[0].count(b"\n") > HEAD_LINES:
             raise h11.RemoteProtocolError("", 431)
@@ -97,7 +98,7 @@ class Requests(h11.Connection):
 
         A short rest of a body is read, unless the client waits for permission to send it.
         """
-        if isinstance(event, h11.Response) and (
+        if type(event) is h11.Response and (
             self.refusal
             or self.they_are_waiting_for_100_continue
             or (self.their_state is h11.SEND_BODY and not 0 < self.left <= SHORT_REST)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 NO_OTHER_KEYS = {"additionalProperties": False}
 LEAST_TOKENS = 3  # one of the text's, between the first and the last, which are special
@@ -21,15 +21,22 @@ Text = Annotated[str, Field(pattern=r"\S")]
 Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
 
 
+def _whole(number):
+    """JSON has one kind of number: 64.0 is an integer, as JSON Schema says, and some clients write it like that."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Length = Annotated[int, Field(ge=LEAST_TOKENS), BeforeValidator(_whole)]
+Size = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+
+
 class Data(_Strict):
     text: Text | Texts = Field(description="one text, or a list of texts")
 
 
 class Parameters(_Strict):
-    max_seq_len: int | None = Field(
-        None, ge=LEAST_TOKENS, description="maximum tokens per text; by default as in training"
-    )
-    batch_size: int | None = Field(None, ge=1, description="maximum texts of this request in one run of the model")
+    max_seq_len: Length | None = Field(None, description="maximum tokens per text; by default as in training")
+    batch_size: Size | None = Field(None, description="maximum texts of this request in one run of the model")
     prob_limit: float | None = Field(
         None,
         ge=0,

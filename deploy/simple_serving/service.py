@@ -90,12 +90,12 @@ class Service:
             settings.batching,
             self.metrics.observe_run,
         )
+        self.batcher, self._predictor = batcher, predictor
+        self.example = self._example()
         row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
         costs = batcher.warm_up(row)
         logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)
-        self.batcher, self._predictor = batcher, predictor
-        self.example = self._example()
         if self.task == RETRIEVAL:
             self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
 
@@ -213,23 +213,29 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------ one request
 
-    async def answer(self, body, record):
+    async def answer(self, body, record, ran):
         """The answer to the body of a request, bytes of JSON.
 
         Args:
             record: dict that receives what may be logged about the request.
+            ran: asyncio.Event, set once the model has run all texts.
         Raises:
             Invalid, Full, Closed; whatever the model raises. CancelledError, or Full if the model did nothing for it.
         """
-        job, until = None, time.monotonic() + self.settings.deadline_seconds
+        job, seconds = None, self.settings.deadline_seconds
+        until = time.monotonic() + seconds
         try:
             predictor = self.predictor  # kept to the end, even if the index changes meanwhile
             self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
             with self.reading.work(len(body)) as do:
                 rows, parameters = await self._read(body, record, predictor, until, do)
+            if time.monotonic() > until - seconds / 4:  # too late, even if nothing waits for the model
+                raise Full(self.reading.seconds)
             job = self.batcher.submit(rows, parameters.batch_size, self._patience(until))
             with self.writing.work(len(rows) * predictor.columns) as do:
-                return await self._write(await asyncio.wrap_future(job), parameters, predictor, do)
+                outputs = await asyncio.wrap_future(job)
+                ran.set()
+                return await self._write(outputs, parameters, predictor, do)
         except asyncio.CancelledError:
             if job and job.begun:
                 raise
