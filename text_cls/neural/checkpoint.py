@@ -85,6 +85,8 @@ def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
     if run and checkpoint_kind(run) != kind:
         return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
+    if STATE_FILE in found and not run:
+        return f"{path} is the state of a stopped run without {RUN_FILE}, which cannot be resumed; move or delete it"
     if not _is_of_paddlenlp(found):
         # A run that was killed may leave temporaries (files.py) and the lock of a bundle in the folder (locks.py).
         ending = r"(\.[0-9a-f]+)?\.(tmp|old)(\.lock)?$|\.lock$"
