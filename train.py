@@ -114,6 +114,16 @@ def argument_problems(args):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
 
 
+def model_labels_problem(args, label_file, labels):
+    """Why the weights to start from are those of other labels, or None."""
+    from text_cls.neural.checkpoint import start_labels_problem
+
+    flag, path = f"--model_name {args.model_name}", args.model_name
+    if args.init_from_ckpt:
+        flag, path = f"--init_from_ckpt {args.init_from_ckpt}", os.path.dirname(args.init_from_ckpt)
+    return start_labels_problem(flag, path, label_file, labels)
+
+
 def files_of(args):
     """{"label", "train", "dev" and, if there is one, "test": (name, path)} of the data files."""
     names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file}
@@ -130,9 +140,13 @@ def read_data(args):
             problems.add(message)
     paths = {split: path for split, (_, path) in files_of(args).items()}
     rows, before = {}, problems.count
+    label_file = paths.pop("label")
     with problems.collect():
-        labels = read_labels(paths.pop("label"), problems)
+        labels = read_labels(label_file, problems)
     if problems.count == before:  # without sound labels, every row would look wrong
+        with problems.collect():
+            if problem := model_labels_problem(args, label_file, labels):
+                problems.add(problem)
         for split, path in paths.items():
             with problems.collect():
                 rows[split] = read_rows(path, labels, problems)

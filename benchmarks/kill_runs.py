@@ -1,16 +1,17 @@
 """Kills scripts at random moments, half of them beside a second writer of the same folder, and finishes their work.
 
-    python benchmarks/kill_runs.py                        # 50 trainings, 5 runs of each other script
-    python benchmarks/kill_runs.py --runs 5 --others 1 --scripts train.py export_model.py
+    python benchmarks/kill_runs.py                        # 50 trainings, and 5 to 10 runs of each other script
+    python benchmarks/kill_runs.py --runs 2 --scripts train.py export_model.py
 
 A run starts the script, and every second time another one at once, with other data, for the same folder. Both are
-killed (SIGKILL) after a random part of the time that the script takes. What is then in the folder must be whole and of
-one run. The script is run again, to its end: a training resumes. Prints for each script
+killed (SIGKILL) at a random moment after the first third of the CPU time that the script takes, in which it imports
+libraries. What is then in the folder must be whole and of one run. The script is run again, to its end: a training
+resumes. Prints for each script
 
   refused     second writers that ended with status 2 because the first held the lock
   damaged     folders that were incomplete, or had weights, label.txt or run.json of different runs, after the kill
   finished    runs that ended well afterwards, with nothing left beside the folder
-  equal       those whose result is, byte for byte, that of a run that was never killed
+  equal       those whose result is, byte for byte, that of a run that was never killed; times may differ
 
 train.py saves after every step. The models are tiny, with random weights; all runs are on the CPU.
 """
@@ -33,21 +34,23 @@ from small_model import make_model
 from text_cls.bundle import MANIFEST, open_bundle
 from text_cls.cli import UserError, non_negative_int
 from text_cls.neural.compat import import_paddle
+from text_cls.neural.run_file import damage
 
 SETS = (ROOT / "data" / "multi_label", ROOT / "data")  # of the first and of the second writer
 SIZE = "--hidden_size 32 --num_attention_heads 2 --intermediate_size 64"
-TRAIN = "--device cpu --max_seq_length 32 --epochs 2 --batch_size 8 --learning_rate 1e-3 --save_minutes 1e-6"
+TRAIN = "--device cpu --max_seq_length 32 --epochs 3 --batch_size 8 --learning_rate 1e-3 --save_minutes 1e-6"
 RETRIEVAL = "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3"
 PROMPT = "--device cpu --max_seq_length 48 --max_steps 6 --eval_steps 2 --save_steps 2 --do_train"
 PRUNE = "--device cpu --max_seq_length 32 --num_train_epochs 1 --width_mult_list 1/2"
+NEW_LABEL = "新标签"
 COUNTS = ("refused", "damaged", "finished", "equal")
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=non_negative_int, default=50, help="runs of train.py (%(default)s)")
-    parser.add_argument("--others", type=non_negative_int, default=5, help="runs of each other script (%(default)s)")
-    parser.add_argument("--scripts", nargs="+", default=list(WORDS), choices=list(WORDS), help="scripts to kill (all)")
+    parser.add_argument("--runs", type=non_negative_int, help="runs of each script (those in SCRIPTS)")
+    names = list(SCRIPTS)
+    parser.add_argument("--scripts", nargs="+", default=names, choices=names, metavar="SCRIPT", help="to kill (all)")
     parser.add_argument("--seed", type=non_negative_int, default=3, help="seed of the moments (%(default)s)")
     return parser.parse_args(argv)
 
@@ -76,16 +79,29 @@ def prune(home, side, folder, resume=False):
     return [*where, "--output_dir", folder.parent, *PRUNE.split()]
 
 
-def index(home, side, folder, resume=False):
-    return ["build", "--bundle", folder]
+def build(home, side, folder, resume=False):
+    return ["build", "--bundle", folder, "--corpus_file", home / f"data{side}" / "label.txt"]
 
 
-WORDS = {  # script: function that returns its flags
-    "train.py": train,
-    "few-shot/train.py": prompt,
-    "export_model.py": export,
-    "prune.py": prune,
-    "retrieval_based/index.py": index,
+def add(home, side, folder, resume=False):
+    return ["add", "--bundle", folder, "--corpus_file", home / "new.txt"]
+
+
+def remove(home, side, folder, resume=False):
+    if resume and NEW_LABEL not in (folder / "label.txt").read_text(encoding="utf-8").splitlines():
+        return ["list", "--bundle", folder]  # it was removed before the kill
+    return ["remove", "--bundle", folder, "--label", NEW_LABEL]
+
+
+INDEX = "retrieval_based/index.py"
+SCRIPTS = {  # script: (function that returns its flags, runs)
+    "train.py": (train, 50),
+    "few-shot/train.py": (prompt, 5),
+    "export_model.py": (export, 10),
+    "prune.py": (prune, 5),
+    f"{INDEX} build": (build, 10),
+    f"{INDEX} add": (add, 10),
+    f"{INDEX} remove": (remove, 10),
 }
 
 
@@ -93,7 +109,7 @@ def prepare(home, scripts):
     """Makes data, models, and what the scripts need of each other."""
     for side, source in enumerate(SETS):
         (home / f"data{side}").mkdir()
-        for name, rows in (("train", 64), ("dev", 16)):
+        for name, rows in (("train", 32), ("dev", 8)):
             lines = (source / f"{name}.txt").read_text(encoding="utf-8").splitlines()
             kept = "".join(f"{line}\n" for line in lines if "\t" in line[:-1])
             (home / f"data{side}" / f"{name}.txt").write_text("".join(kept.splitlines(True)[:rows]), encoding="utf-8")
@@ -103,13 +119,16 @@ def prepare(home, scripts):
     make_model(home / "masked", texts, 3, f"{SIZE} --masked_lm")
     for side in (0, 1):
         run_script("train.py", *train(home, side, home / f"checkpoint{side}"))
-    if "retrieval_based/index.py" in scripts:
+    if any(script.startswith(INDEX) for script in scripts):
         files = {"train_set_file": "train.txt", "corpus_file": "label.txt", "similar_text_pair_file": "dev.txt"}
         where = [word for flag, name in files.items() for word in (f"--{flag}", home / "data0" / name)]
         where += ["--model_name_or_path", home / "model", "--save_dir", home / "encoder", *RETRIEVAL.split()]
         run_script("retrieval_based/train.py", *where)
         where = ["--params_path", home / "encoder", "--output_path", home / "search"]
         run_script("retrieval_based/export_model.py", *where)
+        (home / "new.txt").write_text(f"{NEW_LABEL}\n", encoding="utf-8")
+        shutil.copytree(home / "search", home / "more")
+        run_script(INDEX, *add(home, 0, home / "more"))
 
 
 # --------------------------------------------------------------------------------------------------------------- result
@@ -121,19 +140,29 @@ def result_of(folder):
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     names = ("model_state.pdparams", "label.txt", "decision.json")
-    return [(folder / name).read_bytes() for name in names], run.get("progress", run.get("training"))
+    return [(folder / name).read_bytes() for name in names], without_times(run.get("progress", run.get("training")))
 
 
-def side_of(home, folder):
-    """Whose labels a folder holds: 0 or 1."""
-    label_file = (folder / "label.txt").read_bytes()
-    return [(home / f"data{side}" / "label.txt").read_bytes() for side in (0, 1)].index(label_file)
+def without_times(value):
+    """A history without seconds and what follows from them."""
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    times = ("seconds", "runtime", "per_second")
+    return {name: without_times(item) for name, item in value.items() if not name.endswith(times)}
 
 
-def is_damaged(home, folder):
+def side_of(folder):
+    """Which of the two writers a training belongs to: 0 or 1, its seed. 0 for what has none, such as a bundle."""
+    file = folder / "run.json"
+    return json.loads(file.read_text(encoding="utf-8"))["arguments"]["seed"] if file.exists() else 0
+
+
+def is_damaged(folder):
     """Whether a folder, if it exists, lacks files, or has files of different runs."""
-    if not folder.exists() or (folder.name.endswith("_last") and not (folder / "label.txt").exists()):
-        return False  # few-shot/train.py: the trainer's folder
+    if not folder.exists() or folder.name.endswith("_last") and not (folder / "config.json").exists():
+        return False  # the second is the trainer's folder, of few-shot/train.py
     if (folder / MANIFEST).exists():
         try:
             open_bundle(str(folder))
@@ -145,62 +174,69 @@ def is_damaged(home, folder):
     weights = import_paddle().load(str(folder / "model_state.pdparams"))
     labels = (folder / "label.txt").read_text(encoding="utf-8").splitlines()
     outputs = weights.get("classifier.bias", labels)
-    whole = set(run["files"]) - {"export", "predictions.txt"} <= set(os.listdir(folder)) and len(outputs) == len(labels)
-    return not whole or list(names) != labels or run["arguments"]["seed"] != side_of(home, folder)
+    return bool(damage(folder, run["files"])) or list(names) != labels or len(outputs) != len(labels)
 
 
-def attack(home, script, folder, wait, second, expected):
-    """Starts, kills and finishes a script. Returns the counts of this run, by the names in `COUNTS`."""
-    words = WORDS[script]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, ROOT / script, *map(str, words(home, side, folder))],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        for side in range(1 + second)
-    ]
-    time.sleep(wait)
+def start(home, script, side, folder, resume=False):
+    """Starts a script."""
+    words = [sys.executable, ROOT / script.split()[0], *SCRIPTS[script][0](home, side, folder, resume)]
+    return subprocess.Popen([*map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
+
+
+def used(process):
+    """CPU seconds that a process has used; None if it has ended."""
+    if process.poll() is not None:
+        return None
+    user, system = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def attack(home, script, folder, moment, second, expected):
+    """Starts, kills and finishes a script. Returns the counts of this run, by the names in `COUNTS`.
+
+    moment: CPU seconds of a process, after which it is killed. Wall-clock time would depend on the machine's load.
+    """
+    processes = [start(home, script, side, folder) for side in range(1 + second)]
+    while (running := [now for process in processes if (now := used(process)) is not None]) and max(running) < moment:
+        time.sleep(0.005)
     for process in processes:
         process.kill()
     logs = [process.communicate()[1].decode() for process in processes]
     folders = [Path(f"{folder}_last"), folder]
     refused = sum("is writing to" in log for log in logs)
-    damaged = sum(is_damaged(home, one) for one in folders)
-    found = [one for one in folders if (one / "label.txt").exists()]
-    side = side_of(home, found[0]) if found else 0
-    answer = subprocess.run(
-        [sys.executable, ROOT / script, *map(str, words(home, side, folder, resume=True))],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-    )
-    finished = not answer.returncode and [path.name for path in folder.parent.iterdir()] == [folder.name]
-    if not finished or damaged:
-        print(f"{script}, killed after {wait:.2f} s: {sorted(os.listdir(folder.parent))}\n{answer.stderr.decode()}")
+    damaged = sum(is_damaged(one) for one in folders)
+    side = side_of(folders[0] if folders[0].exists() else folder)
+    process = start(home, script, side, folder, resume=True)
+    log = process.communicate()[1].decode()
+    finished = not process.returncode and os.listdir(folder.parent) == [folder.name]
     equal = finished and result_of(folder) == expected[side]
+    if damaged or not equal:
+        print(f"{script}, killed after {moment:.2f} s: {sorted(os.listdir(folder.parent))}\n{log}")
     return dict(zip(COUNTS, (refused, damaged, finished, equal)))
 
 
 def measure(home, script, runs, draw):
     """The sums of the counts of all runs of a script."""
     name = "width_mult_0.5" if script == "prune.py" else "x"
-    expected, seconds = {}, {}
+    before, expected, seconds = None, {}, {}
+    if script.startswith(INDEX):
+        before = home / ("more" if script.endswith("remove") else "search")
     for side in (0, 1):
         folder = home / f"expected{side}" / script / name
-        if script == "retrieval_based/index.py":
-            shutil.copytree(home / "search", folder)
-        seconds[side] = run_script(script, *WORDS[script](home, side, folder)).seconds
+        if before:
+            shutil.copytree(before, folder)
+        seconds[side] = run_script(script.split()[0], *SCRIPTS[script][0](home, side, folder)).cpu_seconds
         expected[side] = result_of(folder)
+    if script in ("export_model.py", "prune.py"):
+        before = folder  # the second's, so that the first writes something else
     totals = dict.fromkeys(COUNTS, 0)
     for number in range(runs):
         folder = home / "runs" / script / str(number) / name
-        if script in ("export_model.py", "prune.py", "retrieval_based/index.py"):  # there is an older one
-            shutil.copytree(home / "expected0" / script / name, folder)
+        if before:
+            shutil.copytree(before, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        wait = draw.uniform(0, max(seconds.values()))
-        counts = attack(home, script, folder, wait, number % 2 == 1, expected)
+        moment = draw.uniform(1 / 3, 1) * min(seconds.values())
+        counts = attack(home, script, folder, moment, number % 2 == 1, expected)
         totals = {key: totals[key] + counts[key] for key in COUNTS}
         shutil.rmtree(folder.parent)
     return totals
@@ -209,15 +245,15 @@ def measure(home, script, runs, draw):
 def main(argv=None):
     args = parse_args(argv)
     draw = random.Random(args.seed)
-    print(f"{'script':26}{'runs':>6}{'second writers':>16}" + "".join(f"{name:>10}" for name in COUNTS))
+    print(f"{'script':32}{'runs':>6}{'second writers':>16}" + "".join(f"{name:>10}" for name in COUNTS))
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         prepare(home, args.scripts)
         for script in args.scripts:
-            runs = args.runs if script == "train.py" else args.others
+            runs = SCRIPTS[script][1] if args.runs is None else args.runs
             totals = measure(home, script, runs, draw)
             counts = "".join(f"{totals[name]:>10}" for name in COUNTS)
-            print(f"{script:26}{runs:>6}{runs // 2:>16}{counts}", flush=True)
+            print(f"{script:32}{runs:>6}{runs // 2:>16}{counts}", flush=True)
 
 
 if __name__ == "__main__":

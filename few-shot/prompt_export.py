@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from text_cls.files import write_json
+from text_cls.files import atomic_write, write_json
 from text_cls.neural.checkpoint import Checkpoint
 from text_cls.neural.export import bundle_folder, compare, example_texts, texts_to_compare
 from text_cls.neural.onnx_graph import to_fp16
@@ -66,7 +66,7 @@ def _own_embeddings(task):
 
 def write_prompt_files(folder, prompt):
     """Writes template_config.json and verbalizer_config.json as PaddleNLP does. prompt: `Prompt`."""
-    with open(os.path.join(folder, "template_config.json"), "w", encoding="utf-8") as file:
+    with atomic_write(os.path.join(folder, "template_config.json")) as file:
         kind = "SoftTemplate" if any({"soft", "soft_id"} & set(part) for part in prompt.parts) else "ManualTemplate"
         for line in (prompt.parts, {"class": kind}):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -182,6 +182,12 @@ def test_files_of_an_older_version_are_resumed(resume):
     assert status == 0 and "resuming at step 5" in log, log
 
 
+def test_a_run_without_run_json_is_named_without_resume_too(resume, tmp_path):
+    status, log = resume(lambda last: (last / "run.json").unlink(), "--no-resume")
+    what = f"{tmp_path}/model_last is the state of a stopped run without run.json, which cannot be resumed"
+    assert status == 2 and f"{what}; move or delete it" in log, log
+
+
 def test_a_folder_of_something_else_is_not_called_damaged(resume, tmp_path):
     def replace(last):
         shutil.rmtree(last)

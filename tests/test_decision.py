@@ -315,6 +315,7 @@ def test_thresholds_of_other_labels_are_refused(tmp_path, names, message):
         ({"version": 2, "none_below": 1.5}, "none_below must be a number"),
         ({"version": 2, "min_k": 3}, "min_k 3 for 2 labels"),
         ({"version": 2, "min_k": 10**30}, "min_k must be a whole number of at least 0, not 1000000"),
+        ({"version": 3, "threshold": [0.5, 0.5]}, "labels is missing"),
         ({"version": 3, "threshold": [0.5, 0.5], "labels": "AB"}, "labels must be a list, not 'AB'"),
         ("[" * 200_000, "damaged (nested"),
         ('{"version": 2, "min_k": 0, "min_k": 1}', "the key 'min_k' appears twice"),

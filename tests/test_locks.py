@@ -148,6 +148,22 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that says ENOENT to every new file")
+def test_a_folder_in_which_no_file_can_be_created():
+    assert refusal("/proc/x") == "cannot write /proc/x.lock: no file can be created there; write to another folder"
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(locks.os, "write", write)
+    message = refusal(tmp_path / "new" / "x")
+    monkeypatch.undo()
+    assert message == f"cannot write {tmp_path / 'new' / 'x'}.lock: No space left on device"
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capfd, number):
     import fcntl

@@ -57,6 +57,7 @@ def refused(folder):
         ({"kind": "other"}, "kind must be one of classification, retrieval, not 'other'"),
         ({"version": 2}, "version 2 is unknown (this code reads version 1); upgrade this code, or export it again"),
         ({"model": "REMOVED"}, "model is missing"),
+        ({"model": "\ud800"}, "model must be a text of printable characters, not '\\ud800'"),  # the server shows it
     ],
 )
 def test_a_fault_is_named_with_the_remedy(bundle, changes, message):
@@ -68,6 +69,13 @@ def test_all_faults_of_a_manifest_are_named_together(bundle):
     edit(bundle, num_labels="55", variants={}, files=[], pad_token_id=-1)
     lines = refused(bundle).splitlines()
     assert lines[0] == "4 problems, nothing was done:" and all("manifest.json" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "label.txt"])
+def test_a_link_to_itself_is_one_message(bundle, name):
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(bundle / name)
+    assert f"{name} is missing; export it again" in refused(bundle)
 
 
 def test_a_sealed_file_that_is_no_graph_is_one_message(bundle):

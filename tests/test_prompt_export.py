@@ -1,5 +1,7 @@
 """few-shot/prompt_export.py: the bundle gives the logits of the prompt model."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -32,6 +34,15 @@ def test_the_bundle_gives_the_logits_of_the_prompt_model(masked, tmp_path, promp
     predictor = Predictor(str(folder))
     assert np.abs(predictor.run(predictor.encode(HARD)) - task.logits(task.encode(HARD, 48), 4)).max() < 1e-4
     assert not list(folder.glob("*.pdmodel")) and predictor.bundle.manifest["static_graph"] is None
+
+
+def test_a_line_separator_in_a_prompt_does_not_end_a_line(tmp_path):
+    from prompting import Prompt
+
+    parts = [{"text": "text"}, {"hard": "一\u2028二"}, {"mask": None}]
+    prompt_export.write_prompt_files(tmp_path, Prompt(parts, LABELS, WORDS))
+    first, second = (tmp_path / "template_config.json").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first) == parts and json.loads(second) == {"class": "ManualTemplate"}
 
 
 def test_the_last_layer_is_computed_only_for_the_mask(prompted):

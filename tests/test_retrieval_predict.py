@@ -172,6 +172,16 @@ def test_labels_with_children_have_entries_if_training_rows_end_at_them(predict,
         assert f"of {len(leaves)} entries" in predict("news", *flags, texts=["体育赛事"])[1]
 
 
+def test_a_corpus_that_names_no_label_is_refused(predict, encoders, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(encoders["news"][1], copy)
+    run = json.loads((copy / "run.json").read_text(encoding="utf-8"))
+    run["corpus"][3] = "体育赛跑"
+    (copy / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    status, log, _ = predict("news", model=copy)
+    assert status == 2 and f"{copy}/run.json: corpus names '体育赛跑', which label.txt does not; train again" in log
+
+
 def test_the_size_of_a_window_makes_no_difference(predict, monkeypatch):
     whole = predict("news", "--scores")[2]
     monkeypatch.setattr(prediction, "WINDOW", 7)

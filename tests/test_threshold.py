@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import lines_of, write_lines
@@ -74,6 +75,21 @@ def test_other_files_in_a_bundles_folder_are_not_lost(tune):
     status, log, _ = tune("news", "--force", bundle=True)
     assert status == 2 and "also has notes.txt, which would be lost" in log
     assert (folder / "decision.json").read_text(encoding="utf-8") == before and (folder / "notes.txt").exists()
+
+
+def test_a_checkpoint_that_a_training_replaced_keeps_its_decision(tune, monkeypatch):
+    """The lock keeps trainings away, but not one on another computer, or on a file system without locks."""
+    choose = script.choose
+
+    def replaced(*arguments):
+        path = Path(arguments[0].params_path, "run.json")
+        path.write_text(path.read_text(encoding="utf-8").replace('"best_score": ', '"best_score": 1'), encoding="utf-8")
+        return choose(*arguments)
+
+    monkeypatch.setattr(script, "choose", replaced)
+    status, log, model = tune("news", "--force")
+    assert status == 2 and f"{model} was replaced by a training meanwhile; run it again" in log
+    assert Decision.load(model / "decision.json").threshold == 0.5
 
 
 def test_a_gain_that_may_be_chance_is_not_written(tune):

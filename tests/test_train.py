@@ -93,8 +93,10 @@ def test_patience_depends_on_the_label_set(reviews, train):
 
 def test_a_checkpoint_is_saved_even_if_nothing_is_predicted(news, train):
     """Macro F1 stays 0; PaddleNLP's application then writes no checkpoint and says that it has."""
-    write_lines(news / "dev.txt", [f"今天的菜谱是番茄炒蛋\t{lines_of(news / 'label.txt')[-1]}"])
-    status, log, folder = train(news, "--learning_rate", 0.03)  # three steps that make every label unlikely
+    with (news / "label.txt").open("a", encoding="utf-8") as file:
+        file.write("其他\n")  # no training row has it
+    write_lines(news / "dev.txt", ["今天的菜谱是番茄炒蛋\t其他", "窗外下着小雨\t其他"])
+    status, log, folder = train(news, "--learning_rate", "1e-2")
     assert status == 0 and "macro f1 score: 0.00000" in log and (folder / "model_state.pdparams").exists()
 
 

@@ -122,6 +122,38 @@ def test_weights_that_do_not_fit(news, reviews, train, tmp_path):
     assert status == 2 and "not a file of weights" in log
 
 
+@pytest.mark.parametrize("flag", ["--init_from_ckpt", "--model_name"])
+def test_a_model_whose_labels_have_another_order(news, train, tmp_path, flag):
+    """Its outputs would start as those of other labels."""
+    _, _, folder = train(news)
+    start = (flag, folder / "model_state.pdparams" if flag == "--init_from_ckpt" else folder)
+    names = (news / "label.txt").read_text(encoding="utf-8").splitlines(True)
+    (news / "label.txt").write_text("".join(names[::-1]), encoding="utf-8")
+    other = tmp_path / "other"
+    status, log, _ = train(news, *start, save_dir=other)
+    order = f"{news}/label.txt is not the model's label file (the same labels in another order)"
+    assert status == 2 and f"{order}. To use the model's: cp {folder}/label.txt {news}/label.txt" in log
+    for name in ("run.json", "label.txt"):  # config.json knows them, too
+        (folder / name).unlink()
+    status, log, _ = train(news, *start, save_dir=other)
+    assert status == 2 and f"{order}. The model's labels are in {folder}/config.json" in log
+    (news / "label.txt").write_text("".join(names), encoding="utf-8")
+    status, log, _ = train(news, *start, save_dir=other)
+    assert status == 0 and "is not the model's label file" not in log
+
+
+def test_a_model_with_other_labels_is_a_warning(news, train, tmp_path):
+    _, _, folder = train(news)
+    (folder / "config.json").unlink()
+    text = (folder / "label.txt").read_text(encoding="utf-8").replace("灾害事故##地震", "灾害事故##地动")
+    (folder / "label.txt").write_text(text, encoding="utf-8")
+    (folder / "run.json").unlink()
+    start = ("--init_from_ckpt", folder / "model_state.pdparams")
+    status, log, _ = train(news, *start, save_dir=tmp_path / "other")
+    what = f"{news}/label.txt is not the model's label file (also 灾害事故##地震; not 灾害事故##地动)"
+    assert status == 0 and f"{what}. Each output starts from the weights of the model's label in its place" in log
+
+
 @pytest.mark.parametrize("where", [(Evaluation, "evaluate"), (training.Trainer, "save")])
 def test_a_fault_in_evaluation_or_saving_shows_before_training(news, train, monkeypatch, where):
     def fail(*_, **__):

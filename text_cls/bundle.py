@@ -19,6 +19,7 @@ from text_cls.rows import Labels, read_labels
 from text_cls.schema import (
     FILE_NAME,
     FLAG,
+    NAME,
     SHA256,
     TEXT,
     by_kind,
@@ -43,11 +44,11 @@ REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retriev
 # Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
 OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json"}
 
-_TENSOR = {"name": TEXT, "shape": list_of(whole(-1))}
+_TENSOR = {"name": NAME, "shape": list_of(whole(-1))}
 _FIELDS = {
     "version": whole(VERSION, VERSION),
-    "model": TEXT,
-    "model_type": TEXT,
+    "model": NAME,
+    "model_type": NAME,
     "static_graph": or_null(FILE_NAME),
     "inputs": list_of(fields({**_TENSOR, "dtype": one_of("int64")}), least=1),
     "outputs": list_of(fields({**_TENSOR, "dtype": one_of("float32")}), least=1),

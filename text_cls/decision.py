@@ -148,8 +148,9 @@ class Decision:
             UserError: the file is missing, damaged, of an unknown version, or for other labels.
         """
         content = read_json(path, FILE, remedy, VERSIONS)
-        own = content.pop("labels", None)
-        del content["version"]
+        version, own = content.pop("version"), content.pop("labels", None)
+        if version == 3 and own is None:
+            raise UserError(f"{path}: labels is missing; {remedy}")
         try:
             decision = cls(**content)
         except ValueError as error:

@@ -249,7 +249,8 @@ def folder_stamp(path: str | os.PathLike) -> tuple:
     """What differs once the folder, or a file in it, was replaced or written to; empty if there is no folder.
 
     The time of the last change (ctime) is among it, as it cannot be set back: it tells of a file that was written with
-    its size and time kept, and of a folder that was replaced and put back.
+    its size and time kept, and of a folder that was replaced and put back. A file that cannot be looked up (a link to
+    itself, say) is left out: whoever reads it reports it.
     """
     found, above = [], os.path.abspath(path)
     while above != os.path.dirname(above):
@@ -259,7 +260,7 @@ def folder_stamp(path: str | os.PathLike) -> tuple:
         above = os.path.dirname(above)
     for folder, _, names in os.walk(os.path.realpath(path)):
         for file in (folder, *(os.path.join(folder, name) for name in names)):
-            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next stamp will differ
+            with contextlib.suppress(OSError):  # replaced meanwhile: the next stamp will differ
                 now = os.stat(file)
                 found.append((file, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
     return tuple(sorted(found))

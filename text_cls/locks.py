@@ -50,10 +50,15 @@ def _lock(path, stack):
         return
     if lock is None:
         holder = _holder(_content(file))
+        if not holder and not os.path.exists(file):  # filelock takes this error (ENOENT) for a file being removed
+            raise UserError(f"cannot write {file}: no file can be created there; write to another folder")
         who = _described(holder) if holder else "another process"
         raise UserError(f"{who} is writing to {path}; wait until it has ended, or write to another folder")
     stack.callback(unlock, *lock)
-    _sign(file, lock[1])
+    try:
+        _sign(file, lock[1])
+    except OSError as error:  # the disk is full
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def _make_parents(file, stack):

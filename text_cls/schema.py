@@ -146,6 +146,7 @@ def one_of(*values: str) -> Check:
 
 ANY = value_of("anything", lambda value: True)
 TEXT = value_of("a text", lambda value: isinstance(value, str))
+NAME = value_of("a text of printable characters", lambda value: isinstance(value, str) and value.isprintable())
 FLAG = value_of("true or false", lambda value: isinstance(value, bool))
 NUMBER = value_of("a number", _is_number)
 OBJECT = value_of("an object {...}", lambda value: isinstance(value, dict))

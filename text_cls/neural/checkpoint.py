@@ -22,6 +22,7 @@ import numpy as np
 from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, recover_folder, sha256, write_json
+from text_cls.label_names import tidy_name
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
 from text_cls.neural.run_file import REMEDY, RUN_FILE, damage, file_sums, read_run, sums_problem
@@ -84,6 +85,8 @@ def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
     if run and checkpoint_kind(run) != kind:
         return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
+    if STATE_FILE in found and not run:
+        return f"{path} is the state of a stopped run without {RUN_FILE}, which cannot be resumed; move or delete it"
     if not _is_of_paddlenlp(found):
         # A run that was killed may leave temporaries (files.py) and the lock of a bundle in the folder (locks.py).
         ending = r"(\.[0-9a-f]+)?\.(tmp|old)(\.lock)?$|\.lock$"
@@ -136,11 +139,15 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
         if not run:  # a model of PaddleNLP's application, or what its trainer saves during training
             what, otherwise = "no run.json", ""
         raise UserError(f"{flag} {path} holds {what}; name a folder that {CHECKPOINT_SCRIPTS[kind]} wrote{otherwise}")
-    file = os.path.join(path, "config.json")
-    config = read_json(file, CONFIG, REMEDY) if os.path.exists(file) else {}
+    config = _read_config(path)
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
     return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path)
+
+
+def _read_config(path):
+    file = os.path.join(path, "config.json")
+    return read_json(file, CONFIG, REMEDY) if os.path.exists(file) else {}
 
 
 def _read_labels(path, label_file, outputs, problems):
@@ -152,10 +159,10 @@ def _read_labels(path, label_file, outputs, problems):
     used = own if os.path.exists(own) else label_file
     labels = read_labels(used, problems, of_model=True)
     theirs = read_labels(label_file, problems, of_model=True) if has_label_file and used == own else labels
-    names = [outputs.get(str(number)) for number in range(len(outputs))]
+    names = _output_names(outputs)
     if len(outputs or labels) != len(labels):
         problems.add(f"{path}: the model has {len(outputs)} outputs, the label file {len(labels)} labels")
-    elif names not in ([], [f"LABEL_{number}" for number in range(len(labels))], labels.names):  # LABEL_0: unnamed
+    elif names not in ([], labels.names):
         remedy = f"The model's labels are in {path}/config.json, in their order"
         if theirs.names == names:
             remedy = f"To use the model's: cp {label_file} {own}"
@@ -164,6 +171,33 @@ def _read_labels(path, label_file, outputs, problems):
         remedy = f"To use the model's: cp {own} {label_file}"
         problems.add(_disagreement, label_file, theirs.names, labels.names, remedy)
     return labels
+
+
+def _output_names(outputs):
+    """The names of a model's outputs, which are `id2label` of its config.json; empty if it does not name them."""
+    names = [outputs.get(str(number)) for number in range(len(outputs))]
+    return [] if names == [f"LABEL_{number}" for number in range(len(names))] else names
+
+
+def start_labels_problem(flag: str, path: str, label_file: str, labels: Labels) -> str | None:
+    """Why a run must not start from the model in the folder `path`, which `flag` names, or None.
+
+    It has the labels of the run in another order: each output would start as that of another label. A model that has
+    other labels is a warning, because its outputs may be meant to start from theirs.
+    """
+    own, problems = os.path.join(path, "label.txt"), Problems()
+    names = _output_names(_read_config(path).get("id2label") or {})
+    theirs = read_labels(own, problems, of_model=True).names if os.path.exists(own) else []
+    if not (names := names or theirs) or Labels(names).same_as(labels):
+        return None
+    if sorted(map(tidy_name, names)) == sorted(map(tidy_name, labels.names)):
+        remedy = f"The model's labels are in {path}/config.json, in their order"
+        if theirs == names:
+            remedy = f"To use the model's: cp {own} {label_file}"
+        return f"{flag}: {_disagreement(label_file, labels.names, names, remedy)}"
+    meaning = "Each output starts from the weights of the model's label in its place"
+    logger.warning("%s: %s", flag, _disagreement(label_file, labels.names, names, meaning))
+    return None
 
 
 def _disagreement(label_file, theirs, names, remedy):

@@ -153,7 +153,7 @@ def saved_progress(save_dir, arguments, files, kind="classification"):
         return Progress(**saved["progress"])
     if best and not finished:
         raise UserError(
-            f"--resume: {last} does not exist. To start from the best weights of that run, leave out --resume and "
+            f"--resume: no run is saved in {last}. To start from the best weights of that run, leave out --resume and "
             f"use --init_from_ckpt {os.path.join(save_dir, WEIGHTS)}"
         )
     logger.info("--resume: nothing is saved yet; starting from the beginning")
