@@ -56,6 +56,16 @@ def test_each_row_is_decided_without_itself():
         assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[test_rows]}
 
 
+@pytest.mark.parametrize(("distinct", "folds"), [(1, 1), (2, 2), (5, 5), (30, 5)])
+def test_rows_of_one_text_are_in_one_fold(distinct, folds):
+    texts = [f"{i % distinct}" for i in range(60)]
+    drawn = cross_fitting.draw_folds(noise(60, 3, 5)[1], texts, seed=3)
+    assert len(drawn) == folds and sorted(np.concatenate(drawn)) == list(range(60))
+    of_fold = [{texts[i] for i in rows} for rows in drawn]
+    assert [len(those) for those in of_fold] == [distinct // folds] * folds
+    assert len(set.union(*of_fold)) == distinct
+
+
 def constants(thresholds):
     """Fits that ignore the data."""
     return [lambda p, g, t=t: Decision(threshold=t) for t in thresholds]
