@@ -104,13 +104,30 @@ def test_the_best_of_several_is_measured_on_rows_that_did_not_choose_it():
     assert np.mean(apparent) > 0.55 > 0.52 > np.mean(measured)
 
 
-def test_intervals_of_a_gain():
+@pytest.mark.parametrize("objective", ["micro", "macro", "both", "exact"])
+def test_intervals_of_a_gain(objective):
     random = np.random.default_rng(7)
     gold = random.random((400, 6)) < 0.3
     same = random.random(gold.shape) < 0.3
-    assert cross_fitting.gain_of(gold, same, same, "both", 3) == (0, 0, 0)
+    assert cross_fitting.gain_of(gold, same, same, objective, 3) == (0, 0, 0)
     better = np.where(random.random(gold.shape) < 0.5, gold, same)
-    gain, low, high = cross_fitting.gain_of(gold, same, better, "both", 3)
+    gain, low, high = cross_fitting.gain_of(gold, same, better, objective, 3)
     assert 0 < low < gain < high
-    swapped = cross_fitting.gain_of(gold, better, same, "both", 3)
+    swapped = cross_fitting.gain_of(gold, better, same, objective, 3)
     assert swapped == pytest.approx((-gain, -high, -low))
+
+
+@given(labelled())
+def test_figures_are_those_of_scikit_learn_in_percent(case):
+    probabilities, gold = case
+    predicted = probabilities > 0.5
+    micro, macro = (f1_score(gold, predicted, average=average, zero_division=0) for average in ("micro", "macro"))
+    if gold.shape[1] == 1:
+        micro = macro = f1_score(gold[:, 0], predicted[:, 0], zero_division=0)
+    assert cross_fitting.figures(gold, predicted)[2:] == pytest.approx(
+        (100 * micro, 100 * macro, 100 * (gold == predicted).all(axis=1).mean())
+    )
+    right = (gold & predicted).sum()
+    assert cross_fitting.figures(gold, predicted)[:2] == pytest.approx(
+        (100 * right / max(1, predicted.sum()), 100 * right / max(1, gold.sum()))
+    )
