@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 from conftest import lines_of, write_lines
@@ -12,7 +13,7 @@ from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, sha256
 from text_cls.neural import checkpoint as module
-from text_cls.neural.checkpoint import load_checkpoint, load_model
+from text_cls.neural.checkpoint import describe_run, load_checkpoint, load_model, open_checkpoint
 from text_cls.neural.run_file import read_run
 
 
@@ -168,3 +169,44 @@ def test_another_model_in_the_folder_is_not_mixed_with_the_first(copied, monkeyp
     replaced_while_loading(monkeypatch, model, other)
     with pytest.raises(UserError, match="was replaced while this script read it; run it again"):
         load_model(checkpoint, "cpu")
+
+
+def test_labels_that_are_nowhere_are_named(copied):
+    dataset, model = copied
+    (model / "label.txt").unlink()
+    own, theirs, remedy = (
+        model / "label.txt",
+        dataset / "label.txt",
+        "put the label file the model was trained with there",
+    )
+    for label_file, missing in ((str(theirs), f"neither {own} nor {theirs} exists"), (None, f"{own} does not exist")):
+        with pytest.raises(UserError) as error:
+            load_checkpoint(str(model), label_file, Problems())
+        assert str(error.value) == f"{missing}; {remedy}"
+
+
+def test_texts_may_be_as_long_as_the_model_takes(copied):
+    model = str(copied[1])
+    longest = load_checkpoint(model, None, Problems()).longest
+    assert open_checkpoint(model, None, "cpu", longest)[1] == longest
+    with pytest.raises(UserError, match=f"--max_seq_length {longest + 1}: this model takes at most {longest} tokens"):
+        open_checkpoint(model, None, "cpu", longest + 1)
+
+
+def test_the_commit_of_the_code_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "module.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert describe_run({}, {})["commit"] is None
+
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    git("init")
+    (tmp_path / "module.py").write_text("a", encoding="utf-8")
+    git("add", ".")
+    git("commit", "-m", "a")
+    commit = git("rev-parse", "HEAD").strip()
+    assert describe_run({}, {})["commit"] == commit
+    (tmp_path / "module.py").write_text("b", encoding="utf-8")
+    assert describe_run({}, {})["commit"] == f"{commit}+"

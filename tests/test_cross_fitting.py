@@ -56,6 +56,16 @@ def test_each_row_is_decided_without_itself():
         assert len(rows) == 15 and not rows & {tuple(row) for row in probabilities[test_rows]}
 
 
+@pytest.mark.parametrize(("distinct", "folds"), [(1, 1), (2, 2), (5, 5), (30, 5)])
+def test_rows_of_one_text_are_in_one_fold(distinct, folds):
+    texts = [f"{i % distinct}" for i in range(60)]
+    drawn = cross_fitting.draw_folds(noise(60, 3, 5)[1], texts, seed=3)
+    assert len(drawn) == folds and sorted(np.concatenate(drawn)) == list(range(60))
+    of_fold = [{texts[i] for i in rows} for rows in drawn]
+    assert [len(those) for those in of_fold] == [distinct // folds] * folds
+    assert len(set.union(*of_fold)) == distinct
+
+
 def constants(thresholds):
     """Fits that ignore the data."""
     return [lambda p, g, t=t: Decision(threshold=t) for t in thresholds]
@@ -94,13 +104,30 @@ def test_the_best_of_several_is_measured_on_rows_that_did_not_choose_it():
     assert np.mean(apparent) > 0.55 > 0.52 > np.mean(measured)
 
 
-def test_intervals_of_a_gain():
+@pytest.mark.parametrize("objective", ["micro", "macro", "both", "exact"])
+def test_intervals_of_a_gain(objective):
     random = np.random.default_rng(7)
     gold = random.random((400, 6)) < 0.3
     same = random.random(gold.shape) < 0.3
-    assert cross_fitting.gain_of(gold, same, same, "both", 3) == (0, 0, 0)
+    assert cross_fitting.gain_of(gold, same, same, objective, 3) == (0, 0, 0)
     better = np.where(random.random(gold.shape) < 0.5, gold, same)
-    gain, low, high = cross_fitting.gain_of(gold, same, better, "both", 3)
+    gain, low, high = cross_fitting.gain_of(gold, same, better, objective, 3)
     assert 0 < low < gain < high
-    swapped = cross_fitting.gain_of(gold, better, same, "both", 3)
+    swapped = cross_fitting.gain_of(gold, better, same, objective, 3)
     assert swapped == pytest.approx((-gain, -high, -low))
+
+
+@given(labelled())
+def test_figures_are_those_of_scikit_learn_in_percent(case):
+    probabilities, gold = case
+    predicted = probabilities > 0.5
+    micro, macro = (f1_score(gold, predicted, average=average, zero_division=0) for average in ("micro", "macro"))
+    if gold.shape[1] == 1:
+        micro = macro = f1_score(gold[:, 0], predicted[:, 0], zero_division=0)
+    assert cross_fitting.figures(gold, predicted)[2:] == pytest.approx(
+        (100 * micro, 100 * macro, 100 * (gold == predicted).all(axis=1).mean())
+    )
+    right = (gold & predicted).sum()
+    assert cross_fitting.figures(gold, predicted)[:2] == pytest.approx(
+        (100 * right / max(1, predicted.sum()), 100 * right / max(1, gold.sum()))
+    )

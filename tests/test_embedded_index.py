@@ -65,7 +65,7 @@ def test_recall_stays_after_a_third_is_removed_and_as_many_are_added(tmp_path):
 
 
 @needs_hnswlib
-def test_a_graph_is_kept_while_few_are_removed_and_rebuilt_when_many_are(monkeypatch):
+def test_a_graph_is_kept_while_few_are_removed_and_rebuilt_when_many_are(monkeypatch, tmp_path):
     built = []
     build = neighbours._build
     monkeypatch.setattr(neighbours, "_build", lambda corpus, *how: built.append(len(corpus)) or build(corpus, *how))
@@ -73,6 +73,7 @@ def test_a_graph_is_kept_while_few_are_removed_and_rebuilt_when_many_are(monkeyp
     index.add(clusters(100), [(f"{i % 10}",) for i in range(100)])
     assert index.remove("0") == 10 and index.remove("1") == 10 and built == [100]
     index.remove("2")
+    index.save(tmp_path)
     assert built == [100]
     index.remove("3")
     assert built == [100, 60] and len(index) == 60

@@ -35,6 +35,20 @@ def test_against_the_formulas(case):
     assert of("asymmetric", logits, labels) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_smoothed_labels_against_the_formulas():
+    """With a target between 0 and 1, both sides of a formula count, each by its share."""
+    z = np.arange(-4, 5, dtype=np.float32)
+    p, present, absent = 1 / (1 + np.exp(-z)), np.logaddexp(0, -z), np.logaddexp(0, z)
+    shifted = np.maximum(p - 0.05, 0)
+    for y in (0.05, 0.9):
+        logits, targets = paddle.to_tensor(z[None]), paddle.full([1, len(z)], y)
+        focal = (1 - y * p - (1 - y) * (1 - p)) ** 2 * (y * present + (1 - y) * absent)
+        asymmetric = y * present - (1 - y) * shifted**4 * np.log1p(-shifted)
+        for name, expected in (("focal", focal), ("asymmetric", asymmetric)):
+            loss = make_loss(name, np.full(len(z), 7), 100)(logits, targets).numpy()[0]
+            assert loss == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
 @given(cells, st.data())
 def test_distribution_balanced_against_the_formulas(case, data):
     """Equations 4, 5 and 10 of Wu et al. 2020, written out for each cell."""

@@ -1,14 +1,16 @@
 """manifest.json edited by hand or damaged: a bundle opens and answers, or a message names the file and each fault."""
 
 import json
+import os
 import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import edited_json
 
-from text_cls.bundle import open_bundle
+from text_cls.bundle import bundle_kind, open_bundle, replace_decision
 from text_cls.cli import UserError
+from text_cls.decision import Decision
 from text_cls.files import sha256
 from text_cls.serving import open_predictor
 from text_cls.serving.predictor import Predictor
@@ -112,11 +114,32 @@ def test_a_file_that_a_loader_would_read_belongs_to_the_bundle_or_is_refused(bun
     assert "template.json is not a file of this bundle; delete it, or export it again" in refused(bundle)
 
 
+def test_the_kind_is_known_after_a_cut_off_replacement_and_of_a_folder_without_a_manifest(retrieval, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(retrieval["reviews", "labels"], tmp_path / "bundle.old")  # killed between two renames
+    assert bundle_kind(str(folder)) == "retrieval"
+    (folder / "manifest.json").unlink()
+    assert bundle_kind(str(folder)) == "classification"  # `open_bundle` reports what is missing
+
+
+def test_how_to_make_a_missing_variant(bundle, retrieval):
+    with pytest.raises(UserError, match="only float32; make it: python export_model.py --int8 --dataset_dir data"):
+        open_bundle(str(bundle)).onnx_file("int8")
+    with pytest.raises(UserError, match=r"only float32; export it again \(python retrieval_based/export_model.py\)"):
+        open_bundle(str(retrieval["reviews", "labels"])).onnx_file("int8")
+
+
+def test_a_decision_is_replaced_on_a_file_system_without_hard_links(bundle, monkeypatch):
+    def link(source, target):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    replace_decision(open_bundle(str(bundle)), Decision(0.25))
+    assert open_bundle(str(bundle)).decision == Decision(0.25)  # which checks every file's sum
+
+
 def test_exchanged_labels_of_thresholds_are_refused(bundle):
     """Sealed again, so that only the names in decision.json can tell."""
-    from text_cls.bundle import replace_decision
-    from text_cls.decision import Decision
-
     opened = open_bundle(str(bundle))
     replace_decision(opened, Decision(tuple(0.3 + 0.001 * i for i in range(len(opened.labels)))))
     names = (bundle / "label.txt").read_text(encoding="utf-8").splitlines()

@@ -53,6 +53,9 @@ def test_batches_keep_to_the_budget(bundles, monkeypatch):
 
 def test_threads_and_length(bundles):
     assert Predictor(str(bundles["news"]), num_threads=1).session.get_session_options().intra_op_num_threads == 1
+    for spin in (True, False):
+        options = Predictor(str(bundles["news"]), spin=spin).session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spin))
     assert Predictor(str(bundles["news"])).encode(["好" * 300]).lengths[0] == 48  # as in training
     with pytest.raises(UserError, match="max_seq_length 4096: this model takes at most 2048 tokens"):
         Predictor(str(bundles["news"]), max_seq_length=4096)

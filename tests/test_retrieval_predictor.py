@@ -108,6 +108,12 @@ def test_hostile_labels_and_entries_of_twenty_labels_and_a_single_label(bundle):
 # ------------------------------------------------------------------------------------------- one way to open any bundle
 
 
+def test_the_options_of_a_predictor_are_those_of_a_retrieval_predictor(retrieval):
+    one = open_predictor(str(retrieval["news", "labels"]), num_threads=1, batch_size=2, max_seq_length=9)
+    assert one.session.get_session_options().intra_op_num_threads == 1 and one.batch_tokens == 18
+    assert one.encode(["好" * 300]).lengths.tolist() == [9]
+
+
 def test_a_bundle_is_opened_by_its_kind(retrieval, bundles, tmp_path):
     assert type(open_predictor(str(bundles["news"]))) is Predictor
     assert type(open_predictor(str(retrieval["news", "rows"]))) is RetrievalPredictor
@@ -203,6 +209,14 @@ def test_reopened_it_uses_the_new_index_and_keeps_its_encoder(bundle):
     assert scores[before.labels.index[gone]] == pytest.approx(1, abs=1e-5)
 
 
+def test_reopened_it_needs_no_file_for_its_first_answer(bundle):
+    one = open_predictor(str(bundle), num_threads=1)
+    put_index(bundle, EmbeddedIndex.open(str(bundle)))
+    after = one.reopened()
+    shutil.rmtree(bundle)
+    assert next(after.predict(["足球"]))[0] == next(one.predict(["足球"]))[0]
+
+
 def test_another_encoder_is_refused(bundle, retrieval):
     before = open_predictor(str(bundle), num_threads=1)
     put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=7)
@@ -226,7 +240,8 @@ def test_infer(retrieval, trained, run, task, corpus, tmp_path):
     flags = ("--device", "cpu", "--model_path_prefix", bundle, "--num_threads", 1)
     out = ("--output_file", tmp_path / "out.txt", "--scores", "--threshold", 0.6)
     status, log = run(infer.main, *flags, "--dataset_dir", dataset, *out)
-    assert status == 0 and {"rows": "by vote", "labels": "by the nearest of each"}[corpus] in log
+    what = {"rows": "labelled rows; embedded index), by vote", "labels": "label texts; embedded index), by the nearest"}
+    assert status == 0 and what[corpus] in log
     ours = open_predictor(str(bundle), num_threads=1)
     ours.decision = Decision(0.6)
     texts = lines_of(dataset / "data.txt")

@@ -7,10 +7,11 @@ import pytest
 from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import split as script
 from text_cls.label_tree import parent_ids, with_ancestors
-from text_cls.splitting import stratified_split
+from text_cls.splitting import _Parts, stratified_split
 
 FILES = ("train.txt", "dev.txt", "test.txt")
 
@@ -88,6 +89,39 @@ def test_a_move_that_frees_another_text():
     targets = np.random.default_rng(108).random((10, 10)) < 0.3
     texts = list(map(str, range(10)))
     assert_no_gap_can_be_filled(targets, texts, stratified_split(targets, texts, [0.4, 0.3, 0.3], 0))
+
+
+def parts_of(part, fractions, *labels):
+    """_Parts with the labels of each text, to which the one that all texts have is added."""
+    names = sorted(set("".join(labels)))
+    has_label = np.array([[name in text for name in names] + [True] for text in labels])
+    return _Parts(sparse.csr_matrix(has_label), np.array(part), np.array(fractions))
+
+
+def test_a_label_too_rare_for_every_part_stays_in_the_largest():
+    """Label a is missing from the second part. Of its two texts, the one moved has more labels, but not the rare d."""
+    parts = parts_of([0, 0, 0, 0, 1], [0.8, 0.2], "ad", "abc", "bc", "bc", "bc")
+    parts.fill_gaps()
+    assert parts.part.tolist() == [0, 1, 0, 0, 1]
+
+
+def test_a_text_that_fills_two_gaps_is_moved_rather_than_one_that_fills_one():
+    parts = parts_of([0, 0, 0, 0, 1], [0.8, 0.2], "a", "ab", "b", "b", "")
+    parts.fill_gaps()
+    assert parts.part.tolist() == [0, 1, 0, 0, 1]
+
+
+def test_a_gap_is_filled_from_the_part_that_is_furthest_above_its_share():
+    """Label a is missing from the last part; the first part is too small, although it has too many texts with b."""
+    parts = parts_of([0] * 4 + [1] * 4 + [2] * 2, [0.6, 0.2, 0.2], "ab", "ab", "b", "b", "a", "a", "b", "", "b", "")
+    parts.fill_gaps()
+    assert parts.part.tolist() == [0, 0, 0, 0, 2, 1, 1, 1, 2, 2]
+
+
+def test_texts_are_moved_whose_labels_the_smaller_part_lacks():
+    parts = parts_of([0, 0, 0, 0, 0, 0, 1, 1], [0.5, 0.5], "a", "a", "b", "b", "b", "", "a", "a")
+    parts.balance()
+    assert parts.part.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
 def test_sizes_are_kept_if_many_labels_are_rare():
