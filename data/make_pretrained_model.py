@@ -106,6 +106,7 @@ def multilingual(archive, wanted, folder):
     weights["embeddings.position_embeddings.weight"] = np.concatenate([np.zeros_like(positions[:2]), positions])
     sizes = _sizes(source, layers)
     sizes["max_position_embeddings"] += 2
+    sizes["pad_token_id"] = source.padding
     config = ErnieMConfig(vocab_size=len(source.pieces), **sizes)
     return _filled(ErnieMModel(config), weights), ErnieMTokenizer(vocabulary, pieces), layers
 
