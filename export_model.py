@@ -13,6 +13,7 @@ import sys
 from itertools import islice
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 from text_cls.neural.onnx_graph import classifier_nodes, to_fp16, to_int8
 
@@ -148,11 +149,8 @@ def add_variants(draft, rows, args):
     return refused
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    prepare_environment()
+def run(args):
+    """Exports the checkpoint. Returns the exit status."""
     from text_cls.neural.checkpoint import load_model
     from text_cls.neural.export import bundle_folder, check, example_texts
     from text_cls.serving.predictor import Predictor
@@ -175,6 +173,15 @@ def main(argv=None):
     for variant in refused:
         logger.error("%s is not in it; serve float32, or raise --max_f1_drop", variant)
     return 1 if refused else 0
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    prepare_environment()
+    with write_lock(args.output_path):
+        return run(args)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import sys
 import unicodedata
 
-from text_cls.cli import Problems, command, logger
+from text_cls.cli import Problems, add_blank_flag, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import count_texts, log_hierarchy, named_labels, predict_file
@@ -27,6 +27,7 @@ def parse_args(argv=None):
     parser.add_argument("--data_file", default="data.txt", help="texts to predict, one per line (%(default)s)")
     parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: only the log)")
     parser.add_argument("--scores", action="store_true", help="write the probabilities of the labels as well (off)")
+    add_blank_flag(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
@@ -46,7 +47,7 @@ def main(argv=None):
     problems = Problems()
     checkpoint, max_seq_length = open_model(args, problems)
     path = os.path.join(args.dataset_dir, args.data_file)
-    count = count_texts(path, problems)
+    count = count_texts(path, problems, checkpoint.labels, args.skip_blank)
     with problems.collect():
         decision = overridden(checkpoint.decision, **decision_options(args))
     problems.stop_if_any()
@@ -58,7 +59,8 @@ def main(argv=None):
 
     hierarchical = checkpoint.labels.hierarchical
     output = args.output_file or (None if hierarchical else "output.txt")
-    predict_file(path, count, output, predict, log_hierarchy if hierarchical else log_table_row, args.scores)
+    log_row = log_hierarchy if hierarchical else log_table_row
+    predict_file(path, count, output, predict, log_row, args.scores, args.skip_blank)
     return 0
 
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 from itertools import islice
 
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 
 PREFIX = "pruned_model"
@@ -196,11 +197,8 @@ def prune_and_export(args, checkpoint, rows, work):
         log_table(args, rows, sizes, whole)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    environment = prepare_environment()
+def run(args, environment, work):
+    """Prunes and exports. environment: lines for the log. work: as in `prune_and_export`."""
     from text_cls.neural.checkpoint import load_model
     from text_cls.neural.model import log_model
 
@@ -208,13 +206,21 @@ def main(argv=None):
     load_model(checkpoint, args.device, "--params_dir")
     check_model(args, checkpoint)
     log_model(checkpoint.model, checkpoint.tokenizer, args.device, environment)
-    work = os.path.join(args.output_dir, "work.tmp")
     try:
         prune_and_export(args, checkpoint, rows, work)
     finally:
         if is_main_process():
             shutil.rmtree(work, ignore_errors=True)
-    return 0
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    environment = prepare_environment()
+    work = os.path.join(args.output_dir, "work.tmp")
+    with write_lock(work, *(os.path.join(args.output_dir, folder_of(value)) for value in args.width_mult_list)):
+        run(args, environment, work)
 
 
 if __name__ == "__main__":

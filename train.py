@@ -22,6 +22,7 @@ from text_cls.cli import (
     positive_int,
 )
 from text_cls.config_file import parse_with_config
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
 from text_cls.neural.training_options import TrainingOptions
@@ -149,10 +150,15 @@ def read_data(args):
     return labels, rows
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    environment = prepare_environment()
+def run(args, environment):
+    """Reads the data and trains. Returns the exit status. environment: lines for the log."""
+    from text_cls.neural.run_state import Progress, saved_progress
+
+    arguments, files = dict(vars(args)), files_of(args)
+    checked = dict(pair for split, pair in files.items() if split != "test")
+    progress = saved_progress(args.save_dir, arguments, checked) if args.resume else Progress()
+    if progress.finished:
+        return 0
     labels, rows = read_data(args)
     if args.early_stop_nums is None:
         args.early_stop_nums = 10 if labels.hierarchical else 4
@@ -163,12 +169,22 @@ def main(argv=None):
 
     options = TrainingOptions.from_args(args)
     try:
-        return train(options, labels, rows, vars(args), files_of(args), environment)
+        return train(options, labels, rows, arguments, files, environment, progress)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
             "batch and use --gradient_accumulation_steps 2, which gives the same training"
         ) from error
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    environment = prepare_environment()
+    from text_cls.neural.checkpoint import last_folder
+
+    with write_lock(args.save_dir, last_folder(args.save_dir)):
+        return run(args, environment)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from text_cls.cli import logger, positive_int
+from text_cls.rows import LINE_BREAKS, one_line
 
 CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
 
@@ -107,6 +108,8 @@ def describe(rows):
     )
     if rows.completed:
         yield f"{rows.path}: {rows.completed} rows name a child but not its parent; the parents were added"
+    if broken := sum(one_line(text) != text for text in rows.texts):
+        yield f"{rows.path}: {broken} texts contain {LINE_BREAKS}; files made of these rows have spaces there"
     texts, label_sets = _text_keys(rows), _label_keys(rows)
     order = np.argsort(texts, kind="stable")
     again = texts[order][1:] == texts[order][:-1]

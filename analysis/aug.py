@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
-from text_cls.cli import Problems, command, fraction, logger, positive_int, progress_bar
+from text_cls.cli import Problems, command, fraction, logger, non_negative_int, positive_int, progress_bar
 from text_cls.files import atomic_write
-from text_cls.rows import read_lines, tab_message
+from text_cls.inputs import open_input
+from text_cls.rows import format_row, one_line, read_lines, tab_message
 
 
 def parse_args(argv=None):
@@ -44,13 +45,16 @@ def parse_args(argv=None):
     parser.add_argument("--custom_file", help='JSON {"word": ["other word"]} for --aug_type custom (none)')
     parser.add_argument("--model_name", default=MLM_NAME, help="model of mlm, a name or folder (%(default)s)")
     parser.add_argument("--device", default="gpu", help="device of mlm: cpu, gpu, xpu, npu or gpu:0 (%(default)s)")
-    parser.add_argument("--seed", type=int, default=3, help="random seed (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed (%(default)s)")
     return parser.parse_args(argv)
 
 
-def read_pairs(path, problems):
-    """Yields (text, rest of the line) of each row; the rest is a tab and the labels, or empty."""
-    for number, line in read_lines(path):
+def read_pairs(path, problems, again=False):
+    """Yields (text, rest of the line) of each row; the rest is a tab and the labels, or empty.
+
+    again: as in `read_lines`.
+    """
+    for number, line in read_lines(path, again=again):
         text, tab, labels = line.partition("\t")
         if line.count("\t") > 1:
             problems.add(tab_message, path, number, line)
@@ -62,7 +66,7 @@ def read_pairs(path, problems):
 
 def key_of(text):
     """An 8-byte hash of a text, so that the texts of a large file fit into memory."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return hashlib.blake2b(one_line(text).encode("utf-8"), digest_size=8).digest()
 
 
 def write_new_rows(path, pairs, augmenter, rows, known):
@@ -81,7 +85,7 @@ def write_new_rows(path, pairs, augmenter, rows, known):
                     counts["again"] += 1
                 else:
                     made.add(key)
-                    file.write(f"{new}{labels}\n")
+                    file.write(format_row(new, *labels.split("\t")[1:]))
             bar.update()
     counts["made"] = len(made)
     return counts
@@ -89,7 +93,7 @@ def write_new_rows(path, pairs, augmenter, rows, known):
 
 def log_next_step(train_path, aug_path):
     """Logs the commands that train on the rows of both files."""
-    with open(train_path, "rb") as file:
+    with open_input(train_path, again=True) as file:
         file.seek(-1, os.SEEK_END)
         ends_with_newline = file.read() == b"\n"
     folder, taken = os.path.dirname(train_path), {os.path.realpath(train_path), os.path.realpath(aug_path)}
@@ -128,7 +132,7 @@ def main(argv=None):
         )
     problems.stop_if_any()
 
-    counts = write_new_rows(args.aug_path, read_pairs(args.train_path, problems), augmenter, rows, known)
+    counts = write_new_rows(args.aug_path, read_pairs(args.train_path, problems, again=True), augmenter, rows, known)
     logger.info("%d new rows from %d saved in %s", counts["made"], rows, args.aug_path)
     logger.info("Dropped: %d already in %s, %d duplicates", counts["in_train"], args.train_path, counts["again"])
     logger.info(
@@ -137,7 +141,7 @@ def main(argv=None):
         args.create_n,
         counts["none"],
     )
-    if counts["made"]:
+    if counts["made"] and os.path.isfile(args.train_path):
         log_next_step(args.train_path, args.aug_path)
     return 0
 

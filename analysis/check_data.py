@@ -23,7 +23,6 @@ from text_cls.neural.compat import import_paddle
 from text_cls.rows import Labels, read_labels, read_rows
 
 PROBLEMS_KEPT = 1000  # in the reports; the log shows the first 20
-EXAMPLES_SHOWN = 2  # per finding in the log
 
 
 def parse_args(argv=None):
@@ -66,8 +65,8 @@ def read_dataset(args, problems):
     if not len(labels):  # continue with the labels that the rows name
         from split import labels_of_rows
 
-        with Problems().collect():  # the same problems are collected below
-            labels = labels_of_rows(paths["train"], Problems())
+        with Problems().collect():  # an unreadable file is reported below
+            labels = labels_of_rows(paths["train"], problems)
     splits = {}
     for split, path in paths.items():
         if split == "test" and not os.path.exists(path):
@@ -92,7 +91,7 @@ def open_tokenizer(name):
         with tempfile.TemporaryDirectory() as folder:
             AutoTokenizer.from_pretrained(name).save_pretrained(folder)
             return load_tokenizer(folder)
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except (UserError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error.__context__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, bundle or model") from error
 
@@ -139,7 +138,7 @@ def log_findings(problems, findings):
     for finding in findings:
         log = logger.warning if finding.severity == "warning" else logger.info
         log("%s", finding.what)
-        for example in finding.examples[:EXAMPLES_SHOWN]:
+        for example in finding.examples[: finding.logged]:
             log("    %s", example)
         log("    -> %s", finding.remedy)
 
@@ -157,6 +156,7 @@ def main(argv=None):
     paths = [os.path.join(folder, name) for name in ("report.html", "report.json")]
     write_json(paths[1], {"problems": problems.messages})  # fails now, not at the end, if the folder is not writable
 
+    import data_checks
     from check_data_page import write_report
     from text_cls.neural.checkpoint import versions
 
@@ -172,9 +172,9 @@ def main(argv=None):
     write_json(paths[1], report)
     write_report(paths[0], report, lengths)
     logger.info(
-        "%d errors, %d warnings; report saved in %s and %s",
-        problems.count,
-        sum(finding.severity == "warning" for finding in findings),
+        "%s, %s; report saved in %s and %s",
+        data_checks.counted(problems.count, "error"),
+        data_checks.counted(sum(finding.severity == "warning" for finding in findings), "warning"),
         *paths,
     )
     return 2 if problems.count else 0

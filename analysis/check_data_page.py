@@ -49,9 +49,10 @@ def write_report(path, report, lengths):
 
 def _tiles(report):
     figures = [(f"{files['rows']:,}", f"rows in {split}") for split, files in report["files"].items()]
-    figures.append((len(report["labels"]["labels"]), "labels"))
-    figures.append((report["problems"]["count"], "errors"))
-    figures.append((sum(f["severity"] == "warning" for f in report["findings"]), "warnings"))
+    warnings = sum(finding["severity"] == "warning" for finding in report["findings"])
+    labels, errors = len(report["labels"]["labels"]), report["problems"]["count"]
+    for count, noun in ((labels, "label"), (errors, "error"), (warnings, "warning")):
+        figures.append((count, noun if count == 1 else f"{noun}s"))
     baseline = report.get("baseline", {})
     scored = "dev" if "dev" in baseline else "out_of_fold"
     if scored in baseline:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from near_duplicates import find_near_duplicates, normalized
+from text_cls.label_names import told_apart
 from text_cls.label_tree import SEPARATOR
+from text_cls.new_labels import near_names
 
 SEVERITIES = ("warning", "note")  # warning: lowers F1 or inflates it; note: worth knowing
 EXAMPLES, TEXT_SHOWN = 5, 80
@@ -43,12 +45,16 @@ ODDITIES = (
 
 @dataclass
 class Finding:
-    """severity: one of SEVERITIES. what: a sentence. remedy: what to do. examples: a few places or names."""
+    """severity: one of SEVERITIES. what: a sentence. remedy: what to do. examples: a few places or names.
+
+    logged: how many of the examples the log shows.
+    """
 
     severity: str
     what: str
     remedy: str
     examples: list = field(default_factory=list)
+    logged: int = 2
 
 
 def place(rows, i):
@@ -92,6 +98,7 @@ def check_files(splits):
             "without_label": empty,
             "blank_lines": rows.blank,
             "completed": rows.completed,
+            "respelled": rows.respelled.total(),
         }
         if empty:
             findings.append(
@@ -100,6 +107,16 @@ def check_files(splits):
                     f"{file_name(rows)}: {counted(empty, 'row')} ({_percent(empty, len(rows))}) without a label",
                     "Correct if none of the labels applies to them; remove them if they are not labelled yet",
                     [place(rows, i) for i in np.flatnonzero(counts == 0)[:EXAMPLES]],
+                )
+            )
+        if rows.respelled:
+            findings.append(
+                Finding(
+                    "note",
+                    f"{file_name(rows)}: {counted(rows.respelled.total(), 'name')} with other invisible characters or "
+                    "spaces than the label",
+                    "Nothing to do: these are ignored when the file is read",
+                    ["{} for {}".format(*told_apart(*pair)) for pair, _ in rows.respelled.most_common(EXAMPLES)],
                 )
             )
         if rows.completed:
@@ -233,6 +250,19 @@ def check_labels(splits, labels):
             for i, name in enumerate(labels.names)
         ]
     }
+    counts = dict(zip(labels.names, sum(support.values(), np.zeros(len(labels), dtype=int)).tolist()))
+    pairs = near_names(counts)
+    figures["near_identical"] = [{name: counts[name] for name in pair} for pair in pairs]
+    if pairs:
+        findings.append(
+            Finding(
+                "warning",
+                f"{counted(len(pairs), 'pair')} of labels nearly the same, one of them much rarer",
+                "If it is a misspelling, correct the rows that have it and delete it from the label file",
+                [f"{rare} ({counts[rare]}), {frequent} ({counts[frequent]})" for rare, frequent in pairs],
+                len(pairs),
+            )
+        )
     if train is not None and len(train) and len(labels):
         findings += _frequency_findings(labels, support)
         single = paths_per_row(train, labels.parents) == 1

@@ -16,10 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, command, logger, non_negative_float, non_negative_int, positive_int
+from text_cls.cli import Problems, UserError, command, logger, non_negative_float, non_negative_int, positive_int
 from text_cls.files import atomic_write
+from text_cls.inputs import changed
 from text_cls.neural.compat import prepare_environment
-from text_cls.rows import read_labels, read_lines, read_rows
+from text_cls.rows import format_row, read_labels, read_lines, read_rows
 from utils import CHECKPOINT, add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
 
 OUTPUTS = ("dirty_file", "rest_file", "report_file")
@@ -134,7 +135,7 @@ def write_report(path, chosen, rows, labels, targets, found, unseen, own):
 
     reasons, faults = Reasons(unseen, targets), {"missing": 0, "wrong": 0}
     with atomic_write(path) as file:
-        file.write("\t".join(REPORT) + "\n")
+        file.write(format_row(*REPORT))
         for rank, i in enumerate(chosen, 1):
             flags, gold = found.flags[i], targets[i]
             suggested = labels.join(corrected(gold, flags, labels.parents))
@@ -144,21 +145,23 @@ def write_report(path, chosen, rows, labels, targets, found, unseen, own):
                     model = "" if own is None else f"{own[i, label]:.4f}"
                     columns = (rank, rows.lines[i], labels.names[label], fault, f"{unseen[i, label]:.4f}", model)
                     columns += (reasons(i, label, fault), suggested, labels.join(gold), rows.texts[i])
-                    file.write("\t".join(map(str, columns)) + "\n")
+                    file.write(format_row(*map(str, columns)))
     return faults
 
 
 def split_file(source, lines, dirty_path, rest_path):
     """Copies the rows of `lines`, line numbers, to `dirty_path` in that order, and all other rows to `rest_path`."""
     taken = dict.fromkeys(int(line) for line in lines)
-    with atomic_write(rest_path) as rest:
-        for number, line in read_lines(source):
+    with atomic_write(rest_path) as rest, atomic_write(dirty_path) as dirty:
+        for number, line in read_lines(source, again=True):
+            row = format_row(*line.split("\t"))
             if number in taken:
-                taken[number] = line
+                taken[number] = row
             elif line.strip():
-                rest.write(f"{line}\n")
-    with atomic_write(dirty_path) as dirty:
-        dirty.writelines(f"{line}\n" for line in taken.values())
+                rest.write(row)
+        if None in taken.values():
+            raise UserError(changed(source))
+        dirty.writelines(taken.values())
 
 
 @command

@@ -17,7 +17,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write, write_json
 from text_cls.neural.compat import prepare_environment
-from text_cls.rows import read_rows
+from text_cls.rows import format_row, read_rows
 from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_model, probabilities_of
 
 
@@ -91,9 +91,9 @@ def log_hierarchy(report, form):
 
 def write_bad_cases(path, rows, gold, predicted, labels):
     with atomic_write(path) as file:
-        file.write("Text\tLabel\tPrediction\n")
+        file.write(format_row("Text", "Label", "Prediction"))
         for i in (gold != predicted).any(axis=1).nonzero()[0]:
-            file.write(f"{rows.texts[i]}\t{labels.join(gold[i])}\t{labels.join(predicted[i])}\n")
+            file.write(format_row(rows.texts[i], labels.join(gold[i]), labels.join(predicted[i])))
 
 
 @command

@@ -5,7 +5,7 @@ const STATES = ["right", "missed", "wrong"];
 const $ = (id) => document.getElementById(id);
 const LABELS = DATA.labels.map(([name, level, f1, precision, recall, support, predicted], id) => ({
   id, name, level, f1, precision, recall, support, predicted,
-  shown: DATA.hierarchical ? name.split("##").join(" › ") : name,
+  shown: DATA.hierarchical ? name.split(/##(?!#)/).join(" › ") : name,
 }));
 const fixed = (number) => number.toFixed(2);
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
-from text_cls.rows import read_cases, read_rows
+from text_cls.rows import one_line, read_cases, read_rows
 from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model, probabilities_of
 
 
@@ -40,11 +40,11 @@ def write_blocks(path, cases, rows, labels, scores, nearest):
     """Writes the guide's block for each text. scores, nearest: from `Neighbours.search`."""
     with atomic_write(path) as file:
         for case, cosines, numbers in zip(cases, scores, nearest):
-            file.write(f"text: {case.text}\npredict label: {labels.join_ids(case.predicted)}\n")
+            file.write(f"text: {one_line(case.text)}\npredict label: {labels.join_ids(case.predicted)}\n")
             file.write(f"label: {labels.join_ids(case.gold or ())}\nexamples with positive influence\n")
             for rank, (cosine, i) in enumerate(zip(cosines, numbers), 1):
                 names = labels.join_ids(rows.labels_of(i))
-                file.write(f"support{rank} text: {rows.texts[i]}\tlabel: {names}\tscore: {cosine:.5f}\n")
+                file.write(f"support{rank} text: {one_line(rows.texts[i])}\tlabel: {names}\tscore: {cosine:.5f}\n")
 
 
 def log_summary(cases, rows, scores, nearest):

@@ -17,10 +17,10 @@ import numpy as np
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from augmentation import Augmenter
-from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.cli import Problems, UserError, command, finite_number, logger, non_negative_int, positive_int
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
-from text_cls.rows import Texts, read_rows, read_texts
+from text_cls.rows import Texts, format_row, read_rows, read_texts
 from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
 
 
@@ -47,7 +47,10 @@ def parse_args(argv=None):
         "--support_num", type=positive_int, default=100, help="number of support rows to find (%(default)s)"
     )
     group.add_argument(
-        "--support_threshold", type=float, default=0.7, help="minimum cosine of a support row, exclusive (%(default)s)"
+        "--support_threshold",
+        type=finite_number,
+        default=0.7,
+        help="minimum cosine of a support row, exclusive (%(default)s)",
     )
     group.add_argument(
         "--rationale_num_sparse",
@@ -116,7 +119,7 @@ def read_new_texts(path, known, problems):
 def write_rows(path, rows):
     """Writes pairs (text, labels joined by commas, or empty) as rows."""
     with atomic_write(path) as file:
-        file.writelines(f"{text}\t{names}\n" if names else f"{text}\n" for text, names in rows)
+        file.writelines(format_row(text, names) if names else format_row(text) for text, names in rows)
 
 
 def warn_of_too_few(args, found, scores, nearest, candidates):

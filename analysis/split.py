@@ -4,22 +4,27 @@
     python analysis/split.py --dataset_dir data --input_file all.txt --splits 0.9 0.1 --output_dir split --seed 3
 
 Iterative stratification for rows with several labels; a rare label is in every file if that is possible. Rows with the
-same text stay in one file. Lines are copied unchanged; label.txt is checked, or made from the rows if there is none.
+same text stay in one file. label.txt is checked, or made from the rows if there is none.
 """
 
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, command, logger, non_negative_int
+from text_cls.cli import Problems, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
-from text_cls.label_tree import SEPARATOR
-from text_cls.rows import Labels, read_labels, read_lines, read_rows
+from text_cls.foreign_files import csv_message
+from text_cls.label_names import tidy_name
+from text_cls.label_tree import paths_to
+from text_cls.locks import write_lock
+from text_cls.new_labels import check_new_labels, log_near_names, replace_command
+from text_cls.rows import Labels, format_row, label_problem, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
 from utils import log_rows
 
@@ -38,7 +43,7 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--splits",
-        type=float,
+        type=finite_number,
         nargs="+",
         default=[0.8, 0.1, 0.1],
         help="shares of train.txt, dev.txt and optionally test.txt (0.8 0.1 0.1)",
@@ -56,20 +61,23 @@ def parse_args(argv=None):
 
 
 def labels_of_rows(path, problems):
-    """The labels of the rows with all their ancestors, sorted by name."""
-    names = set()
+    """The labels of the rows with all their ancestors, sorted by name. What is wrong with them goes to `problems`."""
+    counts, places = Counter(), {}
     for number, line in read_lines(path):
-        for name in filter(None, map(str.strip, line.partition("\t")[2].split(","))):
+        for name in filter(None, map(tidy_name, line.partition("\t")[2].split(","))):
             if "，" in name or "\t" in name:
                 continue  # not a single label; the reader of the rows reports it
-            pieces = name.split(SEPARATOR)
-            if not all(pieces):
-                problems.add(f"{path}:{number}: label {name!r} has an empty level beside {SEPARATOR!r}")
+            if problem := label_problem(name):
+                problems.add(f"{path}:{number}: label {name!r} {problem}")
                 continue
-            names.update(SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces)))
-    if not names:
-        problems.add(f"{path}: no row has a label; label some rows, or write the labels into the label file")
-    return Labels(sorted(names))
+            counts[name] += 1
+            places.setdefault(name, f"{path}:{number}")
+
+    def remedy(sign):
+        return f"{replace_command(path, sign)}. If it is part of the name, write the labels into the label file"
+
+    check_new_labels(counts, places, problems, remedy)
+    return Labels(sorted({path for name in counts for path in paths_to(name)}))
 
 
 def check_outputs(args, source, label_file, problems):
@@ -116,11 +124,11 @@ def split_rows(rows, num_labels, fractions, seed):
 
 
 def write_parts(paths, source, rows, parts):
-    """Copies the lines of the source unchanged, in its order."""
-    lines = dict(read_lines(source))
+    """Copies the lines of the source in its order, with spaces in place of line breaks within them."""
+    lines = dict(read_lines(source, again=True))
     for path, part in zip(paths, parts):
         with atomic_write(path) as file:
-            file.writelines(f"{lines[number]}\n" for number in rows.lines[part].tolist())
+            file.writelines(format_row(*lines[number].split("\t")) for number in rows.lines[part].tolist())
 
 
 def why_missing(names, texts, counts):
@@ -154,9 +162,8 @@ def log_table(labels, sizes, texts, counts):
         logger.info("  ... and %d more", len(missing) - SHOWN)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def split(args):
+    """Reads the rows and writes the files."""
     problems = Problems()
     source = os.path.join(args.dataset_dir, args.input_file)
     label_file = os.path.join(args.dataset_dir, args.label_file)
@@ -166,7 +173,9 @@ def main(argv=None):
             labels = labels_of_rows(source, problems)
         else:
             labels = read_labels(label_file, problems)
-        rows = read_rows(source, labels, problems)
+        rows = read_rows(source, labels, problems, again=made)
+        if len(rows) and not len(rows.label_ids) and all("," in text for text in rows.texts):
+            problems.add(csv_message(source))
         texts, distinct = texts_of_labels(rows, len(labels))
         if 0 < distinct < len(args.splits):
             problems.add(f"{source}: {distinct} distinct texts cannot fill {len(args.splits)} files; add rows")
@@ -174,6 +183,7 @@ def main(argv=None):
     log_rows(rows)
     if made:
         logger.info("%s does not exist; made from the rows: %d labels", label_file, len(labels))
+        log_near_names(dict(zip(labels.names, rows.support(len(labels)).tolist())))
     parts = split_rows(rows, len(labels), args.splits, args.seed)
     write_parts(paths, source, rows, parts)
     if len(paths) > len(parts):
@@ -183,7 +193,13 @@ def main(argv=None):
     left = os.path.join(os.path.dirname(paths[0]), NAMES[-1])
     if len(parts) < len(NAMES) and os.path.exists(left):
         logger.warning("%s is from an older split: its texts may be in the new files as well; delete it", left)
-    return 0
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(os.path.join(args.output_dir or args.dataset_dir, NAMES[0])):  # as doccano.py does
+        split(args)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from text_cls import cross_fitting, thresholds
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import overridden
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
 from utils import add_model_flags, log_rows, open_model, probabilities_of
@@ -95,7 +96,11 @@ class CheckpointTarget:
         return None
 
     def write(self, decision):
-        decision.save(self.path)
+        from text_cls.neural.run_file import read_run
+
+        if read_run(self.args.params_path) != self.checkpoint.run:
+            raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
+        decision.save(self.path, self.labels.names)
 
 
 class BundleTarget:
@@ -125,7 +130,7 @@ class BundleTarget:
         from text_cls.bundle import strange_files_problem
 
         path = os.path.join(self.args.dataset_dir, self.args.label_file)
-        if os.path.exists(path) and read_labels(path, Problems()).names != self.labels.names:
+        if os.path.exists(path) and not read_labels(path, Problems(), of_model=True).same_as(self.labels):
             return f"{path} is not the bundle's label file; to use the bundle's: cp {self.args.bundle}/label.txt {path}"
         return strange_files_problem(self.predictor.bundle)
 
@@ -146,10 +151,8 @@ def check_args(args, problems):
         )
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    prepare_environment()
+def run(args):
+    """Fits thresholds and writes them."""
     problems = Problems()
     check_args(args, problems)
     rows = None
@@ -159,6 +162,8 @@ def main(argv=None):
             problems.add(problem)
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), target.labels, problems)
         start = overridden(target.decision, min_k=args.min_k, max_k=args.max_k, hierarchy=args.hierarchy)
+        if problem := start.count_problem(len(target.labels)):
+            problems.add(f"--{problem}; no row can have more labels than there are")
     problems.stop_if_any()
     log_rows(rows)
     if len(rows) < cross_fitting.FEWEST:
@@ -167,8 +172,6 @@ def main(argv=None):
         )
     if len(set(rows.texts)) < 3:
         raise UserError(f"{rows.path}: fewer than 3 different texts say nothing about other rows; label more")
-    if not rows.multi_hot(len(target.labels)).any():
-        raise UserError(f"{rows.path}: no row has a label, so there is nothing to fit thresholds to")
 
     probabilities, gold = target.probabilities(rows.texts), rows.multi_hot(len(target.labels))
     decision, worth_it = choose(args, start, probabilities, gold, rows.texts, target.labels)
@@ -179,7 +182,6 @@ def main(argv=None):
     else:
         target.write(decision)
         logger.info("Decision saved in %s; every script and server that reads it will use it", target.path)
-    return 0
 
 
 @dataclass
@@ -307,6 +309,14 @@ def target_reached(args, decision, probabilities, gold, labels):
     if not reached:
         logger.warning("%s %g is not reached: %.4f", kind.capitalize(), target, right.sum() / max(1, counted.sum()))
     return reached
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_environment()
+    with write_lock(*([] if args.dry_run else [args.bundle or args.params_path])):
+        run(args)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from project import DATA, run_script
 from public_sets import linear_predictions, micro_macro, read_set
 from small_model import evaluate, make_model, train_model
 from tables import gains_over
+from text_cls.cli import non_negative_int
 
 ROWS = {"duee": 2000, "cail-divorce": 500}
 WAYS = {
@@ -51,7 +52,7 @@ GROUPS = """
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(ROWS), choices=list(ROWS), help="public sets (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="models to score with (both)")
     return parser.parse_args(argv)
 

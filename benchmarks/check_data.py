@@ -20,13 +20,14 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from project import DATA, run_script
 from public_sets import LINEAR, percent
+from text_cls.cli import non_negative_int, positive_int
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed runs on each set (%(default)s)")
-    parser.add_argument("--seed", type=int, default=3, help="seed of folds and samples (%(default)s)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="timed runs on each set (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="seed of folds and samples (%(default)s)")
     return parser.parse_args(argv)
 
 

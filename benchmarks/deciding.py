@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.cli import non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 
 KINDS = ("sparse", "none", "dense")
@@ -28,11 +29,13 @@ KINDS = ("sparse", "none", "dense")
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000, help="rows of the array (%(default)s)")
-    parser.add_argument("--labels", type=int, default=10_000, help="labels of the tree (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each (%(default)s)")
+    parser.add_argument("--rows", type=positive_int, default=10_000, help="rows of the array (%(default)s)")
+    parser.add_argument("--labels", type=positive_int, default=10_000, help="labels of the tree (%(default)s)")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="timed calls of each (%(default)s)")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of rows (all)")
-    parser.add_argument("--seed", type=int, default=3, help="seed of the tree and the probabilities (%(default)s)")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=3, help="seed of the tree and the probabilities (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 

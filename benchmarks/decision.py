@@ -23,6 +23,7 @@ from public_sets import LINEAR, read_set
 from small_model import dev_probabilities
 from tables import spread
 from text_cls import cross_fitting, thresholds
+from text_cls.cli import non_negative_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.probabilities import sigmoid
 from text_cls.splitting import stratified_split
@@ -36,7 +37,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="models to use (all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
     return parser.parse_args(argv)
 
 

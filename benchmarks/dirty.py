@@ -29,6 +29,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from project import DATA, load, run_script
 from public_sets import LINEAR, linear_predictions, micro_macro, read_set
 from small_model import MODEL, TRAINING, make_model, train_model
+from text_cls.cli import non_negative_int
 
 corrected = load("analysis/label_errors.py").corrected
 
@@ -42,7 +43,7 @@ def parse_args(argv=None):
     parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
     parser.add_argument("--faults", nargs="+", default=FAULTS, choices=FAULTS, help="kinds of wrong labels (both)")
     parser.add_argument("--methods", nargs="+", default=["confident", "representer"], help="methods of dirty.py (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8], help="one run for each (6 7 8)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[6, 7, 8], help="one run for each (6 7 8)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     parser.add_argument("--training", default=TRAINING, help="flags of train.py (%(default)s)")
     return parser.parse_args(argv)

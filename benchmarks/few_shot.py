@@ -28,6 +28,7 @@ from project import DATA, cpu_seconds, run_script
 from public_sets import micro_macro, read_set
 from small_model import MODEL, make_model, train_model
 from tables import spread
+from text_cls.cli import non_negative_int, positive_int
 
 SETS = {"duee": (2, "这句话描述的事件是"), "cail-divorce": (4, "这句话包含的要素有")}
 EPOCHS = 30
@@ -38,8 +39,8 @@ COMMON = "--max_seq_length 128 --learning_rate 1e-3"
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=sorted(SETS), choices=sorted(SETS), help="public sets (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
-    parser.add_argument("--test_rows", type=int, default=2000, help="other rows to score (%(default)s)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--test_rows", type=positive_int, default=2000, help="other rows to score (%(default)s)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     return parser.parse_args(argv)
 

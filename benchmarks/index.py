@@ -30,6 +30,7 @@ import numpy as np
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from project import processor
+from text_cls.cli import non_negative_int, positive_int
 
 SIDES = ("exact", "hnswlib", "milvus HNSW", "milvus IVF_FLAT", "milvus FLAT", "milvus AUTOINDEX")
 SETS = ("random", "clustered")
@@ -38,14 +39,14 @@ K, ONE_BY_ONE = 10, 20  # neighbours; seconds of queries asked one at a time
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100_000, help="vectors in the index (%(default)s)")
-    parser.add_argument("--width", type=int, default=768, help="numbers in a vector (%(default)s)")
-    parser.add_argument("--queries", type=int, default=512, help="vectors to search for (%(default)s)")
+    parser.add_argument("--count", type=positive_int, default=100_000, help="vectors in the index (%(default)s)")
+    parser.add_argument("--width", type=positive_int, default=768, help="numbers in a vector (%(default)s)")
+    parser.add_argument("--queries", type=positive_int, default=512, help="vectors to search for (%(default)s)")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="kinds of vectors (both)")
     parser.add_argument(
         "--sides", nargs="+", default=SIDES[:3], choices=SIDES, help="sides besides exact (first three)"
     )
-    parser.add_argument("--seed", type=int, default=3, help="seed of vectors and queries (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="seed of vectors and queries (%(default)s)")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

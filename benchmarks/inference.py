@@ -34,6 +34,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import workers
 from project import ROOT
 from random_model import random_bert, random_checkpoint, read_dev
+from text_cls.cli import positive_int
 
 SIDES = ("older", "predict.py", "paddle, onednn", "torch", "openvino", "float32", "int8")
 BATCH, LENGTH, THREADS = 32, 128, 2
@@ -43,8 +44,10 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ernie-3.0-medium-zh", help="PaddleNLP model to imitate (%(default)s)")
     parser.add_argument("--sets", nargs="+", default=["duee", "cail-divorce"], help="public sets (duee cail-divorce)")
-    parser.add_argument("--rows", type=int, default=256, help="dev rows to predict, drawn by seed (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed passes by each side (%(default)s)")
+    parser.add_argument(
+        "--rows", type=positive_int, default=256, help="dev rows to predict, drawn by seed (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=positive_int, default=5, help="timed passes by each side (%(default)s)")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="sides to measure (all)")
     python = str(ROOT / ".venv-bench/bin/python")
     parser.add_argument("--bench_python", default=python, help="Python with PyTorch and OpenVINO (%(default)s)")

@@ -25,6 +25,7 @@ from public_sets import LINEAR, percent, read_set
 from small_model import dev_probabilities
 from tables import spread
 from text_cls import cross_fitting, thresholds
+from text_cls.cli import non_negative_int, positive_int
 from text_cls.decision import Decision
 from text_cls.splitting import stratified_split
 
@@ -43,10 +44,10 @@ WAYS = {
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
-    parser.add_argument("--train_rows", type=int, default=2000, help="rows to train on (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs to train (%(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=64, help="maximum tokens per text (%(default)s)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--train_rows", type=positive_int, default=2000, help="rows to train on (%(default)s)")
+    parser.add_argument("--epochs", type=positive_int, default=20, help="epochs to train (%(default)s)")
+    parser.add_argument("--max_seq_length", type=positive_int, default=64, help="maximum tokens per text (%(default)s)")
     return parser.parse_args(argv)
 
 

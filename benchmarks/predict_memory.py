@@ -17,14 +17,17 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from project import ROOT
+from text_cls.cli import positive_int
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     checkpoint = str(ROOT / "quickstart" / "checkpoint")
     parser.add_argument("--params_path", default=checkpoint, help="checkpoint of train.py (%(default)s)")
-    parser.add_argument("--rows", type=int, nargs="+", default=[2_000, 200_000], help="rows of each file (2000 200000)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs on each file (%(default)s)")
+    parser.add_argument(
+        "--rows", type=positive_int, nargs="+", default=[2_000, 200_000], help="rows of each file (2000 200000)"
+    )
+    parser.add_argument("--rounds", type=positive_int, default=3, help="runs on each file (%(default)s)")
     return parser.parse_args(argv)
 
 

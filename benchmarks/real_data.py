@@ -18,12 +18,13 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from project import DATA, run_script
 from public_sets import LINEAR
 from small_model import MODEL, TRAINING, evaluate, make_model, train_model
+from text_cls.cli import non_negative_int
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=sorted(LINEAR), choices=sorted(LINEAR), help="public sets (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     parser.add_argument("--training", default=TRAINING, help="flags of train.py (%(default)s)")
     return parser.parse_args(argv)

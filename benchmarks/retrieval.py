@@ -22,6 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from project import DATA, ROOT, load, run_script
 from public_sets import micro_macro
 from small_model import MODEL, make_model
+from text_cls.cli import non_negative_int, positive_int
 
 SETS = {  # folder, the file that is scored, epochs
     "duee": (DATA / "duee", "dev.txt", 5),
@@ -35,8 +36,8 @@ CUTOFFS = (1, 5, 10, 20)
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="duee or examples (all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
-    parser.add_argument("--epochs", type=int, help="epochs to train (5 for duee, 10 for the examples)")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help="one run for each (3 4 5)")
+    parser.add_argument("--epochs", type=positive_int, help="epochs to train (5 for duee, 10 for the examples)")
     parser.add_argument("--model", default=MODEL, help="flags of data/make_tiny_model.py (%(default)s)")
     parser.add_argument("--training", default=TRAINING, help="flags of retrieval_based/train.py (%(default)s)")
     return parser.parse_args(argv)

@@ -41,6 +41,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from load import Answers, Connection, attempt, closed_loop, open_loop, post
 from project import ROOT, load, processor
 from random_model import random_checkpoint, read_dev
+from text_cls.cli import non_negative_float, positive_int
 
 SIDES = ("server", "no batching", "SimpleServer", "triton")
 LENGTH, THREADS, TEXTS = 128, 2, 512
@@ -53,11 +54,15 @@ def parse_args(argv=None):
     parser.add_argument("--models", nargs="+", default=models, help="PaddleNLP models to imitate (medium and nano)")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="servers to measure (all)")
     parser.add_argument(
-        "--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="numbers of clients (1 8 32 128)"
+        "--clients", type=positive_int, nargs="+", default=[1, 8, 32, 128], help="numbers of clients (1 8 32 128)"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of all servers (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=6, help="seconds of each server in a round (%(default)s)")
-    parser.add_argument("--soak", type=float, help="instead, minutes of twice the load the server can carry (off)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds of all servers (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=non_negative_float, default=6, help="seconds of each server in a round (%(default)s)"
+    )
+    parser.add_argument(
+        "--soak", type=non_negative_float, help="instead, minutes of twice the load the server can carry (off)"
+    )
     return parser.parse_args(argv)
 
 

@@ -27,6 +27,7 @@ from project import DATA, load
 from public_sets import linear_predictions, micro_macro, read_set
 from small_model import make_model, open_trained, train_model
 from tables import gains_over
+from text_cls.cli import non_negative_int
 
 ROWS = {"duee": 700, "cail-divorce": 500}
 POOL, EPOCHS = 4000, 20
@@ -39,7 +40,9 @@ OTHER_HALF, ALL = "the half of dev that did not choose", "all of dev"
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(ROWS), choices=list(ROWS), help="public sets (both)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5, 6, 7], help="one run for each (3 4 5 6 7)")
+    parser.add_argument(
+        "--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5, 6, 7], help="one run for each (3 4 5 6 7)"
+    )
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="models to score with (both)")
     return parser.parse_args(argv)
 

@@ -12,7 +12,7 @@ the median texts per second, their range, and the median of the ratios round by 
   plain             the loop of PaddleNLP's application, Paddle as installed: random batches, each padded to its longest
   plain, threads    the same with OMP_NUM_THREADS (and MKL_DEBUG_CPU_TYPE on AMD) set as train.py sets them
   torch             transformers' BERT on PyTorch, random batches padded to their longest (its Trainer's default)
-  torch, buckets    the same with batches of similar length (its Trainer's length-grouped sampling)
+  torch, buckets    the same with train.py's batches of similar length (the rule of its Trainer's length grouping)
 """
 
 import argparse
@@ -31,6 +31,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import workers
 from project import DATA, ROOT, processor
 from random_model import dimensions_and_tokenizer, random_bert
+from text_cls.batching import shuffled_batches
+from text_cls.cli import positive_int
 
 SET_BY_TRAIN_PY = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # "plain" must inherit neither
 SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
@@ -39,10 +41,12 @@ SIDES = ("train.py", "plain", "plain, threads", "torch", "torch, buckets")
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ernie-3.0-nano-zh", help="PaddleNLP model to imitate (%(default)s)")
-    parser.add_argument("--rows", type=int, default=512, help="rows to train on (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="rows per step (%(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="maximum tokens per text (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed passes by each side (%(default)s)")
+    parser.add_argument("--rows", type=positive_int, default=512, help="rows to train on (%(default)s)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="rows per step (%(default)s)")
+    parser.add_argument(
+        "--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=positive_int, default=5, help="timed passes by each side (%(default)s)")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="sides to measure (all)")
     parser.add_argument("--dataset_dir", default=str(DATA / "duee"), help="folder of the data (%(default)s)")
     python = str(ROOT / ".venv-bench/bin/python")
@@ -63,12 +67,7 @@ def padded_batches(folder, batch_size, by_length, seed):
     """(input_ids, labels) of random batches of the rows in tokens.npz, each padded to its longest."""
     data = np.load(folder / "tokens.npz")
     lengths = np.diff(data["offsets"])
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    if by_length:  # like transformers' LengthGroupedSampler: stretches of 50 batches sorted by length
-        stretches = [order[i : i + 50 * batch_size] for i in range(0, len(order), 50 * batch_size)]
-        order = np.concatenate([stretch[np.argsort(-lengths[stretch])] for stretch in stretches])
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in shuffled_batches(lengths, batch_size, seed, by_length):
         ids = np.zeros((len(rows), lengths[rows].max()), dtype=np.int64)
         for i, row in enumerate(rows):
             ids[i, : lengths[row]] = data["input_ids"][data["offsets"][row] : data["offsets"][row + 1]]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from label_studio import SPANS, is_choice, label_columns, name_labels, rank, split_results, submitted
 from text_cls.cli import UserError
+from text_cls.label_names import tidy_name
+from text_cls.label_tree import join_path
 from text_cls.rows import read_lines
 
 
@@ -71,6 +73,8 @@ def _annotations(path, where, record, columns, separator, counts, others):
         text, found = _text(record), []
         for task, order, results in _results(where, record, columns, counts, others):
             choices = [(control, name) for control, value in results for name in _names(value, separator)]
+            counts["respelled",] += sum(name != tidy_name(name) for _, name in choices)
+            choices = [(control, tidy_name(name)) for control, name in choices]
             "".join([text, *(name for _, name in choices)]).encode("utf-8")  # half a surrogate pair cannot be written
             found.append(Annotation(path, where, text, (path, text, task), order, choices))
         return found
@@ -173,7 +177,7 @@ def _names(result, separator):
 
 
 def _joined(path, separator):
-    name = separator.join(path)
-    if not any(separator in piece for piece in path) and name.rsplit(separator) != list(path):
-        raise ValueError(f"the levels of {name!r} are unclear: one begins with {separator[0]!r}; rename it")
-    return name
+    try:
+        return join_path([piece for value in path for piece in value.rsplit(separator)], separator)
+    except ValueError as error:
+        raise ValueError(f"label {separator.join(path)!r} {error}; rename it") from error

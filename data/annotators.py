@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 
+from text_cls.new_labels import joined_names
+
 DISAGREEMENT = {
     "newest": "the ground truth or the newest annotation is used",
     "majority": "labels that more than half of the annotations have are used",
@@ -52,7 +54,7 @@ def joined_labels(annotations, split):
     """Finds labels like `甲#乙`, which doccano makes of two on import, if one of the parts is also a label.
 
     Args:
-        split: whether to put the parts in their place.
+        split: whether to put the parts in their place, and those of labels like `甲；乙`, which are an error otherwise.
     Returns:
         what to tell the user: a sentence for each of the first five labels, and one for all.
     """
@@ -60,6 +62,8 @@ def joined_labels(annotations, split):
     parts = {name: [part.strip() for part in re.split("(?<!#)#(?!#)", name)] for name in sorted(numbers)}
     parts = {name: found for name, found in parts.items() if len(found) > 1 and all(found)}
     joined = {name: found for name, found in parts.items() if any(part in numbers for part in found)}
+    by_sign = joined_names(numbers) if split else {}
+    joined |= {name: found for names in by_sign.values() for name, found in names.items()}
     if not joined:
         return []
     for each in annotations if split else ():
@@ -71,5 +75,5 @@ def joined_labels(annotations, split):
             f"label {name!r} ({numbers[name]} rows) looks like {' and '.join(map(repr, joined[name]))}"
             for name in shown
         ),
-        f"{len(joined)} labels that look joined by # are {what}",
+        f"{len(joined)} labels that look joined by {' or '.join(['#', *by_sign])} are {what}",
     ]

@@ -9,10 +9,8 @@ Reads doccano's JSONL or JSON, and Label Studio's JSON or JSON-MIN. data/doccano
 """
 
 import argparse
-import filecmp
 import itertools
 import os
-import re
 import shutil
 import sys
 from collections import Counter
@@ -23,10 +21,13 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from annotation_exports import read_annotations
 from annotators import DISAGREEMENT, joined_labels, settle
 from label_studio import ignored
-from text_cls.cli import Problems, UserError, boolean, closest, command, logger
+from text_cls.cli import Problems, UserError, boolean, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
-from text_cls.rows import Labels, read_labels
+from text_cls.locks import write_lock
+from text_cls.new_labels import log_near_names
+from text_cls.rows import Labels, one_line
+from tool_labels import check_known, check_new, closed_labels
 
 NAMES = {1: ["train.txt"], 2: ["train.txt", "dev.txt"], 3: ["train.txt", "dev.txt", "test.txt"]}
 
@@ -45,7 +46,10 @@ def parse_args(argv=None):
     )
     parser.add_argument("--save_dir", default="./data", help="folder to write to (%(default)s)")
     parser.add_argument(
-        "--splits", type=float, nargs="+", help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)"
+        "--splits",
+        type=finite_number,
+        nargs="+",
+        help="shares of train, dev, test: 1, 2 or 3 numbers that sum to 1 (0.8 0.2)",
     )
     parser.add_argument(
         "--task_type",
@@ -59,7 +63,7 @@ def parse_args(argv=None):
         default=True,
         help="True: stratified random split; False: split in the file's order (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=3, help="random seed for the split (%(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for the split (%(default)s)")
     parser.add_argument(
         "--separator", default=SEPARATOR, help="separator of levels in the export; becomes ## (%(default)s)"
     )
@@ -100,7 +104,7 @@ def add_annotation_flags(parser):
     parser.add_argument(
         "--split_joined",
         action="store_true",
-        help="split labels like A#B, which doccano makes of A and B on import (off)",
+        help="split labels like A#B, which doccano makes of A and B on import, and like A；B (off)",
     )
 
 
@@ -118,12 +122,15 @@ def check_args(args, problems):
 
 
 def convert(annotations, args, problems):
-    """Rows (text, labels: list of str) of the export, and counts of changed and skipped rows."""
-    rows, seen, counts = [], set(), Counter()
+    """Rows (text, labels: list of str) of the export, counts of changed and skipped rows, and the rows of each label.
+
+    The latter are {label as annotators named it, without its ancestors: [where, ...]}.
+    """
+    rows, seen, counts, places = [], set(), Counter(), {}
     single = args.task_type == "multi_class"
     for text, members in by_text(annotations, args, counts):
         for each in members:
-            each.closed = closed_labels(each, args, problems)
+            each.closed = closed_labels(each, args, places, problems)
         labels, source = settle(members, args.disagreement or "newest", single, counts)
         if labels is None and args.disagreement == "refuse":
             sets = " | ".join(sorted({",".join(each.closed) for each in members}))
@@ -140,7 +147,7 @@ def convert(annotations, args, problems):
         if row not in seen:
             seen.add(row)
             rows.append((text, labels))
-    return rows, counts
+    return rows, counts, places
 
 
 def by_text(annotations, args, counts):
@@ -152,52 +159,13 @@ def by_text(annotations, args, counts):
         text = members[0].text
         if args.dirty:
             text = text.rpartition("\t")[0] or text  # without the old labels, which dirty.py keeps after the text
-        clean = re.sub(r"[\t\r\n]+", " ", text).strip()
+        clean = one_line(text).strip()
         counts["spaced"] += clean != text.strip()
         if clean:
             texts.setdefault(clean if args.disagreement else task, (clean, []))[1].extend(members)
         else:
             counts["without a text"] += 1
     return texts.values()
-
-
-def closed_labels(annotation, args, problems):
-    """The labels of an annotation, sorted, in a hierarchy with all their ancestors."""
-    labels = set()
-    for name in annotation.labels:
-        with problems.collect():
-            labels.update(label_names(name, args, annotation.where))
-    return sorted(labels)
-
-
-def label_names(name, args, where):
-    """The label, and in a hierarchy all its ancestors, as named in the data files."""
-    hierarchical = args.task_type == "hierarchical"
-    pieces = [piece.strip() for piece in (name.rsplit(args.separator) if hierarchical else [name])]
-    problem = None
-    if not all(pieces):
-        problem = "has an empty level" if len(pieces) > 1 else "is empty"
-    elif any("," in piece for piece in pieces):
-        problem = "contains a comma, which separates labels"
-    elif any(set(piece) & set("\t\r\n") for piece in pieces):
-        problem = "contains a tab or a line break"
-    elif any(SEPARATOR in piece for piece in pieces):
-        problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
-    elif SEPARATOR.join(pieces).rsplit(SEPARATOR) != pieces:
-        problem = "has a level that begins with #, which cannot be told from the separator"
-    if problem:
-        raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
-    return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
-
-
-def check_known(rows, path, problems):
-    """Adds a problem for each label of new rows that the label file of their data set lacks."""
-    known = read_labels(path, problems).index
-    unknown = Counter(name for _, labels in rows for name in labels if name not in known)
-    for name, count in unknown.items():
-        problems.add(
-            f"{path}: no label {name!r}, which {count} rows have{closest(name, known)}; otherwise add it there"
-        )
 
 
 def split(rows, names, args, problems):
@@ -231,18 +199,17 @@ def split(rows, names, args, problems):
 
 def write(path, lines):
     """Writes the file, and keeps a copy of an existing file with different contents."""
-    new = f"{path}.new"
-    with atomic_write(new) as file:
-        file.writelines(f"{line}\n" for line in lines)
+    content = "".join(f"{line}\n" for line in lines)
     try:
-        if os.path.exists(path) and not filecmp.cmp(path, new, shallow=False):
+        if os.path.exists(path) and Path(path).read_bytes() != content.encode(errors="backslashreplace"):
             numbers = itertools.chain([""], itertools.count(2))
             backup = next(name for name in (f"{path}.bak{n}" for n in numbers) if not os.path.exists(name))
             shutil.copy2(path, backup)
             logger.info("%s already existed; its old contents are in %s", path, backup)
-        os.replace(new, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def log_rows(rows, counts, args):
@@ -284,9 +251,8 @@ def log_rows(rows, counts, args):
         )
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
+    """Converts the exports."""
     problems = Problems()
     check_args(args, problems)
     label_path = os.path.join(args.save_dir, "label.txt")
@@ -295,12 +261,14 @@ def main(argv=None):
         flags = args.control, args.join_controls
         annotations = read_annotations(args.doccano_file, args.separator, problems, unused, *flags)
         joined = joined_labels(annotations, args.split_joined)
-        rows, counts = convert(annotations, args, problems)
+        rows, counts, places = convert(annotations, args, problems)
         names = sorted({name for _, labels in rows for name in labels})
         if rows and not names and not problems.count:
             problems.add(f"{args.files}: no row has a label")
         if (args.valid or args.dirty) and os.path.exists(label_path):
             check_known(rows, label_path, problems)
+        else:
+            check_new(places, problems)
     problems.stop_if_any()
     parts = split(rows, names, args, problems)
     problems.stop_if_any()
@@ -320,15 +288,15 @@ def main(argv=None):
         logger.info("%s: %d rows%s%s", path, len(part), more, " ..." if len(missing) > 5 and more else "")
     if single:
         log_next_step(args.save_dir, single)
-        return 0
+        return
     write(os.path.join(args.save_dir, "data.txt"), (rows[i][0] for i in parts[-1]))
     write(label_path, Labels(names).names)
     logger.info("%s: %d labels", label_path, len(names))
+    log_near_names(Counter(name for _, labels in rows for name in labels))
     for name in NAMES[3][len(parts) :]:
         if os.path.exists(os.path.join(args.save_dir, name)):
             logger.warning("%s is from an earlier run; delete it if these files contain its rows", name)
     logger.info("Next: python train.py --dataset_dir '%s'", args.save_dir)
-    return 0
 
 
 def log_next_step(save_dir, name):
@@ -340,6 +308,13 @@ def log_next_step(save_dir, name):
     logger.info("Next, train with these rows:")
     logger.info("  cat '%s' '%s' > '%s'", *paths)
     logger.info("  python train.py --dataset_dir '%s' --train_file %s", save_dir, both)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(os.path.join(args.save_dir, NAMES[1][0])):  # as split.py does
+        run(args)
 
 
 if __name__ == "__main__":

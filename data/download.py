@@ -22,6 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, UserError, command, progress_bar
 from text_cls.files import atomic_folder
+from text_cls.locks import write_lock
 from text_cls.rows import read_labels, read_rows
 
 SOURCE = "https://paddlenlp.bj.bcebos.com/datasets/{}.tar.gz"
@@ -110,6 +111,7 @@ def main(argv=None):
     args = parse_args(argv)
     output_dir = args.output_dir or str(HERE / args.name)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(write_lock(output_dir))
         archive = args.archive
         if archive is None:
             url = args.url or SOURCE.format(args.name)

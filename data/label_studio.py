@@ -3,6 +3,7 @@
 from collections import Counter
 
 from text_cls.cli import closest
+from text_cls.label_tree import join_path
 
 SPANS = (
     "this labels a span, not the whole text; use a project of the type text classification (doccano), or <Choices> or "
@@ -142,7 +143,11 @@ def name_labels(annotations, separator, chosen, join, counts, problems):
                 counts["control", control] += 1
             else:
                 branch = branches.get(control)
-                each.labels.append(f"{branch}{separator}{name}" if branch else name)
+                try:
+                    pieces = [*(branch.rsplit(separator) if branch else ()), *name.rsplit(separator)]
+                    each.labels.append(join_path(pieces, separator))
+                except ValueError as error:
+                    problems.add(f"{each.where}: label {name!r} {error}; rename it")
     for name in used if join else ():
         if name not in placed and branches.get(name) not in (name, None):
             counts["nested", name, branches[name]] += 1
@@ -234,5 +239,7 @@ def ignored(counts):
                 f"control {key[1]!r} is used only together with the label {key[2]!r}: its labels are below that label; "
                 f"to place it elsewhere, use --control {key[1]}=LABEL"
             )
+        elif key[0] == "respelled" and count:
+            yield f"{count} labels had invisible characters or stray spaces, which are removed"
         elif key[0] == "skipped":
             yield f"{count} tasks that annotators skipped are left out; to use them, label them and export again"

@@ -19,6 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import command
 from text_cls.files import atomic_write
+from text_cls.label_tree import paths_to
 
 ROWS, SEED = 2000, 3
 NO_LABEL = "无"
@@ -49,8 +50,7 @@ def fill(template, slots, rng):
 
 def with_parents(paths):
     """Distinct label names of leaf paths and their ancestors, ancestors first."""
-    pieces = [path.split("##") for path in paths]
-    return list(dict.fromkeys("##".join(piece[: i + 1]) for piece in pieces for i in range(len(piece))))
+    return list(dict.fromkeys(each for path in paths for each in paths_to(path)))
 
 
 def hierarchical_row(slots, templates, rng):

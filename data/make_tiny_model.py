@@ -15,8 +15,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import command, non_negative_int, positive_int
+from text_cls.cli import command, fraction, non_negative_int, positive_int
 from text_cls.files import atomic_folder
+from text_cls.locks import write_lock
 from text_cls.rows import read_texts
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
@@ -41,7 +42,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--intermediate_size", type=positive_int, default=256, help="width of feed-forward layers (%(default)s)"
     )
-    parser.add_argument("--dropout", type=float, default=0.1, help="dropout rate (%(default)s)")
+    parser.add_argument("--dropout", type=fraction(), default=0.1, help="dropout rate (%(default)s)")
     parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed of the weights (%(default)s)")
     parser.add_argument("--masked_lm", action="store_true", help="add a masked-language head, for few-shot/ (off)")
     return parser.parse_args(argv)
@@ -58,9 +59,8 @@ def character_vocabulary(paths):
     return [*SPECIAL, *ordered, *(f"##{character}" for character in latin)]
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
+def make(args):
+    """Writes the model."""
     vocabulary = character_vocabulary(args.texts)
     from text_cls.neural.compat import import_paddle
 
@@ -88,6 +88,13 @@ def main(argv=None):
         ErnieTokenizer(os.path.join(folder, "vocab.txt")).save_pretrained(folder)
         (ErnieForMaskedLM if args.masked_lm else ErnieModel)(config).save_pretrained(folder)
     print(f"{args.output_dir}: a tiny ERNIE with random weights, to try the pipeline")
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with write_lock(args.output_dir):
+        make(args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
+from text_cls.cli import Problems, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.prediction import count_texts, predict_file
 
@@ -34,6 +34,7 @@ def parse_args(argv=None):
     parser.add_argument("--num_threads", type=positive_int, help="CPU threads (all cores)")
     parser.add_argument("--device", default="gpu", choices=("cpu", "gpu"), help="where the model runs (%(default)s)")
     parser.add_argument("--device_id", type=non_negative_int, default=0, help="number of the GPU (%(default)s)")
+    add_blank_flag(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
@@ -50,10 +51,7 @@ def main(argv=None):
     args = parse_args(argv)
     from text_cls.serving.predictor import Predictor, bundle_of
 
-    problems, path = Problems(), os.path.join(args.data_dir, "data.txt")
-    if not os.path.exists(path):
-        problems.add(f"--data_dir {args.data_dir}: there is no data.txt; write the texts to it, one per line")
-    count = 0 if problems.count else count_texts(path, problems)
+    problems, predictor, path = Problems(), None, os.path.join(args.data_dir, "data.txt")
     with problems.collect():
         predictor = Predictor(
             bundle_of(args.model_path_prefix),
@@ -64,10 +62,14 @@ def main(argv=None):
             args.batch_size,
             args.max_length,
         )
+    if os.path.exists(path):
+        count = count_texts(path, problems, predictor and predictor.labels, args.skip_blank)
+    else:
+        problems.add(f"--data_dir {args.data_dir}: there is no data.txt; write the texts to it, one per line")
     problems.stop_if_any()
     predictor.log()
     predictor.decision = overridden(predictor.decision, **decision_options(args))
-    predict_file(path, count, None, predictor.predict, log_row, with_scores=False)
+    predict_file(path, count, None, predictor.predict, log_row, with_scores=False, skip_blank=args.skip_blank)
     return 0
 
 

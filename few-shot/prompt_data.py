@@ -3,12 +3,15 @@
 import os
 from dataclasses import dataclass
 
+from prompt_checkpoints import DEFAULTS
 from prompting import Prompt, parse_prompt
-from text_cls.cli import Problems
-from text_cls.label_tree import SEPARATOR
+from text_cls.cli import Problems, UserError
+from text_cls.label_names import tidy_name
+from text_cls.label_tree import split_path
 from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import bundle_folder_problem
 from text_cls.neural.model import model_name_problem, paddle_device_problem
+from text_cls.neural.run_file import REMEDY, RUN_FILE
 from text_cls.prediction import count_texts
 from text_cls.rows import read_labels, read_lines, read_rows
 
@@ -81,7 +84,7 @@ def read_all(args):
     with problems.collect():
         trained = None if args.do_train else open_trained(args, problems)
         parts = trained.run["prompt"] if trained else parse_prompt(args.prompt)
-    defaults = trained.run["arguments"] if trained else {"max_seq_length": 512, "truncate_mode": "tail"}
+    defaults = trained.run["arguments"] if trained else DEFAULTS
     args.max_seq_length = args.max_seq_length or defaults["max_seq_length"]
     args.truncate_mode = args.truncate_mode or defaults["truncate_mode"]
     splits = ["train", "dev"] if args.do_train else ["dev"] if args.do_eval else []
@@ -96,7 +99,7 @@ def read_all(args):
     if args.do_predict and os.path.exists(os.path.join(args.data_dir, "test.txt")):
         splits.append("test")
     rows = {split: read_labelled(os.path.join(args.data_dir, f"{split}.txt"), labels, problems) for split in splits}
-    count = count_texts(texts_of(args), problems) if args.do_predict else 0
+    count = count_texts(texts_of(args), problems, labels, args.skip_blank) if args.do_predict else 0
     problems.stop_if_any()
     return PromptData(Prompt(parts, labels, words), rows, trained, count)
 
@@ -117,12 +120,15 @@ def open_trained(args, problems):
     flag = "--resume_from_checkpoint" if args.resume_from_checkpoint else "--output_dir"
     args.resume_from_checkpoint = args.resume_from_checkpoint or args.output_dir
     trained = load_checkpoint(args.resume_from_checkpoint, None, problems, flag, "prompt")
+    for name in ("prompt", "label_words"):
+        if name not in trained.run:
+            raise UserError(f"{os.path.join(trained.path, RUN_FILE)}: {name} is missing; {REMEDY}")
     if args.prompt is not None and parse_prompt(args.prompt) != trained.run["prompt"]:
         problems.add("--prompt differs from the trained model's; leave it out")
     label_file = os.path.join(args.data_dir, "label.txt")
     if os.path.exists(label_file):
-        given, _ = read_label_words(label_file, problems)
-        if given.names != trained.labels.names:
+        given, _ = read_label_words(label_file, problems, of_model=True)
+        if not given.same_as(trained.labels):
             problems.add(f"{label_file} does not list the trained model's labels in the same order")
     return trained
 
@@ -133,10 +139,10 @@ def texts_of(args):
     return data if os.path.exists(data) else os.path.join(args.data_dir, "test.txt")
 
 
-def read_label_words(path, problems):
+def read_label_words(path, problems, of_model=False):
     """Reads `label.txt` with its words. A line is `label` or `label==word`; several words take several lines.
 
-    A label without a word is its own word; in a hierarchy, its last piece is.
+    A label without a word is its own word; in a hierarchy, its last piece is. of_model: as in `read_labels`.
     Returns:
         (`Labels`, [[word, ...] of each label]).
     """
@@ -145,14 +151,15 @@ def read_label_words(path, problems):
         name, equals, word = (piece.strip() for piece in line.partition("=="))
         if equals and not (name and word and "==" not in word):
             problems.add(f"{path}:{number}: {line.strip()!r}: expected label or label==word")
-        if equals and word in words.get(name, ()):
+        key = tidy_name(name)
+        if equals and word in words.get(key, ()):
             problems.add(f"{path}:{number}: label {name!r} already has the word {word!r}; delete the line")
-        if not equals or name and name not in words:
+        if not equals or key and key not in words:
             lines.append((number, name))
-        words.setdefault(name, [])
-        words[name] += [word] if equals else []
-    labels = read_labels(path, problems, lines)
-    return labels, [words[name] or [name.rpartition(SEPARATOR)[2]] for name in labels.names]
+        words.setdefault(key, [])
+        words[key] += [word] if equals else []
+    labels = read_labels(path, problems, lines, of_model)
+    return labels, [words[tidy_name(name)] or [split_path(name)[-1]] for name in labels.names]
 
 
 def read_labelled(path, labels, problems):
@@ -163,4 +170,4 @@ def read_labelled(path, labels, problems):
                 f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label applies. "
                 "Texts to predict belong in data.txt"
             )
-    return read_rows(path, labels, problems)
+    return read_rows(path, labels, problems, again=True)

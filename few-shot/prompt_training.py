@@ -15,7 +15,7 @@ from paddle.io import DataLoader
 from paddlenlp.prompt import PromptTrainer, PromptTuningArguments
 from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
 
-from prompt_checkpoints import checkpoints_in
+from prompt_checkpoints import checkpoints_in, record_sums
 from text_cls.batching import shuffled_batches
 from text_cls.cli import logger, progress_bar
 from text_cls.decision import Decision
@@ -259,6 +259,7 @@ class RunCallback(TrainerCallback):
         saved = checkpoints_in(self.run.folder)
         kept = [path for step, path in saved.items() if step <= state.global_step][-self.run.args.save_total_limit :]
         kept += [self.run.best_checkpoint(state)] if state.best_model_checkpoint else []
+        record_sums(self.run.folder, kept, saved[state.global_step])
         for path in saved.values():
             if path not in kept:
                 shutil.rmtree(path)

@@ -10,16 +10,18 @@ The data files are those of train.py, but a line of label.txt may be label==word
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from prompt_checkpoints import files_of, is_finished, load_trained
 from prompt_data import EXPORT, read_all, texts_of
 from prompting import make_task, unknown_words
 from text_cls.cli import (
+    Problems,
     UserError,
+    add_blank_flag,
     boolean,
     command,
     fraction,
@@ -27,7 +29,9 @@ from text_cls.cli import (
     non_negative_float,
     non_negative_int,
     positive_int,
+    whole_number,
 )
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 from utils import log_data
 
@@ -68,6 +72,7 @@ def add_data_flags(parser):
         False,
         "predict labels of data.txt, else test.txt; evaluate on test.txt if it exists (off)",
     )
+    add_blank_flag(group)
     add_switch(group, "--do_export", False, "write a bundle to <output_dir>/export (off)")
 
     group = parser.add_argument_group("data and model")
@@ -105,7 +110,9 @@ def add_training_flags(group):
         "--learning_rate", type=non_negative_float, default=3e-5, help="peak learning rate of the model (%(default)s)"
     )
     group.add_argument("--num_train_epochs", type=positive_int, default=100, help="passes over train.txt (%(default)s)")
-    group.add_argument("--max_steps", type=int, default=-1, help="train this many steps, not epochs; -1 = off (-1)")
+    group.add_argument(
+        "--max_steps", type=whole_number, default=-1, help="train this many steps, not epochs; -1 = off (-1)"
+    )
     group.add_argument(
         "--per_device_train_batch_size", type=positive_int, default=8, help="rows per step (%(default)s)"
     )
@@ -162,30 +169,25 @@ def add_output_flags(group):
 
 
 def load_task(args, prompt, trained, device):
-    """The `PromptTask` on a device: the trained model in the folder `trained`, or a pretrained one if that is None."""
+    """The `PromptTask` on a device: of a trained `Checkpoint`, or with a pretrained model if that is None."""
     import paddle
-    from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
 
-    from text_cls.neural.model import load_masked_lm, pretrained_faults, set_device
-    from text_cls.neural.training import load_weights
+    from text_cls.neural.checkpoint import load_rest
+    from text_cls.neural.model import load_masked_lm, set_device
+
+    def with_prompt(plm, tokenizer):
+        lengths = args.max_seq_length, args.truncate_mode
+        return make_task(plm, tokenizer, prompt, *lengths, args.freeze_plm, args.freeze_dropout)
 
     set_device(device)
     paddle.seed(args.seed)
     if trained:
-        with pretrained_faults(trained, "--resume_from_checkpoint"):
-            plm = ErnieForMaskedLM(ErnieConfig.from_pretrained(trained))
-            tokenizer = AutoTokenizer.from_pretrained(trained)
-    else:
-        plm, tokenizer = load_masked_lm(args.model_name_or_path, "--model_name_or_path")
-        kind = plm.config.model_type
-        if kind != "ernie":
-            raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is supported")
-    task = make_task(
-        plm, tokenizer, prompt, args.max_seq_length, args.truncate_mode, args.freeze_plm, args.freeze_dropout
-    )
-    if trained:
-        load_weights(task.model, os.path.join(trained, "model_state.pdparams"), "--resume_from_checkpoint")
-    return task
+        return load_rest(trained, lambda: load_trained(trained.path, with_prompt))
+    plm, tokenizer = load_masked_lm(args.model_name_or_path, "--model_name_or_path")
+    kind = plm.config.model_type
+    if kind != "ernie":
+        raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is supported")
+    return with_prompt(plm, tokenizer)
 
 
 def save(args, task, run):
@@ -195,6 +197,7 @@ def save(args, task, run):
     from prompt_export import write_prompt_files
     from text_cls.decision import Decision
     from text_cls.files import atomic_folder, write_json
+    from text_cls.neural.run_file import RUN_FILE, file_sums
 
     with atomic_folder(args.output_dir) as folder:
         config, labels = task.model.plm.config, task.prompt.labels
@@ -205,26 +208,28 @@ def save(args, task, run):
         labels.write(os.path.join(folder, "label.txt"))
         Decision().save(os.path.join(folder, "decision.json"))
         write_prompt_files(folder, task.prompt)
-        files = sorted([*os.listdir(folder), "run.json", PREDICTIONS, EXPORT])
+        files = {**file_sums(folder), **dict.fromkeys((RUN_FILE, "decision.json", PREDICTIONS, EXPORT))}
         run = {**run, "prompt": task.prompt.parts, "label_words": task.prompt.words, "files": files}
-        write_json(os.path.join(folder, "run.json"), run)
+        write_json(os.path.join(folder, RUN_FILE), run)
 
 
 def train(args, task, rows):
     """Trains, and writes output_dir. Until then, the trainer's checkpoints are in <output_dir>_last."""
     from prompt_checkpoints import checkpoint_to_resume, latest_checkpoint
     from prompt_training import PromptRun
-    from text_cls.files import write_json
-    from text_cls.neural.checkpoint import describe_run, last_folder, read_run
+    from text_cls.files import remove_folder, write_json
+    from text_cls.neural.checkpoint import describe_run, last_folder
+    from text_cls.neural.run_file import RUN_FILE
 
-    files = {name: os.path.join(args.data_dir, name) for name in ("label.txt", "train.txt", "dev.txt")}
-    run, last = {"kind": "prompt", **describe_run(vars(args), files)}, last_folder(args.output_dir)
-    checkpoint = checkpoint_to_resume(args, run) if args.resume_from_checkpoint else None
-    if not checkpoint:
-        if read_run(last):
+    run = {"kind": "prompt", **describe_run(vars(args), files_of(args))}
+    checkpoint, last, sums = None, last_folder(args.output_dir), {}
+    if args.resume_from_checkpoint:
+        checkpoint, sums = checkpoint_to_resume(args, run)
+    else:
+        if os.path.exists(os.path.join(last, RUN_FILE)):
             logger.warning("%s holds an interrupted run; this one replaces it", last)
-        shutil.rmtree(last, ignore_errors=True)
-    write_json(os.path.join(last, "run.json"), run)
+        remove_folder(last)
+    write_json(os.path.join(last, RUN_FILE), {**run, "checkpoints": sums})
     if unknown := unknown_words(task.tokenizer, task.prompt):
         shown = ", ".join(unknown[:5]) + (" ..." if unknown[5:] else "")
         logger.warning(
@@ -246,7 +251,7 @@ def train(args, task, rows):
         ) from error
     result = training.result()
     save(args, task, {**run, "training": result})
-    shutil.rmtree(last)
+    remove_folder(last)
     if result["best"] is not None:
         logger.info("Final best %s: %.5f", args.metric_for_best_model, result["best"])
     kept = f"best {args.metric_for_best_model}" if args.load_best_model_at_end else "last"
@@ -284,23 +289,26 @@ def predict(args, task, count, decision):
 
     log_row = log_hierarchy if labels.hierarchical else log_flat
     output = os.path.join(args.output_dir, PREDICTIONS)
-    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False)
+    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False, skip_blank=args.skip_blank)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    environment = prepare_environment()
+def run(args, environment):
+    """Does what the flags ask for. environment: lines for the log."""
+    if is_finished(args):
+        logger.info("This run has finished already; its model is in %s", args.output_dir)
+        if not (args.do_eval or args.do_predict or args.do_export):
+            return
+        args.do_train, args.resume_from_checkpoint = False, args.output_dir
     data = read_all(args)
     from text_cls.decision import Decision
+    from text_cls.neural.checkpoint import load_checkpoint
     from text_cls.neural.compat import import_paddle
     from text_cls.neural.model import log_model
 
     log_data(data.prompt.labels, data.rows)
     # A resumed run finds the optimiser's state by the parameters' names, which contain a counter.
     with import_paddle().utils.unique_name.guard():
-        task = load_task(args, data.prompt, args.resume_from_checkpoint if data.trained else None, args.device)
+        task = load_task(args, data.prompt, data.trained, args.device)
         log_model(task.model.plm, task.tokenizer, args.device, environment)
         logger.info("A row: %s", task.describe())
         if args.do_train:
@@ -312,13 +320,32 @@ def main(argv=None):
     if args.do_export:
         from prompt_export import export
 
-        folder = args.output_dir if args.do_train else args.resume_from_checkpoint
+        trained = data.trained or load_checkpoint(args.output_dir, None, Problems(), "--output_dir", "prompt")
         path = os.path.join(args.output_dir, EXPORT)
         # On a CPU, because a GPU's rounding is too coarse to compare logits.
-        task = load_task(args, data.prompt, folder, "cpu")
+        task = load_task(args, data.prompt, trained, "cpu")
         difference = export(path, task, decision, args.max_seq_length, args.export_type)
         logger.info("The bundle is in %s; its logits match the trained model's within %.1e", path, difference)
-    return 0
+
+
+def written(args):
+    """The folders that the steps of the run write."""
+    from text_cls.neural.checkpoint import last_folder
+
+    if args.do_train:
+        return [args.output_dir, last_folder(args.output_dir)]
+    if args.do_export:
+        return [args.output_dir, os.path.join(args.output_dir, EXPORT)]
+    return [args.output_dir] if args.do_predict else []
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    environment = prepare_environment()
+    with write_lock(*written(args)):
+        run(args, environment)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def write_changes(bundle, index, labels, fields=None, decision=None):
 
     with changed_bundle(bundle, CHANGING) as (folder, manifest):
         labels.write(os.path.join(folder, "label.txt"))
-        carry_decision(decision or bundle.decision, bundle.labels, labels).save(os.path.join(folder, DECISION))
+        carried = carry_decision(decision or bundle.decision, bundle.labels, labels)
+        carried.save(os.path.join(folder, DECISION), labels.names)
         if isinstance(index, EmbeddedIndex):
             index.save(folder)
         manifest |= {"num_labels": len(labels), "hierarchical": labels.hierarchical, **(fields or {})}

@@ -12,9 +12,10 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.bundle import MANIFEST
 from text_cls.cli import Problems, UserError
-from text_cls.neural.checkpoint import load_checkpoint
+from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
+from text_cls.neural.run_file import REMEDY
 
 KIND = "retrieval"
 WEIGHTS = "model_state.pdparams"
@@ -118,6 +119,8 @@ class TrainedEncoder:
         problems.stop_if_any()
         self.labels, self.decision, run = self._checkpoint.labels, self._checkpoint.decision, self._checkpoint.run
         self.corpus, self.max_seq_length = run["corpus"], max_seq_length or run["arguments"]["max_seq_length"]
+        if unknown := [name for name in self.corpus or () if name not in self.labels.index]:
+            raise UserError(f"{path}/run.json: corpus names {unknown[0]!r}, which label.txt does not; {REMEDY}")
         longest = self._checkpoint.longest
         if longest and self.max_seq_length > longest:
             raise UserError(f"--max_seq_length {self.max_seq_length}: this model takes at most {longest} tokens")
@@ -127,7 +130,9 @@ class TrainedEncoder:
         """The `Checkpoint` with its tokenizer and the encoder, in evaluation mode, as its model."""
         if self._checkpoint.model is None:
             set_device(self._device)
-            self._checkpoint.model, self._checkpoint.tokenizer = load_encoder(self._path, flag="--params_path")
+            self._checkpoint.model, self._checkpoint.tokenizer = load_rest(
+                self._checkpoint, lambda: load_encoder(self._path, flag="--params_path")
+            )
             self._checkpoint.model.eval()
         return self._checkpoint
 

@@ -27,7 +27,7 @@ from text_cls.decision_flags import add_decision_flags, decision_options, overri
 from text_cls.files import atomic_write
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
-from text_cls.rows import read_labels, read_lines, read_rows
+from text_cls.rows import one_line, read_labels, read_lines, read_rows
 from text_cls.search.index import MISSING, Found
 from text_cls.search.label_scores import carry_decision, deepest_gold, default_decision, label_scores
 from utils import keep_inputs, log_rows
@@ -83,7 +83,7 @@ def _split_by_row(path, rows, stretches):
     """The entries of each row: consecutive rows with the same text share its entries equally."""
     remedy = f"it is not the result of {rows.path}; run recall.py --similar_text_pair_file {rows.path} again"
     entries_of_rows = []
-    repeats = [(text, len(list(same))) for text, same in groupby(rows.texts)]
+    repeats = [(text, len(list(same))) for text, same in groupby(map(one_line, rows.texts))]
     for (wanted, count), (text, line, entries) in zip(repeats, stretches):
         if wanted != text:
             raise UserError(f"{path}:{line}: {text[:30]!r}, but the next of the rows is {wanted[:30]!r}; {remedy}")
@@ -152,7 +152,7 @@ def open_inputs(args, problems):
         encoder = open_encoder(args.params_path, device, args.batch_size, args.max_seq_length)
     if not args.recall_result_file:
         corpus = read_corpus(args, encoder, problems)
-        if args.label_path and read_labels(args.label_path, problems).names != corpus.labels.names:
+        if args.label_path and not read_labels(args.label_path, problems, of_model=True).same_as(corpus.labels):
             problems.add(f"--label_path {args.label_path} is not the label file of the model and corpus; leave it out")
         return corpus.labels, corpus.decision, encoder, corpus
     labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels

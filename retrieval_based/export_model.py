@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,11 +94,8 @@ def compare_vectors(checkpoint, predictor, limit):
     )
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    use_old_ir()
-    prepare_environment()
+def run(args):
+    """Exports the checkpoint."""
     trained = open_checked(args)
 
     from encoder import KIND
@@ -119,7 +117,15 @@ def main(argv=None):
         if args.index:
             add_index(draft, predictor, checkpoint.labels, trained.corpus)
     logger.info("The bundle is in %s", args.output_path)
-    return 0
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    use_old_ir()
+    prepare_environment()
+    with write_lock(args.output_path):
+        run(args)
 
 
 if __name__ == "__main__":

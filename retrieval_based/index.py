@@ -19,12 +19,13 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from bundle_changes import counted, log_index, memory_problem, open_for_change, shown, write_changes
 from index_building import build
-from label_changes import read_new
-from ownership import lock_bundle
+from label_changes import known_name, read_new
 from searching import add_entries
 from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
-from text_cls.label_tree import SEPARATOR
+from text_cls.files import read_unchanged
+from text_cls.label_tree import parent_path, paths_to
+from text_cls.locks import write_lock
 from text_cls.rows import Labels
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, VOTERS, corpus_labels, label_entries
@@ -110,7 +111,8 @@ def add(args):
         write_changes(bundle, index, labels)
     what = f"{counted(len(texts), 'entry', 'entries')} and {counted(len(new), 'label', 'labels')}"
     logger.info("Added %s%s", what, f": {shown(new)}" if new else "")
-    if parents := [name for name in new if any(other.startswith(f"{name}{SEPARATOR}") for other in new)]:
+    above = set(map(parent_path, new))
+    if parents := [name for name in new if name in above]:
         logger.info("Among them, parents that were missing: %s", shown(parents))
     log_index(index, labels)
 
@@ -120,13 +122,13 @@ def remove(args):
     problems = Problems()
     predictor = open_for_change(args, problems)
     bundle, labels, index = predictor.bundle, predictor.labels, predictor.index
-    removed = {}  # names, in order
-    for name in args.label:
-        below = [other for other in labels.names if other.startswith(f"{name}{SEPARATOR}")]
+    asked, removed = [known_name(name, labels) for name in args.label], {}  # names, in order
+    for name in asked:
+        below = [other for other in labels.names if name in paths_to(other)[:-1]]
         # An interrupted run may have left entries in Milvus of a label that is no longer in label.txt.
         if name not in labels.index and not index.count(name):
             problems.add(f"--label {name}: no such label{closest(name, labels.index)}")
-        elif not args.with_children and set(below) - set(args.label):
+        elif not args.with_children and set(below) - set(asked):
             problems.add(f"--label {name}: below it are {shown(below)}; --with_children removes these, too")
         removed |= dict.fromkeys([name, *below])
     left = Labels([name for name in labels.names if name not in removed])
@@ -135,7 +137,7 @@ def remove(args):
     problems.stop_if_any()
     if bundle.manifest["corpus"] == "labels":
         # A parent that loses its last child needs an entry of its own.
-        childless = {left.names[i] for i in corpus_labels(left)} & {name.rpartition(SEPARATOR)[0] for name in removed}
+        childless = {left.names[i] for i in corpus_labels(left)} & {parent_path(name) for name in removed}
         parents = [name for name in sorted(childless) if not index.count(name)]
         add_entries(index, predictor, *label_entries(left, parents))
     embedded = isinstance(index, EmbeddedIndex)
@@ -148,12 +150,17 @@ def remove(args):
     log_index(index, left)
 
 
+def open_with_index(folder):
+    """A bundle and its index, without the encoder."""
+    bundle = open_bundle(folder, RETRIEVAL)
+    if bundle.manifest["index"] is None:
+        raise UserError(f"{folder} has no index yet; python retrieval_based/index.py build --bundle {folder}")
+    return bundle, open_index(folder, bundle.manifest)
+
+
 def show(args):
     """Prints each label and the number of its entries."""
-    bundle = open_bundle(args.bundle, RETRIEVAL)
-    if bundle.manifest["index"] is None:
-        raise UserError(f"{args.bundle} has no index yet; python retrieval_based/index.py build --bundle {args.bundle}")
-    index = open_index(args.bundle, bundle.manifest)
+    bundle, index = read_unchanged(args.bundle, lambda: open_with_index(args.bundle))
     counts = index.labels()
     try:
         print("\n".join(f"{name}\t{counts.get(name, 0)}" for name in bundle.labels.names), flush=True)
@@ -168,7 +175,7 @@ def main(argv=None):
     if args.command == "list":
         show(args)
         return 0
-    with lock_bundle(args.bundle):
+    with write_lock(args.bundle):
         if args.command == "build":
             build(args)
         elif args.command == "add":

@@ -1,13 +1,21 @@
 """Reads and checks the labels and texts that index.py adds, and makes the new label set."""
 
-from text_cls.label_tree import SEPARATOR
+from collections import Counter
+from functools import partial
+
+from text_cls.label_names import likeness, tidy_name
+from text_cls.label_tree import paths_to
+from text_cls.new_labels import check_new_labels, replace_command, same_forms
 from text_cls.rows import Labels, label_problem, read_lines, read_rows, tab_message
 from text_cls.search.label_scores import label_entries, label_text, row_entries
 from text_cls.search.milvus_index import LONGEST_LABEL
 
 
-def check_label(name, where, problems):
-    """Adds a problem if a label cannot be a line of label.txt, or is longer than Milvus allows."""
+def check_label(name, where, labels, problems):
+    """Adds a problem if a label cannot be a line of label.txt, is longer than Milvus allows, or resembles another.
+
+    labels: `Labels` of the bundle.
+    """
     try:
         size = len(name.encode("utf-8"))
     except UnicodeEncodeError:
@@ -15,21 +23,34 @@ def check_label(name, where, problems):
         return
     if size > LONGEST_LABEL:
         problems.add(f"{where}: label {name[:20]!r}... has {size} bytes, more than {LONGEST_LABEL}; rename the label")
-    elif not name or "\n" in name or "\r" in name:
-        problems.add(f"{where}: label {name!r} is empty or has a line break; a label must be one line")
+    elif not name:
+        problems.add(f"{where}: the label is empty; name it")
     elif problem := label_problem(name):
         problems.add(f"{where}: label {name!r} {problem}")
+    else:
+        for path in paths_to(name):
+            if labels.find(path) is None and (similar := labels.similar(path)):
+                problems.add(f"{where}: label {likeness(path, similar)}, which the bundle has; write {similar!r}")
+                break
+
+
+def known_name(name, labels):
+    """A label's name in the bundle, or if it is new its tidy form. labels: `Labels` of the bundle."""
+    if name in labels.index:
+        return name
+    name = tidy_name(name)
+    for path in reversed(paths_to(name)):
+        i = labels.find(path)
+        if i is not None:  # this label, or its ancestor, may be spelled otherwise in an old bundle
+            return labels.names[i] + name.removeprefix(path)
+    return name
 
 
 def with_new(labels, names):
     """`Labels` with these names and their ancestors added at the end."""
     new = {}  # in order, each once
     for name in names:
-        pieces = name.split(SEPARATOR)
-        for end in range(1, len(pieces) + 1):
-            path = SEPARATOR.join(pieces[:end])
-            if path not in labels.index:
-                new[path] = None
+        new |= dict.fromkeys(path for path in paths_to(name) if labels.find(path) is None)
     return Labels([*labels.names, *new])
 
 
@@ -54,8 +75,8 @@ def read_new(args, predictor, problems):
 
 def _of_label(args, predictor, of_rows, problems):
     """`read_new` for --label and --text."""
-    name, texts = args.label.strip(), [text.strip() for text in args.text]
-    check_label(name, "--label", problems)
+    name, texts = known_name(args.label.strip(), predictor.labels), [text.strip() for text in args.text]
+    check_label(name, "--label", predictor.labels, problems)
     if not all(texts):
         problems.add("--text: an empty text cannot be compared with others; leave it out")
     if of_rows and not texts:
@@ -63,7 +84,7 @@ def _of_label(args, predictor, of_rows, problems):
     problems.stop_if_any()
     labels = with_new(predictor.labels, [name])
     if of_rows:  # as in a file of rows, an entry has its label and all ancestors
-        names = tuple(path for path in labels.names if f"{name}{SEPARATOR}".startswith(f"{path}{SEPARATOR}"))
+        names = tuple(sorted(paths_to(name), key=labels.index.get))
         return labels, texts, [names] * len(texts)
     if not predictor.index.count(name):
         texts.insert(0, label_text(name))
@@ -74,20 +95,24 @@ def _of_label(args, predictor, of_rows, problems):
 
 def _of_row_file(path, predictor, problems):
     """`read_new` for a file of labelled rows."""
-    names = {}
+    counts, places = Counter(), {}
     for number, line in read_lines(path):
         if line.count("\t") > 1:
             problems.add(tab_message, path, number, line)
         for name in filter(None, map(str.strip, line.partition("\t")[2].split(","))):
-            if name not in names:
-                check_label(name, f"{path}:{number}", problems)
-                names[name] = None
+            name = known_name(name, predictor.labels)
+            if name not in places:
+                places[name] = f"{path}:{number}"
+                check_label(name, places[name], predictor.labels, problems)
+            counts[name] += 1
+    names = [name for name in counts if name not in predictor.labels.index]
+    check_new_labels(
+        {name: counts[name] for name in names}, places, problems, partial(replace_command, path), predictor.labels.names
+    )
     problems.stop_if_any()
     labels = with_new(predictor.labels, names)
-    rows = read_rows(path, labels, problems)
+    rows = read_rows(path, labels, problems, again=True)
     texts, names = row_entries(rows, labels)
-    if len(rows) and not texts:
-        problems.add(f"--corpus_file {path}: no row has a label")
     return labels, texts, names
 
 
@@ -96,10 +121,13 @@ def _of_label_file(path, predictor, problems):
     names = {}
     for number, line in read_lines(path):
         if line.strip():
-            check_label(line.strip(), f"{path}:{number}", problems)
-            names[line.strip()] = None
+            name = known_name(line.strip(), predictor.labels)
+            check_label(name, f"{path}:{number}", predictor.labels, problems)
+            names.setdefault(name, f"{path}:{number}")
     if not names:
         problems.add(f"{path}: no labels; write one per line")
+    for name, other in same_forms(names):
+        problems.add(f"{names[name]}: label {likeness(name, other)} ({names[other]}); write both in one way")
     problems.stop_if_any()
     labels, indexed = with_new(predictor.labels, names), predictor.index.labels()
     return labels, *label_entries(labels, [name for name in names if name not in indexed])

@@ -1,10 +1,9 @@
-"""Who may change a bundle and its Milvus collection: one index.py at a time, and never one run on a copy of the bundle.
+"""Who may change a bundle's Milvus collection: never an index.py that is run on a copy of the bundle.
 
 Each collection gets a random name. During a build, a file beside the bundle lists the collections to delete: those that
 the build replaces, and its own in case it fails. The next build deletes what is left, and nothing that is not listed.
 """
 
-import contextlib
 import json
 import os
 import time
@@ -18,47 +17,9 @@ from text_cls.search.milvus_index import MilvusIndex
 GRACE = 10.0  # seconds that a running server gets to open a bundle's new index before the old one is deleted
 
 
-def _beside(folder, ending):
-    """Path of a file beside a bundle's folder."""
-    return f"{os.path.realpath(folder)}.{ending}"
-
-
-@contextlib.contextmanager
-def lock_bundle(folder):
-    """Raises UserError if another index.py is changing the bundle, since each of the two would overwrite the other.
-
-    The lock is a file beside the folder, because a change replaces the folder itself.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    if not os.path.isdir(folder):  # open_bundle will report that
-        yield
-        return
-    path = _beside(folder, "lock")
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; index.py needs to write there") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(handle)):
-                break
-        except FileNotFoundError:  # deleted between exists() and stat()
-            pass
-        except BlockingIOError:
-            os.close(handle)
-            raise UserError(f"another index.py is changing {folder}; wait until it has finished") from None
-        os.close(handle)  # the previous holder deleted the file after we opened it: try again
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # another process deleted it
-            os.remove(path)
-        os.close(handle)
+def _list_of_collections(folder):
+    """Path of the file beside a bundle that lists the collections to delete."""
+    return f"{os.path.realpath(folder)}.collections.json"
 
 
 def with_owner(folder, fields):
@@ -84,7 +45,7 @@ def copy_problem(folder, fields):
 
 def record_collections(folder, collections):
     """Writes the file beside the bundle: the collection that a build makes, and those that it replaces."""
-    write_json(_beside(folder, "collections.json"), collections)
+    write_json(_list_of_collections(folder), collections)
 
 
 def delete_old_collections(folder, wait=0.0):
@@ -95,7 +56,7 @@ def delete_old_collections(folder, wait=0.0):
     Returns:
         the collections that could not be deleted, which stay listed.
     """
-    path, left = _beside(folder, "collections.json"), []
+    path, left = _list_of_collections(folder), []
     try:
         with open(path, encoding="utf-8") as file:
             collections = [fields for fields in json.load(file) if is_own(folder, fields)]

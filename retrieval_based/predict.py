@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from searching import Search, add_search_flags, open_search
-from text_cls.cli import Problems, command
+from text_cls.cli import Problems, add_blank_flag, command
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.prediction import log_flat, log_hierarchy, named_labels, predict_file
 
@@ -32,6 +32,7 @@ def parse_args(argv=None):
     )
     parser.add_argument("--output_file", help="file to write (none: predictions only in the log)")
     parser.add_argument("--scores", action="store_true", help="also write the scores of the predicted labels (off)")
+    add_blank_flag(parser)
     add_search_flags(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
@@ -41,7 +42,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     problems = Problems()
-    encoder, corpus, count = open_search(args, args.data_file, problems)
+    encoder, corpus, count = open_search(args, args.data_file, problems, args.skip_blank)
     with problems.collect():
         decision = overridden(corpus.decision, **decision_options(args))
     problems.stop_if_any()
@@ -51,7 +52,7 @@ def main(argv=None):
         return named_labels(search.scores(search.find(texts)), search.labels, decision)
 
     log_row = log_hierarchy if search.labels.hierarchical else log_flat
-    predict_file(args.data_file, count, args.output_file, predict, log_row, args.scores)
+    predict_file(args.data_file, count, args.output_file, predict, log_row, args.scores, args.skip_blank)
     return 0
 
 

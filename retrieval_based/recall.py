@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from searching import Search, add_search_flags, open_search
-from text_cls.cli import Problems, command, logger
+from text_cls.cli import Problems, command, logger, whole_number
 from text_cls.files import atomic_write
-from text_cls.rows import read_texts
+from text_cls.rows import format_row, read_texts
 from utils import keep_inputs
 
 
@@ -39,9 +39,9 @@ def parse_args(argv=None):
     add_search_flags(parser, vote=False)
     unused = parser.add_argument_group("flags of PaddleNLP's application, accepted and ignored")
     unused.add_argument("--model_name_or_path", help="ignored: --params_path names the model (none)")
-    unused.add_argument("--output_emb_size", type=int, help="ignored: the width is the model's (none)")
+    unused.add_argument("--output_emb_size", type=whole_number, help="ignored: the width is the model's (none)")
     for name in ("hnsw_m", "hnsw_ef", "hnsw_max_elements"):
-        unused.add_argument(f"--{name}", type=int, help="ignored: the index has its own settings (none)")
+        unused.add_argument(f"--{name}", type=whole_number, help="ignored: the index has its own settings (none)")
     return parser.parse_args(argv)
 
 
@@ -63,7 +63,7 @@ def main(argv=None):
             for text, cosines, entries in zip(window, found.cosines, found.labels):
                 for cosine, names in zip(cosines, entries):
                     if names:  # an approximate search may leave the last positions empty
-                        file.write(f"{text}\t{','.join(names)}\t{cosine:.8f}\n")
+                        file.write(format_row(text, ",".join(names), f"{cosine:.8f}"))
                         lines += 1
     logger.info("Recall result saved in %s: %d nearest entries of %d texts", result, lines, count)
     return 0

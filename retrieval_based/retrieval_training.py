@@ -15,10 +15,10 @@ from metric import recall_at
 from text_cls.batching import Encoded
 from text_cls.cli import logger
 from text_cls.cross_fitting import value_of
-from text_cls.neural.checkpoint import Checkpoint, last_folder
+from text_cls.neural.checkpoint import Checkpoint
 from text_cls.neural.evaluation import Evaluation, all_reduce
 from text_cls.neural.model import encode
-from text_cls.neural.run_state import start_run
+from text_cls.neural.run_state import load_start, start_run
 from text_cls.neural.steps import Steps
 from text_cls.neural.training import Trainer, make_ready
 from text_cls.neural.training_log import TrainingLog
@@ -70,8 +70,11 @@ class LabelCorpus:
     tokens: Encoded
 
 
-def train(args, labels, rows, environment):
-    """Runs train.py's arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it."""
+def train(args, labels, rows, arguments, files, environment, progress):
+    """Runs train.py's arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it.
+
+    arguments: those of `args` as given, as a dict. files: {name: path} of the data. progress: `Progress` to continue.
+    """
     corpus = [labels.names[i] for i in corpus_labels(labels, rows["train"])]
     sets = label_sets(rows["train"])
     decision = default_decision(labels, rows_of(sets, args.train_set_file))
@@ -81,18 +84,14 @@ def train(args, labels, rows, environment):
     if args.metric_for_best is None:
         args.metric_for_best = "recall@1" if decision.hierarchy == "one_per_level" else "macro_f1"
     options = options_of(args)
-    names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
-    run, progress = start_run(options, vars(args), {name: name for name in names}, KIND)
-    if progress.finished:
-        return 0
+    run = start_run(options, arguments, files, progress, KIND)
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
-    start = last_folder(options.save_dir) if progress.step else options.model_name
-    encoder, tokenizer = load_encoder(start, args.output_emb_size)
+    encoder, tokenizer, state = load_start(
+        options, run, progress, lambda name: load_encoder(name, args.output_emb_size)
+    )
     tokens = make_ready(options, encoder, tokenizer, rows, environment, progress)
     checkpoint = Checkpoint(encoder, tokenizer, labels, decision, {**run, "corpus": corpus})
-    trainer = make_trainer(options, checkpoint, rows, tokens, progress)
-    trainer.rehearse()
-    return trainer.run_all()
+    return make_trainer(options, checkpoint, rows, tokens, progress).run(state)
 
 
 def options_of(args):

@@ -48,14 +48,14 @@ def add_search_flags(parser, required=True, vote=True):
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
 
-def open_search(args, texts, problems):
-    """Encoder, `Corpus` and number of texts of the file `texts`. What is wrong in the files is added to `problems`."""
+def open_search(args, texts, problems, skip_blank=True):
+    """Encoder, `Corpus` and `count_texts` of the file `texts`. What is wrong in the files is added to `problems`."""
     prepare_environment()
     from encoder import open_encoder
 
     encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
     corpus = read_corpus(args, encoder, problems)
-    return encoder, corpus, count_texts(texts, problems)
+    return encoder, corpus, count_texts(texts, problems, corpus.labels, skip_blank)
 
 
 class Search:

@@ -25,7 +25,9 @@ from text_cls.cli import (
     non_negative_float,
     non_negative_int,
     positive_int,
+    whole_number,
 )
+from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
 from utils import log_data
@@ -53,7 +55,7 @@ def parse_args(argv=None):
     for name in ("recall_result_dir", "recall_result_file", "evaluate_result"):
         group.add_argument(f"--{name}", help="ignored: recall is scored at once, and written by recall.py (none)")
     for name in ("hnsw_m", "hnsw_ef", "hnsw_max_elements"):
-        group.add_argument(f"--{name}", type=int, help="ignored: labels are compared exactly (none)")
+        group.add_argument(f"--{name}", type=whole_number, help="ignored: labels are compared exactly (none)")
     return parser.parse_args(argv)
 
 
@@ -112,6 +114,12 @@ def add_evaluation_flags(group):
     group.add_argument("--metric_for_best", choices=METRICS, help=best)
 
 
+def files_of(args):
+    """{name: path} of the data files."""
+    names = [args.corpus_file, args.train_set_file, *([args.similar_text_pair_file] if args.evaluate else [])]
+    return {name: name for name in names}
+
+
 def read_data(args):
     """Labels and {"train" and, if evaluating, "dev": rows}. Raises one UserError that lists every problem found."""
     from encoder import KIND
@@ -137,27 +145,40 @@ def read_data(args):
             if split == "train" or args.evaluate:
                 with problems.collect():
                     rows[split] = read_rows(path, labels, problems)
-        if "train" in rows and len(rows["train"]) and not len(rows["train"].label_ids):
-            problems.add(f"{args.train_set_file}: no row has a label; nothing can be learnt")
     problems.stop_if_any()
     log_data(labels, rows)
     return labels, rows
+
+
+def run(args, environment):
+    """Reads the data and trains. Returns the exit status. environment: lines for the log."""
+    from encoder import KIND
+    from text_cls.neural.run_state import Progress, saved_progress
+
+    arguments, files = dict(vars(args)), files_of(args)
+    progress = saved_progress(args.save_dir, arguments, files, KIND) if args.resume else Progress()
+    if progress.finished:
+        return 0
+    labels, rows = read_data(args)
+
+    from retrieval_training import train  # Paddle is imported from here on
+
+    try:
+        return train(args, labels, rows, arguments, files, environment, progress)
+    except MemoryError as error:
+        raise UserError(
+            f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve one"
+        ) from error
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
-    labels, rows = read_data(args)
+    from text_cls.neural.checkpoint import last_folder
 
-    from retrieval_training import train  # Paddle is imported from here on
-
-    try:
-        return train(args, labels, rows, environment)
-    except MemoryError as error:
-        raise UserError(
-            f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve one"
-        ) from error
+    with write_lock(args.save_dir, last_folder(args.save_dir)):
+        return run(args, environment)
 
 
 if __name__ == "__main__":

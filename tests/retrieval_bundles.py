@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 
 from text_cls.bundle import DECISION, MANIFEST, write_manifest
+from text_cls.cli import Problems
 from text_cls.decision import Decision
-from text_cls.rows import Labels
+from text_cls.rows import Labels, read_labels
 
 ENCODER = ("special_tokens_map.json", "tokenizer_config.json", "vocab.txt")
 
@@ -32,6 +33,7 @@ def make_encoder(source, folder, **fields):
         for name in (
             "model",
             "model_type",
+            "static_graph",
             "inputs",
             "num_labels",
             "hierarchical",
@@ -71,7 +73,7 @@ def put_index(folder, index, labels=None, decision=None, **fields):
             fields["num_labels"] = len(labels)
         if decision is not None:
             Path(new, DECISION).unlink()
-            decision.save(os.path.join(new, DECISION))
+            decision.save(os.path.join(new, DECISION), read_labels(os.path.join(new, "label.txt"), Problems()).names)
         old = {name: value for name, value in manifest.items() if name not in ("version", "variants", "files")}
         write_manifest(new, {**old, "index": {"kind": "embedded"} if embedded else index, **fields})
 

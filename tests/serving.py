@@ -6,12 +6,16 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import uvicorn
 from conftest import ROOT, command_line
+
+from connections import protocol_of
 
 HERE = ROOT / "deploy" / "simple_serving"
 JSON = {"Content-Type": "application/json"}
@@ -104,6 +108,43 @@ def serving(bundle, log, *flags, seconds=None, **environment):
     finally:
         process.kill()
         process.wait(30)
+
+
+def metric(server, name):
+    """The value of one of the metrics of a `Process`."""
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    return float(re.search(rf"^text_cls_{name} (\S+)$", text, re.M)[1])
+
+
+def raw(server, data, timeout=20):
+    """A connection on which these bytes have been sent."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout)
+    connection.sendall(data)
+    return connection
+
+
+def read_all(connection):
+    with connection, contextlib.suppress(ConnectionResetError):
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@contextlib.contextmanager
+def connections_of(app, seconds):
+    """An ASGI application on the server's connections, in a thread: (its address, the set of its connections)."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        config = uvicorn.Config(
+            app, http=protocol_of(seconds), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        )
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, args=([bound],))
+        thread.start()
+        try:
+            yield bound.getsockname(), running.server_state.connections
+        finally:
+            running.should_exit = True
+            thread.join(20)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
+from itertools import combinations
+
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from text_cls.batching import ENOUGH, SIMILAR, Encoded, budget_batches, shuffled_batches, sorted_batches
@@ -29,11 +32,19 @@ lengths = st.lists(st.integers(1, 99), min_size=1, max_size=300).map(np.array)
 
 
 @given(lengths, st.integers(1, 40), st.integers(0, 5), st.booleans())
+@example(np.arange(1, 6), 32, 3, True)  # fewer rows than a batch has
+@example(np.arange(1, 130), 32, 3, True)  # a single row is left over
 def test_batches_contain_each_row_once(lengths, batch_size, seed, by_length):
     for batches in (sorted_batches(lengths, batch_size), shuffled_batches(lengths, batch_size, [seed, 1], by_length)):
         assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+        sizes = sorted(len(batch) for batch in batches)
         assert len(batches) == -(-len(lengths) // batch_size)
-        assert all(len(batch) <= batch_size for batch in batches)
+        assert sizes[-1] <= batch_size and set(sizes[1:]) <= {batch_size}  # at most one is not full
+
+
+@given(lengths, st.integers(1, 40))
+def test_sorted_batches_begin_with_the_longest_rows(lengths, batch_size):
+    assert (np.diff(lengths[np.concatenate(sorted_batches(lengths, batch_size))]) <= 0).all()
 
 
 def test_training_batches_are_random_by_seed_and_similar_in_length():
@@ -47,6 +58,31 @@ def test_training_batches_are_random_by_seed_and_similar_in_length():
     assert np.median([np.ptp(lengths[batch]) for batch in plain]) > 80
     longest = [lengths[batch].max() for batch in batches]
     assert longest != sorted(longest)  # otherwise the last steps of an epoch would see only long texts
+
+
+def repeated_pairs(lengths, batch_size):
+    """Of the pairs of rows that share a batch in one epoch, the share that shares one in the next epoch as well."""
+    epochs = []
+    for epoch in range(6):
+        batches = shuffled_batches(lengths, batch_size, [3, epoch])
+        epochs.append({pair for batch in batches for pair in combinations(sorted(batch), 2)})
+    return np.mean([len(one & other) / len(one) for one, other in zip(epochs, epochs[1:])])
+
+
+@pytest.mark.parametrize("rows", [500, 1000, 3000])
+def test_rows_share_a_batch_with_others_in_each_epoch(rows):
+    lengths = np.random.default_rng(0).gamma(3, 15, rows).astype(int) + 2
+    assert repeated_pairs(lengths, 32) < 0.2
+
+
+@pytest.mark.parametrize("rows", [33, 1000])
+def test_the_batch_that_is_not_full_has_random_rows_and_a_random_place(rows):
+    lengths = np.arange(rows)
+    epochs = [shuffled_batches(lengths, 32, [3, i]) for i in range(200)]
+    places = [min(range(len(batches)), key=lambda i: len(batches[i])) for batches in epochs]
+    left_over = [lengths[batches[place]].mean() for batches, place in zip(epochs, places)]
+    assert np.mean(left_over) == pytest.approx(rows / 2, rel=0.1)
+    assert np.mean(places) == pytest.approx((len(epochs[0]) - 1) / 2, rel=0.15)
 
 
 @given(lengths, st.integers(1, 500))

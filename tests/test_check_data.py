@@ -70,6 +70,44 @@ def test_a_sound_set(check, request, name):
     assert all(finding["remedy"] for finding in report["findings"])
 
 
+def test_one_warning_is_in_the_singular(check, tmp_path):
+    rows = [(f"第{i}条{chr(0x4E00 + 37 * i) * 4}", ["甲"] if i % 2 else ["乙"]) for i in range(60)]
+    _, log, report, _ = check(dataset(tmp_path, ["甲", "乙", "丙"], train=rows), "--no_baseline")
+    assert len([each for each in report["findings"] if each["severity"] == "warning"]) == 1
+    assert "1 error, 1 warning; report saved" in log  # dev.txt is missing
+
+
+def test_rare_labels_nearly_the_same_as_others_are_listed(check, tmp_path):
+    rows = [(f"第{i}条{chr(0x4E00 + 37 * i) * 4}", ["延时" if i % 10 == 0 else "延迟"]) for i in range(60)]
+    folder = dataset(tmp_path, ["延时", "延迟"], train=rows, dev=rows[:10])
+    _, log, report, page = check(folder, "--no_baseline")
+    assert report["labels"]["near_identical"] == [{"延时": 7, "延迟": 63}]
+    finding = found(report, "1 pair of labels nearly the same, one of them much rarer")
+    assert finding["severity"] == "warning" and finding["examples"] == ["延时 (7), 延迟 (63)"]
+    assert "延时 (7), 延迟 (63)" in log and "延时 (7), 延迟 (63)" in page.read_text(encoding="utf-8")
+
+
+def test_another_spelling_is_counted_and_joined_labels_are_an_error(check, tmp_path):
+    rows = [(f"第{i}条{chr(0x4E00 + 37 * i) * 4}", [["Santé", "Sante\u0301"][i % 2]]) for i in range(20)]
+    folder = dataset(tmp_path, ["Santé"], train=rows, dev=rows)
+    _, _, report, _ = check(folder, "--no_baseline")
+    assert report["problems"]["count"] == 0 and report["files"]["train"]["respelled"] == 10
+    finding = found(report, "train.txt: 10 names with other invisible characters or spaces than the label")
+    assert finding["examples"] == ["'Sante\\u0301' for 'Sant\\xe9'"]
+    (folder / "label.txt").unlink()
+    write_lines(folder / "train.txt", ["一\t甲；乙", "二\t甲", "三\t乙"])
+    _, _, report, _ = check(folder, "--no_baseline")
+    assert any("'甲；乙' seems to be several labels" in message for message in report["problems"]["messages"])
+
+
+def test_files_without_tabs(check, tmp_path):
+    folder = dataset(tmp_path, ["a"], train=[], dev=[])
+    for split in ("train", "dev"):
+        write_lines(folder / f"{split}.txt", [f"第{i}条,a" for i in range(9)])
+    status, log, report, _ = check(folder, "--no_baseline")
+    assert status == 2 and report["problems"]["count"] == 2 and "Is the separator a comma?" in log
+
+
 def test_thresholds_come_only_from_train(check, reviews):
     """Other labels on dev change its scores, and nothing that was fitted."""
     before = check(reviews)[2]["baseline"]
@@ -169,7 +207,7 @@ def test_estimated_lengths():
 def test_a_tokenizer_counts_what_it_does_not_know(check, tiny_model, tmp_path):
     """Lengths are those of the model's own tokens."""
     texts = ["服务很好", "龘龘服务", "服务 很好 😀"]
-    path = dataset(tmp_path, ["甲"], train=[(text, ["甲"]) for text in texts], dev=[(texts[0], [])])
+    path = dataset(tmp_path, ["甲"], train=[(text, ["甲"]) for text in texts], dev=[(texts[0], ["甲"])])
     status, log, report, _ = check(path, "--no_baseline", "--tokenizer", tiny_model, "--max_seq_length", 6)
     assert status == 0, log
     vocabulary = report["vocabulary"]

@@ -1,6 +1,8 @@
+import argparse
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -10,7 +12,17 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command_line
 
-from text_cls.cli import Problems, UserError, command, stop_signals
+from text_cls.cli import (
+    Problems,
+    UserError,
+    command,
+    finite_number,
+    non_negative_float,
+    non_negative_int,
+    positive_int,
+    stop_signals,
+    whole_number,
+)
 
 
 def test_first_20_problems_and_a_count():
@@ -35,6 +47,32 @@ def test_one_problem_is_one_line():
     problems.add("only this")
     with pytest.raises(UserError, match="^only this$"):
         problems.stop_if_any()
+
+
+NUMBER_FLAGS = (positive_int, non_negative_int, whole_number, non_negative_float, finite_number)
+
+
+@pytest.mark.parametrize("kind", NUMBER_FLAGS)
+@pytest.mark.parametrize("text", ["x", "", "nan", "inf", "-inf", "1e999"])
+def test_what_is_no_number(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="^must be a (whole )?number.*, not "):
+        kind(text)
+
+
+def test_numbers():
+    assert [whole_number("-1"), finite_number("-0.5"), finite_number("1e3"), non_negative_int("0")] == [
+        -1,
+        -0.5,
+        1000,
+        0,
+    ]
+
+
+def test_no_flag_has_a_plain_type():
+    """argparse would answer "invalid int value"."""
+    sources = [path for path in ROOT.rglob("*.py") if not {".venv", ".venv-triton", "tests"} & {*path.parts}]
+    plain = [str(path) for path in sources if re.search(r"\btype=(int|float)[,)]", path.read_text(encoding="utf-8"))]
+    assert len(sources) > 100 and plain == []
 
 
 def test_a_command_returns_a_status(capsys):

@@ -167,13 +167,14 @@ def test_sample_texts(run, servers, bundles, task):
 def test_a_file_gets_the_labels_of_infer_py(run, servers, bundles, trained, tmp_path, task):
     """Byte order mark, CRLF, blank lines, labelled rows, emoji, markup and a long text, in requests of 5."""
     dataset, _ = trained[task]
-    odd = ["", "  ", "😀 <b>\"'&</b>", "好" * 2000, "夺冠\t体育赛事", *lines_of(dataset / "data.txt")]
+    label = lines_of(dataset / "label.txt")[0]
+    odd = ["", "  ", "😀 <b>\"'&</b>", "好" * 2000, f"夺冠\t{label}", *lines_of(dataset / "data.txt")]
     path = tmp_path / "texts.txt"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(odd).encode("utf-8"))
     more = ("--input_file", path, "--scores", "--output_file")
     flags = ("--url", servers[task], "--batch_size", 5, "--concurrency", 3)
     status, log = run(script.main, *flags, *more, tmp_path / "labels.txt")
-    assert status == 0 and f"Prediction results save in {tmp_path / 'labels.txt'}: 43 rows" in log
+    assert status == 0 and f"Prediction results save in {tmp_path / 'labels.txt'}: 45 rows" in log
     where = ("--device", "cpu", "--num_threads", 1, "--model_path_prefix", bundles[task])
     assert run(infer.main, *where, *more, tmp_path / "wanted.txt")[0] == 0
     ours, theirs = ([line.split("\t") for line in lines_of(tmp_path / name)] for name in ("labels.txt", "wanted.txt"))
@@ -284,11 +285,10 @@ def test_retry_after_is_bounded(run, fake, monkeypatch):
 
 def test_a_server_that_stays_full(run, fake):
     one = fake(lambda texts, number: refusal(503, "too much to do", Retry_After="10"))
-    started = time.monotonic()
     status, log = run(script.main, "--url", one.url, "--retry_seconds", 5)
-    assert status == 2 and time.monotonic() - started < 10
+    assert status == 2 and len(one.times) == 1  # it does not wait for a try that would come too late
     assert "answers 503: too much to do." in log
-    assert re.search(r"Tried 1 times in \d s; --retry_seconds allows more", log)
+    assert re.search(r"Tried 1 times in \d+ s; --retry_seconds allows more", log)
 
 
 @given(st.text() | st.integers().map(str) | st.datetimes().map(lambda date: date.strftime("%a, %d %b %Y %H:%M:%S GMT")))

@@ -1,14 +1,16 @@
 import itertools
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from strategies import forests
+from strategies import edited_json, forests
 
-from text_cls.decision import HIERARCHY, Decision
+from text_cls.cli import UserError
+from text_cls.decision import HIERARCHY, REMEDY, Decision
 from text_cls.label_tree import depths, parent_ids, with_ancestors
 
 LABELS = ["a", "a##x", "b", "b##x", "b##x##y", "c"]
@@ -243,36 +245,109 @@ def test_there_must_be_as_many_thresholds_as_labels():
     assert "none_label 3" in Decision(none_label=3).problem(3)
 
 
+def test_of_many_equal_labels_max_k_keeps_the_first():
+    kept = Decision(max_k=5).decide(np.full((1, 200), 0.8), np.full(200, -1))
+    assert np.flatnonzero(kept[0]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_probability_at_its_threshold_does_not_exceed_it():
+    """Although 0.3 is more in float32 than in float64, and 0.7 less."""
+    at = np.array([[0.3, 0.7]], dtype=np.float32)
+    assert not Decision(threshold=(0.3, 0.7)).passed(at).any() and not Decision(threshold=0.3).passed(at[:, 0]).any()
+
+
 def test_a_file_keeps_the_decision(tmp_path):
     decision = Decision((0.3, 0.5), 1, 3, 0.1, 1, 1.5, "best_set")
-    decision.save(tmp_path / "decision.json")
-    assert Decision.load(tmp_path / "decision.json") == decision
+    decision.save(tmp_path / "decision.json", ["A", "B"])
+    assert Decision.load(tmp_path / "decision.json", ["A", "B"]) == decision
 
 
-def test_an_older_file_is_read(tmp_path):
-    (tmp_path / "decision.json").write_text('{"version": 1, "threshold": 0.3}', encoding="utf-8")
-    assert Decision.load(tmp_path / "decision.json") == Decision(threshold=0.3)
+def test_older_files_are_read(tmp_path):
+    path = tmp_path / "decision.json"
+    path.write_text('{"version": 1, "threshold": 0.3}', encoding="utf-8")
+    assert Decision.load(path, ["A", "B"]) == Decision(threshold=0.3)
+    path.write_text('{"version": 2, "threshold": [0.3, 0.4], "none_label": 1}', encoding="utf-8")
+    assert Decision.load(path, ["A", "B"]) == Decision(threshold=(0.3, 0.4), none_label=1)
+
+
+def test_only_a_decision_that_refers_to_labels_by_their_place_has_their_names(tmp_path):
+    """Older versions of this code can still read the others."""
+    for decision, version in ((Decision(0.3, min_k=1), 2), (Decision((0.3, 0.4)), 3), (Decision(none_label=1), 3)):
+        decision.save(tmp_path / "decision.json", ["A", "B"])
+        written = json.loads((tmp_path / "decision.json").read_text(encoding="utf-8"))
+        assert (written["version"], written.get("labels")) == (version, ["A", "B"] if version == 3 else None)
+    with pytest.raises(ValueError, match="needs the names of the labels"):
+        Decision((0.3, 0.4)).save(tmp_path / "decision.json")
+    with pytest.raises(ValueError, match="2 thresholds for 1 labels"):
+        Decision((0.3, 0.4)).save(tmp_path / "decision.json", ["A"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["B", "A", "C"], "its label 1 is 'A', that of label.txt 'B'"),
+        (["A", "B"], "its label 3 is 'C', that of label.txt no label"),
+        (["A", "B", "C", "D"], "its label 4 is no label, that of label.txt 'D'"),
+    ],
+)
+def test_thresholds_of_other_labels_are_refused(tmp_path, names, message):
+    """The first difference is named: with exchanged lines, the number of labels is still right."""
+    path = tmp_path / "decision.json"
+    Decision((0.1, 0.5, 0.9)).save(path, ["A", "B", "C"])
+    with pytest.raises(UserError, match=f"decision.json is for other labels: {message}; restore label.txt, or"):
+        Decision.load(path, names)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"version": 99, "threshold": 0.5}, "version 99 is unknown"),
-        ({"threshold": 0.5}, "version None is unknown"),
+        ({"threshold": 0.5}, "version null is unknown"),
         ({"version": 1, "threshold": 2}, "from 0 to 1, not 2"),
         ({"version": 1, "threshold": "high"}, "from 0 to 1, not 'high'"),
         ({"version": 1, "treshold": 0.5}, "'treshold'"),
-        ([1], "version None"),
+        ([1], "an object {...} is expected, not a list"),
         ({"version": 1, "threshold": [0.5, float("nan")]}, "from 0 to 1, not nan"),
-        ({"version": 2, "threshold": True}, "from 0 to 1, not True"),
+        ({"version": 2, "threshold": True}, "from 0 to 1, not true"),
         ({"version": 2, "min_k": 3, "max_k": 2}, "max_k 2 is below min_k 3"),
-        ({"version": 2, "min_k": -1}, "min_k must be a whole number of 0 or more"),
+        ({"version": 2, "min_k": -1}, "min_k must be a whole number of at least 0"),
+        ({"version": 2, "max_k": 1.5}, "max_k must be a whole number of at least 1"),
+        ({"version": 2, "none_below": 1.5}, "none_below must be a number"),
+        ({"version": 2, "min_k": 3}, "min_k 3 for 2 labels"),
+        ({"version": 2, "min_k": 10**30}, "min_k must be a whole number of at least 0, not 1000000"),
+        ({"version": 3, "threshold": [0.5, 0.5], "labels": "AB"}, "labels must be a list, not 'AB'"),
+        ("[" * 200_000, "damaged (nested"),
+        ('{"version": 2, "min_k": 0, "min_k": 1}', "the key 'min_k' appears twice"),
+        (" " * (65 << 20), "larger than 64 MiB"),
         ({"version": 2, "temperature": 0}, "temperature must be a number"),
+        ({"version": 2, "temperature": 1500}, "temperature must be a number"),
         ({"version": 2, "hierarchy": "tree"}, "one of closure, top_down, one_per_level, best_set, not 'tree'"),
     ],
 )
 def test_an_invalid_file_is_refused(tmp_path, content, message):
     path = tmp_path / "decision.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        Decision.load(path, ["A", "B"])
+    assert message in str(error.value) and str(path) in str(error.value) and REMEDY in str(error.value)
+
+
+def test_all_faults_of_a_file_are_named(tmp_path):
+    path = tmp_path / "decision.json"
+    path.write_text('{"version": 2, "min_k": true, "max_k": 0, "threshold": [0.5, 2, null]}', encoding="utf-8")
+    with pytest.raises(UserError) as error:
         Decision.load(path)
+    places = ("min_k must", "max_k must", "threshold[1] must", "threshold[2] must")
+    assert all(f"{path}: {place}" in str(error.value) for place in places)
+
+
+@given(edited_json({"version": 3, "labels": ["A", "B"], **asdict(Decision((0.3, 0.5), 1, 3, 0.1, 1, 1.5, "best_set"))}))
+def test_any_value_in_any_place_decides_or_is_a_message(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "decision.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    try:
+        decision = Decision.load(path, ["A", "B"])
+    except UserError as error:
+        assert str(path) in str(error) and str(error).endswith(REMEDY)
+    else:
+        assert decision.decide(np.array([[0.2, 0.7]]), np.array([-1, -1])).shape == (1, 2)

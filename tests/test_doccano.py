@@ -374,3 +374,33 @@ def test_an_archive_as_doccano_exports_it(tmp_path, run):
         archive.writestr("all.jsonl", as_jsonl(FLAT))
     status, said = run(script.main, "--doccano_file", tmp_path / "all.zip", "--save_dir", tmp_path / "data")
     assert status == 2 and "a ZIP archive; unpack it" in said and not (tmp_path / "data").exists()
+
+
+def test_names_that_look_alike_are_one_label_or_an_error(convert):
+    rows = [(f"第{i}条", [["Santé##a", "Sante\u0301 ## a\u200b"][i % 2]]) for i in range(10)]
+    status, said, folder = convert(as_jsonl(rows), "--task_type", "hierarchical")
+    assert status == 0 and lines_of(folder / "label.txt") == ["Santé", "Santé##a"]
+    assert "5 labels had invisible characters or stray spaces, which are removed" in said
+    assert {labels for _, labels in pairs_of(folder / "train.txt")} == {"Santé,Santé##a"}
+    for other in ("santé##b", "Ｓanté##b"):
+        status, said, _ = convert(as_jsonl([*rows, ("另一条", [other])]), "--task_type", "hierarchical")
+        assert status == 2 and f"label '{other[:5]}' differs from 'Santé' only in letter case or full width" in said
+        assert "problems" not in said
+    status, said, _ = convert(as_jsonl([("新的", ["santé"]), ("旧的", ["Sante\u0301"])]), "--valid")
+    assert status == 2 and "label 'santé' differs from 'Santé' only in letter case or full width, and 1 rows" in said
+
+
+def test_labels_joined_by_a_sign(convert):
+    rows = [("一", ["甲；乙"]), ("二", ["甲"]), ("三", ["乙"]), ("四", ["丙"]), ("五", ["丙；乙；甲"])]
+    status, said, folder = convert(as_jsonl(rows))
+    assert status == 2 and "label '甲；乙' and 1 other name seem to be several labels with '；' between them" in said
+    status, said, folder = convert(as_jsonl(rows), "--split_joined", "--splits", "1")
+    assert status == 0 and lines_of(folder / "label.txt") == ["丙", "乙", "甲"]
+    assert "2 labels that look joined by # or ； are split" in said
+    assert dict(pairs_of(folder / "train.txt"))["五"] == "丙,乙,甲"
+
+
+def test_a_rare_label_nearly_the_same_as_another_is_listed(convert):
+    rows = [(f"第{i}条", ["物流##延迟" if i % 10 else "物流##延时"]) for i in range(50)]
+    status, said, _ = convert(as_jsonl(rows), "--task_type", "hierarchical")
+    assert status == 0 and "Labels '物流##延时' (5 rows) and '物流##延迟' (45 rows) are nearly the same" in said

@@ -98,7 +98,9 @@ def test_sets_that_the_thresholds_alone_leave_without_a_parent(evaluate, trained
     dataset, model = trained["news"]
     shutil.copytree(model, tmp_path / "model")
     names = lines_of(dataset / "label.txt")
-    Decision(threshold=tuple(0.01 if "##" in name else 0.99 for name in names)).save(tmp_path / "model/decision.json")
+    Decision(threshold=tuple(0.01 if "##" in name else 0.99 for name in names)).save(
+        tmp_path / "model/decision.json", names
+    )
     report_file = tmp_path / "report.json"
     status, log, _ = evaluate("news", "--params_path", tmp_path / "model", "--report_file", report_file)
     rows = json.loads(report_file.read_text(encoding="utf-8"))["inconsistent_rows"]

@@ -151,7 +151,6 @@ LONG = [f"{'很长的名字' * 20}{i}" for i in range(3)]
 CORNERS = {
     "one label": (["甲"], ["一\t甲", "二", "三\t甲"], [[0.9], [0.8], [0.1]]),
     "nothing wrong": (["甲", "乙"], ["一\t甲", "二"], [[0.9, 0.1], [0.2, 0.1]]),
-    "no gold at all": (["甲", "乙"], ["一", "二"], [[0.9, 0.1], [1, 0]]),
     "twenty labels a row": (TWENTY, ["一\t" + ",".join(TWENTY)], [[0] * 20]),
     "long": (LONG, ["长" * 2000 + "\t" + LONG[0], "x" * 2000 + "\t" + LONG[1]], [[0, 1, 0], [1, 0, 1]]),
     "hostile": ([HOSTILE, "'\"<b>"], [f"{HOSTILE}\t{HOSTILE}"], [[0.1, 0.9]]),

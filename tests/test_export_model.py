@@ -46,6 +46,14 @@ def test_the_same_export_has_the_same_hashes(bundles, trained, run, tmp_path):
     assert lines_of(again / "manifest.json") == lines_of(bundles["news"] / "manifest.json")
 
 
+def test_a_folder_that_is_not_utf_8_is_refused(trained, run, tmp_path):
+    """Paddle's static graph cannot be written there. It can be exported from there."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + "/测试".encode("gbk"))
+    status, log = run(script.main, "--params_path", trained["news"][1], "--output_path", os.path.join(folder, "export"))
+    assert status == 2 and "cannot write a graph to a path that is not UTF-8; rename the folder" in log
+    assert "--output_path '" in log and "Traceback" not in log and os.listdir(tmp_path) == []
+
+
 def test_the_static_graph_agrees_with_the_bundle(bundles):
     """The guide's files, loaded by Paddle Inference."""
     from paddle import inference
@@ -128,7 +136,7 @@ def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatc
     assert log.index("int8, per channel") < log.index("int8, classifier in float32")
     assert not int8.exists()  # the bundle was replaced by one without it
     assert open_bundle(str(tmp_path / "export")).manifest["variants"] == ["float32"]
-    with pytest.raises(UserError, match="no int8 model, only float32. To make one: python export_model.py --int8"):
+    with pytest.raises(UserError, match="no int8 model, only float32; make it: python export_model.py --int8"):
         Predictor(str(tmp_path / "export"), variant="int8")
 
 

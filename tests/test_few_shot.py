@@ -148,7 +148,8 @@ def test_words_that_the_model_does_not_know_are_reported(train_prompt, few):
 def test_files_beside_a_bundle_are_not_lost(train_prompt, tmp_path):
     """But the temporary files of a killed run are."""
     assert train_prompt("--do_train")[0] == 0
-    for name in ("export.tmp", "predictions.txt.17.tmp"):
+    own = "0123456789abcdef.tmp"  # as in files.py; the first is of 0.1.0
+    for name in ("export.tmp", f"export.{own}", f"export.{own}.lock", "export.lock", f"predictions.txt.{own}"):
         (tmp_path / "out" / name).mkdir()
     export = tmp_path / "out" / "export"
     export.mkdir()
@@ -159,4 +160,15 @@ def test_files_beside_a_bundle_are_not_lost(train_prompt, tmp_path):
     assert status == 2 and f"--output_dir {export}: the folder holds notes.txt, which would be lost" in log
     (export / "notes.txt").unlink()
     status, log = train_prompt("--do_train")
-    assert status == 0 and not export.exists() and not (tmp_path / "out" / "export.tmp").exists(), log
+    assert status == 0 and not export.exists() and not list((tmp_path / "out").glob("export*")), log
+
+
+def test_a_trained_model_whose_run_was_edited(run, prompted, tmp_path):
+    dataset, out = prompted["reviews"]
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "run.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("prompt", "label_words"):
+        path.write_text(json.dumps({key: value for key, value in whole.items() if key != name}), encoding="utf-8")
+        status, log = run(train.main, "--data_dir", dataset, "--output_dir", tmp_path / "out", "--do_eval")
+        assert status == 2 and f"run.json: {name} is missing; train again, or" in log and "Traceback" not in log

@@ -1,9 +1,12 @@
+import collections
 import json
 import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from conftest import write_lines
+from conftest import ROOT, command_line, write_lines
 
 from text_cls import files
 from text_cls.cli import UserError
@@ -70,7 +73,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
         with atomic_folder(path) as folder:
             write_lines(os.path.join(folder, content), [content])
     assert path.is_symlink() and os.listdir(path) == ["new"] and os.listdir(tmp_path / "disk") == ["real"]
-    (tmp_path / "disk" / "real").rename(tmp_path / "disk" / "real.old")  # killed between two renames
+    (tmp_path / "disk" / "real").rename(tmp_path / "disk" / "real.0123456789abcdef.old")  # killed between two renames
     recover_folder(path)
     assert os.listdir(path) == ["new"] and path.is_symlink()
 
@@ -85,11 +88,156 @@ def test_a_folder_whose_writing_fails_leaves_the_old_one(tmp_path):
     assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["checkpoint"]
 
 
-def test_a_replacement_cut_off_between_two_renames_is_recovered(tmp_path):
-    (tmp_path / "checkpoint.old").mkdir()
-    (tmp_path / "checkpoint.old" / "weights").touch()
+@pytest.mark.parametrize("name", ["checkpoint.old", "checkpoint.0123456789abcdef.old"])  # of 0.1.0, and of today
+def test_a_replacement_cut_off_between_two_renames_is_recovered(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "weights").touch()
     recover_folder(tmp_path / "checkpoint")
     assert os.listdir(tmp_path / "checkpoint") == ["weights"] and os.listdir(tmp_path) == ["checkpoint"]
+
+
+def test_the_newest_of_several_replaced_folders_is_recovered(tmp_path):
+    for when, name in ((1, "checkpoint.0123456789abcdef.old"), (3, "checkpoint.1"), (2, "checkpoint.old")):
+        (tmp_path / name).mkdir()
+        write_lines(tmp_path / name / f"weights{when}", [])
+        os.utime(tmp_path / name, (when, when))
+    recover_folder(tmp_path / "checkpoint")
+    assert os.listdir(tmp_path / "checkpoint") == ["weights2"]
+
+
+FILES = ["config.json", "label.txt", "run.json", "vocab.txt", "weights"]
+MANY = """
+import sys
+from text_cls.files import atomic_folder
+path, tag, *names = sys.argv[1:]
+for _ in range(50):
+    with atomic_folder(path) as folder:
+        for name in names:
+            with open(f"{folder}/{name}", "w", encoding="utf-8") as file:
+                for _ in range(10):
+                    file.write(tag * 100)
+                    file.flush()
+"""
+HELD = """
+import os, sys
+from text_cls.files import atomic_folder, atomic_write
+kind, path = sys.argv[1:]
+with {"folder": atomic_folder, "file": atomic_write}[kind](path) as opened:
+    file = opened if kind == "file" else open(f"{opened}/half", "w", encoding="utf-8")
+    print("half written", file=file, flush=True)
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start(code, *words):
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command_line("-c", code, *words), stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+
+
+def look(path):
+    """What a reader finds in a folder: whole, mixed, incomplete, or nothing."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return "nothing"
+    try:
+        contents = []
+        for name in os.listdir(handle):
+            with open(name, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, dir_fd=handle)) as file:
+                contents.append(file.read())
+    except FileNotFoundError:
+        contents = []
+    finally:
+        same = os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path))
+        os.close(handle)
+    if not same:
+        return "replaced meanwhile"
+    if len({content[:1] for content in contents}) > 1:
+        return "mixed"
+    return "whole" if [*map(len, contents)] == [1000] * len(FILES) else "incomplete"
+
+
+def test_two_processes_that_write_one_folder_never_mix_their_files(tmp_path):
+    seen = []
+    writers = [start(MANY, tmp_path / "x", tag, *FILES) for tag in "AB"]
+    while any(writer.poll() is None for writer in writers):
+        seen.append(look(tmp_path / "x"))
+    assert [writer.wait() for writer in writers] == [0, 0]
+    once_there = collections.Counter(seen[seen.index("whole") :])
+    assert set(once_there) <= {"whole", "replaced meanwhile"} and not {"mixed", "incomplete"} & set(seen), once_there
+    assert look(tmp_path / "x") == "whole" and os.listdir(tmp_path) == ["x"]
+
+
+def test_writers_that_replace_by_two_renames_leave_one_whole_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
+    errors = []
+
+    def write(tag):
+        try:
+            for _ in range(50):
+                with atomic_folder(tmp_path / "x") as folder:
+                    for name in FILES:
+                        Path(folder, name).write_text(tag * 1000, encoding="utf-8")
+        except Exception as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=write, args=tag) for tag in "AB"]
+    [writer.start() for writer in writers]
+    [writer.join() for writer in writers]
+    assert not errors and look(tmp_path / "x") == "whole" and os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_temporary_is_removed_once_its_writer_was_killed(tmp_path, kind):
+    """Until then, the next writer leaves it alone, and both write all of theirs."""
+    path, write = tmp_path / "x", {"folder": atomic_folder, "file": atomic_write}[kind]
+    with start(HELD, kind, path) as killed, start(HELD, kind, path) as living:
+        assert killed.stdout.readline() == living.stdout.readline() == "ready\n"
+        temporaries = set(tmp_path.glob("x.*.tmp"))
+        with write(path):
+            assert set(tmp_path.glob("x.*.tmp")) > temporaries
+        killed.kill()
+        killed.wait()
+        with write(path):
+            pass
+        (left,) = tmp_path.glob("x.*.tmp")
+        assert left in temporaries
+        living.communicate("end\n")
+        assert living.returncode == 0 and os.listdir(tmp_path) == ["x"]
+    assert (path / "half" if kind == "folder" else path).read_text(encoding="utf-8") == "half written\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_temporary_of_another_computer_is_kept_for_a_week(tmp_path, kind):
+    """A network folder may lock on each computer separately, so that its writer may be alive."""
+    path, write = tmp_path / "x", {"folder": atomic_folder, "file": atomic_write}[kind]
+    with start(f"import platform\nplatform.node = lambda: 'other'\n{HELD}", kind, path) as killed:
+        assert killed.stdout.readline() == "ready\n"
+        killed.kill()
+    left = {*tmp_path.glob("x.*")}
+    with write(path):
+        pass
+    assert {*tmp_path.glob("x.*")} == left
+    for one in left:
+        os.utime(one, (0, 0))
+    with write(path):
+        pass
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_the_folders_mode_is_that_of_any_new_folder(tmp_path):
+    with atomic_folder(tmp_path / "x"):
+        pass
+    (tmp_path / "y").mkdir()
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+def test_a_folder_does_not_replace_a_file(tmp_path):
+    write_lines(tmp_path / "x", ["kept"])
+    with pytest.raises(UserError, match="x is a file; name a folder"), atomic_folder(tmp_path / "x"):
+        pass
+    assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_text(encoding="utf-8") == "kept\n"
 
 
 def test_a_full_disk_is_reported(tmp_path, monkeypatch):

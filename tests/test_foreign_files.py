@@ -184,6 +184,22 @@ def test_latin_letters_in_utf_16_without_a_mark(tmp_path):
     assert "it looks like UTF-16LE" in message
 
 
+def test_what_a_pipe_yields_is_converted_in_front_of_it():
+    content = rows(SIMPLIFIED, 200).encode("gbk", "ignore")
+    code = "from text_cls.rows import read_lines; list(read_lines('/dev/stdin'))"
+    answer = subprocess.run(command_line("-c", code), cwd=ROOT, input=content, capture_output=True)
+    assert b"Convert it before it gets here: ... | iconv -f GB18030 -t UTF-8 | python ..." in answer.stderr
+
+
+@pytest.mark.parametrize("end", [b"", b"\r"])
+def test_line_ends_of_old_macs(tmp_path, end):
+    path = tmp_path / "train.txt"
+    message = message_of(path, "一\t甲\r二\t乙\r三\t丙".encode() + end)
+    assert f"{path}: lines end with CR, as in files of old Macs, not with LF. Convert it: tr" in message
+    subprocess.run(["sh", "-c", message.partition("Convert it: ")[2]], check=True)
+    assert [line for _, line in read_lines(path)] == ["一\t甲", "二\t乙", "三\t丙"]
+
+
 def test_a_pipe_is_read_once():
     content = rows(SIMPLIFIED, 200).encode("gbk", "ignore")
     code = "from text_cls.rows import read_lines; list(read_lines('/dev/stdin'))"

@@ -213,4 +213,4 @@ def test_levels_that_contain_the_sign_of_the_separator(rows_of):
     assert rows is None and "has a level that begins with #" in said
     export = tasks([{**taxonomy("a"), "value": {"taxonomy": [["语言", "#1"]]}}])
     rows, said = rows_of(export, *TREE)
-    assert rows is None and "the levels of '语言###1' are unclear: one begins with '#'; rename it" in said
+    assert rows is None and "label '语言###1' has a level that begins with #" in said

@@ -76,10 +76,30 @@ def test_an_index_that_is_down_is_noticed_before_any_request(looking):
     wait_until(lambda: not one.answers)
 
 
-def test_an_index_in_memory_is_not_polled(looking):
+@pytest.fixture
+def looks(monkeypatch):
+    """Grows each time that a `Lookup` looks at its manifest."""
+    seen, real = [], lookup._stamp
+    monkeypatch.setattr(lookup, "_stamp", lambda path: (seen.append(path), real(path))[1])
+    return seen
+
+
+def test_an_index_in_memory_is_not_polled(looking, looks):
     index, one = looking(look=0.01, kind="embedded")
-    time.sleep(0.3)
+    wait_until(lambda: len(looks) > 5)
     assert index.asked == 0 and one.answers
+
+
+def test_a_broken_change_is_reported_once(looking, looks, tmp_path, capfd):
+    set_up_log()
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
+    index, one = looking(look=0.01, kind="embedded")
+    said = ""
+    while "was not loaded" not in said:
+        said += capfd.readouterr().err
+    seen = len(looks)
+    wait_until(lambda: len(looks) > seen + 5)
+    assert (said + capfd.readouterr().err).count("was not loaded") == 1 and one.predictor is index
 
 
 def test_a_folder_replaced_while_it_is_read_is_read_again(looking, tmp_path):

@@ -109,12 +109,14 @@ def test_rows_stay_in_order_across_windows_and_batches(predict, trained, tmp_pat
 
 
 def test_odd_texts(predict, tmp_path):
-    """Emoji, control characters, 2,000 characters, special tokens as text; blank lines are skipped; labels ignored."""
+    """Emoji, control characters, 2,000 characters, special tokens as text; blank lines stay blank; labels ignored."""
     texts = ["😀🚀", "\x01\x02", "长" * 2000, "[SEP][PAD][MASK]", "ＡＢＣ１２３", "a" * 500]
     (tmp_path / "odd.txt").write_text("\n\n".join(texts) + "\n有标签的\t体育赛事\n", encoding="utf-8")
     status, log = predict("news", "--data_file", tmp_path / "odd.txt", "--output_file", "odd.out")
     assert status == 0, log
-    assert [line.split("\t")[0] for line in lines_of("odd.out")] == [*texts, "有标签的"]
+    rows = [line.split("\t") for line in lines_of("odd.out")]
+    assert [row[0] for row in rows] == [word for text in texts for word in (text, "")][:-1] + ["有标签的"]
+    assert rows[1:-1:2] == [["", ""]] * 5
 
 
 def test_an_existing_output_is_replaced_whole_at_the_end(predict, tmp_path, monkeypatch):
@@ -220,12 +222,12 @@ def test_a_checkpoint_of_paddlenlps_application(run, copied, tmp_path):
     ("file", "content", "message"),
     [
         ("decision.json", '{"version": 99}', "decision.json: version 99 is unknown"),
-        ("decision.json", "half", "decision.json: "),
+        ("decision.json", "half", "decision.json is damaged"),
         ("run.json", "half", "run.json is damaged"),
         ("config.json", "half", "config.json is damaged"),
-        ("model_state.pdparams", "half", "the folder does not load"),
+        ("model_state.pdparams", "half", "is damaged (model_state.pdparams: its SHA-256 differs); train again, or"),
         ("model_state.pdparams", None, "holds no model_state.pdparams; train first"),
-        ("vocab.txt", None, "the folder does not load"),
+        ("vocab.txt", None, "is damaged (vocab.txt: missing); train again, or restore the folder from a backup"),
     ],
 )
 def test_a_damaged_checkpoint(run, copied, file, content, message):

@@ -138,10 +138,13 @@ def test_folders_that_are_not_bundles(bundle, trained, tmp_path):
     for content, message in (
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
-        (json.dumps({name: manifest[name] for name in ("version", "files")}), "manifest.json is damaged"),
+        (json.dumps({name: manifest[name] for name in ("version", "files")}), "manifest.json: model_type is missing"),
         (json.dumps({**manifest, "version": 9}), "version 9 is unknown"),
         (json.dumps({**manifest, "num_labels": 54}), "label.txt has 55 labels, the model 54"),
-        (json.dumps({**manifest, "files": {"../../etc/passwd": "0"}}), "../../etc/passwd is missing"),
+        (
+            json.dumps({**manifest, "files": {"../../etc/passwd": "0"}}),
+            "must be the name of a file in this folder, not '../../etc/passwd'",
+        ),
     ):
         (bundle / "manifest.json").write_text(content, encoding="utf-8")
         with pytest.raises(UserError) as error:

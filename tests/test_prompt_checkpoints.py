@@ -71,6 +71,7 @@ def test_the_best_model_before_the_interruption_is_kept(train_prompt, tmp_path, 
     moved = state.read_text(encoding="utf-8").replace(str(last), "elsewhere_last")  # as if it had been moved
     assert "elsewhere_last/checkpoint-2" in moved
     state.write_text(moved, encoding="utf-8")
+    prompt_checkpoints.record_sums(last, prompt_checkpoints.checkpoints_in(last).values(), state.parent)
     status, log = train_prompt("--do_train", "--eval_steps", 2, "--resume_from_checkpoint", last)
     assert status == 0 and "Final best macro_f1_score: 0.50000" in log and len(seen) == 4, log
     assert np.array_equal(weights_of(tmp_path / "out")["verbalizer.head.decoder.weight"], seen[0])
@@ -155,3 +156,77 @@ def test_an_interrupted_run_leaves_the_old_model(train_prompt, tmp_path, monkeyp
     status, log = train_prompt("--do_train", "--seed", "9")
     assert status == 0 and "holds an interrupted run; this one replaces it" in log
     assert (tmp_path / "out" / "model_state.pdparams").read_bytes() != before
+
+
+def stopped(train_prompt, monkeypatch, flags, evaluations):
+    """Stops a run after this many evaluations, at each of which a checkpoint is saved."""
+    done = []
+
+    def score(*_):
+        if len(done) == evaluations:
+            raise KeyboardInterrupt
+        done.append(0)
+        return {"macro_f1_score": 0.5, "micro_f1_score": 0.3, "loss": 0.2 - 0.01 * len(done), "accuracy": 0.0}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prompt_training, "score", score)
+        assert train_prompt(*flags)[0] == 130
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_not_resumed(train_prompt, tmp_path, monkeypatch):
+    flags, last = ("--do_train", "--eval_steps", 1, "--save_total_limit", 3), tmp_path / "out_last"
+    stopped(train_prompt, monkeypatch, flags, 3)
+    resume, newest = (*flags, "--resume_from_checkpoint", last), last / "checkpoint-3"
+    shutil.copytree(last, tmp_path / "copy")
+    for name in ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "trainer_state.json"):
+        for harm in (flip, lambda path: path.write_bytes(path.read_bytes()[:-9])):
+            harm(newest / name)
+            status, log = train_prompt(*resume)
+            assert status == 2 and "Traceback" not in log and "global step" not in log, log
+            assert log.splitlines()[-1] == (
+                f"error: {newest} is damaged ({name}: its SHA-256 differs); resume from an older one "
+                f"(--resume_from_checkpoint {last}/checkpoint-2), or leave out --resume_from_checkpoint to start anew"
+            )
+            shutil.rmtree(last)
+            shutil.copytree(tmp_path / "copy", last)
+    for edit in (lambda text: text[:100], lambda text: "[]", lambda text: "[" * 200000, lambda text: '{"kind": 1}'):
+        run = last / "run.json"
+        before = run.read_text(encoding="utf-8")
+        run.write_text(edit(before), encoding="utf-8")
+        status, log = train_prompt(*resume)
+        assert status == 2 and "leave out --resume_from_checkpoint to start anew" in log and "Traceback" not in log
+        run.write_text(before, encoding="utf-8")
+    (last / "run.json").unlink()
+    assert "out_last is damaged (run.json: missing); leave out" in train_prompt(*resume)[1]
+    assert train_prompt(*flags)[0] == 0  # starts anew
+
+
+def test_a_checkpoint_whose_saving_was_killed_is_passed_over(train_prompt, tmp_path, monkeypatch):
+    flags, last = ("--do_train", "--eval_steps", 1, "--save_total_limit", 3), tmp_path / "out_last"
+    stopped(train_prompt, monkeypatch, flags, 2)
+    shutil.copytree(last / "checkpoint-2", last / "checkpoint-3")
+    (last / "checkpoint-3" / "rng_state.pth").write_bytes(b"")
+    status, log = train_prompt(*flags, "--resume_from_checkpoint", last)
+    assert status == 0 and "resuming at step 2" in log, log
+
+
+def test_a_finished_run_is_recognised_before_anything_is_loaded(train_prompt, few, tmp_path, monkeypatch):
+    flags, last = ("--do_train", "--eval_steps", 2), tmp_path / "out_last"
+    assert train_prompt(*flags)[0] == 0
+    again = (*flags, "--resume_from_checkpoint", last)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "read_all", lambda _: pytest.fail("the data was read"))
+        status, log = train_prompt(*again)
+    assert status == 0 and f"This run has finished already; its model is in {tmp_path / 'out'}" in log
+    status, log = train_prompt(*again, "--do_eval")
+    assert status == 0 and "Dev dataset size: 12" in log and "global step" not in log
+    assert "nothing is saved there yet" in train_prompt(*again, "--seed", 9)[1]
+    flip(tmp_path / "out" / "model_state.pdparams")
+    status, log = train_prompt(*again, "--do_eval")
+    assert status == 2 and "out is damaged (model_state.pdparams: its SHA-256 differs); train again, or" in log

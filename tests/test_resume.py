@@ -2,16 +2,19 @@
 
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import lines_of, write_lines
+from conftest import ROOT, command_line, lines_of, write_lines
 from training_runs import assert_same_weights, assert_whole, compare, history, read_until, start
 
-from text_cls.neural import training
-from text_cls.neural.checkpoint import load_training_state, read_run, training_state
+import train as script
+from text_cls.cli import UserError
+from text_cls.neural import run_state, training
+from text_cls.neural.checkpoint import load_training_state, read_run, read_training_state, training_state
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.evaluation import Evaluation
 
@@ -181,6 +184,80 @@ def test_a_new_run_says_that_it_replaces_a_stopped_one(news, train):
     assert status == 0 and "holds a run that was stopped; this one replaces it. To continue it: --resume" in log
 
 
+@pytest.fixture
+def finished(news, train):
+    """Folder of a run that has finished."""
+    assert train(news)[0] == 0
+    return train(news, "--resume")[2]
+
+
+def test_a_finished_run_is_recognised_before_anything_is_loaded(news, train, finished, monkeypatch):
+    def loaded(*_):
+        pytest.fail("the data was read")
+
+    monkeypatch.setattr(script, "read_data", loaded)
+    for flags in (("--resume",), ("--resume", "--logging_steps", 3)):
+        status, log, _ = train(news, *flags, save_dir=finished)
+        assert status == 0 and log.count("This run has finished already") == 1
+    for flags in (("--early_stop_nums", 4), ("--seed", 9)):  # 10 was chosen for the hierarchy
+        with pytest.raises(pytest.fail.Exception):
+            train(news, "--resume", *flags, save_dir=finished)
+
+
+def test_a_finished_run_needs_no_paddle(news, tiny_model, train, finished):
+    """The same command as a process, in which Paddle cannot be imported."""
+    flags = "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3 --resume".split()
+    where = ["--dataset_dir", str(news), "--model_name", str(tiny_model), "--save_dir", str(finished)]
+    code = "import sys; sys.modules['paddle'] = sys.modules['paddlenlp'] = None; import train; sys.exit(train.main())"
+    done = subprocess.run(command_line("-c", code, *where, *flags), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "This run has finished already" in done.stderr, done.stderr
+
+
+def test_resume_starts_a_run_over_an_older_finished_one(news, train, finished):
+    """Also if it was killed before its first save, again and again."""
+    before = (finished / "model_state.pdparams").read_bytes()
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.Trainer, "rehearse", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            status, log, _ = train(news, "--resume", "--seed", 9, save_dir=finished)
+        assert status == 130 and "starting from the beginning" in log
+        assert "an older run, which finished: --seed was 3, now it is 9. The first checkpoint of this one" in log
+        assert (finished / "model_state.pdparams").read_bytes() == before
+    assert train(news, "--resume", "--seed", 9, save_dir=finished)[0] == 0
+    assert read_run(str(finished))["arguments"]["seed"] == 9
+
+
+def test_a_kill_while_the_last_state_is_deleted_leaves_a_finished_run(news, train, finished, monkeypatch):
+    """The state stays whole, or under a temporary name; a new run with other flags replaces it."""
+    shutil.rmtree(finished)
+    monkeypatch.setattr(training, "remove_folder", lambda _: None)
+    assert train(news, save_dir=finished)[0] == 0 and Path(f"{finished}_last").exists()
+    monkeypatch.undo()
+    status, log, _ = train(news, "--resume", save_dir=finished)
+    assert status == 0 and "This run has finished already" in log and "global step" not in log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, "run_all", lambda _: 1)
+        status, log, _ = train(news, "--resume", "--seed", 9, save_dir=finished)
+    assert "--seed was 3, now it is 9. The first checkpoint of this one replaces it" in log
+    assert read_run(f"{finished}_last")["arguments"]["seed"] == 9
+    status, log, _ = train(news, "--resume", "--seed", 9, save_dir=finished)
+    assert status == 0 and "global step 3," in log and not Path(f"{finished}_last").exists()
+
+
+def test_a_half_deleted_state_of_a_finished_run(news, train, finished):
+    """As older versions left it."""
+    last = Path(f"{finished}_last")
+    last.mkdir()
+    shutil.copy(finished / "vocab.txt", last)
+    assert "This run has finished already" in train(news, "--resume", save_dir=finished)[1]
+
+
+def test_a_run_that_has_not_finished_is_not_replaced(news, train):
+    folder = stop_early(news, train)
+    with pytest.raises(UserError, match="--resume: --seed was 3, now it is 4"):
+        run_state.saved_progress(str(folder), {**read_run(f"{folder}_last")["arguments"], "seed": 4}, {})
+
+
 def test_the_loss_scale_of_fp16_is_resumed_too(tmp_path):
     """With Paddle's own scaler, whose check for a GPU is circumvented."""
 
@@ -197,5 +274,5 @@ def test_the_loss_scale_of_fp16_is_resumed_too(tmp_path):
     first._scale, first._incr_count = paddle.to_tensor([1024.0]), 7
     optimizer = paddle.optimizer.AdamW(1e-3, parameters=paddle.nn.Linear(2, 2).parameters())
     np.savez(tmp_path / "training_state.npz", **training_state(optimizer, first))
-    load_training_state(tmp_path, optimizer, second)
+    load_training_state(read_training_state(tmp_path), optimizer, second)
     assert float(second._scale) == 1024 and second._incr_count == 7

@@ -197,6 +197,7 @@ def test_long_texts_emoji_and_twenty_labels(run, encoders, work):
     dataset, model = encoders["reviews"]
     names = lines_of(dataset / "label.txt")
     long, odd = "很长的评论" * 400, '😀 "引号" <b>&\'\x0b\u2028'
+    written = odd.replace("\x0b\u2028", " ")  # one space for what other readers take for line breaks
     rows = [
         f"{long}\t{','.join(names)}",
         f"{odd}x\t{names[0]}",
@@ -211,8 +212,8 @@ def test_long_texts_emoji_and_twenty_labels(run, encoders, work):
     file = work / "recall_result" / "recall_result_file"
     assert Counter(line.split("\t")[0] for line in lines_of_bytes(file)) == {
         long: 2 * len(names),
-        f"{odd}x": 2 * len(names),
-        f"{odd}y": len(names),
+        f"{written}x": 2 * len(names),
+        f"{written}y": len(names),
     }
     answers = [
         run(script.main, "--similar_text_pair", work / "dev.txt", *where),

@@ -2,11 +2,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, lines_of, load_script
+from conftest import ROOT, lines_of, load_script, write_lines
 
 import export_model as classifier_export
 from encoder import load_encoder, open_encoder
@@ -180,3 +181,18 @@ def test_faults_are_listed_together(run, encoders, tmp_path):
         classifier_export.main, "--params_path", encoders["news"][1], "--output_path", tmp_path / "export"
     )
     assert status == 2 and "holds a retrieval model; name a folder that train.py wrote" in log
+
+
+def test_a_damaged_checkpoint_is_not_exported(run, encoders, tmp_path):
+    model = shutil.copytree(encoders["news"][1], tmp_path / "model")
+    flags = ("--params_path", model, "--output_path", tmp_path / "bundle")
+    weights = (model / "model_state.pdparams").read_bytes()
+    (model / "model_state.pdparams").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    status, log = run(script.main, *flags)
+    assert status == 2 and f"{model} is damaged (model_state.pdparams: its SHA-256 differs)" in log
+    (model / "model_state.pdparams").write_bytes(weights)
+    names = lines_of(model / "label.txt")
+    write_lines(model / "label.txt", [names[1], names[0], *names[2:]])
+    status, log = run(script.main, *flags)
+    assert status == 2 and "label.txt is not the model's label file (the same labels in another order)" in log
+    assert not (tmp_path / "bundle").exists()

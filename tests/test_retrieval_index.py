@@ -101,6 +101,32 @@ def test_a_label_with_children_is_removed_only_with_them(indexed_bundle, run_ind
     assert not [name for name in lines_of(folder / "label.txt") if "天文" in name]
 
 
+def test_a_label_that_ends_with_a_separators_character(indexed_bundle, run_index):
+    """C# is no child of C."""
+    folder = indexed_bundle()
+    run_index("add", folder, "--label", "编程##C")
+    log = run_index("add", folder, "--label", "编程##C###框架")
+    assert "Added 1 entry and 2 labels: 编程##C#, 编程##C###框架" in log and "missing: 编程##C#\n" in log
+    assert nearest(folder, "编程,C#,框架")[1] == pytest.approx(1, abs=1e-5)
+    run_index("remove", folder, "--label", "编程##C")
+    assert [name for name in lines_of(folder / "label.txt") if "编程" in name] == ["编程", "编程##C#", "编程##C###框架"]
+
+
+def test_names_that_look_alike(indexed_bundle, run_index, refused_index, tmp_path):
+    folder = indexed_bundle()
+    run_index("add", folder, "--label", "Santé##a")
+    before = lines_of(folder / "label.txt")
+    run_index("add", folder, "--label", "Sante\u0301 ## a\u200b", "--text", "一句话")
+    assert lines_of(folder / "label.txt") == before and entries_of(folder)["Santé##a"] == 2
+    log = refused_index("add", folder, "--label", "santé##b")
+    assert "--label: label 'santé' differs from 'Santé' only in letter case or full width, which the bundle has" in log
+    write_lines(tmp_path / "labels.txt", ["新A", "新a"])
+    log = refused_index("add", folder, "--corpus_file", tmp_path / "labels.txt")
+    assert "labels.txt:2: label '新a' differs from '新A' only in letter case or full width" in log
+    run_index("remove", folder, "--label", "Sante\u0301", "--with_children")
+    assert not [name for name in lines_of(folder / "label.txt") if "Sant" in name]
+
+
 def test_a_label_is_removed_from_rows_and_rows_without_another_are_removed(indexed_bundle, run_index):
     folder = indexed_bundle("reviews", "rows")
     before, counts = len(open_index(str(folder), manifest_of(folder))), entries_of(folder)

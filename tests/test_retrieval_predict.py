@@ -148,7 +148,7 @@ def test_a_new_label_needs_no_training(predict, encoders, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     thresholds = np.linspace(0.1, 0.9, len(names) - 2)
-    Decision(tuple(thresholds)).save(copy / "decision.json")
+    Decision(tuple(thresholds)).save(copy / "decision.json", names[:-2])
     write_lines(tmp_path / "label.txt", names[::-1][2:])  # in another order
     status, log, rows = predict("news", "--corpus_file", tmp_path / "label.txt", "--scores", model=copy)
     same = predict("news", "--scores", model=copy)[2]
@@ -179,11 +179,12 @@ def test_the_size_of_a_window_makes_no_difference(predict, monkeypatch):
 
 
 def test_any_text_is_labelled(predict):
-    """Very long, emoji, HTML, one letter; blank lines are skipped, and so are the labels of labelled rows."""
+    """Very long, emoji, HTML, one letter; blank lines stay blank, the labels of labelled rows are ignored."""
     texts = ["长" * 2000, "😀🚄", "<script>alert('x')</script> \"引号\"", "a", "", "带标签的行\t价格"]
     status, log, rows = predict("reviews", "--top_k", "2", texts=texts)
-    assert status == 0 and [row[0] for row in rows] == [*texts[:4], "带标签的行"]
-    assert all(len(row[1].split(",")) == 2 for row in rows)
+    assert status == 0 and [row[0] for row in rows] == [*texts[:5], "带标签的行"]
+    assert [len(row[1].split(",")) for row in rows if row[0]] == [2] * 5 and rows[4] == ["", ""]
+    assert predict("reviews", "--top_k", "2", "--skip_blank", texts=texts)[2] == rows[:4] + rows[5:]
     assert predict("reviews", "--threshold", "1", texts=texts[:1])[2] == [[texts[0], ""]]
 
 

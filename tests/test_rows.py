@@ -38,6 +38,7 @@ def test_labels_keep_their_line_as_index(tmp_path):
         (["体育\t财经"], "contains a tab"),
         (["体育##足球"], "label '体育##足球' has no parent here; add a line '体育'"),
         (["体育", "体育##"], "has an empty level"),
+        (["语言", "语言###1"], "add a line '语言#' (below '语言' no level can begin with #, as '#1' does; if that was"),
         ([], "label.txt: no labels"),
     ],
 )

@@ -124,7 +124,7 @@ def case(request, trained, learner, tmp_path_factory):
     labels = Labels(lines_of(dataset / "label.txt"))
     rows = [line.partition("\t") for line in rows[:ROWS]]
     write_lines(dataset / "dev.txt", [f"{text.strip()}\t{names}" for text, _, names in rows])
-    everything(len(labels), CASES[name]).save(folder / "checkpoint" / "decision.json")
+    everything(len(labels), CASES[name]).save(folder / "checkpoint" / "decision.json", labels.names)
     bundle = folder / "export"
     succeed(export_model.main, "--params_path", folder / "checkpoint", "--output_path", bundle)
     texts = [text.strip() for text, _, _ in rows]

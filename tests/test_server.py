@@ -103,7 +103,7 @@ def test_requests_of_any_kind_share_runs_and_answer_as_alone(serve):
     model = PausedModel(client)
     with ThreadPoolExecutor(len(asked)) as pool:
         answers = [pool.submit(ask, client, [text] * 2, **parameters) for text, parameters in asked]
-        assert model.begun.wait(10)
+        assert model.begun.wait(60)
         while service_of(client).batcher.texts < 48:
             pass
         model.go.set()
@@ -206,7 +206,7 @@ def test_the_event_loop_is_not_blocked_while_a_large_request_is_tokenised(serve,
 
     def encode(texts, length):
         seen.append(len(texts))
-        assert step.wait(10)
+        assert step.wait(60)
         return real(texts, length)
 
     monkeypatch.setattr(tokenizer, "encode", encode)

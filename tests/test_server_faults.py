@@ -9,19 +9,17 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import uvicorn
 from conftest import command_line
 
-from connections import protocol_of
-from serving import HERE, JSON, serving, wait_until
+from serving import HERE, JSON, connections_of, metric, raw, read_all, serving, wait_until
 
 HEAD = (
     "POST /models/cls_hierarchical HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -33,18 +31,6 @@ ROUTE = "/models/cls_hierarchical"
 @pytest.fixture
 def log(tmp_path):
     return tmp_path / "log"
-
-
-def raw(server, data, timeout=20):
-    """A connection on which these bytes have been sent."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout)
-    connection.sendall(data)
-    return connection
-
-
-def read_all(connection):
-    with connection, contextlib.suppress(ConnectionResetError):
-        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 # ------------------------------------------------------------------------------------------------- other ways to start
@@ -115,22 +101,14 @@ def test_sigterm_finishes_what_was_accepted(bundles, log):
         assert "Traceback" not in server.text()
 
 
-def metric(server, name):
-    connection = server.connect()
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return float(re.search(rf"^text_cls_{name} (\S+)$", text, re.M)[1])
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_server_ends_at_once(bundles, log, number):
-    with serving(bundles["news"], log) as server:
+    limits = ("--deadline_seconds", 600, "--receive_seconds", 600, "--shutdown_seconds", 700)  # it waits for none
+    with serving(bundles["news"], log, *limits) as server:
         connection = server.connect()
         connection.request("GET", "/health/live")
         connection.getresponse().read()  # and stays open
-        start = time.monotonic()
-        assert server.stop(number) == 0 and time.monotonic() - start < 10
+        assert server.stop(number, seconds=120) == 0
         assert "Traceback" not in server.text()
 
 
@@ -138,7 +116,7 @@ def test_half_a_request_does_not_keep_a_server_from_ending(bundles, log):
     flags = ("--deadline_seconds", 1, "--receive_seconds", 60, "--shutdown_seconds", 4)
     with serving(bundles["news"], log, *flags) as server:
         half = [raw(server, b"POST / HT"), raw(server, HEAD.format(100).encode() + b'{"data')]
-        time.sleep(0.3)
+        wait_until(lambda: metric(server, "requests_under_way") == 2)  # the second, and this one for the metrics
         assert server.stop(seconds=30) == 0
         for connection in half:
             connection.close()
@@ -176,8 +154,10 @@ def test_slow_clients_get_an_error_and_are_disconnected(bundles, log):
         kept = raw(server, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")
         answer = read_all(body)
         assert b" 408 " in answer and b"did not arrive within 3 s" in answer and b"connection: close" in answer.lower()
-        assert [read_all(connection) for connection in silent] == [b""] * 3
-        assert read_all(kept).count(b"HTTP/1.1 200") == 1
+        nothing, *halves = [read_all(connection) for connection in silent]
+        assert nothing == b"" and all(half.startswith(b"HTTP/1.1 408 ") for half in halves)
+        both = read_all(kept)
+        assert both.count(b"HTTP/1.1 200") == 1 and both.count(b"HTTP/1.1 408") == 1
         # A client that sends its bytes one by one within the time is answered.
         drop = raw(server, HEAD.format(len(BODY)).encode())
         for i in range(len(BODY)):
@@ -197,21 +177,11 @@ def answering(size, seconds, delay=0):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"x" * size})
 
-    with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as client:
+    with connections_of(app, seconds) as (address, connections), socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what is not read stays with the server
         client.settimeout(20)
-        config = uvicorn.Config(
-            app, http=protocol_of(seconds), lifespan="off", log_config=None, timeout_graceful_shutdown=1
-        )
-        running = uvicorn.Server(config)
-        thread = threading.Thread(target=running.run, args=([bound],))
-        thread.start()
-        try:
-            client.connect(bound.getsockname())
-            yield client, running.server_state.connections
-        finally:
-            running.should_exit = True
-            thread.join(20)
+        client.connect(address)
+        yield client, connections
 
 
 ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -243,14 +213,19 @@ def test_a_client_that_reads_slowly_gets_everything():
 
 
 def test_a_client_that_leaves_costs_nothing(bundles, log):
-    with serving(bundles["news"], log, "--batch_tokens", 50, seconds=1) as server:
+    flags = ("--deadline_seconds", 50, "--shutdown_seconds", 60)
+    with serving(bundles["news"], log, *flags, seconds=4) as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, "足球", 60)
+        wait_until(lambda: metric(server, "queue_texts") == 1)  # the model is busy
         for _ in range(8):
-            raw(server, HEAD.format(len(BODY)).encode() + BODY).close()
-            raw(server, HEAD.format(len(BODY)).encode() + BODY[:7]).close()
-        start = time.monotonic()
-        assert server.post("足球")[0] == 200 and time.monotonic() - start < 7  # eight runs would be eight seconds
-        server.wait_for(" 499 ")
+            for size in (len(BODY), 7):
+                client = raw(server, HEAD.format(len(BODY)).encode() + BODY[:size])
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+                client.close()
+        wait_until(lambda: server.text().count(" 499 ") == 16)
+        assert first.result()[0] == server.post("足球")[0] == 200
         wait_until(lambda: metric(server, "queue_tokens") == 0)
+        assert metric(server, "batch_texts_sum") == 2
         assert "Traceback" not in server.text()
 
 

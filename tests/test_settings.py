@@ -28,7 +28,9 @@ def test_settings(caplog, monkeypatch):
     assert "max_texts=5" in shown and "batching=False" in shown and KEY not in shown
     chosen = settings.parse_args(["--shutdown_seconds", "12"], environ={})
     assert (chosen.host, chosen.shutdown_seconds, chosen.deadline_seconds) == ("127.0.0.1", 12, 10)
-    assert chosen.api_key is None
+    assert chosen.api_key is None and chosen.allowed_hosts == ()
+    chosen = settings.parse_args(["--allowed_hosts", "A.org, *.b.org [0::1]"], environ={})
+    assert chosen.allowed_hosts == ("a.org", "*.b.org", "::1")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,9 @@ def test_settings(caplog, monkeypatch):
         ([], {"TEXT_CLS_BATCHING": "nein"}, "TEXT_CLS_BATCHING must be true or false, not 'nein'"),
         (["--shutdown_seconds", "11.5"], {}, "11.5 must be at least 2 more than --deadline_seconds 10"),
         (["--deadline_seconds", "0"], {}, "argument --deadline_seconds: must be more than 0"),
+        (["--allowed_hosts", "a.org:80"], {}, "must be names without ports, such as example.org,*.example.org"),
+        ([], {"TEXT_CLS_ALLOWED_HOSTS": "http://a.org"}, "TEXT_CLS_ALLOWED_HOSTS: must be names without ports"),
+        ([], {"TEXT_CLS_ALLOWED_HOSTS": "a.*.org"}, "TEXT_CLS_ALLOWED_HOSTS: must be names without ports"),
         ([], {"TEXT_CLS_API_KEY": "密钥"}, "TEXT_CLS_API_KEY contains characters that a header cannot carry"),
         ([], {"TEXT_CLS_API_KEY": "s3cret\n"}, "use ASCII without line breaks, and without spaces at either end"),
         ([], {"TEXT_CLS_API_KEY": " s3cret"}, "use ASCII without line breaks, and without spaces at either end"),

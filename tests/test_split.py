@@ -250,6 +250,42 @@ def test_the_source_is_never_replaced(run, dataset):
     assert lines_of(dataset / "train.txt") == before
 
 
+def test_a_level_may_end_with_a_separators_character(run, tmp_path):
+    names = ["语言##C###框架", "语言##C#", "语言##C###库"]
+    write_lines(tmp_path / "all.txt", [f"第{i}行\t{names[i % 3]}" for i in range(30)])
+    status, log = split(run, tmp_path)
+    assert status == 0, log
+    assert lines_of(tmp_path / "label.txt") == ["语言", "语言##C#", "语言##C###库", "语言##C###框架"]
+
+
+def test_labels_joined_by_another_sign_are_an_error_with_the_command(run, tmp_path):
+    path = tmp_path / "all.txt"
+    names = ["售后##维修##慢", "咨询##活动##时间", "咨询##价格"]
+    write_lines(path, [f"第{i}行；\t{'；'.join(names[: i % 3 + 1])}" for i in range(30)])
+    status, log = split(run, tmp_path)
+    assert (
+        status == 2 and "'售后##维修##慢；咨询##活动##时间' and 1 other name seem to be several labels with '；'" in log
+    )
+    assert not (tmp_path / "label.txt").exists()
+    command = log.partition("replace it: ")[2].partition(". If it is part of the name, write the labels")[0]
+    subprocess.run(["sh", "-c", command], check=True)
+    status, log = split(run, tmp_path)
+    assert status == 0 and len(lines_of(tmp_path / "label.txt")) == 7, log
+    assert lines_of(path)[2] == f"第2行；\t{','.join(names)}"
+
+
+def test_names_that_differ_in_what_nobody_sees_are_one_label(run, tmp_path):
+    names = ["Santé", "Sante\u0301", "San\u200bté", " Santé\u00a0"]
+    write_lines(tmp_path / "all.txt", [f"第{i}行\t{names[i % 4]}" for i in range(40)])
+    status, log = split(run, tmp_path)
+    assert status == 0 and lines_of(tmp_path / "label.txt") == ["Santé"], log
+    assert "20 names have other invisible characters or spaces than the label, which are ignored" in log
+    write_lines(tmp_path / "all.txt", [f"第{i}行\t{['IT', 'it'][i % 2]}" for i in range(40)])
+    (tmp_path / "label.txt").unlink()
+    status, log = split(run, tmp_path, "--overwrite")
+    assert status == 2 and "all.txt:2: label 'it' differs from 'IT' only in letter case or full width" in log
+
+
 def test_problems_are_listed_together(run, tmp_path):
     write_lines(tmp_path / "label.txt", ["甲", "乙", "乙"])
     write_lines(tmp_path / "all.txt", ["一\t甲", "二\t丙", "一\t乙"])
@@ -280,3 +316,13 @@ def test_the_public_sets(run, tmp_path):
         status, log = split(run, folder)
         assert status == 0 and "Every label is in every file" in log
         assert " 80.0% " in log and log.count(" 10.0% ") == 2
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_csv_without_quotes_is_named(run, tmp_path, with_labels):
+    write_lines(tmp_path / "all.txt", [f"第{i}条文本，很短,{'ab'[i % 2]}" for i in range(40)])
+    if with_labels:
+        write_lines(tmp_path / "label.txt", ["a", "b"])
+    status, log = run(script.main, "--dataset_dir", tmp_path)
+    assert status == 2 and "all.txt: this file is CSV, but a row is text<TAB>label,label. To convert it, keep" in log
+    assert not (tmp_path / "train.txt").exists()

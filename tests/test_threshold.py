@@ -47,7 +47,7 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
     where = ("--dataset_dir", tmp_path / "data", "--params_path", model, "--device", "cpu", "--report_file", report)
     scores = []
     for each in (decision, Decision()):
-        each.save(model / "decision.json")
+        each.save(model / "decision.json", lines_of(model / "label.txt"))
         assert run(evaluate.main, *where)[0] == 0
         scores.append(json.loads(report.read_text(encoding="utf-8"))["macro"]["f1"])
     assert scores[0] > scores[1]  # on the rows it was fitted to, it must
@@ -121,14 +121,17 @@ def test_rows_that_nothing_can_be_fitted_to(tune, target):
     status, log, _ = tune(
         "reviews", *target, edit=lambda data: write_lines(data / "dev.txt", [f"第{i}句\t" for i in range(60)])
     )
-    assert status == 2 and "no row has a label, so there is nothing to fit thresholds to" in log
+    assert status == 2 and "no row has a label; a row is text<TAB>label,label" in log
     assert Decision.load(model / "decision.json") == Decision()
 
 
 def test_temperature(tune):
     status, log, model = tune("news", "--temperature", "--force")
-    assert status == 0 and re.search(r"Temperature \d\.\d+ \(log-loss 0\.\d+, without 0\.\d+", log)
-    assert Decision.load(model / "decision.json").temperature != 1
+    found = re.search(r"Temperature (\d\.\d+) \(log-loss (0\.\d+), without (0\.\d+)", log)
+    assert status == 0 and found, log
+    temperature, fitted, before = map(float, found.groups())
+    assert fitted < before and abs(temperature - 1) > 0.01
+    assert Decision.load(model / "decision.json").temperature == pytest.approx(temperature, abs=0.0005)
 
 
 def test_faults(tune):

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from strategies import labelled
@@ -11,7 +11,7 @@ from text_cls import cross_fitting, thresholds
 from text_cls.decision import Decision
 from text_cls.label_tree import with_ancestors
 from text_cls.probabilities import sigmoid
-from text_cls.thresholds import fit_thresholds
+from text_cls.thresholds import PSEUDO_ROWS, fit_thresholds, gaps
 
 
 @st.composite
@@ -59,6 +59,13 @@ def test_a_gap_is_cut_in_its_middle():
     assert fit_thresholds(np.array([[-1.0], [0.0], [1.0]]), np.array([[False], [False], [True]])) == [0.5]
 
 
+def test_between_neighbours_the_lower_one_is_the_threshold():
+    """There is no number in the gap; its middle is rounded down for the first pair, and up for the second."""
+    following = np.nextafter(1.0, 2)
+    for low, high in ((1.0, following), (following, np.nextafter(following, 2))):
+        assert fit_thresholds(np.array([[low], [high]]), np.array([[False], [True]])) == [low]
+
+
 @given(scored())
 def test_labels_that_no_row_has(data):
     """Nothing is predicted if no row has a label."""
@@ -83,6 +90,22 @@ def test_rare_labels_get_the_common_threshold_and_frequent_ones_their_own():
     assert drawn[1] == pytest.approx(common + 5, abs=0.3)
 
 
+def test_a_label_is_judged_as_if_it_had_two_more_rows():
+    """Two rows at 2, and some others at 1, where the common threshold, 0, would predict them all the same.
+
+    With s more rows, its own threshold has an F1 of 4 / (4 + s), the common one (4 + 2 s) / (4 + 2 s + others).
+    """
+
+    def threshold(others):
+        scores, targets = np.full((100, 2), -1.0), np.zeros((100, 2), dtype=bool)
+        scores[:40, 0], targets[:40, 0] = 1, True  # a frequent label
+        scores[:2, 1], targets[:2, 1] = 2, True
+        scores[2 : 2 + others, 1] = 1
+        return fit_thresholds(scores, targets)[1]
+
+    assert threshold(others=3) == 0 and threshold(others=6) == 1.5
+
+
 def test_thresholds_help_on_unseen_rows():
     """What they are for: labels of very different frequency, and scores whose zero is not the best cut."""
     random = np.random.default_rng(4)
@@ -105,6 +128,53 @@ def test_no_common_threshold_is_better(case, objective):
     best = max(cross_fitting.value_of(gold, probabilities > t, objective) for t in thresholds.GRID)
     found = thresholds.fit_one(probabilities, gold, objective)
     assert cross_fitting.value_of(gold, probabilities > found, objective) == pytest.approx(best)
+
+
+def every_gap(probabilities, gold, objective):
+    """`fit_each` without its shortcut: tries all gaps of all labels."""
+    start, size = thresholds.fit_one(probabilities, gold, objective), gold.shape[1]
+    fitted, total = np.full(size, start), gold.sum()
+    share = PSEUDO_ROWS / total if total else 0
+    for label in np.argsort(-gold.sum(axis=0), kind="stable"):
+        candidates, values = [*gaps(np.sort(probabilities[:, label])), start], []
+        for candidate in candidates:
+            tried = np.where(np.arange(size) == label, candidate, fitted)
+            predicted, value = probabilities > tried, 0
+            if objective == "exact":
+                value += (predicted == gold).all(axis=1).sum()
+            if objective in ("micro", "both") and predicted.sum() + total:
+                value += 2 * (predicted & gold).sum() / (predicted.sum() + total)
+            if objective in ("macro", "both"):
+                pooled, positive = probabilities > candidate, gold[:, label]
+                numerator = 2 * ((predicted[:, label] & positive).sum() + share * (pooled & gold).sum())
+                denominator = predicted[:, label].sum() + positive.sum() + share * (pooled.sum() + total)
+                value += numerator / denominator / size if denominator else 0
+            values.append(value)
+        best = np.flatnonzero(np.array(values) >= max(values) - 1e-12)
+        fitted[label] = min((candidates[i] for i in best), key=lambda t: abs(t - start))
+    return np.clip(fitted, 0, 1)
+
+
+@settings(max_examples=80)
+@given(st.integers(0, 10**6), st.sampled_from(sorted(thresholds.OBJECTIVES)), st.sampled_from([0.03, 0.1, 0.4]))
+def test_no_skipped_gap_is_better(seed, objective, share):
+    random = np.random.default_rng(seed)
+    gold = random.random((random.integers(1, 60), random.integers(1, 6))) < share
+    probabilities = sigmoid(np.where(gold, 1, -3) + random.normal(0, 1.5, gold.shape)).astype(np.float64)
+    if seed % 2:
+        probabilities = probabilities.round(1)  # ties
+    found = thresholds.fit_each(probabilities, gold, objective)
+    assert found == pytest.approx(every_gap(probabilities, gold, objective), abs=1e-12)
+
+
+@pytest.mark.parametrize("objective", thresholds.OBJECTIVES)
+def test_a_label_of_all_rows_is_predicted_for_all_of_them(objective):
+    """Although a common threshold would be too high for the lowest of its probabilities, 0.1."""
+    gold = np.zeros((20, 6), dtype=bool)
+    gold[:, 0], gold[::2, 1:] = True, True
+    probabilities = np.where(gold, 0.8, 0.5)
+    probabilities[:, 0] = np.linspace(0.1, 0.9, 20)
+    assert (probabilities > thresholds.fit_each(probabilities, gold, objective)).tolist() == gold.tolist()
 
 
 @given(labelled(), st.sampled_from(["micro", "exact"]))
@@ -141,6 +211,15 @@ def test_targets(case, target):
     if gold.any():
         assert ratios(threshold)[1] >= target - 1e-9
         assert ratios(threshold)[2] == min(ratios(t)[2] for t in between if ratios(t)[1] >= target - 1e-9)
+
+
+def test_rows_with_a_probability_of_0_are_above_no_threshold():
+    probabilities, gold = np.array([0.0, 0.0, 0.2, 0.6]), np.array([True, False, True, False])
+    threshold = thresholds.fit_target(probabilities, gold, recall=0.9)
+    assert 0 <= threshold < 0.2 and (probabilities > threshold)[gold].sum() == 1
+    assert 0 <= thresholds.fit_target(np.zeros(3), np.array([True, False, True]), recall=0.5) <= 1
+    threshold = thresholds.fit_target(probabilities, gold, recall=0.5)  # which can be reached
+    assert 0 <= threshold < 0.2
 
 
 def test_one_threshold_reaches_a_target_of_the_sets_as_decided():

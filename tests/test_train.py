@@ -11,6 +11,7 @@ from training_runs import assert_same_weights, history, losses, weights
 
 import train as script
 from text_cls.neural.checkpoint import read_run
+from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.training_options import TrainingOptions
 
 CONTRACT = {  # flag: default, as in both guides
@@ -92,8 +93,8 @@ def test_patience_depends_on_the_label_set(reviews, train):
 
 def test_a_checkpoint_is_saved_even_if_nothing_is_predicted(news, train):
     """Macro F1 stays 0; PaddleNLP's application then writes no checkpoint and says that it has."""
-    write_lines(news / "dev.txt", ["今天的菜谱是番茄炒蛋", "窗外下着小雨"])  # no label, so there is nothing to find
-    status, log, folder = train(news)
+    write_lines(news / "dev.txt", [f"今天的菜谱是番茄炒蛋\t{lines_of(news / 'label.txt')[-1]}"])
+    status, log, folder = train(news, "--learning_rate", 0.03)  # three steps that make every label unlikely
     assert status == 0 and "macro f1 score: 0.00000" in log and (folder / "model_state.pdparams").exists()
 
 
@@ -108,6 +109,24 @@ def test_metric_for_best_chooses_the_checkpoint(news, train):
     status, log, folder = train(news, "--epochs", 3, "--metric_for_best", "accuracy", "--learning_rate", "1e-2")
     assert status == 0 and "Current best accuracy score" in log and "Final best accuracy score" in log
     assert read_run(str(folder))["progress"]["best_score"] == max(entry["accuracy"] for entry in history(folder))
+
+
+@pytest.mark.parametrize(("metric", "best"), [("micro_f1", 1), ("accuracy", 2), ("macro_f1", 3)])
+def test_the_weights_kept_are_those_of_the_best_epoch(news, train, monkeypatch, metric, best):
+    """The scores are made up: each metric is the highest after another epoch."""
+    made_up = {"micro_f1": (0.3, 0.2, 0.1), "accuracy": (0.1, 0.3, 0.2), "macro_f1": (0.1, 0.2, 0.3)}
+    seen = []  # the weights at each evaluation; the first is before the training
+
+    def evaluate(self, *args, **kwargs):
+        seen.append({name: value.numpy().copy() for name, value in self.checkpoint.model.state_dict().items()})
+        return {"loss": 0.5, **{name: values[len(seen) - 2] for name, values in made_up.items()}}
+
+    monkeypatch.setattr(Evaluation, "evaluate", evaluate)
+    status, log, folder = train(news, "--epochs", 3, "--metric_for_best", metric)
+    assert status == 0 and len(seen) == 4
+    kept = weights(folder)
+    same = [all(np.array_equal(kept[name], value) for name, value in each.items()) for each in seen]
+    assert same == [epoch == best for epoch in range(4)]
 
 
 def test_the_rate_is_not_zero_with_warmup_steps_alone(news, train, tiny_model):

@@ -4,13 +4,14 @@ import contextlib
 import json
 import re
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import lines_of, write_lines
+from conftest import ROOT, lines_of, write_lines
 from triton_server import TEXTS, assert_same, client, names_and_scores, triton_server
 
 import build_repository as script
@@ -381,3 +382,27 @@ def test_a_client_without_some_of_its_packages_says_so(triton, kind, package, tm
     status, _, log = client(triton, kind, **without(package, tmp_path))
     assert status == 2 and f"'{package}'. pip install -r deploy/triton_serving/requirements-client.txt" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_client_reads_a_pipe_and_keeps_blank_lines(served, triton, kind, tmp_path):
+    texts = [TEXTS[0], "", " ", f"{TEXTS[2]}\u2028后", ""]
+    output = tmp_path / "labels.txt"
+    script = ROOT / "deploy" / "triton_serving" / f"seqcls_{kind}_client.py"
+    url = served.server.grpc_url if kind == "grpc" else served.server.http_url
+    words = [triton, script, "--url", url, "--input_file", "/dev/stdin", "--output_file", output]
+
+    def ask(lines, *flags):
+        content = "".join(f"{line}\n" for line in lines).encode()
+        answer = subprocess.run([*map(str, words), *flags], input=content, capture_output=True)
+        return answer.returncode, answer.stderr.decode()
+
+    status, log = ask(texts)
+    assert status == 0 and "3 of 5 rows are blank lines of /dev/stdin; --skip_blank leaves them out" in log, log
+    found = [names for names, _ in served.predictor.predict([texts[0], texts[3]])]
+    wanted = [f"{texts[0]}\t{','.join(found[0])}", "\t", "\t", f"{TEXTS[2]} 后\t{','.join(found[1])}", "\t"]
+    assert lines_of(output) == wanted
+    assert ask(texts, "--skip_blank")[0] == 0 and lines_of(output) == [wanted[0], wanted[3]]
+    status, log = ask([f"{texts[0]}\t{served.predictor.labels.names[0]}", "id1\t足球"])
+    assert status == 2 and "/dev/stdin:2: the second column, '足球', has no label of the model" in log
+    assert lines_of(output) == [wanted[0], wanted[3]]

@@ -53,13 +53,20 @@ def sorted_batches(lengths, batch_size):
 
 
 def shuffled_batches(lengths, batch_size, seed, by_length=True):
-    """Row numbers in random batches; with `by_length`, drawn from shuffled stretches of 50 batches sorted by length."""
+    """Row numbers in random batches; with `by_length`, of similar length, from shuffled stretches sorted by length.
+
+    A stretch has 50 batches, or a quarter of the batches if that is fewer, as in transformers' LengthGroupedSampler: if
+    few rows were one stretch, much the same rows would share a batch in every epoch. The rows that do not fill a batch
+    are set aside before sorting; cut off after it, they would always be the longest.
+    """
     random = np.random.default_rng(seed)
     order = random.permutation(len(lengths))
     if by_length:
-        stretch = batch_size * 50
-        parts = [order[i : i + stretch] for i in range(0, len(order), stretch)]
-        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+        filling = len(order) - len(order) % batch_size
+        stretch = batch_size * max(1, min(50, len(order) // (4 * batch_size)))
+        for start in range(0, filling, stretch):
+            part = order[start : min(start + stretch, filling)]
+            part[:] = part[np.argsort(lengths[part], kind="stable")]
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))] if by_length else batches
 

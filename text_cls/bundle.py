@@ -8,23 +8,79 @@ vectors to label names; its labels may change while its graph stays the same.
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from dataclasses import dataclass
 
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
-from text_cls.files import atomic_folder, recover_folder, sha256, write_json
+from text_cls.files import atomic_folder, read_unchanged, recover_folder, sha256, write_json
 from text_cls.rows import Labels, read_labels
+from text_cls.schema import (
+    FILE_NAME,
+    FLAG,
+    SHA256,
+    TEXT,
+    by_kind,
+    fields,
+    list_of,
+    map_of,
+    one_of,
+    or_null,
+    parse_json,
+    read_bytes,
+    whole,
+)
 
 MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 # ONNX files by variant, with the names that PaddleNLP's application gives to its converted models.
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
-REQUIRED = {"model", "model_type", "variants", "num_labels", "max_seq_length", "longest_input"}  # keys of a manifest
 CLASSIFICATION, RETRIEVAL = "classification", "retrieval"
 KINDS = (CLASSIFICATION, RETRIEVAL)
 BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}
+REMEDY = "export it again (python {}export_model.py) or copy all of it"
+REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retrieval_based/")}
+# Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
+OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json"}
+
+_TENSOR = {"name": TEXT, "shape": list_of(whole(-1))}
+_FIELDS = {
+    "version": whole(VERSION, VERSION),
+    "model": TEXT,
+    "model_type": TEXT,
+    "static_graph": or_null(FILE_NAME),
+    "inputs": list_of(fields({**_TENSOR, "dtype": one_of("int64")}), least=1),
+    "outputs": list_of(fields({**_TENSOR, "dtype": one_of("float32")}), least=1),
+    "num_labels": whole(1),
+    "hierarchical": FLAG,
+    "max_seq_length": whole(1),
+    "longest_input": or_null(whole(1)),
+    "pad_token_id": whole(0),
+    "variants": list_of(one_of(*VARIANTS)),
+    "files": map_of(SHA256, key=FILE_NAME),
+}
+_RETRIEVAL_FIELDS = {
+    "kind": one_of(RETRIEVAL),
+    "width": whole(1),
+    "corpus": one_of("labels", "rows"),
+    "search": fields({"vote": FLAG, "neighbours": whole(1)}),
+    "index": or_null(
+        by_kind({"embedded": fields({}), "milvus": fields({"uri": TEXT, "collection": TEXT}, {"bundle": TEXT})})
+    ),
+}
+_OPTIONAL_FIELDS = {
+    "vocab_size": or_null(whole(1)),
+    "type_vocab_size": or_null(whole(1)),
+    "versions": map_of(TEXT),
+    "unmeasured": list_of(one_of(*VARIANTS)),
+}
+_CHECK = by_kind(
+    {
+        CLASSIFICATION: fields(_FIELDS, _OPTIONAL_FIELDS),
+        RETRIEVAL: fields({**_FIELDS, **_RETRIEVAL_FIELDS}, _OPTIONAL_FIELDS),
+    },
+    default=CLASSIFICATION,
+)
 
 
 @dataclass
@@ -44,11 +100,12 @@ class Bundle:
 
     def onnx_file(self, variant: str) -> str:
         """The path of a variant's graph. Raises UserError if the bundle does not have it."""
-        if variant not in self.manifest["variants"]:
-            raise UserError(
-                f"{self.folder} holds no {variant} model, only {', '.join(self.manifest['variants'])}. To make one: "
-                f"python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
-            )
+        variants = self.manifest["variants"]
+        if variant not in variants:
+            remedy, held = REMEDIES[self.kind], f", only {', '.join(variants)}" if variants else ""
+            if variant != "float32" and self.kind == CLASSIFICATION:
+                remedy = f"make it: python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
+            raise UserError(f"{self.folder} holds no {variant} model{held}; {remedy}")
         return os.path.join(self.folder, VARIANTS[variant])
 
 
@@ -62,10 +119,10 @@ def write_manifest(folder, fields):
 
 def files_of_bundle(folder):
     """Names of the files in a bundle's manifest, and the manifest itself; empty without a readable manifest."""
+    path = os.path.join(folder, MANIFEST)
     try:
-        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-            return {MANIFEST, *json.load(file)["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {MANIFEST, *parse_json(read_bytes(path), path, fields({"files": map_of(TEXT)}), "")["files"]}
+    except (OSError, UserError):
         return set()
 
 
@@ -73,9 +130,8 @@ def bundle_kind(folder):
     """One of `KINDS`, by the bundle's manifest. Without a readable one, `open_bundle` reports what is wrong."""
     recover_folder(folder)
     try:
-        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-            return json.load(file).get("kind", CLASSIFICATION)
-    except (OSError, ValueError, AttributeError):
+        return _read_manifest(folder, None)[0].get("kind", CLASSIFICATION)
+    except UserError:
         return CLASSIFICATION
 
 
@@ -122,7 +178,7 @@ def changed_bundle(bundle, changing):
 def replace_decision(bundle, decision):
     """Replaces the decision in a bundle's folder; see `changed_bundle` for what it raises."""
     with changed_bundle(bundle, {DECISION}) as (folder, _):
-        decision.save(os.path.join(folder, DECISION))
+        decision.save(os.path.join(folder, DECISION), bundle.labels.names)
 
 
 def _what_to_name(folder, kind):
@@ -139,67 +195,82 @@ def _what_to_name(folder, kind):
 def open_bundle(folder: str, kind: str | None = None) -> Bundle:
     """Opens a bundle and checks that all its files match its manifest, byte for byte.
 
+    The sums find what happens by accident: a file that was cut off, edited, or copied from another bundle. They do not
+    stop someone who may write to the folder, and could write another manifest as well.
+
     Args:
         kind: one of `KINDS`, if no other is acceptable.
     Raises:
         UserError: it is not a bundle, or of another kind, or files are missing or changed; the message says which.
     """
+    return read_unchanged(folder, lambda: _open(folder, kind))
+
+
+def _open(folder, kind):
     recover_folder(folder)
-    path, remedy = os.path.join(folder, MANIFEST), "export it again (python export_model.py) or copy all of it"
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-        manifest = json.loads(content)
-        version, files = manifest["version"], dict(manifest["files"])
-        if version == VERSION and not REQUIRED <= set(manifest):
-            raise KeyError(REQUIRED - set(manifest))
-        if version == VERSION and manifest.get("kind") == RETRIEVAL:
-            _check_retrieval(manifest)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {_what_to_name(folder, kind)}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; {remedy}") from error
-    if version != VERSION:
-        raise UserError(f"{path}: version {version!r} is unknown (this code reads version {VERSION})")
-    if problem := _kind_problem(manifest.get("kind", CLASSIFICATION), kind):
-        raise UserError(f"{folder} {problem}")
-    problems = Problems()
-    for name, digest in sorted(files.items()):
-        if os.path.basename(name) != name or not os.path.isfile(os.path.join(folder, name)):
-            problems.add(f"{folder}: {name} is missing; {remedy}")
-        elif sha256(os.path.join(folder, name)) != digest:
-            problems.add(f"{folder}: {name} is not the file of this bundle (its SHA-256 differs); {remedy}")
+    manifest, digest = _read_manifest(folder, kind)
+    found = manifest.get("kind", CLASSIFICATION)
+    if kind not in (None, found):
+        raise UserError(
+            f"{folder} is a bundle of kind {found}, but {kind} is needed here; name a folder that "
+            f"{BUNDLE_SCRIPTS[kind]} wrote"
+        )
+    remedy, problems = REMEDIES[found], Problems()
+    for name in sorted(OPTIONAL & set(os.listdir(folder)) - set(manifest["files"])):
+        problems.add(f"{folder}: {name} is not a file of this bundle; delete it, or {remedy}")
+    for problem in file_problems(folder, manifest["files"], remedy):
+        problems.add(problem)
     problems.stop_if_any()
-    labels = read_labels(os.path.join(folder, "label.txt"), problems)
+    labels = read_labels(os.path.join(folder, "label.txt"), problems, of_model=True)
     problems.stop_if_any()
     if len(labels) != manifest["num_labels"]:
         raise UserError(f"{folder}: label.txt has {len(labels)} labels, the model {manifest['num_labels']}; {remedy}")
+    columns = manifest["width"] if found == RETRIEVAL else len(labels)
+    if [tensor["shape"] for tensor in manifest["outputs"]] != [[-1, columns]]:
+        raise UserError(f"{folder}/{MANIFEST}: outputs must be one tensor of shape [-1, {columns}]; {remedy}")
+    decision = Decision.load(os.path.join(folder, DECISION), labels.names, remedy)
+    return Bundle(folder, manifest, labels, decision, digest)
+
+
+def _read_manifest(folder, kind):
+    """The checked manifest of a bundle and its SHA-256. kind: the kind of bundle needed, or None."""
+    path = os.path.join(folder, MANIFEST)
     try:
-        decision = Decision.load(os.path.join(folder, DECISION))
-    except ValueError as error:
-        raise UserError(f"{folder}/{DECISION}: {error}") from error
-    if problem := decision.problem(len(labels)):
-        raise UserError(f"{folder}/{DECISION}: {problem}; {remedy}")
-    return Bundle(folder, manifest, labels, decision, hashlib.sha256(content).hexdigest())
+        content = read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {_what_to_name(folder, kind)}") from error
+    remedy = REMEDIES[kind or CLASSIFICATION]
+    manifest = parse_json(content, path, _CHECK, remedy, (VERSION,))
+    problems = Problems()
+    for problem in _contradictions(manifest):
+        problems.add(f"{path}: {problem}; {remedy}")
+    problems.stop_if_any()
+    return manifest, hashlib.sha256(content).hexdigest()
 
 
-def _check_retrieval(manifest):
-    """Raises KeyError, TypeError or ValueError if the manifest does not say how labels are found."""
-    corpus, search, index = manifest["corpus"], manifest["search"], manifest["index"]
-    numbers = manifest["width"], search["neighbours"]
-    if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(search["vote"], bool):
-        raise ValueError(numbers)
-    if corpus not in ("labels", "rows") or index is not None and index["kind"] not in ("embedded", "milvus"):
-        raise ValueError(corpus, index)
-    if index is not None and index["kind"] == "milvus":
-        if not all(isinstance(index[name], str) for name in ("uri", "collection")):
-            raise ValueError(index)
+def _contradictions(manifest):
+    """Yields what does not fit together in a manifest whose fields are right one by one."""
+    longest = manifest["longest_input"]
+    if longest and manifest["max_seq_length"] > longest:
+        yield f"max_seq_length {manifest['max_seq_length']} is above longest_input {longest}"
+    needed = {"label.txt", DECISION, "tokenizer_config.json", "vocab.txt"}
+    needed |= {VARIANTS[variant] for variant in manifest["variants"]}
+    if manifest["model_type"] == "ernie_m":
+        needed.add("sentencepiece.bpe.model")
+    if manifest.get("kind") == RETRIEVAL and manifest["index"] and manifest["index"]["kind"] == "embedded":
+        needed |= {"vectors.npy", "entries.json"}
+    for name in sorted(needed - set(manifest["files"])):
+        yield f"files has no {name}"
 
 
-def _kind_problem(kind, wanted):
-    """Why a bundle of this kind cannot be used, as the end of a sentence; None if it can. wanted: a kind, or None."""
-    if kind not in KINDS:
-        return f"is of kind {kind!r}, which is unknown; the kinds are {' and '.join(KINDS)}"
-    if wanted in (None, kind):
-        return None
-    return f"is a bundle of kind {kind}, but {wanted} is needed here; name a folder that {BUNDLE_SCRIPTS[wanted]} wrote"
+def file_problems(folder, files, remedy):
+    """Yields which files of a folder are missing or not those of these sums, {name: SHA-256}."""
+    for name, digest in sorted(files.items()):
+        path = os.path.join(folder, name)
+        try:
+            if not os.path.isfile(path):
+                yield f"{folder}: {name} is missing; {remedy}"
+            elif sha256(path) != digest:
+                yield f"{folder}: {name} is not the file of this bundle (its SHA-256 differs); {remedy}"
+        except OSError as error:
+            yield f"{path}: {error.strerror}; {remedy}"

@@ -14,6 +14,9 @@ import re
 import signal
 import sys
 
+from text_cls.errors import UserError
+from text_cls.inputs import one_run
+
 logger = logging.getLogger("text_classification")
 
 _ALL = "Run `make setup`, then use .venv/bin/python instead of python"
@@ -24,7 +27,7 @@ _REMEDIES = {  # what to do if one of these packages is missing
         *("IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba", "joblib"),
     ),
     _ALL + _SERVING.format("predictor"): (
-        *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer"),
+        *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer", "filelock"),
     ),
     _ALL + _SERVING.format("simple_serving"): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
     "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
@@ -32,10 +35,6 @@ _REMEDIES = {  # what to do if one of these packages is missing
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }
 PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}
-
-
-class UserError(Exception):
-    """An error the user can fix. Its text says what is wrong, where, and what to do."""
 
 
 class Problems:
@@ -51,6 +50,11 @@ class Problems:
         self.count += 1
         if len(self.messages) < self.SHOWN:
             self.messages.append(message(*details) if callable(message) else message)
+
+    def extend(self, others):
+        """Adds those of other `Problems`."""
+        self.count += others.count
+        self.messages += others.messages[: self.SHOWN - len(self.messages)]
 
     @contextlib.contextmanager
     def collect(self):
@@ -79,7 +83,8 @@ def command(main):
     def wrapper(argv=None):
         set_up_log()
         try:
-            return main(argv) or 0
+            with one_run():
+                return main(argv) or 0
         except UserError as error:
             if is_main_process():
                 print(f"error: {error}", file=sys.stderr)
@@ -148,9 +153,26 @@ def progress_bar(total, unit, initial=0):
         yield stack.enter_context(tqdm(total=total, unit=unit, initial=initial, disable=not visible, **shape))
 
 
+def add_blank_flag(parser):
+    """Adds --skip_blank, of every script that predicts the texts of a file."""
+    parser.add_argument(
+        "--skip_blank", action="store_true", help="write no row for a blank line (a row without labels)"
+    )
+
+
 def positive_int(text):
     """argparse type: a whole number of at least 1."""
     return _number(text, int, 1)
+
+
+def whole_number(text):
+    """argparse type: a whole number."""
+    return _number(text, int)
+
+
+def finite_number(text):
+    """argparse type: a number."""
+    return _number(text, float)
 
 
 def non_negative_int(text):
@@ -184,13 +206,13 @@ def boolean(text):
     return values[text.lower()]
 
 
-def _number(text, kind, least):
+def _number(text, kind, least=None):
     value = _parsed(text, kind)
     if kind is int and text.strip().isdecimal() and (value is None or value >= 1 << 63):
         raise argparse.ArgumentTypeError(f"{shorten(text)} is too large")
-    if value is None or not least <= value < float("inf"):
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {what} of at least {least}, not {shorten(text)}")
+    if value is None or not -float("inf") < value < float("inf") or (least is not None and value < least):
+        what = ("a whole number" if kind is int else "a number") + ("" if least is None else f" of at least {least}")
+        raise argparse.ArgumentTypeError(f"must be {what}, not {shorten(text)}")
     return value
 
 

@@ -4,23 +4,46 @@ Arrays in, arrays out; needs only numpy. Training, evaluation, prediction and se
 the work on arrays is in `decision_engine`.
 """
 
-import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from text_cls import decision_engine
-from text_cls.files import atomic_write
+from text_cls.cli import UserError, shorten
+from text_cls.files import write_json
 from text_cls.probabilities import logit, sigmoid
+from text_cls.schema import ANY, TEXT, fields, list_of, number, one_of, or_null, read_json, whole
 
-VERSION = 2  # version 1 had a single threshold and nothing else; it can still be read
+# Of decision.json: 1 had a single threshold and nothing else; 3 is 2 with the names of the labels, for a decision that
+# refers to labels by their place.
+VERSIONS = (1, 2, 3)
+REMEDY = "restore decision.json, or delete it (the threshold is then 0.5) and fit it: python analysis/threshold.py"
 HIERARCHY = {
     "closure": "labels above their threshold and all their ancestors",
     "top_down": "a label above its threshold only if its parent is in the set",
     "one_per_level": "a single path",
     "best_set": "the set with the highest sum of log-odds that contains the parent of every label",
 }
+
+
+def _threshold(where, value):
+    several = isinstance(value, (list, tuple))
+    return (list_of(number(0, 1)) if several else number(0, 1))(where, value)
+
+
+CHECKS = {  # of the fields of a decision
+    "threshold": _threshold,
+    "min_k": whole(0),
+    "max_k": or_null(whole(1)),
+    "none_below": or_null(number(0, 1)),
+    "none_label": or_null(whole(0)),
+    "temperature": number(1e-3, 1e3),
+    "hierarchy": one_of(*HIERARCHY),
+}
+FILE = fields({"version": ANY}, {**CHECKS, "labels": list_of(TEXT)}, others=False)
 
 
 @dataclass(frozen=True)
@@ -48,20 +71,11 @@ class Decision:
     def __post_init__(self):
         if isinstance(self.threshold, (list, np.ndarray)):
             object.__setattr__(self, "threshold", tuple(self.threshold))
-        for number in self.threshold if isinstance(self.threshold, tuple) else (self.threshold,):
-            _check("threshold", number, 0, 1)
-        _check("min_k", self.min_k, 0, whole=True)
-        _check("temperature", self.temperature, 1e-3, 1e3)
-        if self.max_k is not None:
-            _check("max_k", self.max_k, 1, whole=True)
-            if self.max_k < self.min_k:
-                raise ValueError(f"max_k {self.max_k} is below min_k {self.min_k}")
-        if self.none_below is not None:
-            _check("none_below", self.none_below, 0, 1)
-        if self.none_label is not None:
-            _check("none_label", self.none_label, 0, whole=True)
-        if self.hierarchy not in HIERARCHY:
-            raise ValueError(f"hierarchy must be one of {', '.join(HIERARCHY)}, not {self.hierarchy!r}")
+        for name, check in CHECKS.items():
+            for fault in check(name, getattr(self, name)):
+                raise ValueError(fault)
+        if self.max_k is not None and self.max_k < self.min_k:
+            raise ValueError(f"max_k {self.max_k} is below min_k {self.min_k}")
 
     def decide(self, probabilities: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Label sets that contain every ancestor of their labels.
@@ -88,6 +102,10 @@ class Decision:
             return f"none_label {self.none_label}, while the labels are 0 to {num_labels - 1}"
         return None
 
+    def count_problem(self, num_labels: int) -> str | None:
+        """Why no row can get as many labels as this decision wants, or None. `decide` then gives it all of them."""
+        return f"min_k {self.min_k} for {num_labels} labels" if self.min_k > num_labels else None
+
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities after the temperature, as users see them: an array of the same shape."""
         if self.temperature == 1:
@@ -107,27 +125,46 @@ class Decision:
             thresholds = np.where(between, sigmoid(logit(thresholds) * self.temperature), thresholds)
         return np.asarray(thresholds, dtype=dtype)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes `decision.json`, whole or not at all."""
-        with atomic_write(path) as file:
-            file.write(json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n")
+    def save(self, path: str | os.PathLike, names: Sequence[str] | None = None) -> None:
+        """Writes `decision.json`, whole or not at all.
+
+        names: of the labels, in order. A decision with a threshold per label or a none_label needs them; they are
+        written, so that `load` can see that its labels are those of the model.
+        """
+        by_place = isinstance(self.threshold, tuple) or self.none_label is not None
+        if by_place and (names is None or (problem := self.problem(len(names)))):
+            raise ValueError(problem if names is not None else "this decision needs the names of the labels")
+        head = {"version": 3, "labels": list(names)} if by_place else {"version": 2}
+        write_json(path, {**head, **asdict(self)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Decision":
-        """Reads `decision.json`. Raises ValueError if the file is damaged or of an unknown version."""
-        with open(path, encoding="utf-8") as file:
-            fields = json.load(file)
-        version = fields.pop("version", None) if isinstance(fields, dict) else None
-        if version not in (1, VERSION):
-            raise ValueError(f"version {version!r} is unknown (this code reads versions 1 and {VERSION})")
+    def load(cls, path: str | os.PathLike, names: Sequence[str] | None = None, remedy: str = REMEDY) -> "Decision":
+        """Reads `decision.json`.
+
+        Args:
+            names: of the model's labels, in order; None to leave out the checks that need them.
+            remedy: what to do about a faulty file.
+        Raises:
+            UserError: the file is missing, damaged, of an unknown version, or for other labels.
+        """
+        content = read_json(path, FILE, remedy, VERSIONS)
+        own = content.pop("labels", None)
+        del content["version"]
         try:
-            return cls(**fields)
-        except TypeError:
-            raise ValueError(f"fields {sorted(fields)} are not those of version {version}") from None
+            decision = cls(**content)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; {remedy}") from error
+        if own is not None and names is not None and (problem := _other_labels(own, names)):
+            raise UserError(f"{path} is for other labels: {problem}; restore label.txt, or {remedy}")
+        if names is not None and (problem := decision.problem(len(names)) or decision.count_problem(len(names))):
+            raise UserError(f"{path}: {problem}; {remedy}")
+        return decision
 
 
-def _check(name, value, least, most=float("inf"), whole=False):
-    kinds = (int,) if whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
-        bounds = f"from {least} to {most}" if most < float("inf") else f"of {least} or more"
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}")
+def _other_labels(own, names):
+    """The first difference between the label names of decision.json, `own`, and those of the model; None if equal."""
+    for place, (ours, theirs) in enumerate(zip_longest(own, names), 1):
+        if ours != theirs:
+            ours, theirs = ("no label" if name is None else shorten(name) for name in (ours, theirs))
+            return f"its label {place} is {ours}, that of label.txt {theirs}"
+    return None

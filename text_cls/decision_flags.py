@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
-from text_cls.cli import UserError, logger, non_negative_int, positive_int
+from text_cls.cli import UserError, finite_number, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY
 
 
 def add_decision_flags(parser):
     """Adds --threshold, --min_k, --max_k, --top_k and --hierarchy, each with the model's decision.json as default."""
     group = parser.add_argument_group("decision")
-    group.add_argument("--threshold", type=float, help="probability to exceed, for all labels (as in decision.json)")
+    group.add_argument(
+        "--threshold", type=finite_number, help="probability to exceed, for all labels (as in decision.json)"
+    )
     group.add_argument(
         "--min_k",
         type=non_negative_int,

@@ -33,6 +33,7 @@ _MAGIC = (  # first bytes, what they are the beginning of, what to do
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (b"%PDF-1.", "a PDF document", "copy its text into a text file in UTF-8"),
 )
+_CR_TO_LF = r"tr '\r' '\n'"
 _ASCII = r"[\t\r\n -~]"
 _USUAL = r"[\t\r\n -~\u2010-\u203f\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"  # of Chinese texts
 _CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32)])  # bytes that no text in any of these encodings has
@@ -60,8 +61,23 @@ def foreign_message(path, head, may_be_json=False):
             f"data/doccano.py --doccano_file {name}; take out the texts alone: jq -r .text {name}"
         )
     if _is_csv(lines):
-        return f"{path}: this file is CSV, but a row is text<TAB>label,label. To convert it, {_SHEET}"
+        return csv_message(path)
+    if b"\n" not in head and head.rstrip(b"\r").count(b"\r") > 1:
+        return f"{path}: lines end with CR, as in files of old Macs, not with LF. {_conversion(path, _CR_TO_LF)}"
     return None
+
+
+def csv_message(path):
+    """What to do about a file of comma-separated columns."""
+    return f"{path}: this file is CSV, but a row is text<TAB>label,label. To convert it, {_SHEET}"
+
+
+def _conversion(path, program):
+    """The end of a message: the command that converts a file in place or, in front of a pipe, what it yields."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        return f"Convert it before it gets here: ... | {program} | python ..."
+    old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.new")
+    return f"Convert it: {program} < {old} > {new} && mv {new} {old}"
 
 
 def _binary(head):
@@ -121,8 +137,7 @@ def encoding_message(path, number, sample, head=None):
     looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
     if head is None:
         return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the file it came from"
-    old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.utf8")
-    return f"{looks}. Convert it: iconv -f {encoding} -t UTF-8 {old} > {new} && mv {new} {old}"
+    return f"{looks}. {_conversion(path, f'iconv -f {encoding} -t UTF-8')}"
 
 
 def _guess(sample):

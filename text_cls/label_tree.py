@@ -1,8 +1,36 @@
-"""The tree that label paths form: parents, levels, and label sets completed by ancestors. Needs only numpy."""
+"""The tree that label paths form: levels, parents, and label sets completed by ancestors. Needs only numpy."""
 
 import numpy as np
 
 SEPARATOR = "##"  # between the pieces of a label path
+
+
+def split_path(name: str) -> list[str]:
+    """The pieces of a label path, from the root down; `SEPARATOR.join` joins them again.
+
+    In a run of three `#`, the last two are the separator: `语言##C###框架` is 语言, C#, 框架. A piece may therefore end
+    with `#`; only a root may begin with it. Every reader of paths, also those in JavaScript, follows this rule.
+    """
+    return name.rsplit(SEPARATOR)
+
+
+def paths_to(name: str) -> list[str]:
+    """The paths of all ancestors of a label, from the root down, and its own."""
+    pieces = split_path(name)
+    return [SEPARATOR.join(pieces[: i + 1]) for i in range(len(pieces))]
+
+
+def parent_path(name: str) -> str:
+    """The path of a label's parent; empty for a root."""
+    return name.rpartition(SEPARATOR)[0]
+
+
+def join_path(pieces: list[str], separator: str = SEPARATOR) -> str:
+    """The path of these pieces. Raises ValueError if `separator` cannot tell them apart."""
+    name = separator.join(pieces)
+    if name.rsplit(separator) != list(pieces):
+        raise ValueError(f"has a level that begins with {separator[0]}, which cannot be told from the separator")
+    return name
 
 
 def parent_ids(names):
@@ -15,7 +43,7 @@ def parent_ids(names):
         reader of `label.txt` rejects such a file).
     """
     index = {name: i for i, name in enumerate(names)}
-    return np.array([index.get(name.rpartition(SEPARATOR)[0], -1) for name in names], dtype=np.int32)
+    return np.array([index.get(parent_path(name), -1) for name in names], dtype=np.int32)
 
 
 def depths(parents):

@@ -1,15 +1,26 @@
 """Labels, texts and labelled rows: the one reader of `label.txt` and of every data file."""
 
+import contextlib
+import functools
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from text_cls.cli import Problems, UserError, closest
+from text_cls.cli import Problems, UserError, closest, logger, shorten
 from text_cls.files import atomic_write
 from text_cls.foreign_files import SAMPLE, encoding_message, foreign_message
-from text_cls.label_tree import SEPARATOR, parent_ids
+from text_cls.inputs import open_input
+from text_cls.label_column import unlabelled_message
+from text_cls.label_names import likeness, normal_form, tidy_name, told_apart
+from text_cls.label_tree import SEPARATOR, parent_ids, parent_path, split_path
+
+# Tabs, and what some readers take for the end of a line: Python's splitlines, editors, spreadsheets, JavaScript.
+LINE_BREAKS = "line breaks of other kinds than LF, such as CR or U+2028"
+_BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 # --------------------------------------------------------------------------------------------------------------- labels
 
@@ -36,6 +47,27 @@ class Labels:
     def hierarchical(self) -> bool:
         return any(SEPARATOR in name for name in self.names)
 
+    def find(self, name: str) -> int | None:
+        """Index of the label of this name, whatever its invisible characters and spaces; None if there is none."""
+        i = self.index.get(name)
+        return self._tidy.get(tidy_name(name)) if i is None else i
+
+    def same_as(self, other: "Labels") -> bool:
+        """Whether both have the same labels in the same order, whatever their invisible characters and spaces."""
+        return self.names == other.names or [*map(tidy_name, self.names)] == [*map(tidy_name, other.names)]
+
+    def similar(self, name: str) -> str | None:
+        """The label that differs from a name only in what `normal_form` ignores; None if there is none."""
+        return self._forms.get(normal_form(name))
+
+    @functools.cached_property
+    def _tidy(self):
+        return {tidy_name(name): i for i, name in enumerate(self.names)}
+
+    @functools.cached_property
+    def _forms(self):
+        return {normal_form(name): name for name in self.names}
+
     def join(self, mask: np.ndarray) -> str:
         """The names of one row's labels (bool array [labels]) as in files: joined by commas."""
         return self.join_ids(np.flatnonzero(mask))
@@ -47,45 +79,103 @@ class Labels:
     def write(self, path: str | os.PathLike) -> None:
         """Writes `label.txt`, whole or not at all."""
         with atomic_write(path) as file:
-            file.writelines(f"{name}\n" for name in self.names)
+            file.writelines(format_row(name) for name in self.names)
 
 
 def label_problem(name):
     """Why a label cannot have this name, as the end of a sentence that begins with the name; None if it can."""
+    if "\n" in name or "\r" in name:
+        return "contains a line break; rename the label"
     if "," in name or "\t" in name:
         return f"contains a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
-    if not all(name.split(SEPARATOR)):
+    pieces = split_path(name)
+    if not all(pieces):
         return f"has an empty level beside {SEPARATOR!r}"
+    if any(piece.lstrip().startswith("#") for piece in pieces[1:]):
+        return f"has a level that begins with '#' after {SEPARATOR!r}; rename the level"
     return None
 
 
-def read_labels(path: str | os.PathLike, problems: Problems, lines: Iterable[tuple[int, str]] | None = None) -> Labels:
+def read_labels(
+    path: str | os.PathLike,
+    problems: Problems,
+    lines: Iterable[tuple[int, str]] | None = None,
+    of_model: bool = False,
+) -> Labels:
     """Reads `label.txt`. What is wrong with it is added to `problems`.
 
-    lines: (number, name) of each line, for a file whose lines contain more than a name.
+    Args:
+        lines: (number, name) of each line, for a file whose lines contain more than a name.
+        of_model: the file is a trained model's, or is to agree with it. The model may be older than these checks: its
+            names are kept as they are, and names of one normal form are only logged.
     """
-    names, first_line = [], {}
+    names, first_line, forms, respelled = [], {}, {}, Counter()
     for number, line in read_lines(path) if lines is None else lines:
-        name = line.strip()
-        if not name:
+        written = line.strip()
+        name = written if of_model else tidy_name(written)
+        number_before, before = forms.setdefault(normal_form(name), (number, written))
+        if not normal_form(name):
             problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")
-        elif name in first_line:
+        elif name in first_line and (of_model or written == before):
             problems.add(f"{path}:{number}: label {name!r} is already on line {first_line[name]}; delete one")
+        elif number_before != number and not of_model:
+            problems.add(f"{path}:{number}: label {likeness(written, before)} on line {number_before}; delete one")
         elif problem := label_problem(name):
             problems.add(f"{path}:{number}: label {name!r} {problem}")
         else:
             names.append(name)
+            if number_before != number:
+                logger.warning("%s:%d: label %s on line %d", path, number, likeness(written, before), number_before)
+            if name != written:
+                respelled[written, name] += 1
         first_line.setdefault(name, number)
+    log_respelled(path, respelled)
     for name in names:
-        parent, separator, _ = name.rpartition(SEPARATOR)
-        if separator and parent not in first_line:
-            problems.add(f"{path}:{first_line[name]}: label {name!r} has no parent here; add a line {parent!r}")
+        parent = parent_path(name)
+        if parent and parent not in first_line and not (of_model and normal_form(parent) in forms):
+            problems.add(_no_parent_message, path, first_line[name], name, parent, first_line, forms)
     if not first_line:
         problems.add(f"{path}: no labels; write one per line")
     return Labels(names)
 
 
+def log_respelled(path, respelled):
+    """Logs how often names are not spelled as the label they are. respelled: Counter of (name as written, label)."""
+    if respelled:
+        count, (pair, _) = respelled.total(), respelled.most_common(1)[0]
+        what = "1 name has" if count == 1 else f"{count} names have"
+        message = "%s: %s other invisible characters or spaces than the label, which are ignored: %s for %s"
+        logger.warning(message, path, what, *told_apart(*pair))
+
+
+def _no_parent_message(path, number, name, parent, names, forms):
+    if normal_form(parent) in forms:
+        line, before = forms[normal_form(parent)]
+        return (
+            f"{path}:{number}: label {name!r}: its parent {likeness(parent, before)} on line {line}; write one of them"
+        )
+    message = f"{path}:{number}: label {name!r} has no parent here; add a line {parent!r}"
+    without = parent.rstrip("#")
+    if without != parent and without in names:
+        level = name.removeprefix(without + SEPARATOR)
+        message += f" (below {without!r} no level can begin with #, as {level!r} does; if that was meant, rename it)"
+    return message
+
+
 # ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def one_line(text: str) -> str:
+    """The text as it is written to a file of rows: tabs and line breaks of any kind become spaces.
+
+    Tokenizers ignore them or take them for spaces, and an escape such as \\u2028 would be read back as six characters.
+    """
+    return _BREAKS.sub(" ", text)
+
+
+def format_row(*columns: str) -> str:
+    """A row of these columns as a line of a file."""
+    return "\t".join(map(one_line, columns)) + "\n"
 
 
 class Texts:
@@ -117,7 +207,8 @@ class Rows:
 
     lines: int32 array [rows], the line of each row. label_ids: int32 array, the labels of all rows one after the other;
     those of row i are label_ids[offsets[i] : offsets[i + 1]], in ascending order. blank: number of blank lines skipped.
-    completed: number of rows that named a child without its parent, which was added.
+    completed: number of rows that named a child without its parent, which was added. respelled: how often there
+    is which (name as written, label) that differ in invisible characters or spaces.
     """
 
     path: str
@@ -127,6 +218,7 @@ class Rows:
     offsets: np.ndarray
     blank: int
     completed: int
+    respelled: Counter = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -161,18 +253,21 @@ class Rows:
         return np.bincount(self.label_ids, minlength=num_labels)
 
 
-def read_lines(path: str | os.PathLike, may_be_json: bool = False) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | os.PathLike, may_be_json: bool = False, again: bool = False) -> Iterator[tuple[int, str]]:
     """Yields (number, text) of each line of a UTF-8 file; a byte order mark and CRLF are accepted.
 
+    Args:
+        again: the run has read the file before, and it must not have changed since.
     Raises:
-        UserError: the file cannot be read, or is no text: the message names what it is, and the command to convert it.
+        UserError: the file cannot be read, or changes, or is no text: the message names what it is, and the command to
+            convert it.
     """
-    try:
-        file = open(path, "rb", buffering=SAMPLE)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
     chinese_before = False  # non-ASCII UTF-8 was read: an error then concerns this line, not the whole file
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_input(path, again, SAMPLE))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
         head = file.peek(SAMPLE)[:SAMPLE]
         if message := foreign_message(path, head, may_be_json):
             raise UserError(message)
@@ -188,17 +283,28 @@ def read_lines(path: str | os.PathLike, may_be_json: bool = False) -> Iterator[t
             yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
 
 
-def read_texts(path: str | os.PathLike, problems: Problems | None = None) -> Iterator[tuple[int, str]]:
-    """Yields (line number, text) of each row to predict. Blank lines are skipped, labels after a text ignored.
+def read_texts(
+    path: str | os.PathLike,
+    problems: Problems | None = None,
+    labels: Labels | None = None,
+    keep_blank: bool = False,
+) -> Iterator[tuple[int, str]]:
+    """Yields (line number, text) of each row to predict. Labels after a text are ignored.
 
-    Rows with more than one tab are added to `problems`, which is None if the file has been checked already.
+    Args:
+        problems: gets rows with more than one tab; None if the run has checked the file, which must not change since.
+        labels: those of the model, if rows whose second column has none of them are problems, too.
+        keep_blank: yield a blank line as an empty text, instead of skipping it.
     """
-    for number, line in read_lines(path):
-        if problems is not None and line.count("\t") > 1:
-            problems.add(tab_message, path, number, line)
-        text = line.partition("\t")[0].strip()
-        if text:
-            yield number, text
+    for number, line in read_lines(path, again=problems is None):
+        text, _, names = line.partition("\t")
+        if problems is not None:
+            if line.count("\t") > 1:
+                problems.add(tab_message, path, number, line)
+            elif labels and names.strip() and all(labels.find(name.strip()) is None for name in names.split(",")):
+                problems.add(_no_label_message, path, number, text, names)
+        if keep_blank or text.strip():
+            yield number, text.strip()
 
 
 def tab_message(path, number, line):
@@ -206,11 +312,21 @@ def tab_message(path, number, line):
     return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces"
 
 
-def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems) -> Rows:
-    """Reads the labelled rows of a file. Unknown labels and malformed rows are added to `problems`."""
-    texts, lines, label_ids, ends = Texts(), [], [], [0]
-    blank = completed = 0
-    for number, line in read_lines(path):
+def _no_label_message(path, number, text, names):
+    return (
+        f"{path}:{number}: the second column, {shorten(names.strip())}, has no label of the model, and only the first "
+        f"one, {shorten(text.strip())}, would be predicted. Keep the column with the texts: cut -f1 or cut -f2"
+    )
+
+
+def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems, again: bool = False) -> Rows:
+    """Reads the labelled rows of a file. Malformed rows, unknown labels, or no label at all go to `problems`.
+
+    again: as in `read_lines`.
+    """
+    texts, lines, label_ids, ends, respelled = Texts(), [], [], [0], Counter()
+    blank, completed, problems_before = 0, 0, problems.count
+    for number, line in read_lines(path, again=again):
         if not line.strip():
             blank += 1
             continue
@@ -221,7 +337,7 @@ def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems) -> Ro
         if not text.strip():
             problems.add(f"{path}:{number}: labels without a text; a row is text<TAB>label,label")
             continue
-        named, closed = _label_set(names, labels, path, number, problems)
+        named, closed = _label_set(names, labels, path, number, problems, respelled)
         completed += len(closed) > len(named)
         texts.append(text.strip())
         lines.append(number)
@@ -229,9 +345,12 @@ def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems) -> Ro
         ends.append(len(label_ids))
     if not lines:
         problems.add(f"{path}: no rows; each line is text<TAB>label,label")
+    elif not label_ids and problems.count == problems_before:
+        problems.add(unlabelled_message(path, texts, labels))
     texts.freeze()
+    log_respelled(path, respelled)
     arrays = (np.array(lines, np.int32), np.array(label_ids, np.int32), np.array(ends, np.int64))
-    return Rows(path, texts, *arrays, blank=blank, completed=completed)
+    return Rows(path, texts, *arrays, blank=blank, completed=completed, respelled=respelled)
 
 
 @dataclass
@@ -246,7 +365,7 @@ class Case:
 
 def read_cases(path, labels, problems):
     """Reads `Case`s from a file like bad_case.txt: `text[<TAB>labels[<TAB>prediction]]`. A header `Text` is skipped."""
-    cases = []
+    cases, respelled = [], Counter()
     for number, line in read_lines(path):
         text, *columns = line.split("\t")
         text = text.strip()
@@ -256,21 +375,28 @@ def read_cases(path, labels, problems):
             what = f"{len(columns)} tabs" if text else "no text"
             problems.add(f"{path}:{number}: {what}; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction")
             continue
-        sets = [sorted(_label_set(names, labels, path, number, problems)[1]) for names in columns]
+        sets = [sorted(_label_set(names, labels, path, number, problems, respelled)[1]) for names in columns]
         cases.append(Case(number, text, *sets, *[None] * (2 - len(sets))))
+    log_respelled(path, respelled)
     if not cases:
         problems.add(f"{path}: no texts to explain")
     return cases
 
 
-def _label_set(names, labels, path, number, problems):
-    """Label indices of a row's second column, two sets: the labels it names, and these with all their ancestors."""
+def _label_set(names, labels, path, number, problems, respelled):
+    """Label indices of a row's second column, two sets: the labels it names, and these with all their ancestors.
+
+    respelled: as in `Rows`.
+    """
     named, closed = set(), set()
-    for name in names.split(",") if names.strip() else ():
-        i = labels.index.get(name.strip())
+    for name in map(str.strip, names.split(",")) if names.strip() else ():
+        i = labels.index.get(name)
         if i is None:
-            problems.add(_unknown_message, path, number, name.strip(), labels)
-            continue
+            i = labels.find(name)
+            if i is None:
+                problems.add(_unknown_message, path, number, name, labels)
+                continue
+            respelled[name, labels.names[i]] += 1
         named.add(i)
         while i >= 0:
             closed.add(i)
@@ -280,8 +406,10 @@ def _label_set(names, labels, path, number, problems):
 
 def _unknown_message(path, number, name, labels):
     where = f"{path}:{number}:"
-    if not name:
+    if not tidy_name(name):
         return f"{where} empty label; delete the extra comma"
+    if similar := labels.similar(name):
+        return f"{where} label {likeness(name, similar)}; write {similar!r}"
     if "，" in name:
         return f"{where} label {name!r} contains a full-width comma; labels are separated by an ASCII comma"
     for sign in ";；、| ":

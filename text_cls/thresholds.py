@@ -263,13 +263,14 @@ def fit_target(probabilities, gold, precision=None, recall=None):
     Args:
         probabilities: float array [rows]; gold: bool array [rows].
     Returns:
-        threshold; if none reaches the precision, the one with the highest precision.
+        threshold; if none reaches the target, the one that comes nearest: a row with a probability of exactly 0 is
+        above no threshold.
     """
     counts = LabelCounts(probabilities.astype(np.float64), gold)
     candidates = np.clip(gaps(counts.all), 0, 1)  # from high to low
     hits, above = counts.above(candidates)
     if recall is not None:
-        good = np.flatnonzero(hits >= recall * counts.positive - 1e-9)
+        good = np.flatnonzero(hits >= min(recall * counts.positive - 1e-9, hits.max()))
         return float(candidates[good[0]])
     reached = ratio(hits, above)
     good = np.flatnonzero((reached >= precision - 1e-12) & (above > 0))

@@ -5,23 +5,28 @@ What PaddleNLP does to the characters before that is a table here, since Rust's 
 split off symbols, and uses another version of Unicode than Python.
 """
 
-import json
 import os
 import re
 import unicodedata
 
 import numpy as np
 
+from text_cls.schema import FLAG, TEXT, fields, list_of, one_of, or_null, read_json, whole
+
 WORDPIECE = ("ErnieTokenizer", "BertTokenizer")
 SENTENCEPIECE = ("ErnieMTokenizer",)
 SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+REMEDY = "save the tokenizer again, or copy all of the folder"
+_TEXTS = dict.fromkeys(("tokenizer_class", *SPECIAL_NAMES), or_null(TEXT))
+CONFIG = fields({}, {**_TEXTS, "do_lower_case": or_null(FLAG)})
+IDS = list_of(whole(0, 2**31 - 1))
+TEMPLATE = fields({"before": IDS, "after": IDS, "truncate_mode": one_of("head", "tail")})
 DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
 
 
 def load_tokenizer(folder):
     """The tokenizer of a folder with tokenizer_config.json. Raises ValueError if its kind is not supported."""
-    with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as file:
-        config = json.load(file)
+    config = read_json(os.path.join(folder, "tokenizer_config.json"), CONFIG, REMEDY)
     kind = config.get("tokenizer_class")
     changed = [name for name in ("never_split", "strip_accents") if config.get(name)]
     changed += [name for name in ("do_basic_tokenize", "tokenize_chinese_chars") if not config.get(name, True)]
@@ -34,8 +39,7 @@ def load_tokenizer(folder):
     template = os.path.join(folder, "template.json")
     if not os.path.exists(template):
         return tokenizer
-    with open(template, encoding="utf-8") as file:
-        return Prompted(tokenizer, json.load(file))
+    return Prompted(tokenizer, read_json(template, TEMPLATE, REMEDY))
 
 
 def _read_vocabulary(folder):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
+from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
 
@@ -58,6 +58,7 @@ def parse_args(argv=None):
     files.add_argument(
         "--perf_dataset", default="dev", choices=("dev", "test"), help="labelled rows of --perf (%(default)s)"
     )
+    add_blank_flag(files)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
@@ -100,9 +101,6 @@ def main(argv=None):
     from text_cls.serving.predictor import bundle_of
 
     path = args.input_file or os.path.join(args.dataset_dir, "data.txt")
-    problems = Problems()
-    count = 0 if args.perf else count_texts(path, problems)
-    problems.stop_if_any()
     variant = "fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32"
     predictor = open_predictor(
         bundle_of(args.model_path_prefix),
@@ -117,12 +115,16 @@ def main(argv=None):
     if args.multilingual and kind != "ernie_m":
         raise UserError(f"{args.model_path_prefix} has a model of type {kind}; remove --multilingual")
     predictor.log()
-    predictor.decision = overridden(predictor.decision, **decision_options(args))
+    problems = Problems()
+    count = 0 if args.perf else count_texts(path, problems, predictor.labels, args.skip_blank)
+    with problems.collect():
+        predictor.decision = overridden(predictor.decision, **decision_options(args))
+    problems.stop_if_any()
     if args.perf:
         measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
     else:
         log_row = log_hierarchy if predictor.labels.hierarchical else log_flat
-        predict_file(path, count, args.output_file, predictor.predict, log_row, args.scores)
+        predict_file(path, count, args.output_file, predictor.predict, log_row, args.scores, args.skip_blank)
     return 0
 
 

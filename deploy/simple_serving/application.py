@@ -20,7 +20,7 @@ from batcher import Closed, Full
 from docs import render
 from gate import CLIENT_LEFT, OPEN, Gate
 from metrics import Metrics
-from schemas import Answer, Info, Invalid, refine
+from schemas import Answer, Info, Invalid, refine, share_errors
 from service import RETRIEVAL, ROUTES, Service, TooSlow
 from settings import parse_args
 from text_cls.cli import PACKAGES, UserError
@@ -48,8 +48,7 @@ STATUS_OF = {TooSlow: 408, TooLarge: 413, Invalid: 422, Full: 503, Closed: 503} 
 
 
 def answers(*statuses):
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {status: {"description": STATUSES[status], "content": content} for status in (401, 404, 405, *statuses)}
+    return {status: {"description": STATUSES[status]} for status in (401, 404, 405, *statuses)}
 
 
 def create_app(settings=None):
@@ -78,12 +77,11 @@ def create_app(settings=None):
 
     app = FastAPI(
         title="Text classification",
-        version="1",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever the header Host says
         lifespan=lifespan,
-        description="Predicts multi-label and hierarchical labels of texts.",
     )
     app.state.server = state
     app.add_middleware(Gate, state=state)
@@ -128,17 +126,16 @@ def add_routes(app, state):
     @app.get("/docs", summary="The API documentation", response_class=HTMLResponse, responses=answers())
     async def docs():
         headers = {"Content-Security-Policy": f"{NOTHING_ELSE}; style-src 'unsafe-inline'; img-src data:"}
-        return HTMLResponse(render(schema_of(app, state.service)), headers=headers)
+        return HTMLResponse(render(schema_of(app, state.service), state.service.route), headers=headers)
 
 
 def add_task(app, state, task):
     question = {"application/json": {"schema": {"$ref": "#/components/schemas/Question"}}}
     extra = {"requestBody": {"required": True, "content": question}}
-    kind = "found by an index" if task == RETRIEVAL else task.replace("_", "-")
 
     @app.post(
         ROUTES[task],
-        summary=f"Labels of texts, from a bundle whose labels are {kind}",
+        summary="Labels of texts",
         response_model=Answer,
         responses=answers(408, 413, 415, 422, 500, 503, 504),
         openapi_extra=extra,
@@ -163,20 +160,34 @@ def add_health(app, state):
 
 
 def schema_of(app, service):
+    """The OpenAPI schema of the routes that work with the served bundle. Its version is the bundle's, as in /info."""
     if app.openapi_schema is None:
-        keys = {
-            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            "bearer": {"type": "http", "scheme": "bearer"},
-        }
         schema = refine(app.openapi(), service.limits, service.longest)
+        for path in set(ROUTES.values()) - {service.route}:
+            del schema["paths"][path]
         for path in OPEN:
             for operation in schema["paths"][path].values():
                 operation["security"] = []
                 del operation["responses"]["401"]
+        share_errors(schema, STATUSES)
+        schema["info"]["description"] = f"Labels of texts, from a bundle whose labels are {kind_of(service.task)}."
+        question, answer = service.example
+        classify = schema["paths"][service.route]["post"]
+        classify["requestBody"]["content"]["application/json"]["example"] = question
+        classify["responses"]["200"]["content"]["application/json"]["example"] = answer
         if service.settings.api_key:
+            keys = {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            }
             schema["components"]["securitySchemes"] = keys
             schema["security"] = [{name: []} for name in keys]
+    app.openapi_schema["info"]["version"] = service.predictor.bundle.digest[:12]
     return app.openapi_schema
+
+
+def kind_of(task):
+    return "found by an index" if task == RETRIEVAL else task
 
 
 def policy_of(page):
@@ -197,8 +208,7 @@ def policy_of(page):
 async def label(request, service, task):
     """The response to a POST of texts, whatever it contains and however slowly it arrives."""
     if task != service.task:
-        kind = "found by an index" if service.task == RETRIEVAL else service.task
-        return error_response(404, f"this bundle's labels are {kind}; POST to {service.route}")
+        return error_response(404, f"this bundle's labels are {kind_of(service.task)}; POST to {service.route}")
     if problem := type_problem(request.headers):
         return error_response(415, problem)
     try:
@@ -250,16 +260,21 @@ async def in_time(request, coroutine, seconds):
     work, gone = asyncio.ensure_future(coroutine), asyncio.ensure_future(departure(request.receive))
     try:
         done, _ = await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if work in done:
-            return Response(work.result(), media_type="application/json")
-        if gone in done:
-            return Response(status_code=CLIENT_LEFT)
-        return error_response(504, f"no answer within {seconds:g} s; send fewer texts per request, or try again later")
-    finally:
-        gone.cancel()
         if not work.done():
             work.cancel()
             await asyncio.wait((work,))
+        if gone in done and work not in done:
+            return Response(status_code=CLIENT_LEFT)
+        if work.cancelled():
+            text = f"no answer within {seconds:g} s; send fewer texts per request, or try again later"
+            return error_response(504, text)
+        return Response(work.result(), media_type="application/json")
+    finally:
+        gone.cancel()
+        if not work.done():  # the server is stopping
+            work.cancel()
+            await asyncio.wait((work,))
+        work.cancelled() or work.exception()  # retrieved, or asyncio logs it
 
 
 async def departure(receive):

@@ -22,11 +22,15 @@ MEMORY = 2.0  # seconds of running after which a measured speed counts 1/e as mu
 
 
 class Full(Exception):
-    """The queue is full. `retry_after`: whole seconds after which it should have room again."""
+    """Too much is waiting. `retry_after`: whole seconds after which there should be room again.
 
-    def __init__(self, retry_after):
+    Args:
+        late: by how many seconds the answer would be late.
+    """
+
+    def __init__(self, late):
         super().__init__("too many requests are waiting")
-        self.retry_after = retry_after
+        self.retry_after = max(1, math.ceil(late))
 
 
 class Closed(Exception):
@@ -38,14 +42,18 @@ class Closed(Exception):
         super().__init__(reason)
 
 
-class _Job:
-    """One request: its rows, and their outputs as they become ready."""
+class Job(Future):
+    """The outputs of one request, float32 [rows, columns], or the model's exception.
+
+    Once it is cancelled, its waiting rows are not run.
+    """
 
     def __init__(self, rows, batch_size, columns):
+        super().__init__()
         self.rows, self.batch_size = rows, batch_size or len(rows)
         self.outputs = np.zeros((len(rows), columns), dtype=np.float32)
         self.waiting = self.left = len(rows)  # rows not yet in a run; rows without an answer
-        self.future = Future()
+        self.begun = False  # whether a row is or has been in a run
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,9 @@ class Speed:
     seconds: float = 0.0
 
     def add(self, tokens, seconds):
+        share = MEMORY / max(seconds, MEMORY)  # no run counts for more, so that a stall is soon forgotten
         fade = math.exp(-seconds / MEMORY)
-        return Speed(self.tokens * fade + tokens, self.seconds * fade + seconds)
+        return Speed(self.tokens * fade + tokens * share, self.seconds * fade + seconds * share)
 
     @property
     def per_second(self):
@@ -73,14 +82,13 @@ class Batcher:
         columns: number of columns of that array.
         batch_tokens: maximum tokens per run, including padding.
         queue_tokens: maximum tokens waiting.
-        patience: seconds; a request that would wait longer, by the measured speed, is refused.
         batching: False to run each request separately.
         observe: called after each run with its number of rows, tokens (without padding) and seconds.
     """
 
-    def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, patience=5.0, batching=True, observe=None):
+    def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, batching=True, observe=None):
         self.run, self.columns, self.batch_tokens, self.queue_tokens = run, columns, batch_tokens, queue_tokens
-        self.patience, self.batching, self.observe = patience, batching, observe or (lambda *_: None)
+        self.batching, self.observe = batching, observe or (lambda *_: None)
         self.tokens = self.texts = 0  # accepted but not yet run
         self._clock = 0  # tokens run so far
         self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens; a guess until `warm_up` measures it
@@ -117,21 +125,19 @@ class Batcher:
         self._speed = Speed(tokens[-1], seconds[-1])
         return dict(zip(tokens.tolist(), seconds.tolist()))
 
-    def submit(self, rows, batch_size=None):
-        """Accepts the rows of one request.
+    def submit(self, rows, batch_size=None, patience=math.inf):
+        """Accepts the rows of one request and returns its `Job`.
 
         Args:
             rows: list of int arrays, the token ids of each text.
             batch_size: maximum rows of this request in one run.
-        Returns:
-            concurrent.futures.Future of the outputs, float32 [rows, columns], or of the model's exception. Once it is
-            cancelled, its waiting rows are not run.
+            patience: see `check`.
         Raises:
             Full, Closed.
         """
-        job, tokens = _Job(rows, batch_size, self.columns), sum(map(len, rows))
+        job, tokens = Job(rows, batch_size, self.columns), sum(map(len, rows))
         with self._change:
-            self.check(tokens)
+            self.check(tokens, patience)
             # A row's turn comes when the model has run, since the request arrived, as many tokens as precede the row in
             # its request. So a request waits for its own rows, not for those of a bigger one that came before.
             turn = self._clock
@@ -141,21 +147,24 @@ class Batcher:
             self.tokens += tokens
             self.texts += len(rows)
             self._change.notify()
-        job.future.add_done_callback(lambda future: future.cancelled() and self._drop(job))
+        job.add_done_callback(lambda done: done.cancelled() and self._drop(done))
         if not rows:
-            job.future.set_result(job.outputs)
-        return job.future
+            job.set_result(job.outputs)
+        return job
 
-    def check(self, tokens=0):
-        """Raises Full or Closed if this many tokens would not be accepted now."""
+    def check(self, tokens=0, patience=math.inf):
+        """Raises Full or Closed if this many tokens would not be accepted now.
+
+        Args:
+            patience: seconds; a request that would take longer, by the measured speed, is refused.
+        """
         if self._closed:
             raise Closed
-        if not self.tokens:
-            return
         speed = self._speed.per_second
-        late = max((self.tokens + tokens) / speed - self.patience, (self.tokens + tokens - self.queue_tokens) / speed)
-        if late > 0 or self.tokens + tokens > self.queue_tokens:
-            raise Full(max(1, math.ceil(late)))
+        total = self.tokens + tokens if self.tokens else 0  # behind nothing, any number of tokens is accepted
+        late = max(total / speed - patience, (total - self.queue_tokens) / speed)
+        if late > 0 or total > self.queue_tokens:
+            raise Full(late)
 
     def close(self, seconds):
         """Accepts nothing new; returns when all accepted requests are answered, or after `seconds`."""
@@ -215,6 +224,7 @@ class Batcher:
             if k in members and counts.get(job, 0) < job.batch_size:
                 counts[job] = counts.get(job, 0) + 1
                 job.waiting -= 1
+                job.begun = True
                 chosen.append((job, entry[3]))
             else:
                 passed.append(entry)
@@ -232,11 +242,11 @@ class Batcher:
                     self._run([(job, i) for job, i in entries if job is one])
             else:
                 self._drop(jobs[0])
-                if jobs[0].future.set_running_or_notify_cancel():  # it cannot be cancelled after this
-                    jobs[0].future.set_exception(error)
+                if jobs[0].set_running_or_notify_cancel():  # it cannot be cancelled after this
+                    jobs[0].set_exception(error)
             return
         for (job, i), row in zip(entries, outputs):
             job.outputs[i] = row
             job.left -= 1
-            if not job.left and job.future.set_running_or_notify_cancel():
-                job.future.set_result(job.outputs)
+            if not job.left and job.set_running_or_notify_cancel():
+                job.set_result(job.outputs)

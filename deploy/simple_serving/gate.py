@@ -3,19 +3,24 @@
 import asyncio
 import hmac
 import json
+import logging
 import re
 import secrets
 import time
 import traceback
 
+from settings import host_name
 from text_cls.cli import UserError, logger
 
-OPEN = frozenset(("/", "/docs", "/openapi.json", "/health/live", "/health/ready"))  # without the API key
-QUIET = frozenset(
-    ("/health/live", "/health/ready", "/metrics")
-)  # requested every few seconds: logged only when they fail
+HEALTH = frozenset(("/health/live", "/health/ready"))
+OPEN = HEALTH | {"/", "/docs", "/openapi.json"}  # without the API key
+QUIET = HEALTH | {"/metrics"}  # requested every few seconds: logged only when they fail
 CLIENT_LEFT = 499  # nginx's number for it, seen only in the log and the metrics
 ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class Refused(Exception):
+    """The connection refuses the rest of a request. The arguments are the status and what to do."""
 
 
 class Gate:
@@ -40,8 +45,10 @@ class Gate:
             nonlocal reported
             if message["type"] == "lifespan.startup.failed" and (error := self.state.start_error):
                 reported = True
-                message = {**message, "message": "" if self.state.caller_reports_errors else f"error: {error}"}
+                message = {**message, "message": "" if self.state.caller_reports_errors else str(error)}
             await send(message)
+            if reported:  # uvicorn would add that the startup has failed
+                logging.getLogger("uvicorn.error").addFilter(lambda record: False)
 
         try:
             await self.app(scope, receive, report)
@@ -54,6 +61,8 @@ class Gate:
         headers = dict(scope["headers"])
         sent = headers.get(b"x-request-id", b"")
         number = sent if ID.fullmatch(sent) else secrets.token_hex(6).encode()
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn, whose scope is the other, sends no body
         record = scope["record"] = {}
         service.metrics.under_way.inc()
 
@@ -61,12 +70,26 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = ((b"x-request-id", number), (b"x-content-type-options", b"nosniff"))
+                own = [(b"x-request-id", number), (b"x-content-type-options", b"nosniff")]
+                if service.draining:
+                    own.append((b"connection", b"close"))
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
+        async def take():
+            message = await receive()
+            if "refusal" in scope:
+                raise Refused(*scope["refusal"])
+            return message
+
         try:
-            if service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
+            if "refusal" in scope:
+                await send_error(answer, *scope["refusal"])
+            elif not self._is_asked(scope, headers, service.settings.allowed_hosts):
+                await send_error(
+                    answer, 421, "this is not a host of this server; add it to --allowed_hosts if it should be"
+                )
+            elif service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
                 await send_error(
                     answer,
                     401,
@@ -74,7 +97,9 @@ class Gate:
                     [(b"www-authenticate", b"Bearer")],
                 )
             else:
-                await self.app(scope, receive, answer)
+                await self.app(scope, take, answer)
+        except Refused as error:
+            await send_error(answer, *error.args)
         except asyncio.CancelledError:
             if not service.draining or status is not None:
                 raise
@@ -85,6 +110,13 @@ class Gate:
                 await send_error(answer, 500, "the server failed; its log has details under the id in X-Request-ID")
         finally:
             self._account(scope, service, number, status or CLIENT_LEFT, time.perf_counter() - started, record)
+
+    def _is_asked(self, scope, headers, hosts):
+        """Whether the header Host names this server. Probes of its health, which say little, may use any address."""
+        if not hosts or scope["path"] in HEALTH:
+            return True
+        host = host_name(re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1")))
+        return any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in hosts)
 
     def _may_pass(self, scope, headers, key):
         sent = headers.get(b"x-api-key")

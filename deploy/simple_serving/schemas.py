@@ -40,9 +40,6 @@ class Parameters(_Strict):
 
 
 class Question(_Strict):
-    model_config = ConfigDict(
-        json_schema_extra=NO_OTHER_KEYS | {"example": {"data": {"text": ["今日大盘下跌2%", "央行发布金融数据"]}}}
-    )
     data: Data
     parameters: Parameters | None = None
 
@@ -124,3 +121,18 @@ def refine(schema, limits, longest):
     texts["maxItems"] = limits["max_texts"]
     parts["Parameters"]["properties"]["max_seq_len"]["anyOf"][0]["maximum"] = longest
     return schema
+
+
+def share_errors(schema, statuses):
+    """Describes each error once, in the components of an OpenAPI schema, instead of at every route.
+
+    Args:
+        statuses: {status: description}.
+    """
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    shared = {str(status): {"description": text, "content": content} for status, text in statuses.items()}
+    schema["components"]["responses"] = shared
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for status in operation["responses"].keys() & shared.keys():
+                operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}

@@ -1,10 +1,14 @@
-"""The served bundle: from the texts of a request to its answer. One thread tokenises, another runs the model."""
+"""The served bundle: from the texts of a request to its answer.
+
+A request passes through threads of their own for reading it (JSON, tokens), the model, the index if there is one, and
+writing its answer. It is accepted only if what waits for all of them leaves it time.
+"""
 
 import asyncio
 import json
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -15,6 +19,7 @@ from lookup import Lookup
 from metrics import Metrics
 from schemas import LEAST_TOKENS, Invalid, parse
 from settings import CLOSING_SECONDS, describe
+from stage import SMALL, Stage
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import logger, set_up_log, stop_signals
 from text_cls.serving import open_predictor
@@ -28,8 +33,8 @@ ROUTES = {
 DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
+EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
-SMALL_WORK = 4096  # bytes of a request or numbers of an answer; less is done in place, as a thread would cost more
 
 
 class TooSlow(Exception):
@@ -47,7 +52,7 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         self.draining, self.requests, self.bytes_held = False, 0, 0
         self.lookup = None  # for retrieval bundles only
-        self._tokeniser = ThreadPoolExecutor(1, "tokeniser")
+        self.reading, self.writing = Stage("reading"), Stage("writing")  # in bytes, in numbers of the model's outputs
 
     # --------------------------------------------------------------------------------------------- from start to end
 
@@ -82,7 +87,6 @@ class Service:
             predictor.columns,
             settings.batch_tokens,
             settings.queue_tokens,
-            settings.deadline_seconds / 2,
             settings.batching,
             self.metrics.observe_run,
         )
@@ -91,8 +95,17 @@ class Service:
         logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)
         self.batcher, self._predictor = batcher, predictor
+        self.example = self._example()
         if self.task == RETRIEVAL:
             self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
+
+    def _example(self):
+        """A request within the limits, and its answer by the served model, for the API documentation."""
+        predictor, limits = self._predictor, self.limits
+        texts = [text[: limits["max_characters"]] for text in EXAMPLE[: limits["max_texts"]]]
+        outputs = self.batcher.run(predictor.tokenizer.encode(texts, predictor.max_seq_length))
+        answer = json.loads(encode_answer(labels_of(predictor, outputs, None), predictor.labels.names))
+        return {"data": {"text": texts}}, answer
 
     def heed_signals(self):
         """From the first SIGTERM, SIGINT or SIGHUP on, nothing new is accepted; then the previous handler runs."""
@@ -113,7 +126,8 @@ class Service:
     def close(self):
         self.draining = True
         self.batcher.close(0.5)  # accepted requests are answered or expired by now; a run that hangs is abandoned
-        self._tokeniser.shutdown(wait=False, cancel_futures=True)
+        self.reading.close()
+        self.writing.close()
         if self.lookup:
             self.lookup.close()
 
@@ -148,9 +162,20 @@ class Service:
         self.check_alive()
         if self.requests >= self.settings.max_requests:
             raise Full(1)
-        self.batcher.check()
         if self.lookup:
             self.lookup.check()
+        self._check_wait()
+
+    def _check_wait(self):
+        """Raises Full or Closed if what waits already leaves a new request too little time."""
+        self.batcher.check(patience=self.settings.deadline_seconds / 2 - self.reading.seconds - self.writing.seconds)
+
+    def _patience(self, until):
+        """Seconds that the model may take for a request whose answer is due at a time of `time.monotonic()`.
+
+        The request may plan with half of the time it has left; the rest makes up for what the estimates do not know.
+        """
+        return (until - time.monotonic()) / 2 - self.writing.seconds
 
     @asynccontextmanager
     async def admit(self, pieces):
@@ -194,12 +219,27 @@ class Service:
         Args:
             record: dict that receives what may be logged about the request.
         Raises:
-            Invalid, Full, Closed; whatever the model raises.
+            Invalid, Full, Closed; whatever the model raises. CancelledError, or Full if the model did nothing for it.
         """
+        job, until = None, time.monotonic() + self.settings.deadline_seconds
+        try:
+            predictor = self.predictor  # kept to the end, even if the index changes meanwhile
+            self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
+            with self.reading.work(len(body)) as do:
+                rows, parameters = await self._read(body, record, predictor, until, do)
+            job = self.batcher.submit(rows, parameters.batch_size, self._patience(until))
+            with self.writing.work(len(rows) * predictor.columns) as do:
+                return await self._write(await asyncio.wrap_future(job), parameters, predictor, do)
+        except asyncio.CancelledError:
+            if job and job.begun:
+                raise
+            raise Full(self.reading.seconds) from None
+
+    async def _read(self, body, record, predictor, until, do):
+        """(The token ids of each text, the parameters) of a request."""
         limits = self.limits["max_texts"], self.limits["max_characters"]
-        texts, parameters = await self._work(len(body), parse, body, *limits)
+        texts, parameters = await do(len(body), parse, body, *limits)
         record.update(texts=len(texts), characters=sum(map(len, texts)))
-        predictor = self.predictor  # kept to the end, even if the index changes meanwhile
         length = parameters.max_seq_len or predictor.max_seq_length
         if length > self.longest:
             raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {self.longest} tokens")
@@ -209,30 +249,32 @@ class Service:
             )
         rows = []
         for part in _parts(texts):
-            # Awaited part by part: the tokeniser serves other requests in between, and a cancelled request ends here.
-            rows += await self._work(SMALL_WORK, predictor.tokenizer.encode, part, length)
+            # Awaited part by part: others are read in between, and a request whose client has left ends here.
+            rows += await do(SMALL, self._encode, predictor, part, length, until)
         record["tokens"] = tokens = sum(map(len, rows))
         if tokens > self.limits["queue_tokens"]:
             raise Invalid(
                 f"{tokens} tokens, but at most {self.limits['queue_tokens']} may wait at a time; send the texts in "
                 "several requests, or set a smaller parameters.max_seq_len"
             )
-        outputs = await asyncio.wrap_future(self.batcher.submit(rows, parameters.batch_size))
+        return rows, parameters
+
+    def _encode(self, predictor, texts, length, until):
+        """The token ids of some texts, unless it is too late for them by now. Called in the thread for reading."""
+        self.batcher.check(patience=self._patience(until))
+        return predictor.tokenizer.encode(texts, length)
+
+    async def _write(self, outputs, parameters, predictor, do):
+        """The answer in JSON, from the model's outputs."""
         if self.lookup:
             found = []
             for start in range(0, len(outputs), ROWS_PER_SEARCH):
                 part = outputs[start : start + ROWS_PER_SEARCH]
                 found += await self.lookup.run(labels_of, predictor, part, parameters.prob_limit)
         else:
-            found = await self._work(outputs.size, labels_of, predictor, outputs, parameters.prob_limit)
-        self.metrics.texts.inc(len(texts))
-        return await self._work(outputs.size, encode_answer, found, predictor.labels.names)
-
-    async def _work(self, size, function, *args):
-        """The result of a function: called here if the work is small, else in the tokeniser's thread."""
-        if size < SMALL_WORK:
-            return function(*args)
-        return await asyncio.get_running_loop().run_in_executor(self._tokeniser, function, *args)
+            found = await do(outputs.size, labels_of, predictor, outputs, parameters.prob_limit)
+        self.metrics.texts.inc(len(outputs))
+        return await do(outputs.size, encode_answer, found, predictor.labels.names)
 
 
 def labels_of(predictor, outputs, prob_limit):

@@ -1,7 +1,10 @@
 """All settings of the server: each is a flag and an environment variable TEXT_CLS_<FLAG>."""
 
 import argparse
+import contextlib
+import ipaddress
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -37,12 +40,37 @@ def seconds(text):
     return value
 
 
+def host_name(text):
+    """A host as it is compared: in lower case, an IPv6 address without brackets and in its short form."""
+    name = text.strip().lower().removesuffix(".")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).compressed
+    return name
+
+
+def hosts(text):
+    """argparse type: names of hosts, separated by commas or spaces."""
+    names = tuple(host_name(name) for name in text.replace(",", " ").split())
+    for name in names:
+        if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]*:[0-9a-f:.]*", name):
+            raise argparse.ArgumentTypeError(
+                f"must be names without ports, such as example.org,*.example.org,127.0.0.1, not {shorten(text)}"
+            )
+    return names
+
+
 def parser_of(description):
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--bundle", default=str(ROOT / "export"), help="folder that an export script wrote (%(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all addresses (%(default)s)")
     add("--port", type=non_negative_int, default=8189, help="port to listen on (%(default)s)")
+    add(
+        "--allowed_hosts",
+        type=hosts,
+        default=(),
+        help="names that clients may use for the server, such as example.org,*.example.org; no port (any)",
+    )
 
     add = parser.add_argument_group("model").add_argument
     add("--device", default="cpu", choices=("cpu", "gpu"), help="where the model runs (%(default)s)")

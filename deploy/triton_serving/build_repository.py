@@ -20,11 +20,11 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import UserError, command, logger, positive_int
+from text_cls.locks import write_lock
 
 PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
 UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
-DECIDING = ("label.txt", "decision.json")
 LIMITS = ("vocab_size", "type_vocab_size", "longest_input")  # of the manifest: what the graph takes
 QUEUE = 1024  # maximum requests waiting for the tokenizer, and for the graph
 
@@ -89,8 +89,8 @@ CPU, MERGED = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batch
 PYTHON = 'backend: "python"'
 
 
-def configurations(manifest, args, digest):
-    """{model: its config.pbtxt}, from a bundle's manifest and the SHA-256 of its graph."""
+def configurations(manifest, labels, args, digest):
+    """{model: its config.pbtxt}, from a bundle's manifest, the names of its labels and the SHA-256 of its graph."""
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
     ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
@@ -107,7 +107,7 @@ def configurations(manifest, args, digest):
     )
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
-    hierarchical = parameters(hierarchical=str(manifest["hierarchical"]).lower())
+    listed = parameters(labels=json.dumps(labels))
     processor = CPU.replace("CPU", args.device.upper())
     graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
     results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
@@ -117,7 +117,7 @@ def configurations(manifest, args, digest):
         "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, checks, ragged=True),
         "seqcls_model": model(graph, inputs, logits, processor, threads),  # not merged: one fault would fail all
         "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
-        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, hierarchical),
+        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, listed),
     }
     return {name: f"name: {quoted(name)}\n{content}" for name, content in models.items()}
 
@@ -137,81 +137,89 @@ def ensemble(names, output):
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
-def copy_part(bundle, folder, names):
-    """Copies some files of a bundle, with a manifest of just these, so that the folder is a bundle itself."""
-    from text_cls.bundle import MANIFEST
+def copy_small_files(bundle, folder):
+    """Copies a bundle without its graphs: a bundle of its own, as its manifest has just these files."""
+    from text_cls.bundle import MANIFEST, VARIANTS
     from text_cls.files import write_json
 
-    os.makedirs(folder)
-    for name in names:
-        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
-    files = {name: bundle.manifest["files"][name] for name in names}
-    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "files": files})
-
-
-def tokenizer_files(bundle):
-    from text_cls.bundle import VARIANTS
-
     graphs = (*VARIANTS.values(), f"{bundle.manifest['static_graph']}.", "model_state.pdparams")
-    return [name for name in bundle.manifest["files"] if not name.startswith(graphs)]
+    files = {name: digest for name, digest in bundle.manifest["files"].items() if not name.startswith(graphs)}
+    os.makedirs(folder)
+    for name in files:
+        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
+    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "variants": [], "files": files})
 
 
 def vocabulary_size(bundle):
     """The number of ids that a bundle's tokenizer makes: lines of vocab.txt, and the ids that a prompt adds to them."""
     with open(os.path.join(bundle.folder, "vocab.txt"), encoding="utf-8") as file:
         size = sum(1 for _ in file)
+    from text_cls.schema import read_json
+    from text_cls.tokenization import TEMPLATE
+
     template = os.path.join(bundle.folder, "template.json")
     if os.path.exists(template):
-        with open(template, encoding="utf-8") as file:
-            prompt = json.load(file)
+        prompt = read_json(template, TEMPLATE, "export the bundle again")
         size = max(size, *(number + 1 for number in prompt["before"] + prompt["after"]))
     return size
+
+
+def fill(folder, args):
+    """Writes the repository of --bundle into a folder. Returns the bundle's manifest."""
+    from text_cls.bundle import CLASSIFICATION, open_bundle
+    from text_cls.files import atomic_write
+
+    for name in os.listdir(folder):  # of an attempt during which the bundle changed
+        shutil.rmtree(os.path.join(folder, name))
+    bundle = open_bundle(args.bundle, CLASSIFICATION)
+    graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
+    digest = bundle.manifest["files"][os.path.basename(graph)]
+    # The manifest of a bundle exported by 0.1.0 has no vocab_size.
+    manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
+    for model, content in configurations(manifest, bundle.labels.names, args, digest).items():
+        os.makedirs(os.path.join(folder, model, "1"))
+        with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
+            file.write(content)
+    for model in PYTHON_MODELS:
+        version = os.path.join(folder, model, "1")
+        shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
+        shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
+    for model in ("tokenizer", "seqcls_postprocess"):
+        copy_small_files(bundle, os.path.join(folder, model, "1", "bundle"))
+    shutil.copyfile(graph, os.path.join(folder, "seqcls_model", "1", "model.onnx"))
+    # Triton requires the folder, and git and object stores do not keep empty ones.
+    Path(folder, "seqcls", "1", ".keep").touch()
+    return bundle.manifest
+
+
+def build(args):
+    """Writes the repository."""
+    if args.use_fp16 and args.device == "cpu":
+        raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize")
+    if args.use_quantize and args.device == "gpu":
+        raise UserError("--use_quantize is for --device cpu; on a GPU use --use_fp16")
+    from text_cls.files import atomic_folder, overwrite_problem, read_unchanged
+
+    if problem := overwrite_problem(args.output, MODELS, "--output"):
+        raise UserError(problem)
+    with atomic_folder(args.output) as folder:
+        manifest = read_unchanged(args.bundle, lambda: fill(folder, args))
+    logger.info(
+        "%s: %d labels, at most %d tokens and %d characters per text, %d texts per request, on %s",
+        args.output,
+        manifest["num_labels"],
+        manifest["max_seq_length"],
+        args.max_characters,
+        args.max_batch_size,
+        args.device,
+    )
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
-    if args.use_fp16 and args.device == "cpu":
-        raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize")
-    if args.use_quantize and args.device == "gpu":
-        raise UserError("--use_quantize is for --device cpu; on a GPU use --use_fp16")
-    from text_cls.bundle import CLASSIFICATION, open_bundle
-    from text_cls.files import atomic_folder, atomic_write, overwrite_problem, sha256
-
-    if problem := overwrite_problem(args.output, MODELS, "--output"):
-        raise UserError(problem)
-    bundle = open_bundle(args.bundle, CLASSIFICATION)
-    graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
-    digest = bundle.manifest["files"][os.path.basename(graph)]
-    with atomic_folder(args.output) as folder:
-        # The manifest of a bundle exported by 0.1.0 has no vocab_size.
-        manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
-        for model, content in configurations(manifest, args, digest).items():
-            os.makedirs(os.path.join(folder, model, "1"))
-            with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
-                file.write(content)
-        for model in PYTHON_MODELS:
-            version = os.path.join(folder, model, "1")
-            shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
-            shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
-        copy_part(bundle, os.path.join(folder, "tokenizer", "1", "bundle"), tokenizer_files(bundle))
-        copy_part(bundle, os.path.join(folder, "seqcls_postprocess", "1", "bundle"), DECIDING)
-        target = os.path.join(folder, "seqcls_model", "1", "model.onnx")
-        shutil.copyfile(graph, target)
-        if sha256(target) != digest:
-            raise UserError(f"{graph} changed while it was copied; run this again")
-        # Triton requires the folder, and git and object stores do not keep empty ones.
-        Path(folder, "seqcls", "1", ".keep").touch()
-    logger.info(
-        "%s: %d labels, at most %d tokens and %d characters per text, %d texts per request, on %s",
-        args.output,
-        bundle.manifest["num_labels"],
-        bundle.manifest["max_seq_length"],
-        args.max_characters,
-        args.max_batch_size,
-        args.device,
-    )
-    return 0
+    with write_lock(args.output):
+        build(args)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import importlib
 import json
 import time
 
-from text_cls.cli import PACKAGES, Problems, UserError, non_negative_float, positive_int
+from text_cls.cli import PACKAGES, Problems, UserError, add_blank_flag, non_negative_float, positive_int
 
 MODEL = "seqcls"
 OUTPUTS = ("label", "confidence", "label_name", "error")
@@ -31,6 +31,7 @@ def parse_args(doc, url, argv):
     parser.add_argument("--input_file", help="file of texts, one per line, instead of --texts (none)")
     parser.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     parser.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
+    add_blank_flag(parser)
     parser.add_argument("--batch_size", type=positive_int, help="texts per request (as many as the server takes)")
     parser.add_argument(
         "--timeout", type=non_negative_float, default=60, help="seconds to wait for an answer (%(default)s)"
@@ -92,18 +93,19 @@ class Server:
                 time.sleep(0.5)
 
     def settings(self, wait):
-        """(maximum texts per request, maximum characters per text, whether labels are a hierarchy)."""
+        """(maximum texts per request, maximum characters per text, names of all labels)."""
         config = self.ask_again(UserError, wait, "get_model_config", MODEL)
         if not isinstance(config, dict):
             from google.protobuf.json_format import MessageToDict
 
             config = MessageToDict(config.config, preserving_proto_field_name=True)
         values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
-        if not {"max_characters", "hierarchical"} <= set(values):
+        if not {"max_characters", "labels"} <= set(values):
             raise UserError(
-                f"{self.url}: build_repository.py did not make its model {MODEL}; build a repository and load it again"
+                f"{self.url}: its model {MODEL} does not list its labels; build a repository with build_repository.py, "
+                "and load it again"
             )
-        return int(config["max_batch_size"]), int(values["max_characters"]), values["hierarchical"] == "true"
+        return int(config["max_batch_size"]), int(values["max_characters"]), json.loads(values["labels"])
 
     def infer(self, texts, timeout):
         """Yields (numbers, probabilities, names) of each text's labels, in order.
@@ -128,16 +130,17 @@ class Server:
 def label(server, args):
     """Predicts --texts, or --input_file as a stream."""
     from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
+    from text_cls.rows import Labels
 
     if args.output_file and not args.input_file:
         raise UserError("--output_file needs --input_file, the texts")
-    most, longest, hierarchical = server.settings(args.wait)
+    most, longest, names = server.settings(args.wait)
     size = args.batch_size or most
     problems = Problems()
     if size > most:
         problems.add(f"--batch_size {size}: the server takes at most {most} texts per request")
     if args.input_file:
-        count = count_texts(args.input_file, problems, longest)
+        count = count_texts(args.input_file, problems, Labels(names), args.skip_blank, longest)
     problems.stop_if_any()
 
     def infer(texts):
@@ -148,8 +151,8 @@ def label(server, args):
         return ((names, scores) for _, scores, names in infer(texts))
 
     if args.input_file:
-        log_row = log_hierarchy if hierarchical else log_flat
-        predict_file(args.input_file, count, args.output_file, predict, log_row, args.scores)
+        log_row = log_hierarchy if Labels(names).hierarchical else log_flat
+        predict_file(args.input_file, count, args.output_file, predict, log_row, args.scores, args.skip_blank)
         return
     rows = list(infer(args.texts))
     result = {

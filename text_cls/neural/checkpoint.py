@@ -5,11 +5,13 @@ holds the same for the latest step, and also the optimiser's state: `--resume` c
 """
 
 import contextlib
-import json
 import os
 import platform
 import re
 import subprocess
+import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from types import SimpleNamespace
@@ -19,12 +21,16 @@ import numpy as np
 
 from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
-from text_cls.files import atomic_folder, overwrite_problem, recover_folder, sha256, write_json
+from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, recover_folder, sha256, write_json
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
+from text_cls.neural.run_file import REMEDY, RUN_FILE, damage, file_sums, read_run, sums_problem
 from text_cls.rows import Labels, read_labels
+from text_cls.schema import TEXT, fields, map_of, or_null, read_json, whole
 
-STATE_FILE, SCALER = "training_state.npz", "scaler/"
+DECISION, STATE_FILE, SCALER = "decision.json", "training_state.npz", "scaler/"
+WEIGHTS = "model_state.pdparams"
+CONFIG = fields({}, {"id2label": or_null(map_of(TEXT)), "max_position_embeddings": or_null(whole(1))})
 CHECKPOINT_SCRIPTS = {  # kind of checkpoint: the script that writes it
     "classification": "train.py",
     "retrieval": "retrieval_based/train.py",
@@ -58,25 +64,13 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
         checkpoint.model.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
         checkpoint.labels.write(os.path.join(folder, "label.txt"))
-        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"), checkpoint.labels.names)
         if state is not None:
             np.savez(os.path.join(folder, STATE_FILE), **state)
-        files = sorted([*os.listdir(folder), "run.json"])
-        write_json(os.path.join(folder, "run.json"), {**checkpoint.run, "files": files})
-
-
-def read_run(path):
-    """`run.json` of a checkpoint as a dict; empty if the folder has none."""
-    recover_folder(path)
-    return _read_json(os.path.join(path, "run.json")) if os.path.exists(os.path.join(path, "run.json")) else {}
-
-
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); train again, or restore the folder from a backup") from error
+        files = {**file_sums(folder), RUN_FILE: None}
+        if state is None:  # a decision is fitted or chosen after training too, and is checked when it is read
+            files[DECISION] = None
+        write_json(os.path.join(folder, RUN_FILE), {**checkpoint.run, "files": files})
 
 
 def checkpoint_kind(run):
@@ -86,13 +80,14 @@ def checkpoint_kind(run):
 
 def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
     """Why writing a checkpoint of a kind to the folder `path` would destroy something, or None."""
-    run = read_run(path)
+    run = read_run(path, remedy=f"delete the folder {path}, or name another")
     if run and checkpoint_kind(run) != kind:
         return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
     if not _is_of_paddlenlp(found):
-        # A run that was killed may leave temporary files (files.py).
-        found = {name for name in found if re.sub(r"(\.\d+)?\.tmp$", "", name) in ours}
+        # A run that was killed may leave temporaries (files.py) and the lock of a bundle in the folder (locks.py).
+        ending = r"(\.[0-9a-f]+)?\.(tmp|old)(\.lock)?$|\.lock$"
+        found = {name for name in found if re.sub(ending, "", name) in ours}
     return overwrite_problem(path, found, flag)
 
 
@@ -116,62 +111,125 @@ def load_checkpoint(
         UserError: the folder is no checkpoint of this kind, or a file of it cannot be read.
     """
     recover_folder(path)
-    if not os.path.exists(os.path.join(path, "model_state.pdparams")):
+
+    def read():
+        found = Problems()
+        return _read_checkpoint(path, label_file, found, flag, kind), found
+
+    checkpoint, found = read_unchanged(path, read)
+    problems.extend(found)
+    if DECISION in checkpoint.run.get("files", ()) and not os.path.exists(os.path.join(path, DECISION)):
+        logger.warning("%s has no decision.json any more: the threshold is 0.5", path)
+    return checkpoint
+
+
+def _read_checkpoint(path, label_file, problems, flag, kind):
+    """What `load_checkpoint` returns."""
+    if not os.path.exists(os.path.join(path, WEIGHTS)):
         what = "holds no model_state.pdparams" if os.path.isdir(path) else "does not exist"
         raise UserError(
             f"{flag} {path} {what}; train first (python {CHECKPOINT_SCRIPTS[kind]} ...) or name the folder it wrote"
         )
-    run, own = read_run(path), os.path.join(path, "label.txt")
+    run = read_run(path)
     if checkpoint_kind(run) != kind:
         what, otherwise = f"a {checkpoint_kind(run)} model", f", or use the scripts for {checkpoint_kind(run)}"
         if not run:  # a model of PaddleNLP's application, or what its trainer saves during training
             what, otherwise = "no run.json", ""
         raise UserError(f"{flag} {path} holds {what}; name a folder that {CHECKPOINT_SCRIPTS[kind]} wrote{otherwise}")
-    has_label_file = label_file is not None and os.path.exists(label_file)
+    file = os.path.join(path, "config.json")
+    config = read_json(file, CONFIG, REMEDY) if os.path.exists(file) else {}
+    labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
+    longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
+    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path)
+
+
+def _read_labels(path, label_file, outputs, problems):
+    """The labels of the checkpoint in the folder `path`, which must be those of its outputs, {number: name}."""
+    own, has_label_file = os.path.join(path, "label.txt"), label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not has_label_file:
         missing = f"neither {own} nor {label_file} exists" if label_file else f"{own} does not exist"
         raise UserError(f"{missing}; put the label file the model was trained with there")
-    labels = read_labels(own if os.path.exists(own) else label_file, problems)
-    if has_label_file and os.path.exists(own):
-        theirs = read_labels(label_file, problems)
-        if theirs.names != labels.names:
-            problems.add(_disagreement, label_file, theirs, own, labels)
-    outputs = _read_json(os.path.join(path, "config.json")) if os.path.exists(os.path.join(path, "config.json")) else {}
-    if len(outputs.get("id2label", labels.names)) != len(labels):
-        problems.add(f"{path}: the model has {len(outputs['id2label'])} outputs, the label file {len(labels)} labels")
-    longest = longest_input(SimpleNamespace(**{"model_type": None, **outputs}))
-    return Checkpoint(None, None, labels, _load_decision(path, len(labels)), run, longest, path)
+    used = own if os.path.exists(own) else label_file
+    labels = read_labels(used, problems, of_model=True)
+    theirs = read_labels(label_file, problems, of_model=True) if has_label_file and used == own else labels
+    names = [outputs.get(str(number)) for number in range(len(outputs))]
+    if len(outputs or labels) != len(labels):
+        problems.add(f"{path}: the model has {len(outputs)} outputs, the label file {len(labels)} labels")
+    elif names not in ([], [f"LABEL_{number}" for number in range(len(labels))], labels.names):  # LABEL_0: unnamed
+        remedy = f"The model's labels are in {path}/config.json, in their order"
+        if theirs.names == names:
+            remedy = f"To use the model's: cp {label_file} {own}"
+        problems.add(_disagreement, used, labels.names, names, remedy)
+    elif not theirs.same_as(labels):
+        remedy = f"To use the model's: cp {own} {label_file}"
+        problems.add(_disagreement, label_file, theirs.names, labels.names, remedy)
+    return labels
 
 
-def _disagreement(label_file, theirs, own, labels):
-    extra = [name for name in theirs.names if name not in labels.index]
-    missing = [name for name in labels.names if name not in theirs.index]
+def _disagreement(label_file, theirs, names, remedy):
+    known, found = set(names), set(theirs)
+    extra = [name for name in theirs if name not in known]
+    missing = [str(name) for name in names if name not in found]
     if not extra and not missing:
         what = "the same labels in another order"
     else:
         parts = [f"{sign} {', '.join(names[:5])}" for sign, names in (("also", extra), ("not", missing)) if names]
         what = "; ".join(parts)
-    return f"{label_file} is not the model's label file ({what}). To use the model's: cp {own} {label_file}"
+    return f"{label_file} is not the model's label file ({what}). {remedy}"
 
 
-def _load_decision(path, num_labels):
+def _load_decision(path, names):
     file = os.path.join(path, "decision.json")
     if not os.path.exists(file):  # PaddleNLP's application, whose threshold is always 0.5
         return Decision()
-    try:
-        decision = Decision.load(file)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-    if problem := decision.problem(num_labels):
-        raise UserError(f"{file}: {problem}; fit it again, or delete the file to use the threshold 0.5")
-    return decision
+    return Decision.load(file, names)
 
 
 def load_model(checkpoint: Checkpoint, device: str, flag: str = "--params_path") -> None:
     """Loads model and tokenizer of a checkpoint from `load_checkpoint`, on the device, in evaluation mode."""
     set_device(device)
-    checkpoint.model, checkpoint.tokenizer = load_pretrained(checkpoint.path, len(checkpoint.labels), flag=flag)
+    checkpoint.model, checkpoint.tokenizer = load_rest(
+        checkpoint, lambda: load_pretrained(checkpoint.path, len(checkpoint.labels), flag=flag)
+    )
     checkpoint.model.eval()
+
+
+def load_rest(checkpoint: Checkpoint, load: Callable[[], Any]) -> Any:
+    """What `load()` returns, which reads the rest of a checkpoint from `load_checkpoint`: its weights and tokenizer.
+
+    A run that is still training may have saved a better state since; then that is loaded, and `checkpoint.run` changes.
+
+    Raises:
+        UserError: a file is damaged, or the folder now holds another model or decision.
+    """
+    path, before = checkpoint.path, checkpoint.run
+
+    def read():
+        run = read_run(path)
+        same = all(run.get(name) == before.get(name) for name in (*run, *before) if name not in ("progress", "files"))
+        if not same or _load_decision(path, checkpoint.labels.names) != checkpoint.decision:
+            raise UserError(f"{path} was replaced while this script read it; run it again")
+        return run, load()
+
+    checkpoint.run, loaded = load_verified(path, read)
+    return loaded
+
+
+def load_verified(folder: str, load: Callable[[], Any], name: str | None = None) -> Any:
+    """What `load()` returns, which reads a folder: its files are those that its `run.json` records, if it has one.
+
+    name: of the only file that it reads; None for all.
+    """
+
+    def read():
+        files = read_run(folder).get("files")
+        if name is not None and isinstance(files, dict):
+            files = {name: files.get(name)}
+        if problem := sums_problem(files, (WEIGHTS,)) or damage(folder, files):
+            raise UserError(f"{folder} is damaged ({problem}); {REMEDY}")
+        return load()
+
+    return read_unchanged(folder, read)
 
 
 def open_checkpoint(
@@ -211,7 +269,7 @@ def describe_run(arguments, files):
     """What `run.json` says about the origin of a checkpoint. files: {name: path} of the data."""
     return {
         "arguments": arguments,
-        "data": {name: sha256(path) for name, path in files.items()},
+        "data": {name: sha256(path, again=True) for name, path in files.items()},
         "packages": versions(("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")),
         "python": platform.python_version(),
         "commit": _commit(),
@@ -251,12 +309,36 @@ def training_state(optimizer, scaler):
     return {**moments, **scale}
 
 
-def load_training_state(path, optimizer, scaler):
-    """Loads what `training_state` returned, saved in the folder `path`, into a new optimiser and scaler."""
+def read_training_state(path):
+    """What `training_state` returned and was saved in the folder `path`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with np.load(os.path.join(path, STATE_FILE), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{STATE_FILE}: {error}") from error
+
+
+def load_training_state(state, optimizer, scaler):
+    """Moves what `training_state` returned into a new optimiser and scaler; `state` is empty afterwards.
+
+    Raises:
+        ValueError: it belongs to another model.
+    """
     paddle = import_paddle()
-    with np.load(os.path.join(path, STATE_FILE), allow_pickle=False) as arrays:
-        moments = {name: paddle.to_tensor(arrays[name]) for name in arrays.files if not name.startswith(SCALER)}
-        scale = {name.removeprefix(SCALER): arrays[name] for name in arrays.files if name.startswith(SCALER)}
-    optimizer.set_state_dict(moments)
+    scale = {name.removeprefix(SCALER): state.pop(name) for name in [*state] if name.startswith(SCALER)}
+    shapes = {}
+    for parameter in optimizer._parameter_list:
+        if parameter.trainable:
+            shapes |= {f"{parameter.name}_moment{i}_0": tuple(parameter.shape) for i in (1, 2)}
+            shapes |= {f"{parameter.name}_beta{i}_pow_acc_0": (1,) for i in (1, 2)}
+    for name, value in state.items():  # a parameter that got no gradient has none
+        if value.shape != shapes.get(name):
+            raise ValueError(f"{STATE_FILE}: {name} is {value.shape}, expected {shapes.get(name, 'none')}")
+    # Array by array, so that no second copy of all is in memory.
+    optimizer.set_state_dict({name: paddle.to_tensor(state.pop(name)) for name in [*state]})
     if scale:
         scaler.load_state_dict({name: value if value.ndim else value.item() for name, value in scale.items()})

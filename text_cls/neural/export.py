@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import os
+import re
 import statistics
 import time
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ PADDLENLP_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-
 
 
 def bundle_folder_problem(path, flag):
-    """Why writing a bundle to the folder `path` would destroy something, or None."""
+    """Why a bundle must not, or cannot, be written to the folder `path`, or None."""
+    if re.search("[\ud800-\udfff]", os.path.realpath(path)):  # bytes that are not UTF-8
+        return f"{flag} {path!a}: Paddle cannot write a graph to a path that is not UTF-8; rename the folder"
     return overwrite_problem(path, PADDLENLP_FILES | files_of_bundle(path), flag)
 
 
@@ -81,7 +84,7 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
         write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id, output)
         tokenizer.save_pretrained(folder)
         labels.write(os.path.join(folder, "label.txt"))
-        checkpoint.decision.save(os.path.join(folder, "decision.json"))
+        checkpoint.decision.save(os.path.join(folder, "decision.json"), labels.names)
         packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddle2onnx", "onnx", "onnxruntime")
         fields = {
             "model": type(model).__name__,

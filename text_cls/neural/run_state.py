@@ -1,13 +1,27 @@
 """The state of a training run: its progress, how a signal stops it, and whether a saved run can be resumed."""
 
+import json
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
 
 from text_cls.cli import Problems, UserError, logger, stop_signals
-from text_cls.neural.checkpoint import checkpoint_folder_problem, describe_run, last_folder, read_run
+from text_cls.files import read_unchanged, sha256
+from text_cls.neural.checkpoint import (
+    STATE_FILE,
+    WEIGHTS,
+    checkpoint_folder_problem,
+    checkpoint_kind,
+    describe_run,
+    last_folder,
+    load_verified,
+    read_training_state,
+)
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import model_name_problem, paddle_device_problem, set_device
+from text_cls.neural.run_file import REMEDY, RESUMABLE, RUN_FILE, damage, read_run, sums_problem
 
 # Flags that may differ when a run is resumed, since they do not change what is learnt.
 FREE_ON_RESUME = {
@@ -24,6 +38,7 @@ FREE_ON_RESUME = {
     "log_steps",  # this and the next: of retrieval_based/train.py
     "save_steps",
 }
+PROGRESS = "progress"  # in the saved state: a second copy, which shows a change in that of run.json
 
 
 @dataclass
@@ -74,59 +89,181 @@ def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, 
         yield "--max_seq_length: the special tokens alone take 2; use 3 or more"
 
 
-def start_run(options, arguments, files, kind="classification"):
-    """Sets up device, processes and seed, and finds what an earlier run left.
+def start_run(options, arguments, files, progress, kind="classification"):
+    """Sets up device, processes and seed.
 
     Args:
         options: `TrainingOptions`.
-        arguments: all arguments of the script as a dict. A resumed run must have the same, but for `FREE_ON_RESUME`.
-        files: {name: path} of the data, which must not have changed when a run is resumed.
+        arguments: all arguments of the script as given, as a dict. What was None and has a value in `options`, the
+            script has chosen by the data.
+        files: {name: path} of the data.
+        progress: `Progress` of the run.
         kind: of the checkpoint.
     Returns:
-        the contents of `run.json`, and the `Progress` to continue from.
+        the contents of `run.json`.
     """
     paddle = import_paddle()
     set_device(options.device)
     if paddle.distributed.get_world_size() > 1:
         paddle.distributed.init_parallel_env()
-    run = {"kind": kind, **describe_run(arguments, files), "processes": paddle.distributed.get_world_size()}
+    chosen = {name: getattr(options, name, None) for name, value in arguments.items() if value is None}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    run = {"kind": kind, **describe_run(arguments | chosen, files), "chosen": [*chosen]}
+    run["processes"] = paddle.distributed.get_world_size()
     last = last_folder(options.save_dir)
-    progress = saved_progress(options.save_dir, run) if options.resume else Progress()
-    if progress.finished:
-        logger.info("This run has finished already; its best checkpoint is in %s", options.save_dir)
-    elif not options.resume and read_run(last):
+    if not options.resume and read_run(last) and not _is_leftover(options.save_dir):
         logger.warning("%s holds a run that was stopped; this one replaces it. To continue it: --resume", last)
     paddle.seed(options.seed)
-    return run, progress
+    return run
 
 
-def saved_progress(save_dir, run):
-    """The `Progress` of the run saved beside `save_dir`, which must be the same run as `run`, a new `run.json`.
+# ------------------------------------------------------------------------------------------------------------ resuming
 
+
+def saved_progress(save_dir, arguments, files, kind="classification"):
+    """The `Progress` to resume from: that of the run in `<save_dir>_last`, or of the finished one in `save_dir`.
+
+    It needs no Paddle, and reads none of the large files. Without a saved run, it returns a new `Progress`.
+
+    Args:
+        arguments: as in `start_run`. The saved run must have the same, but for `FREE_ON_RESUME`.
+        files: {name: path} of the data, which must not have changed. `read_rows` reports missing ones.
+        kind: of the checkpoint.
     Raises:
-        UserError: lists everything in which the two runs differ.
+        UserError: the saved run is damaged, or lists everything in which the two runs differ.
     """
+    best, last = read_run(save_dir), last_folder(save_dir)
+    if best and checkpoint_kind(best) != kind:
+        return Progress()  # `run_problems` reports it
+    data = {name: sha256(path) for name, path in files.items() if os.path.isfile(path)}
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+    run = {"kind": kind, "arguments": arguments, "data": data, "processes": processes}
+    finished, differences = _is_finished(best), _differences(best, run)
+    if finished and not differences:
+        logger.info("This run has finished already; its best checkpoint is in %s", save_dir)
+        return Progress(**best["progress"])
+    saved = {} if _is_leftover(save_dir) else _read_last(save_dir, run)
+    if saved is None:
+        return Progress()  # `run_problems` reports it
+    if saved:
+        problems = Problems()
+        for difference in _differences(saved, run):
+            problems.add(f"--resume: {difference}")
+        problems.stop_if_any()
+        return Progress(**saved["progress"])
+    if best and not finished:
+        raise UserError(
+            f"--resume: {last} does not exist. To start from the best weights of that run, leave out --resume and "
+            f"use --init_from_ckpt {os.path.join(save_dir, WEIGHTS)}"
+        )
+    logger.info("--resume: nothing is saved yet; starting from the beginning")
+    if finished:
+        logger.warning(
+            "%s holds an older run, which finished: %s. The first checkpoint of this one replaces it",
+            save_dir,
+            "; ".join(differences),
+        )
+    return Progress()
+
+
+def load_start(options, run, progress, load):
+    """Model and tokenizer that a run starts from, and what `read_training_state` returns: None at the beginning.
+
+    Args:
+        run: contents of a new `run.json`.
+        load: function of a name or folder that returns model and tokenizer.
+    Raises:
+        UserError: they are damaged, or not those of `progress`.
+    """
+    name, last = options.model_name, last_folder(options.save_dir)
+    if progress == Progress():
+        is_checkpoint = os.path.exists(os.path.join(name, RUN_FILE))
+        return *(load_verified(name, lambda: load(name)) if is_checkpoint else load(name)), None
+
+    def read():
+        files = _read_last(options.save_dir, run)["files"]
+        if problem := damage(last, files):
+            raise ValueError(problem)
+        state = read_training_state(last)
+        older = _as_array(progress) if isinstance(files, list) else None  # versions had no second copy
+        if state.pop(PROGRESS, older) != _as_array(progress):
+            raise ValueError(f"{RUN_FILE}: its progress is not that of {STATE_FILE}")
+        try:
+            return *load(last), state
+        except UserError as error:
+            raise ValueError(error) from error
+
+    try:
+        return read_unchanged(last, read)
+    except ValueError as error:
+        raise last_is_damaged(options.save_dir, run, error) from error
+
+
+def saved_state(optimization, progress):
+    """{name: array} of what `load_start` needs besides the checkpoint; nothing at the beginning."""
+    return {**optimization.state(), PROGRESS: _as_array(progress)} if progress.step else {}
+
+
+def last_is_damaged(save_dir, run, problem):
+    """A UserError that says how to continue without `<save_dir>_last`. run: contents of a new `run.json`."""
+    last, best, remedy = last_folder(save_dir), {}, "start anew without --resume"
+    try:
+        best = read_run(save_dir)
+    except UserError:
+        pass
+    if best and not _is_finished(best) and not _differences(best, run) and not damage(save_dir, best.get("files")):
+        remedy = f"continue from the best weights, with --init_from_ckpt {os.path.join(save_dir, WEIGHTS)}, or {remedy}"
+    return UserError(f"{last} is damaged ({problem}). Delete it; then {remedy}")
+
+
+def _read_last(save_dir, run):
+    """`run.json` of `<save_dir>_last`: empty if nothing is saved there, None if it is a model of another kind."""
     last = last_folder(save_dir)
-    saved = read_run(last)
-    if not saved:
-        saved = read_run(save_dir)
-        if saved and not saved["progress"]["finished"]:
-            raise UserError(
-                f"--resume: {last} does not exist. To start from the best weights of that run, leave out --resume and "
-                f"use --init_from_ckpt {os.path.join(save_dir, 'model_state.pdparams')}"
-            )
-        if not saved:
-            logger.info("--resume: nothing is saved yet; starting from the beginning")
-            return Progress()
-    problems = Problems()
+    try:
+        saved = read_run(last)
+        if saved and checkpoint_kind(saved) != run["kind"]:
+            return None
+        saved = read_run(last, RESUMABLE)
+    except UserError as error:
+        problem = "; ".join(line.strip().removesuffix(f"; {REMEDY}") for line in str(error).splitlines())
+        raise last_is_damaged(save_dir, run, problem) from error
+    if not saved and os.path.exists(os.path.join(last, STATE_FILE)):
+        raise last_is_damaged(save_dir, run, f"{RUN_FILE}: missing")
+    if _is_finished(saved):
+        raise last_is_damaged(save_dir, run, f"{RUN_FILE}: a run that finished leaves no such folder")
+    if saved and (problem := sums_problem(saved["files"], (WEIGHTS, STATE_FILE))):
+        raise last_is_damaged(save_dir, run, problem)
+    return saved
+
+
+def _differences(saved, run):
+    """What differs between a saved run and a new one, as texts: arguments, data, processes."""
+    found = []
     for name, now in run["arguments"].items():
-        then = saved["arguments"].get(name)
-        if name not in FREE_ON_RESUME and then != now:
-            problems.add(f"--resume: --{name} was {then}, now it is {now}")
+        then = saved.get("arguments", {}).get(name)
+        by_the_data = now is None and name in saved.get("chosen", ("early_stop_nums", "metric_for_best"))
+        if name not in FREE_ON_RESUME and then != now and not by_the_data:
+            found.append(f"--{name} was {then}, now it is {now}")
     for name, digest in run["data"].items():
-        if saved["data"].get(name) != digest:
-            problems.add(f"--resume: {name} is not the file that run started with")
-    if saved["processes"] != run["processes"]:
-        problems.add(f"--resume: that run had {saved['processes']} processes, this one has {run['processes']}")
-    problems.stop_if_any()
-    return Progress(**saved["progress"])
+        if saved.get("data", {}).get(name) != digest:
+            found.append(f"{name} is not the file that run started with")
+    if saved.get("processes") != run["processes"]:
+        found.append(f"that run had {saved.get('processes')} processes, this one has {run['processes']}")
+    return found
+
+
+def _is_finished(run):
+    return run.get("progress", {}).get("finished", False)
+
+
+def _is_leftover(save_dir):
+    """Whether `<save_dir>_last` is of the run in `save_dir`, which was killed after it had finished."""
+    try:
+        best, saved = (read_run(folder, RESUMABLE) for folder in (save_dir, last_folder(save_dir)))
+    except UserError:
+        return False
+    return _is_finished(best) and not _differences(saved, best)
+
+
+def _as_array(progress):
+    return np.array(json.dumps(asdict(progress)))

@@ -69,9 +69,9 @@ class Optimization:
         """What `load` needs besides the number of the step, as {name: array}."""
         return training_state(self.optimizer, self.scaler)
 
-    def load(self, folder, step):
-        """Continues after `step` updates from the state saved in `folder`."""
-        load_training_state(folder, self.optimizer, self.scaler)
+    def load(self, state, step):
+        """Continues after `step` updates from what `state` returned, which it empties. ValueError: it does not fit."""
+        load_training_state(state, self.optimizer, self.scaler)
         self.scheduler.step(step)
 
 

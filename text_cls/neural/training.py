@@ -5,7 +5,6 @@ To resume exactly, it needs nothing but the weights, the optimiser's moments, an
 """
 
 import os
-import shutil
 import time
 from dataclasses import asdict
 
@@ -14,41 +13,39 @@ import numpy as np
 from text_cls.batching import shuffled_batches
 from text_cls.cli import Problems, UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
-from text_cls.files import sha256, write_json
-from text_cls.neural.checkpoint import Checkpoint, last_folder, read_run, save_checkpoint
+from text_cls.files import remove_folder, sha256, write_json
+from text_cls.neural.checkpoint import WEIGHTS, Checkpoint, last_folder, load_verified, save_checkpoint
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.losses import make_loss
 from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
-from text_cls.neural.run_state import StopSignal, start_run
+from text_cls.neural.run_file import RUN_FILE, read_run
+from text_cls.neural.run_state import StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
 from text_cls.neural.training_log import TrainingLog
 
 
-def train(options, labels, rows, arguments, files, environment):
+def train(options, labels, rows, arguments, files, environment, progress):
     """Trains a classifier on checked data.
 
     Args:
         options: `TrainingOptions`.
         rows: {"train", "dev" and perhaps "test": labelled `Rows`}.
-        arguments: all arguments of the script as a dict, for `run.json`.
+        arguments: all arguments of the script as given, as a dict.
         files: {"label", "train", "dev" and perhaps "test": (name, path)} of the data files.
         environment: lines for the log.
+        progress: `Progress` to continue from.
     Returns:
         the exit status: 0, or 128 + the number of the signal that stopped the run.
     """
     checked = {name: path for split, (name, path) in files.items() if split != "test"}
-    run, progress = start_run(options, arguments, checked)
-    if progress.finished:
-        return 0
+    run = start_run(options, arguments, checked, progress)
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
-        run["data"][name] = sha256(path)
-    start = last_folder(options.save_dir) if progress.step else options.model_name
-    model, tokenizer = load_pretrained(start, len(labels))
+        run["data"][name] = sha256(path, again=True)
+    model, tokenizer, state = load_start(options, run, progress, lambda name: load_pretrained(name, len(labels)))
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
     trainer = make_trainer(options, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress)
-    trainer.rehearse()
-    return trainer.run_all()
+    return trainer.run(state)
 
 
 def make_ready(options, model, tokenizer, rows, environment, progress):
@@ -71,6 +68,15 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
 
 
 def load_weights(model, path, flag="--init_from_ckpt"):
+    """`set_weights` from a file that must not be damaged, if it is a checkpoint's."""
+    folder, name = os.path.dirname(path) or ".", os.path.basename(path)
+    if name == WEIGHTS and os.path.exists(os.path.join(folder, RUN_FILE)):
+        load_verified(folder, lambda: set_weights(model, path, flag), name)
+    else:
+        set_weights(model, path, flag)
+
+
+def set_weights(model, path, flag):
     """Loads the weights of a model_state.pdparams into the model. Raises a UserError that names what does not fit."""
     import paddle
 
@@ -114,9 +120,17 @@ class Trainer:
         self.progress, self.steps, self.evaluation, self.log = progress, steps, evaluation, log
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
-        if progress.step:
-            self.optimization.load(self.last, progress.step)
         self.saved_at = time.monotonic()
+
+    def run(self, state=None):
+        """Trains to the end. state: of `load_start`, for a run to be resumed. Returns the exit status."""
+        if state is not None:
+            try:
+                self.optimization.load(state, self.progress.step)
+            except ValueError as error:
+                raise last_is_damaged(self.options.save_dir, self.checkpoint.run, error) from error
+        self.rehearse()
+        return self.run_all()
 
     def rehearse(self):
         """Makes two steps and an evaluation on a few rows, then restores weights and decision.
@@ -143,7 +157,8 @@ class Trainer:
             self.evaluation.evaluate(few, tokens)
         self.checkpoint.decision = decision
         model.set_state_dict({name: paddle.to_tensor(value) for name, value in weights.items()})
-        if not os.path.isdir(self.last):
+        # With --resume and no step done, what is there belongs to no run that goes on.
+        if not os.path.isdir(self.last) or options.resume and not self.progress.step:
             self.save_last()
 
     def run_all(self):
@@ -232,7 +247,7 @@ class Trainer:
             save_checkpoint(path, self.checkpoint, training_state)
 
     def save_last(self):
-        self.save(self.last, self.optimization.state())
+        self.save(self.last, saved_state(self.optimization, self.progress))
         self.saved_at = time.monotonic()
 
     def finish(self):
@@ -240,14 +255,16 @@ class Trainer:
         save_dir, progress = self.options.save_dir, self.progress
         if "test" in self.tokens:
             load_weights(self.checkpoint.model, os.path.join(save_dir, "model_state.pdparams"))
-            self.checkpoint.decision = Decision.load(os.path.join(save_dir, "decision.json"))
+            self.checkpoint.decision = Decision.load(
+                os.path.join(save_dir, "decision.json"), self.checkpoint.labels.names
+            )
             scores = self.evaluation.evaluate(self.rows["test"], self.tokens["test"], fit=False)
             self.log.test(scores, self.rows["test"])
         progress.finished = True
         if is_main_process():
             run = read_run(save_dir)
-            write_json(os.path.join(save_dir, "run.json"), {**run, "progress": asdict(progress)})
-            shutil.rmtree(self.last, ignore_errors=True)
+            write_json(os.path.join(save_dir, RUN_FILE), {**run, "progress": asdict(progress)})
+            remove_folder(self.last)
         self.log.end(progress.best_score)
         return 0
 

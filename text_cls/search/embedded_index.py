@@ -119,6 +119,8 @@ class EmbeddedIndex:
     def open(cls, folder):
         """Opens what `save` wrote. The vectors stay on disk and are read as searches need them.
 
+        The open file outlives its name: to replace the folder does no harm, to write into the file does.
+
         Raises:
             UserError: a file is missing or damaged, or does not match the others; the message says which.
         """
@@ -133,7 +135,7 @@ class EmbeddedIndex:
             label_ids, counts = (np.array(fields[name], np.int64).reshape(-1) for name in ("label_ids", "counts"))
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}; {remedy}") from error
-        except (ValueError, KeyError, TypeError, OverflowError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, EOFError, RecursionError) as error:
             raise UserError(f"{path} is damaged; {remedy}") from error
         if version != VERSION:
             raise UserError(f"{path}: version {version!r} is unknown (this code reads version {VERSION})")

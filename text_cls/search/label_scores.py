@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from text_cls.decision import Decision
-from text_cls.label_tree import SEPARATOR, depths
+from text_cls.label_tree import depths, split_path
 
 # How many of the nearest entries count, unless the user or the bundle says otherwise.
 NEIGHBOURS = 50  # of label texts, or of rows that do not vote
@@ -21,7 +21,7 @@ def label_text(name):
 
     As in PaddleNLP's application, it is the parts of the label's path, joined by commas.
     """
-    return name.replace(SEPARATOR, ",")
+    return ",".join(split_path(name))
 
 
 def deepest(label_ids, parents):
@@ -100,10 +100,12 @@ def row_entries(rows, labels):
 def carry_decision(decision, before, after):
     """The decision for other labels: a label keeps its threshold by name, a new label gets the median threshold.
 
+    A `min_k` above the number of labels becomes that number.
+
     Args:
         before, after: `rows.Labels`.
     """
-    changes = {}
+    changes = {"min_k": min(decision.min_k, len(after))}
     if isinstance(decision.threshold, tuple):
         old, median = dict(zip(before.names, decision.threshold)), float(np.median(decision.threshold))
         changes["threshold"] = tuple(old.get(name, median) for name in after.names)

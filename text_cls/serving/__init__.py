@@ -22,13 +22,17 @@ def open_predictor(folder: str, *args: Any, timeout: float = 10.0, **options: An
         UserError: see `Predictor`; or a retrieval bundle has no index, or its index cannot be opened.
     """
     from text_cls.bundle import RETRIEVAL, bundle_kind
+    from text_cls.files import read_unchanged
 
-    if bundle_kind(folder) != RETRIEVAL:
-        from text_cls.serving.predictor import Predictor
+    def read():
+        if bundle_kind(folder) != RETRIEVAL:
+            from text_cls.serving.predictor import Predictor
 
-        return Predictor(folder, *args, **options)
-    from text_cls.serving.retrieval_predictor import RetrievalPredictor
+            return Predictor(folder, *args, **options)
+        from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
-    predictor = RetrievalPredictor(folder, *args, timeout=timeout, **options)
-    predictor.load_index()  # now, so that a broken index is reported before the first long step
-    return predictor
+        predictor = RetrievalPredictor(folder, *args, timeout=timeout, **options)
+        predictor.load_index()  # now, so that a broken index is reported before the first long step
+        return predictor
+
+    return read_unchanged(folder, read)

@@ -14,8 +14,9 @@ from importlib import metadata
 import numpy as np
 
 from text_cls.batching import Encoded, budget_batches
-from text_cls.bundle import CLASSIFICATION, Bundle, open_bundle
+from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
+from text_cls.files import read_unchanged
 from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
 from text_cls.tokenization import load_tokenizer
@@ -90,23 +91,34 @@ class Predictor:
             raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: use that")
         if variant == "int8" and device == "gpu":
             raise UserError("int8 is for --device cpu; on a GPU use fp16")
-        self.take(open_bundle(folder, self.kind))
-        manifest = self.bundle.manifest
+
+        def load():
+            self.session = None  # of an earlier attempt: a second model may not fit into memory beside it
+            self.take(open_bundle(folder, self.kind))
+            self._load_tokenizer(max_seq_length)
+            self._open_session(variant, device, device_id, num_threads, spin)
+
+        read_unchanged(folder, load)  # what was verified is what is loaded
+        self.batch_tokens = batch_size * self.max_seq_length
+
+    def _load_tokenizer(self, max_seq_length):
+        folder, manifest = self.bundle.folder, self.bundle.manifest
         self.max_seq_length = max_seq_length or manifest["max_seq_length"]
         if manifest["longest_input"] and self.max_seq_length > manifest["longest_input"]:
             raise UserError(
                 f"max_seq_length {max_seq_length}: this model takes at most {manifest['longest_input']} tokens"
             )
-        self.batch_tokens = batch_size * self.max_seq_length
         try:
             self.tokenizer = load_tokenizer(folder)
-        except (OSError, ValueError) as error:
+        except (UserError, ImportError):
+            raise
+        except Exception as error:  # the libraries raise several kinds for a file that is none
             raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
         if self.max_seq_length <= self.tokenizer.fixed:
             raise UserError(
-                f"max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; allow more"
+                f"{folder}: max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; "
+                "allow more"
             )
-        self._open_session(variant, device, device_id, num_threads, spin)
 
     def _open_session(self, variant, device, device_id, num_threads, spin):
         import onnxruntime
@@ -118,15 +130,20 @@ class Predictor:
         providers = ["CPUExecutionProvider"]
         if device == "gpu":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device_id}))
-        self.session = onnxruntime.InferenceSession(self.bundle.onnx_file(variant), options, providers=providers)
+        path, remedy = self.bundle.onnx_file(variant), REMEDIES[self.kind]
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # ONNX Runtime has a dozen kinds
+            raise UserError(f"{path} does not load in ONNX Runtime; {remedy} ({str(error).strip()})") from error
         if device == "gpu" and self.session.get_providers()[0] != "CUDAExecutionProvider":
             raise UserError(f"--device gpu: CUDA does not start with device {device_id}; use --device cpu")
         self.inputs = [node.name for node in self.session.get_inputs()]
-        width = self.session.get_outputs()[0].shape[-1]
+        wanted = [tensor["name"] for tensor in self.bundle.manifest["inputs"]]
+        if sorted(self.inputs) != sorted(wanted):
+            raise UserError(f"{path}: its inputs are {', '.join(self.inputs)}, not {', '.join(wanted)}; {remedy}")
+        width = (self.session.get_outputs()[0].shape or [0])[-1]
         if isinstance(width, int) and width != self.columns:  # it may be a name, for a number known only in a run
-            raise UserError(
-                f"{self.bundle.folder}: the model outputs {width} numbers per text, not {self.columns}; export it again"
-            )
+            raise UserError(f"{path}: it outputs {width} numbers per text, not {self.columns}; {remedy}")
 
     def take(self, bundle: Bundle) -> None:
         """Uses the labels and the decision of another bundle from now on."""
@@ -157,7 +174,13 @@ class Predictor:
         """
         outputs = np.zeros((len(encoded), self.columns), dtype=np.float32)
         for rows in budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches:
-            outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
+            try:
+                outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
+            except Exception as error:  # as ONNX Runtime's, if the manifest names a length that the graph does not take
+                raise UserError(
+                    f"{self.bundle.folder}: the graph fails on rows of {encoded.lengths[rows].max()} tokens; check "
+                    f"longest_input of manifest.json, or {REMEDIES[self.kind]} ({str(error).strip()})"
+                ) from error
         return outputs
 
     def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from text_cls.bundle import DECISION, RETRIEVAL, open_bundle
+from text_cls.bundle import DECISION, RETRIEVAL, file_problems, open_bundle
 from text_cls.cli import UserError, logger
+from text_cls.files import read_unchanged
 from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS
 from text_cls.search.index import Found, VectorIndex
 from text_cls.search.label_scores import label_scores
@@ -22,6 +23,10 @@ from text_cls.search.open_index import open_index
 from text_cls.serving.predictor import Predictor
 
 CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH}  # files that index.py rewrites; the rest is the encoder
+INDEX_REMEDY = (
+    "run this again if index.py has just changed it; else copy the bundle again, or rebuild the index: "
+    "python retrieval_based/index.py build"
+)
 
 
 class RetrievalPredictor(Predictor):
@@ -63,7 +68,15 @@ class RetrievalPredictor(Predictor):
                 f"{self.bundle.folder} has no index yet; python retrieval_based/index.py build --bundle "
                 f"{self.bundle.folder} --corpus labels"
             )
-        self._index = open_index(self.bundle.folder, manifest, self._timeout)
+        self._index = read_unchanged(self.bundle.folder, self._open_index)
+
+    def _open_index(self):
+        """The index. The files may have been replaced since the encoder was opened, so they are compared once more."""
+        folder, manifest = self.bundle.folder, self.bundle.manifest
+        files = {name: digest for name, digest in manifest["files"].items() if name in (VECTORS, ENTRIES, GRAPH)}
+        for problem in file_problems(folder, files, INDEX_REMEDY):
+            raise UserError(problem)
+        return open_index(folder, manifest, self._timeout)
 
     def embed(self, texts: Sequence[str], max_seq_length: int | None = None) -> np.ndarray:
         """Unit vectors of texts: float32 array [texts, width]."""
@@ -85,6 +98,9 @@ class RetrievalPredictor(Predictor):
         Raises:
             UserError: the bundle is damaged, or has another encoder.
         """
+        return read_unchanged(self.bundle.folder, self._reopened)
+
+    def _reopened(self):
         bundle = open_bundle(self.bundle.folder, self.kind)
         if _encoder_of(bundle) != _encoder_of(self.bundle):
             raise UserError(f"{bundle.folder} holds another encoder now; restart to serve it")
@@ -93,6 +109,8 @@ class RetrievalPredictor(Predictor):
         where = bundle.manifest["index"]
         if where != self.bundle.manifest["index"] or where["kind"] == "embedded":  # else the connection is kept
             other._index = None
+            if where and where["kind"] == "embedded":  # one in Milvus is not read from the folder, and may be down
+                other.load_index()
         return other
 
     def log(self) -> None:

@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.bundle import open_bundle
+from text_cls.files import read_unchanged
 from text_cls.tokenization import load_tokenizer
 
 EMPTY = "the request has no rows; INPUT is [n, 1], with n of at least 1"
@@ -19,8 +20,10 @@ EMPTY = "the request has no rows; INPUT is [n, 1], with n of at least 1"
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        self.manifest = open_bundle(str(HERE / "bundle")).manifest
-        self.tokenizer = load_tokenizer(str(HERE / "bundle"))
+        folder = str(HERE / "bundle")
+        self.manifest, self.tokenizer = read_unchanged(
+            folder, lambda: (open_bundle(folder).manifest, load_tokenizer(folder))
+        )
         self.max_characters = int(config["parameters"]["max_characters"]["string_value"])
         self.outputs = [output["name"] for output in config["output"] if output["name"].startswith("OUTPUT_")]
 

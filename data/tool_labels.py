@@ -1,0 +1,63 @@
+"""Labels of a labelling tool as labels of the data files: their names, ancestors and checks."""
+
+from collections import Counter
+
+from text_cls.cli import UserError, closest
+from text_cls.label_names import likeness, tidy_name
+from text_cls.label_tree import SEPARATOR, join_path, paths_to
+from text_cls.new_labels import check_new_labels
+from text_cls.rows import one_line, read_labels
+
+
+def closed_labels(annotation, args, places, problems):
+    """The labels of an annotation, sorted, in a hierarchy with all their ancestors. Adds where they are to `places`."""
+    labels = set()
+    for name in annotation.labels:
+        with problems.collect():
+            paths = label_names(name, args, annotation.where)
+            labels.update(paths)
+            places.setdefault(paths[-1], []).append(annotation.where)
+    return sorted(labels)
+
+
+def label_names(name, args, where):
+    """The label, and in a hierarchy all its ancestors, as named in the data files."""
+    hierarchical = args.task_type == "hierarchical"
+    pieces = [tidy_name(piece).strip() for piece in (name.rsplit(args.separator) if hierarchical else [name])]
+    problem = None
+    if not all(pieces):
+        problem = "has an empty level" if len(pieces) > 1 else "is empty"
+    elif any("," in piece for piece in pieces):
+        problem = "contains a comma, which separates labels"
+    elif any(one_line(piece) != piece for piece in pieces):
+        problem = "contains a tab or a line break"
+    elif any(SEPARATOR in piece for piece in pieces):
+        problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+    try:
+        path = join_path(pieces)
+    except ValueError as error:
+        problem = problem or error
+    if problem:
+        raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
+    return paths_to(path)
+
+
+def check_known(rows, path, problems):
+    """Adds a problem for each label of new rows that the label file of their data set lacks."""
+    known = read_labels(path, problems)
+    unknown = Counter(name for _, labels in rows for name in labels if name not in known.index)
+    for name, count in unknown.items():
+        if similar := known.similar(name):
+            problems.add(f"{path}: label {likeness(name, similar)}, and {count} rows have it; write both in one way")
+            continue
+        problems.add(
+            f"{path}: no label {name!r}, which {count} rows have{closest(name, known.index)}; otherwise add it there"
+        )
+
+
+def check_new(places, problems):
+    """Checks a label set made from the labels of the tool. places: {label: [where, ...]}."""
+    counts = {name: len(where) for name, where in places.items()}
+    first = {name: where[0] for name, where in places.items()}
+    remedy = "add --split_joined to split them, or rename them in the labelling tool"
+    check_new_labels(counts, first, problems, lambda sign: remedy)

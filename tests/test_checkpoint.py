@@ -1,0 +1,170 @@
+"""text_cls/neural/checkpoint.py: what a checkpoint records of its files, and what is loaded of it."""
+
+import json
+import os
+import shutil
+
+import pytest
+from conftest import lines_of, write_lines
+
+import predict
+from text_cls.cli import Problems, UserError
+from text_cls.decision import Decision
+from text_cls.files import atomic_folder, sha256
+from text_cls.neural import checkpoint as module
+from text_cls.neural.checkpoint import load_checkpoint, load_model
+from text_cls.neural.run_file import read_run
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """(data set without its label file, copy of the trained checkpoint)."""
+    dataset, model = trained["news"]
+    shutil.copytree(dataset, tmp_path / "data")
+    (tmp_path / "data" / "label.txt").unlink()
+    return tmp_path / "data", shutil.copytree(model, tmp_path / "model")
+
+
+@pytest.fixture
+def predicted(run, copied):
+    """predicted() -> (status, log) of predict.py with the copy."""
+    dataset, model = copied
+    return lambda: run(predict.main, "--dataset_dir", dataset, "--params_path", model, "--device", "cpu")
+
+
+def swap_labels(model):
+    names = lines_of(model / "label.txt")
+    write_lines(model / "label.txt", [names[1], names[0], *names[2:]])
+    return names
+
+
+def rewrite_run(model, change):
+    run = json.loads((model / "run.json").read_text(encoding="utf-8"))
+    (model / "run.json").write_text(json.dumps(change(run)), encoding="utf-8")
+
+
+def test_run_json_has_the_sum_of_every_file_but_itself_and_the_decision(trained):
+    for _, model in trained.values():
+        files = read_run(str(model))["files"]
+        assert set(files) == set(os.listdir(model))
+        assert {name for name, digest in files.items() if digest is None} == {"run.json", "decision.json"}
+        assert all(sha256(model / name) == digest for name, digest in files.items() if digest)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "one bit"])
+@pytest.mark.parametrize("name", ["model_state.pdparams", "config.json", "tokenizer_config.json", "vocab.txt"])
+def test_a_damaged_file_is_one_message(predicted, copied, name, harm):
+    path = copied[1] / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink() if harm == "gone" else path.write_bytes(data[:-5] if harm == "cut" else data)
+    status, log = predicted()
+    assert status == 2 and log.count("error: ") == 1 and "Traceback" not in log and name in log, log
+    if (name, harm) == ("model_state.pdparams", "gone"):  # any folder without weights
+        assert "holds no model_state.pdparams; train first" in log
+    else:
+        assert "is damaged" in log and "train again, or restore the folder from a backup" in log
+
+
+def test_exchanged_labels_are_refused(predicted, copied, trained):
+    """Names and order are those of config.json, whatever the sums say."""
+    dataset, model = copied
+    names = swap_labels(model)
+    rewrite_run(model, lambda run: {**run, "files": [*run["files"]]})  # as an older version: no sums
+    status, log = predicted()
+    assert status == 2 and f"{model}/label.txt is not the model's label file (the same labels in another order)" in log
+    assert f"The model's labels are in {model}/config.json, in their order" in log
+    write_lines(dataset / "label.txt", names)
+    status, log = predicted()
+    assert status == 2 and f"To use the model's: cp {dataset}/label.txt {model}/label.txt" in log
+    write_lines(model / "label.txt", [*names[:-1], "别的"])
+    assert f"is not the model's label file (also 别的; not {names[-1]})" in predicted()[1]
+    shutil.copy(trained["news"][1] / "label.txt", model)
+    assert predicted()[0] == 0
+
+
+def test_a_model_without_names_is_only_counted(predicted, copied):
+    """PaddleNLP's application saves LABEL_0, LABEL_1 ..."""
+    dataset, model = copied
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {number: f"LABEL_{number}" for number in config["id2label"]}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (model / "run.json").unlink()
+    write_lines(model / "label.txt", swap_labels(model)[::-1])
+    assert predicted()[0] == 0
+
+
+@pytest.mark.parametrize("value", [5, "x", ["a"], {"0": 1}, {"x": "y"}])
+def test_outputs_of_another_shape_are_a_message(predicted, copied, value):
+    config = json.loads((copied[1] / "config.json").read_text(encoding="utf-8"))
+    (copied[1] / "config.json").write_text(json.dumps({**config, "id2label": value}), encoding="utf-8")
+    (copied[1] / "run.json").unlink()
+    status, log = predicted()
+    assert status == 2 and "Traceback" not in log, log
+
+
+@pytest.mark.parametrize("files", [{}, {"model_state.pdparams": None}, {"vocab.txt": "0" * 64}])
+def test_sums_that_are_gone_are_no_sums_of_an_older_version(predicted, copied, files):
+    rewrite_run(copied[1], lambda run: {**run, "files": files})
+    status, log = predicted()
+    assert status == 2 and "is damaged (run.json: no SHA-256 of model_state.pdparams)" in log
+
+
+def test_a_decision_may_be_changed_or_deleted(predicted, copied):
+    model = copied[1]
+    Decision(0.25).save(model / "decision.json")
+    assert predicted()[0] == 0
+    (model / "decision.json").unlink()
+    status, log = predicted()
+    assert status == 0 and f"{model} has no decision.json any more: the threshold is 0.5" in log
+
+
+def replaced_while_loading(monkeypatch, model, change):
+    """Makes the first loading of a model find that the folder was replaced by a changed copy. Returns the loadings."""
+    original, calls = module.load_pretrained, []
+
+    def load(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            with atomic_folder(model) as folder:
+                shutil.copytree(model, folder, dirs_exist_ok=True)
+                change(folder)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, "load_pretrained", load)
+    return calls
+
+
+def test_a_better_state_of_the_same_run_is_loaded_whole(copied, monkeypatch):
+    model = copied[1]
+    checkpoint = load_checkpoint(str(model), None, Problems())
+
+    def better(folder):
+        path = os.path.join(folder, "run.json")
+        with open(path, encoding="utf-8") as file:
+            run = json.load(file)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({**run, "progress": {**run["progress"], "step": 9999}}, file)
+
+    calls = replaced_while_loading(monkeypatch, model, better)
+    load_model(checkpoint, "cpu")
+    assert len(calls) == 2 and checkpoint.run["progress"]["step"] == 9999
+
+
+@pytest.mark.parametrize("what", ["decision", "run"])
+def test_another_model_in_the_folder_is_not_mixed_with_the_first(copied, monkeypatch, what):
+    model = copied[1]
+    checkpoint = load_checkpoint(str(model), None, Problems())
+
+    def other(folder):
+        if what == "decision":
+            Decision(0.25).save(os.path.join(folder, "decision.json"))
+            return
+        with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
+            run = json.load(file)
+        with open(os.path.join(folder, "run.json"), "w", encoding="utf-8") as file:
+            json.dump({**run, "arguments": {**run["arguments"], "seed": 99}}, file)
+
+    replaced_while_loading(monkeypatch, model, other)
+    with pytest.raises(UserError, match="was replaced while this script read it; run it again"):
+        load_model(checkpoint, "cpu")

@@ -1,0 +1,111 @@
+"""`run.json` of a checkpoint: what it may contain, and the SHA-256 of the files beside it.
+
+Older versions wrote fewer fields, so only what a script cannot do without is required.
+"""
+
+import os
+
+from text_cls.files import recover_folder, sha256
+from text_cls.schema import (
+    ANY,
+    FILE_NAME,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    SHA256,
+    TEXT,
+    by_kind,
+    fields,
+    list_of,
+    map_of,
+    one_of,
+    or_null,
+    read_json,
+    whole,
+)
+
+RUN_FILE = "run.json"
+
+LONGEST = 1_000_000  # tokens per text that any model could take
+REMEDY = "train again, or restore the folder from a backup"
+
+_MAX_SEQ_LENGTH = {"max_seq_length": whole(1, LONGEST)}
+
+
+def _files(where, value):
+    """{name: SHA-256, or null for a file that may change or be missing}; older versions recorded a list of names."""
+    check = list_of(TEXT) if isinstance(value, list) else map_of(or_null(SHA256), key=FILE_NAME)
+    return check(where, value)
+
+
+_PROGRESS = {
+    "epoch": whole(0),
+    "batch": whole(0),
+    "step": whole(0),
+    "best_score": or_null(NUMBER),
+    "epochs_without_better": whole(0),
+    "history": list_of(OBJECT),
+    "finished": FLAG,
+}
+_ANY_RUN = {
+    "arguments": fields({}, _MAX_SEQ_LENGTH),
+    "data": map_of(TEXT),
+    "processes": whole(1),
+    "progress": fields({}, _PROGRESS, others=False),
+    "files": _files,
+    "chosen": list_of(TEXT),
+}
+RUN = by_kind(
+    {
+        "classification": fields({}, _ANY_RUN),
+        "retrieval": fields({"corpus": or_null(list_of(TEXT)), "arguments": fields(_MAX_SEQ_LENGTH)}, _ANY_RUN),
+        "prompt": fields(
+            {"arguments": fields(_MAX_SEQ_LENGTH, {"truncate_mode": one_of("tail", "head")})},
+            {**_ANY_RUN, "prompt": list_of(map_of(ANY), least=1), "label_words": list_of(list_of(TEXT, least=1))}
+            | {"checkpoints": map_of(map_of(SHA256, key=FILE_NAME), key=FILE_NAME)},
+        ),
+    },
+    default="classification",
+)
+RESUMABLE = fields(  # a run to be resumed
+    {name: _ANY_RUN[name] for name in ("arguments", "data", "processes", "files")}
+    | {"progress": fields(_PROGRESS, others=False)}
+)
+
+
+def read_run(path, check=RUN, remedy=REMEDY):
+    """`run.json` of the folder `path` as a dict; empty if the folder has none.
+
+    Raises:
+        UserError: the file is damaged, or `check` finds a fault; the message ends with the remedy.
+    """
+    recover_folder(path)
+    file = os.path.join(path, RUN_FILE)
+    return read_json(file, check, remedy) if os.path.exists(file) else {}
+
+
+def file_sums(folder):
+    """{name: SHA-256} of the files in a folder."""
+    return {name: sha256(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+
+
+def sums_problem(files, names):
+    """Which of these files has no sum in `files` of a `run.json`, or None. Older versions recorded no sums at all."""
+    missing = [name for name in names if isinstance(files, dict) and not files.get(name)]
+    return f"{RUN_FILE}: no SHA-256 of {missing[0]}" if missing else None
+
+
+def damage(folder, files):
+    """Why the files in a folder are not those of a checkpoint, as "name: why" of the first; None if they are.
+
+    files: of its `run.json`. Older versions recorded only names; then nothing is checked.
+    """
+    for name, digest in files.items() if isinstance(files, dict) else ():
+        try:
+            if digest and sha256(os.path.join(folder, name)) != digest:
+                return f"{name}: its SHA-256 differs"
+        except FileNotFoundError:
+            return f"{name}: missing"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return None
