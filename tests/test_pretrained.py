@@ -166,6 +166,7 @@ def minilm_wheel(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in (
             ("config.json", json.dumps(config)),
+            ("tokenizer_config.json", json.dumps({"do_lower_case": True})),
             ("vocab.txt", "".join(f"{token}\n" for token in vocabulary)),
             ("model.safetensors", save(weights)),
         ):
