@@ -1,11 +1,15 @@
 """Encoders from Hugging Face's folders, against a BERT in numpy and the tokenizer that Hugging Face uses, in Rust."""
 
+import io
 import json
 import math
 import os
 import pickle
+import sys
+import types
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tokenizers
@@ -260,3 +264,69 @@ def test_a_pickle_of_weights_runs_nothing(news, train, folder, tmp_path):
     status, log, _ = train(news, "--model_name", folder)
     assert status == 2 and "posix.system" in log and "Traceback" not in log, log
     assert not (tmp_path / "ran").exists()
+
+
+class Storage:
+    """Stands for a tensor in a pickle as PyTorch writes it: its numbers are in a file of their own."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class TorchPickler(pickle.Pickler):
+    """Writes arrays as PyTorch writes its tensors."""
+
+    def __init__(self, file, modules):
+        super().__init__(file, 2)
+        self.modules, self.storages = modules, []
+
+    def persistent_id(self, value):
+        if isinstance(value, Storage):
+            self.storages.append(value.value)
+            kind = getattr(
+                self.modules["torch"], "BFloat16Storage" if value.value.dtype == np.uint16 else "FloatStorage"
+            )
+            return "storage", kind, str(len(self.storages) - 1), "cpu", value.value.size
+
+    def reducer_override(self, value):
+        if isinstance(value, np.ndarray):
+            strides = tuple(stride // value.itemsize for stride in value.strides)
+            rebuild = self.modules["torch._utils"]._rebuild_tensor_v2
+            return rebuild, (Storage(value.ravel()), 0, value.shape, strides, False, None)
+        return NotImplemented
+
+
+@pytest.fixture
+def torch_names(monkeypatch):
+    """Modules with the names that a pickle of PyTorch has in it."""
+    modules = {name: types.ModuleType(name) for name in ("torch", "torch._utils")}
+    for module, name in (
+        ("torch", "FloatStorage"),
+        ("torch", "BFloat16Storage"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+    ):
+        made = type(name, (), {"__module__": module, "__qualname__": name})
+        setattr(modules[module], name, made)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return modules
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_of_pytorch(tmp_path, monkeypatch, torch_names, half):
+    weights, path = random_weights("bert."), make_folder(tmp_path / "x")
+    if half:
+        weights = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}
+    expected, _ = hugging_face.load_encoder(str(make_folder(tmp_path / "same", weights)))
+    (path / "model.safetensors").unlink()
+    file = io.BytesIO()
+    pickler = TorchPickler(file, torch_names)
+    pickler.dump({name: value.view(np.uint16) if half else value for name, value in weights.items()})
+    with zipfile.ZipFile(path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", file.getvalue())
+        for i, storage in enumerate(pickler.storages):
+            archive.writestr(f"archive/data/{i}", storage.tobytes())
+    monkeypatch.undo()
+    model, _ = hugging_face.load_encoder(str(path))
+    for name, value in expected.state_dict().items():
+        assert np.array_equal(model.state_dict()[name].numpy(), value.numpy()), name

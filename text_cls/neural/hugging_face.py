@@ -46,13 +46,19 @@ def find(name: str) -> str | None:
 
 
 def _is_ours(folder):
-    """Whether a folder has weights by Hugging Face's names: PaddleNLP's own have a .pdparams, or its config."""
+    """Whether a folder has weights by Hugging Face's names; PaddleNLP can write a model.safetensors, too."""
     files = os.listdir(folder) if os.path.isdir(folder) else ()
-    return (
-        "config.json" in files
-        and (SAFETENSORS in files or TORCH in files)
-        and not any(file.endswith(".pdparams") for file in files)
-    )
+    if "config.json" not in files or any(file.endswith(".pdparams") for file in files):
+        return False
+    if SAFETENSORS not in files:
+        return TORCH in files
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.path.join(folder, SAFETENSORS), "numpy") as weights:
+            return not any("encoder.layers." in name for name in weights.keys())
+    except (SafetensorError, OSError):
+        return True  # `read_weights` reports it
 
 
 def _cached(name):
@@ -103,6 +109,8 @@ def _read_json(path):
 
 def read_weights(folder: str) -> dict[str, np.ndarray]:
     """{Hugging Face's name: array}, from model.safetensors if there is one, else from pytorch_model.bin."""
+    import ml_dtypes  # numpy knows bfloat16 from here on
+
     path = os.path.join(folder, SAFETENSORS)
     try:
         if os.path.exists(path):
@@ -112,7 +120,9 @@ def read_weights(folder: str) -> dict[str, np.ndarray]:
         path = os.path.join(folder, TORCH)
         from paddlenlp.utils.serialization import load_torch
 
-        return load_torch(path)
+        # It returns the bits of bfloat16 as uint16, a type that no weights have.
+        bits = load_torch(path).items()
+        return {name: value.view(ml_dtypes.bfloat16) if value.dtype == np.uint16 else value for name, value in bits}
     except UserError:
         raise
     except Exception as error:  # safetensors and zipfile have errors of their own

@@ -135,6 +135,8 @@ def load_masked_lm(name, flag="--model_name"):
     from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
     with pretrained_faults(name, flag, "AutoModelForMaskedLM"):
+        if hugging_face.find(name):
+            raise UserError(f"{flag} {name}: a Hugging Face folder; here only PaddleNLP's masked language models work")
         architectures = AutoConfig.from_pretrained(name).architectures or ["none"]
         if os.path.isdir(name) and not architectures[0].endswith(("ForMaskedLM", "ForPretraining")):
             raise UserError(
