@@ -39,6 +39,7 @@ SECTIONS = [
         for name in ("check_data", "split", "word_interpret", "sent_interpret", "sparse", "dirty", "aug", "threshold")
     ),
     ("data/doccano", "doccano.py", "data/doccano.py"),
+    ("data/README", "make_pretrained_model.py", "data/make_pretrained_model.py"),
     *(
         (f"{folder}/README", f"{name}.py", f"{folder}/{name}.py")
         for folder, names in (

@@ -18,7 +18,7 @@ SENTENCEPIECE = ("ErnieMTokenizer",)
 SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REMEDY = "save the tokenizer again, or copy all of the folder"
 _TEXTS = dict.fromkeys(("tokenizer_class", *SPECIAL_NAMES), or_null(TEXT))
-CONFIG = fields({}, {**_TEXTS, "do_lower_case": or_null(FLAG)})
+CONFIG = fields({}, {**_TEXTS, "do_lower_case": or_null(FLAG), "split_symbols": FLAG})
 IDS = list_of(whole(0, 2**31 - 1))
 TEMPLATE = fields({"before": IDS, "after": IDS, "truncate_mode": one_of("head", "tail")})
 DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
@@ -71,7 +71,8 @@ class WordPiece(Tokenizer):
         import tokenizers
 
         super().__init__(folder, config)
-        self._table = _CharacterTable(self.lower_case)
+        # False for the vocabulary of a Hugging Face folder, see neural/hugging_face.py
+        self._table = _CharacterTable(self.lower_case, config.get("split_symbols", True))
         model = tokenizers.models.WordPiece(
             self.vocabulary, unk_token=self.specials["unk_token"], max_input_chars_per_word=100
         )
@@ -111,12 +112,13 @@ class _CharacterTable(dict):
     """For str.translate: what PaddleNLP's BasicTokenizer makes of each character, with spaces where it splits.
 
     With `lower_case` it lowers and decomposes characters (NFD, accents dropped). It drops control characters, and puts
-    spaces around each Chinese character, punctuation mark and symbol. Entries are made when they are first needed.
+    spaces around each Chinese character, punctuation mark and, with `split_symbols`, symbol. Entries are made when they
+    are first needed.
     """
 
-    def __init__(self, lower_case):
+    def __init__(self, lower_case, split_symbols=True):
         super().__init__()
-        self.lower_case = lower_case
+        self.lower_case, self._split_symbols = lower_case, split_symbols
 
     def __missing__(self, code):
         text = chr(code)
@@ -133,18 +135,17 @@ class _CharacterTable(dict):
         made = char
         if self.lower_case:
             made = "".join(c for c in unicodedata.normalize("NFD", char.lower()) if unicodedata.category(c) != "Mn")
-        made = "".join(f" {c} " if _stands_alone(c) else c for c in made)
+        made = "".join(f" {c} " if _stands_alone(c, self._split_symbols) else c for c in made)
         return f" {made} " if _is_chinese(ord(char)) else made
 
 
-def _stands_alone(char):
+def _stands_alone(char, symbols):
     ascii_mark = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
+    if ascii_mark or unicodedata.category(char).startswith("P"):
+        return True
     # The last ones are not symbols in Unicode, but they are for PaddleNLP.
-    return (
-        ascii_mark
-        or unicodedata.category(char)[0] in "PS"
-        or char in "\u00ad\u00b2\u00ba\u3007\u00b5\u00d8\u014b\u01b1"
-    )
+    is_symbol = unicodedata.category(char).startswith("S") or char in "\u00ad\u00b2\u00ba\u3007\u00b5\u00d8\u014b\u01b1"
+    return symbols and is_symbol
 
 
 def _is_chinese(code):

