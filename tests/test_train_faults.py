@@ -152,6 +152,9 @@ def test_a_model_with_other_labels_is_a_warning(news, train, tmp_path):
     status, log, _ = train(news, *start, save_dir=tmp_path / "other")
     what = f"{news}/label.txt is not the model's label file (also 灾害事故##地震; not 灾害事故##地动)"
     assert status == 0 and f"{what}. Each output starts from the weights of the model's label in its place" in log
+    (folder / "config.json").write_text('{"id2label": {"1": "A"}}', encoding="utf-8")
+    status, log, _ = train(news, *start, save_dir=tmp_path / "another")
+    assert status == 0 and "not None). Each output starts from" in log
 
 
 @pytest.mark.parametrize("where", [(Evaluation, "evaluate"), (training.Trainer, "save")])

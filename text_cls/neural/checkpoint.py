@@ -186,12 +186,14 @@ def start_labels_problem(flag: str, path: str, label_file: str, labels: Labels) 
     other labels is a warning, because its outputs may be meant to start from theirs.
     """
     own, problems = os.path.join(path, "label.txt"), Problems()
-    names = _output_names(_read_config(path).get("id2label") or {})
+    names = [*map(str, _output_names(_read_config(path).get("id2label") or {}))]  # numbers may be missing in id2label
     theirs = read_labels(own, problems, of_model=True).names if os.path.exists(own) else []
-    if not (names := names or theirs) or Labels(names).same_as(labels):
+    names = names or theirs
+    before, now = ([*map(tidy_name, each)] for each in (names, labels.names))
+    if not names or before == now:
         return None
-    if sorted(map(tidy_name, names)) == sorted(map(tidy_name, labels.names)):
-        remedy = f"The model's labels are in {path}/config.json, in their order"
+    if sorted(before) == sorted(now):
+        remedy = f"The model's labels are in {os.path.join(path, 'config.json')}, in their order"
         if theirs == names:
             remedy = f"To use the model's: cp {own} {label_file}"
         return f"{flag}: {_disagreement(label_file, labels.names, names, remedy)}"
