@@ -136,7 +136,7 @@ def test_int8_is_measured_and_kept_or_refused(trained, run, tmp_path, monkeypatc
     assert log.index("int8, per channel") < log.index("int8, classifier in float32")
     assert not int8.exists()  # the bundle was replaced by one without it
     assert open_bundle(str(tmp_path / "export")).manifest["variants"] == ["float32"]
-    with pytest.raises(UserError, match="no int8 model, only float32. To make one: python export_model.py --int8"):
+    with pytest.raises(UserError, match="no int8 model, only float32; make it: python export_model.py --int8"):
         Predictor(str(tmp_path / "export"), variant="int8")
 
 
