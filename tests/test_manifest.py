@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import edited_json
 
-from text_cls.bundle import bundle_kind, open_bundle, replace_decision
+from text_cls.bundle import bundle_kind, files_of_bundle, open_bundle, replace_decision
 from text_cls.cli import UserError
 from text_cls.decision import Decision
 from text_cls.files import sha256
@@ -120,6 +120,12 @@ def test_the_kind_is_known_after_a_cut_off_replacement_and_of_a_folder_without_a
     assert bundle_kind(str(folder)) == "retrieval"
     (folder / "manifest.json").unlink()
     assert bundle_kind(str(folder)) == "classification"  # `open_bundle` reports what is missing
+
+
+def test_the_files_that_an_export_may_replace_are_those_of_the_manifest(bundle, tmp_path):
+    files = {path.name for path in bundle.iterdir()}
+    (bundle / "notes.txt").write_text("mine", encoding="utf-8")
+    assert files_of_bundle(str(bundle)) == files and files_of_bundle(str(tmp_path)) == set()
 
 
 def test_how_to_make_a_missing_variant(bundle, retrieval):

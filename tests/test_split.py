@@ -119,9 +119,10 @@ def test_a_gap_is_filled_from_the_part_that_is_furthest_above_its_share():
 
 
 def test_texts_are_moved_whose_labels_the_smaller_part_lacks():
-    parts = parts_of([0, 0, 0, 0, 0, 0, 1, 1], [0.5, 0.5], "a", "a", "b", "b", "b", "", "a", "a")
+    parts = parts_of([0, 0, 0, 0, 0, 0, 1, 1], [0.5, 0.5], "a", "b", "a", "b", "b", "", "a", "a")
     parts.balance()
-    assert parts.part.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert parts.part.tolist() == [0, 1, 0, 1, 0, 0, 1, 1]
+    assert parts.count.tolist() == [[2, 2], [1, 2], [4, 4]]  # of a, of b, and of all texts
 
 
 def test_sizes_are_kept_if_many_labels_are_rare():
