@@ -183,7 +183,6 @@ class Batcher:
                 kept = [entry for entry in self._heap if entry[2] is not job]
                 self.tokens -= sum(len(job.rows[i]) for _, _, other, i in self._heap if other is job)
                 self.texts -= len(self._heap) - len(kept)
-                job.waiting = 0
                 heapq.heapify(kept)
                 self._heap = kept
 
