@@ -124,7 +124,7 @@ def split_rows(rows, num_labels, fractions, seed):
 
 
 def write_parts(paths, source, rows, parts):
-    """Copies the lines of the source in its order, with spaces in place of line breaks within them."""
+    """Copies the lines of the source in its order; line breaks within them become spaces."""
     lines = dict(read_lines(source, again=True))
     for path, part in zip(paths, parts):
         with atomic_write(path) as file:

@@ -223,14 +223,20 @@ def test_a_classifier_of_as_many_labels_is_used(tmp_path):
     assert model.classifier.bias.shape == [4]
 
 
+def test_a_folder_of_paddlenlp_is_not_taken_for_one(tmp_path, tiny_model):
+    weights = {"ernie.encoder.layers.0.linear1.weight": np.zeros((2, 2), np.float32)}
+    assert hugging_face.find(str(make_folder(tmp_path / "x", weights))) is None
+    assert hugging_face.find(str(tiny_model)) is None
+
+
 # ------------------------------------------------------------------------------------------------------------- faults
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: (path / "config.json").write_text('{"model_type": "gpt2"}'), "a model of type 'gpt2'"),
-        (lambda path: (path / "config.json").write_text("[" * 100_000), "copy the whole folder again"),
+        (lambda path: (path / "config.json").write_text('{"model_type": "gpt2"}', "utf-8"), "a model of type 'gpt2'"),
+        (lambda path: (path / "config.json").write_text("[" * 100_000, "utf-8"), "copy the whole folder again"),
         (lambda path: (path / "vocab.txt").unlink(), "has no vocab.txt"),
         (lambda path: (path / "model.safetensors").write_bytes(b"\xff" * 100), "cannot be read"),
         (lambda path: save_file({"x": np.zeros(1)}, path / "model.safetensors"), "the weights lack"),
@@ -238,13 +244,21 @@ def test_a_classifier_of_as_many_labels_is_used(tmp_path):
             lambda path: save_file(random_weights(config={**CONFIG, "hidden_size": 16}), path / "model.safetensors"),
             "has the shape",
         ),
-        (lambda path: (path / "tokenizer_config.json").write_text('{"strip_accents": false}'), "strip_accents cannot"),
+        (
+            lambda path: (path / "tokenizer_config.json").write_text('{"strip_accents": false}', "utf-8"),
+            "strip_accents cannot",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_message(news, train, folder, change, message):
     change(folder)
     status, log, _ = train(news, "--model_name", folder)
     assert status == 2 and message in log and str(folder) in log and "Traceback" not in log, log
+
+
+def test_few_shot_refuses_the_folder(train_prompt, folder):
+    status, log = train_prompt("--do_train", "--model_name_or_path", folder)
+    assert status == 2 and f"{folder}: a Hugging Face folder; here only PaddleNLP's masked language models work" in log
 
 
 class Touch:

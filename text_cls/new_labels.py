@@ -9,7 +9,7 @@ from text_cls.cli import logger
 from text_cls.label_names import likeness, normal_form, tidy_name
 from text_cls.label_tree import SEPARATOR, parent_path, paths_to, split_path
 
-# Signs that people write between labels in place of a comma. Names hardly ever contain one of the first kind; the
+# Signs that people write between labels instead of a comma. Names hardly ever contain one of the first kind; the
 # second kind is part of names such as `衣、食` and `New York`, and separates labels only if all the parts are labels.
 RARE_IN_NAMES, COMMON_IN_NAMES = "；;|，", "、 "
 SIGN_NAMES = {"，": "a full-width comma", "、": "'、'", " ": "a space"}

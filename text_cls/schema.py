@@ -1,4 +1,4 @@
-"""Reads a JSON file and checks all of it, so that an edited or damaged one ends in messages that say what to mend.
+"""Reads a JSON file and checks all of it, so that an edited or damaged one ends in messages that say what to fix.
 
 A check is a function of a value and its place in the file, which yields a message for every fault:
 
