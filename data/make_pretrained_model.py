@@ -2,7 +2,7 @@
 
     python data/make_pretrained_model.py                              # Chinese: data/e5-zh, 12 layers, as an ERNIE
     python data/make_pretrained_model.py --layers 2 4 6 8 10 12       # every second layer
-    python data/make_pretrained_model.py --multilingual               # all languages: an ERNIE-M, five times as large
+    python data/make_pretrained_model.py --multilingual               # all languages: an ERNIE-M, four times as large
     python data/make_pretrained_model.py --language en                # English: data/minilm-en, 6 layers
     python train.py --dataset_dir data --model_name data/e5-zh --device cpu --learning_rate 2e-4 --epochs 100
 
