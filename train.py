@@ -24,6 +24,7 @@ from text_cls.cli import (
 from text_cls.config_file import parse_with_config
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
+from text_cls.neural.head_start import DEFAULT, HEAD_STARTS
 from text_cls.neural.losses import LOSSES
 from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import read_labels, read_rows
@@ -78,7 +79,10 @@ def add_training_flags(group):
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch and process (%(default)s)")
     rate = "peak learning rate (%(default)s)"
     group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help=rate)
-    group.add_argument("--epochs", type=positive_int, default=10, help="passes over the training rows (%(default)s)")
+    epochs = "passes over the training rows; 0 = only --head_start (%(default)s)"
+    group.add_argument("--epochs", type=non_negative_int, default=10, help=epochs)
+    start = f"where the classifier starts; one trained before is kept unless this is given ({DEFAULT})"
+    group.add_argument("--head_start", choices=HEAD_STARTS, help=start)
     group.add_argument("--early_stop", action=FLAG, default=False, help="stop when the dev score stops improving (off)")
     patience = "epochs without improvement before --early_stop stops (hierarchical 10, flat 4)"
     group.add_argument("--early_stop_nums", type=positive_int, help=patience)
@@ -110,6 +114,11 @@ def argument_problems(args):
         init_from_ckpt=args.init_from_ckpt,
         max_seq_length=args.max_seq_length,
     )
+    if args.init_from_ckpt and args.head_start not in (None, "random"):
+        yield (
+            f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
+            f"train its encoder with a new classifier, pass its folder as --model_name"
+        )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
 
