@@ -24,10 +24,10 @@ from text_cls.cli import (
 from text_cls.config_file import parse_with_config
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
-from text_cls.neural.head_start import DEFAULT, HEAD_STARTS
+from text_cls.neural.head_start import DEFAULT, DESCRIPTIONS, HEAD_STARTS, reads_labels
 from text_cls.neural.losses import LOSSES
 from text_cls.neural.training_options import TrainingOptions
-from text_cls.rows import read_labels, read_rows
+from text_cls.rows import read_descriptions, read_labels, read_rows
 from utils import log_data
 
 FLAG = argparse.BooleanOptionalAction
@@ -134,10 +134,12 @@ def model_labels_problem(args, label_file, labels):
 
 
 def files_of(args):
-    """{"label", "train", "dev" and, if there is one, "test": (name, path)} of the data files."""
+    """{"label", "train", "dev" and, if there are such, "test" and "descriptions": (name, path)} of the data files."""
     names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file}
     if args.test_file:
         names["test"] = args.test_file
+    if reads_labels(args.head_start) and os.path.exists(os.path.join(args.dataset_dir, DESCRIPTIONS)):
+        names["descriptions"] = DESCRIPTIONS
     return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items()}
 
 
@@ -149,13 +151,16 @@ def read_data(args):
             problems.add(message)
     paths = {split: path for split, (_, path) in files_of(args).items()}
     rows, before = {}, problems.count
-    label_file = paths.pop("label")
+    label_file, descriptions = paths.pop("label"), paths.pop("descriptions", None)
     with problems.collect():
         labels = read_labels(label_file, problems)
     if problems.count == before:  # without sound labels, every row would look wrong
         with problems.collect():
             if problem := model_labels_problem(args, label_file, labels):
                 problems.add(problem)
+        if descriptions:
+            with problems.collect():
+                labels.descriptions = read_descriptions(descriptions, labels, problems)
         for split, path in paths.items():
             with problems.collect():
                 rows[split] = read_rows(path, labels, problems)

@@ -219,6 +219,101 @@ def test_the_mean_probability_is_the_frequency(rows, width, labels, seed, consta
     assert sigmoid(features @ weight + bias).mean(axis=0) == pytest.approx(expected, abs=5e-3)
 
 
+# ------------------------------------------------------------------------------------------------- the labels' texts
+
+
+@pytest.fixture
+def near_their_labels():
+    """(features, targets, vectors): rows near the vector of their label. The labels' vectors are far from all rows.
+
+    No row is labelled with the last label.
+    """
+    random = np.random.default_rng(1)
+    vectors, of_row = random.normal(size=(6, 16)), random.choice(6, 300, p=(0.3, 0.2, 0.2, 0.1, 0.1, 0.1))
+    features = 9 + vectors[of_row] + random.normal(size=(300, 16))
+    targets = of_row[:, None] == np.arange(6)
+    return features.astype(np.float32), targets, (vectors - 5).astype(np.float32)
+
+
+def test_weights_of_the_labels_vectors(near_their_labels):
+    """Every label is found, and its mean probability is its rate; without rows, the median of the others' rates."""
+    features, truth, vectors = near_their_labels
+    targets = truth & (np.arange(6) < 5)
+    rates = label_rates(targets.sum(axis=0), 300)
+    weight, bias = fit(features, targets, rates, vectors, regress=False)
+    probabilities = sigmoid(features @ weight + bias)
+    assert probabilities.mean(axis=0) == pytest.approx([*rates[:5], np.median(rates[:5])], abs=1e-3)
+    for label in range(6):
+        mine = truth[:, label]
+        assert probabilities[mine, label].mean() > 3 * probabilities[~mine, label].mean()
+
+
+def test_the_regression_is_drawn_to_the_labels_vectors(near_their_labels):
+    """With two rows per label, other rows are predicted better. A label without any keeps the weights of its vector."""
+    features, truth, vectors = near_their_labels
+    rows = np.concatenate([np.flatnonzero(truth[:, label])[:2] for label in range(5)])
+    some, rates = (features[rows], truth[rows]), label_rates(truth[rows].sum(axis=0), len(rows))
+    losses = {}
+    for name, drawn_to in (("linear", None), ("linear+labels", vectors)):
+        weight, bias = fit(*some, rates, drawn_to)
+        logits = np.delete(features, rows, axis=0) @ weight + bias
+        losses[name] = np.logaddexp(0, np.where(np.delete(truth, rows, axis=0), -logits, logits)).mean()
+    assert losses["linear+labels"] < losses["linear"]
+    alone = fit(*some, rates, vectors, regress=False)
+    assert weight[:, 5] == pytest.approx(alone[0][:, 5]) and bias[5] == pytest.approx(alone[1][5])
+    assert not np.allclose(weight[:, 0], alone[0][:, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["labels", "linear+labels"])
+def test_a_start_from_the_names_of_the_labels(news, start, how):
+    status, log, folder = start(news, how)
+    assert status == 0 and "Classifier: " in log and len(history(folder)) == 1
+
+
+def test_descriptions_replace_the_names(news, start, tmp_path):
+    """Label by label; a label may have several."""
+    names = (news / "label.txt").read_text(encoding="utf-8").splitlines()
+    bias = {}
+    for case, lines in (
+        (
+            "names",
+            ["", *(f"{name}\t{text}" for name in names for text in (name.split("##")[-1], name.replace("##", "，")))],
+        ),
+        ("others", [f"{names[3]}\t选手破了世界纪录", f"{names[3]}\t又一项新纪录"]),
+    ):
+        write_lines(news / "label_descriptions.txt", lines)
+        status, log, folder = start(news, "labels", save_dir=tmp_path / case)
+        assert status == 0, log
+        bias[case] = weights(folder)["classifier.bias"]
+    (news / "label_descriptions.txt").unlink()
+    bias["none"] = weights(start(news, "labels", save_dir=tmp_path / "none")[2])["classifier.bias"]
+    assert bias["names"] == pytest.approx(bias["none"], abs=1e-4)
+    assert bias["others"][3] != pytest.approx(bias["none"][3], abs=1e-3)
+
+
+def test_faults_of_the_descriptions(news, train):
+    lines = ["体育赛事##夺官\t描述", "只有标签", "体育赛事\t", "体育赛事\t一\t二"]
+    write_lines(news / "label_descriptions.txt", lines)
+    write_lines(news / "dev.txt", ["五\t没有的"])
+    status, log, _ = train(news, "--head_start", "linear+labels")
+    file = "label_descriptions.txt"
+    assert status == 2 and "5 problems" in log and "dev.txt:1: label '没有的'" in log
+    assert f"{file}:1: label '体育赛事##夺官' is not in the label file; did you mean '体育赛事##夺冠'?" in log
+    for number in (2, 3, 4):
+        assert f"{file}:{number}: a line is label<TAB>description" in log
+    status, _, _ = train(news, "--head_start", "linear")
+    assert status == 2  # dev.txt alone
+
+
+def test_a_resumed_run_needs_the_same_descriptions(news, train, monkeypatch):
+    write_lines(news / "label_descriptions.txt", ["体育赛事\t比赛"])
+    monkeypatch.setattr(training.Trainer, "run_all", lambda *_: 1)
+    train(news, "--head_start", "labels")
+    write_lines(news / "label_descriptions.txt", ["体育赛事\t运动会"])
+    status, log, _ = train(news, "--head_start", "labels", "--resume")
+    assert status == 2 and "label_descriptions.txt is not the file that run started with" in log
+
+
 # --------------------------------------------------------------------------------------------- models, and processes
 
 TEXTS = ["足球队赢了", "台风登陆", "股价大跌", "球队输了", "台风停课", "公司裁员"]
