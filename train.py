@@ -78,6 +78,12 @@ def add_training_flags(group):
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch and process (%(default)s)")
     rate = "peak learning rate (%(default)s)"
     group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help=rate)
+    head = "peak rate of the layers above the encoder (that of --learning_rate)"
+    group.add_argument("--head_learning_rate", type=non_negative_float, help=head)
+    falling = "rate of each layer as a share of that of the layer above; 1 = the same (1)"
+    group.add_argument("--layer_decay", type=fraction(zero=False, one=True), default=1.0, help=falling)
+    frozen = "first epochs in which only the layers above the encoder are trained (0)"
+    group.add_argument("--freeze_epochs", type=non_negative_int, default=0, help=frozen)
     group.add_argument("--epochs", type=positive_int, default=10, help="passes over the training rows (%(default)s)")
     group.add_argument("--early_stop", action=FLAG, default=False, help="stop when the dev score stops improving (off)")
     patience = "epochs without improvement before --early_stop stops (hierarchical 10, flat 4)"
@@ -112,6 +118,16 @@ def argument_problems(args):
     )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
+    if args.head_learning_rate is not None and not args.learning_rate:
+        yield (
+            f"--head_learning_rate {args.head_learning_rate:g} needs a --learning_rate above 0; to train only the "
+            f"layers above the encoder, use --freeze_epochs {args.epochs}"
+        )
+    if args.freeze_epochs > args.epochs:
+        yield (
+            f"--freeze_epochs {args.freeze_epochs}: there are only {args.epochs} epochs (--epochs); "
+            f"--freeze_epochs {args.epochs} trains only the layers above the encoder"
+        )
 
 
 def model_labels_problem(args, label_file, labels):

@@ -188,6 +188,7 @@ class Trainer:
         seed = [options.seed, progress.epoch]
         plan = shuffled_batches(self.tokens["train"].lengths, rows, seed, options.length_buckets)
         shares = []
+        self.optimization.freeze_encoder(progress.epoch < options.freeze_epochs)
         self.log.restart_clock()
         self.checkpoint.model.train()
         for inputs in steps.loader(plan[progress.batch :]):

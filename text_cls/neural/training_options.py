@@ -28,6 +28,9 @@ class TrainingOptions(Options):
 
     batch_size: int = 32
     learning_rate: float = 3e-5
+    head_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    freeze_epochs: int = 0
     epochs: int = 10
     early_stop: bool = False
     early_stop_nums: int = 4
