@@ -18,6 +18,7 @@ from text_cls.neural.checkpoint import WEIGHTS, Checkpoint, last_folder, load_ve
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.losses import make_loss
 from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
+from text_cls.neural.plateau import Plateau
 from text_cls.neural.run_file import RUN_FILE, read_run
 from text_cls.neural.run_state import StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
@@ -118,6 +119,7 @@ class Trainer:
     def __init__(self, options, checkpoint, rows, tokens, progress, steps, evaluation, log):
         self.options, self.checkpoint, self.rows, self.tokens = options, checkpoint, rows, tokens
         self.progress, self.steps, self.evaluation, self.log = progress, steps, evaluation, log
+        self.plateau = Plateau(options, rows.get("dev"), evaluation)
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
         self.saved_at = time.monotonic()
@@ -235,6 +237,7 @@ class Trainer:
         scores = self.evaluation.evaluate(self.rows["dev"], self.tokens["dev"])
         progress.history.append({"epoch": progress.epoch, "step": progress.step, **scores})
         self.log.evaluation(scores, progress.step)
+        self.plateau.warn(progress.history)
         score = scores[self.options.metric_for_best]
         progress.epochs_without_better += 1
         if progress.best_score is None or score > progress.best_score:
