@@ -125,8 +125,8 @@ def argument_problems(args):
         )
     if args.freeze_epochs > args.epochs:
         yield (
-            f"--freeze_epochs {args.freeze_epochs}: there are only {args.epochs} epochs (--epochs); "
-            f"--freeze_epochs {args.epochs} trains only the layers above the encoder"
+            f"--freeze_epochs {args.freeze_epochs} is more than --epochs {args.epochs}; with the same number, only the "
+            "layers above the encoder are trained"
         )
 
 

@@ -84,11 +84,13 @@ def test_the_first_update_has_the_size_of_the_rate(family, family_folders):
     assert seen == {None, 0, 1, 2}
 
 
-def test_a_frozen_encoder_is_computed_without_gradients(family_folders):
-    model, _ = load_pretrained(str(family_folders["ernie"]), 5)
+@pytest.mark.parametrize("family", ["ernie", "ernie_m", "roberta"])
+def test_a_frozen_encoder_is_computed_without_gradients(family, family_folders):
+    model, _ = load_pretrained(str(family_folders[family]), 5)
     optimization = Optimization(model, options(), total_steps=10)
     outputs = []
-    model.ernie.encoder.register_forward_post_hook(lambda layer, inputs, output: outputs.append(output.stop_gradient))
+    encoder = getattr(model, family).encoder
+    encoder.register_forward_post_hook(lambda layer, inputs, output: outputs.append(output.stop_gradient))
     for frozen in (False, True, False):
         optimization.freeze_encoder(frozen)
         model(paddle.to_tensor([[2, 7, 8, 9, 3]]))
@@ -140,7 +142,10 @@ def test_defaults_change_nothing(news, train, tmp_path):
     [
         (("--layer_decay", 0), "--layer_decay: must be a number above 0 and at most 1, not '0'"),
         (("--layer_decay", 1.1), "--layer_decay: must be a number above 0 and at most 1, not '1.1'"),
-        (("--freeze_epochs", 3, "--epochs", 2), "--freeze_epochs 2 trains only the layers above the encoder"),
+        (
+            ("--freeze_epochs", 3, "--epochs", 2),
+            "--freeze_epochs 3 is more than --epochs 2; with the same number, only the",
+        ),
         (("--learning_rate", 0, "--head_learning_rate", 0.1), "needs a --learning_rate above 0; to train only"),
     ],
 )
