@@ -20,7 +20,7 @@ def layer_depths(model):
     prefix, numbers, depths = f"{model.base_model_prefix}.", {}, {}
     names = [name for name, _ in model.named_parameters()]
     for name in names:
-        if found := NUMBERED.search(name):
+        if name.startswith(prefix) and (found := NUMBERED.search(name)):
             numbers[name] = int(found[1])
     layers = max(numbers.values(), default=-1) + 1
     for name in names:

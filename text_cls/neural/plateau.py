@@ -90,7 +90,7 @@ class Plateau:
             return
         if fault == "diverged":
             logger.warning(
-                "The loss is %s: the training has diverged, and what follows is useless. Start again with a lower "
+                "The loss is %s: the training has diverged, and the model is useless from here on. Start again with a lower "
                 "--learning_rate (now %g) or with --max_grad_norm 1",
                 last["loss"],
                 self.options.learning_rate,
