@@ -78,12 +78,6 @@ def add_training_flags(group):
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch and process (%(default)s)")
     rate = "peak learning rate (%(default)s)"
     group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help=rate)
-    head = "peak rate of the layers above the encoder (that of --learning_rate)"
-    group.add_argument("--head_learning_rate", type=non_negative_float, help=head)
-    falling = "rate of each layer as a share of that of the layer above; 1 = the same (1)"
-    group.add_argument("--layer_decay", type=fraction(zero=False, one=True), default=1.0, help=falling)
-    frozen = "first epochs in which only the layers above the encoder are trained (0)"
-    group.add_argument("--freeze_epochs", type=non_negative_int, default=0, help=frozen)
     group.add_argument("--epochs", type=positive_int, default=10, help="passes over the training rows (%(default)s)")
     group.add_argument("--early_stop", action=FLAG, default=False, help="stop when the dev score stops improving (off)")
     patience = "epochs without improvement before --early_stop stops (hierarchical 10, flat 4)"
@@ -93,6 +87,12 @@ def add_training_flags(group):
     group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
     warmup = "steps of warmup, or their share of all steps if below 1 (0)"
     group.add_argument("--warmup_steps", type=non_negative_float, default=0, help=warmup)
+    head = "peak rate of the layers above the encoder (that of --learning_rate)"
+    group.add_argument("--head_learning_rate", type=non_negative_float, help=head)
+    falling = "rate of each layer as a share of that of the layer above; 1 = the same (1)"
+    group.add_argument("--layer_decay", type=fraction(zero=False, one=True), default=1.0, help=falling)
+    frozen = "first epochs in which only the layers above the encoder are trained (0)"
+    group.add_argument("--freeze_epochs", type=non_negative_int, default=0, help=frozen)
     group.add_argument("--loss", choices=LOSSES, default="bce", help="see text_cls/neural/losses.py (%(default)s)")
     smoothing = "train towards s/2 and 1 - s/2 instead of 0 and 1 (0)"
     group.add_argument("--label_smoothing", type=fraction(), default=0.0, help=smoothing)

@@ -90,8 +90,8 @@ class Plateau:
             return
         if fault == "diverged":
             logger.warning(
-                "The loss is %s: the training has diverged, and the model is useless from here on. Start again with a lower "
-                "--learning_rate (now %g) or with --max_grad_norm 1",
+                "The loss is %s: the training has diverged, and the model is useless from here on. Start again with a "
+                "lower --learning_rate (now %g) or with --max_grad_norm 1",
                 last["loss"],
                 self.options.learning_rate,
             )

@@ -119,9 +119,9 @@ class Trainer:
     def __init__(self, options, checkpoint, rows, tokens, progress, steps, evaluation, log):
         self.options, self.checkpoint, self.rows, self.tokens = options, checkpoint, rows, tokens
         self.progress, self.steps, self.evaluation, self.log = progress, steps, evaluation, log
-        self.plateau = Plateau(options, rows.get("dev"), evaluation)
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
+        self.plateau = Plateau(options, rows.get("dev"), evaluation)
         self.saved_at = time.monotonic()
 
     def run(self, state=None):

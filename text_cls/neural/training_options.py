@@ -28,15 +28,15 @@ class TrainingOptions(Options):
 
     batch_size: int = 32
     learning_rate: float = 3e-5
-    head_learning_rate: float | None = None
-    layer_decay: float = 1.0
-    freeze_epochs: int = 0
     epochs: int = 10
     early_stop: bool = False
     early_stop_nums: int = 4
     weight_decay: float = 0.0
     warmup: bool = False
     warmup_steps: float = 0
+    head_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    freeze_epochs: int = 0
     loss: str = "bce"
     label_smoothing: float = 0.0
     gradient_accumulation_steps: int = 1
