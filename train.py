@@ -91,6 +91,12 @@ def add_training_flags(group):
     group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
     warmup = "steps of warmup, or their share of all steps if below 1 (0)"
     group.add_argument("--warmup_steps", type=non_negative_float, default=0, help=warmup)
+    head = "peak rate of the layers above the encoder (that of --learning_rate)"
+    group.add_argument("--head_learning_rate", type=non_negative_float, help=head)
+    falling = "rate of each layer as a share of that of the layer above; 1 = the same (1)"
+    group.add_argument("--layer_decay", type=fraction(zero=False, one=True), default=1.0, help=falling)
+    frozen = "first epochs in which only the layers above the encoder are trained (0)"
+    group.add_argument("--freeze_epochs", type=non_negative_int, default=0, help=frozen)
     group.add_argument("--loss", choices=LOSSES, default="bce", help="see text_cls/neural/losses.py (%(default)s)")
     smoothing = "train towards s/2 and 1 - s/2 instead of 0 and 1 (0)"
     group.add_argument("--label_smoothing", type=fraction(), default=0.0, help=smoothing)
@@ -121,6 +127,16 @@ def argument_problems(args):
         )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
+    if args.head_learning_rate is not None and not args.learning_rate:
+        yield (
+            f"--head_learning_rate {args.head_learning_rate:g} needs a --learning_rate above 0; to train only the "
+            f"layers above the encoder, use --freeze_epochs {args.epochs}"
+        )
+    if args.freeze_epochs > args.epochs:
+        yield (
+            f"--freeze_epochs {args.freeze_epochs} is more than --epochs {args.epochs}; with the same number, only the "
+            "layers above the encoder are trained"
+        )
 
 
 def model_labels_problem(args, label_file, labels):

@@ -35,7 +35,7 @@ def make_encoder(backbone, output_emb_size):
     class Encoder(paddle.nn.Layer):
         def __init__(self):
             super().__init__()
-            self.config = backbone.config
+            self.config, self.base_model_prefix = backbone.config, prefix
             self.config.output_emb_size = output_emb_size
             self.width = output_emb_size or self.config.hidden_size
             setattr(self, prefix, backbone)

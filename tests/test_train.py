@@ -217,11 +217,11 @@ def test_accumulated_batches_are_one_larger_batch(news, train, still_model, tmp_
 
 def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tmp_path):
     """90 rows in global batches of 28: the last has 6 rows. Of 29 rows, one process gets none in the last batch."""
-    for rows, batch in ((90, 14), (29, 14)):
+    for rows, batch, rates in ((90, 14, ""), (29, 14, "--freeze_epochs 1 --layer_decay 0.9 --max_grad_norm 1")):
         folder = tmp_path / f"two{rows}"
         flags = ["--dataset_dir", news, "--model_name", still_model, "--device", "cpu", "--save_dir", folder]
         flags += "--max_seq_length 32 --epochs 2 --learning_rate 1e-3 --logging_steps 1".split()
-        flags += ["--max_train_samples", rows, "--batch_size", batch]
+        flags += ["--max_train_samples", rows, "--batch_size", batch, *rates.split()]
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", 2, "--backend", "gloo"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         two = subprocess.run(
@@ -247,6 +247,7 @@ def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tm
             rows,
             "--model_name",
             still_model,
+            *rates.split(),
             save_dir=tmp_path / f"one{rows}",
         )
         assert losses(logs) == pytest.approx(losses(log), abs=2e-5) and len(losses(log)) == 2 * -(-rows // (2 * batch))

@@ -366,15 +366,19 @@ def load_training_state(state, optimizer, scaler):
     """
     paddle = import_paddle()
     scale = {name.removeprefix(SCALER): state.pop(name) for name in [*state] if name.startswith(SCALER)}
-    shapes = {}
+    moments = {}
     for parameter in optimizer._parameter_list:
         if parameter.trainable:
-            shapes |= {f"{parameter.name}_moment{i}_0": tuple(parameter.shape) for i in (1, 2)}
-            shapes |= {f"{parameter.name}_beta{i}_pow_acc_0": (1,) for i in (1, 2)}
-    for name, value in state.items():  # a parameter that got no gradient has none
-        if value.shape != shapes.get(name):
-            raise ValueError(f"{STATE_FILE}: {name} is {value.shape}, expected {shapes.get(name, 'none')}")
-    # Array by array, so that no second copy of all is in memory.
-    optimizer.set_state_dict({name: paddle.to_tensor(state.pop(name)) for name in [*state]})
+            for i, beta in (1, optimizer._beta1), (2, optimizer._beta2):
+                moments[f"{parameter.name}_moment{i}_0"] = np.zeros(parameter.shape, np.float32)
+                moments[f"{parameter.name}_beta{i}_pow_acc_0"] = np.full(1, beta, np.float32)
+    for name, value in state.items():
+        if name not in moments or value.shape != moments[name].shape:
+            expected = moments[name].shape if name in moments else "none"
+            raise ValueError(f"{STATE_FILE}: {name} is {value.shape}, expected {expected}")
+    if state:  # once any are loaded, Paddle expects those of all, also of parameters that were frozen until now
+        moments |= {name: state.pop(name) for name in [*state]}
+        # Array by array, so that no second copy of all is in memory.
+        optimizer.set_state_dict({name: paddle.to_tensor(moments.pop(name)) for name in [*moments]})
     if scale:
         scaler.load_state_dict({name: value if value.ndim else value.item() for name, value in scale.items()})

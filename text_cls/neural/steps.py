@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 
 from text_cls.neural.checkpoint import load_training_state, training_state
+from text_cls.neural.layer_rates import layer_depths, rate_factor
 from text_cls.neural.losses import smoothed
 from text_cls.neural.model import logits_of
 
@@ -20,6 +21,9 @@ class Optimization:
     """AdamW with a linear schedule that advances with every update, and the loss scaler of fp16.
 
     Only weights decay, not biases and norms, as in the training of BERT.
+
+    Attributes:
+        encoder: the parameters below the head, which can be frozen.
     """
 
     def __init__(self, model, options, total_steps):
@@ -30,6 +34,7 @@ class Optimization:
         self.loss_scale = CPU_LOSS_SCALE if options.device == "cpu" else 1.0
         warmup = options.warmup_steps if options.warmup_steps < 1 else int(options.warmup_steps)
         self.scheduler = LinearDecayWithWarmup(options.learning_rate, total_steps, warmup)
+        self.encoder = self.set_rates(options)
         decayed = {p.name for n, p in model.named_parameters() if not any(w in n for w in ("bias", "norm"))}
         self.optimizer = paddle.optimizer.AdamW(
             learning_rate=self.scheduler,
@@ -39,6 +44,21 @@ class Optimization:
             grad_clip=paddle.nn.ClipGradByGlobalNorm(options.max_grad_norm) if options.max_grad_norm else None,
         )
         self.scaler = paddle.amp.GradScaler(enable=options.amp == "fp16")
+
+    def set_rates(self, options):
+        """Scales the rate of each parameter. Returns the parameters of the encoder."""
+        depths, encoder = layer_depths(self.model), []
+        for name, parameter in self.model.named_parameters():
+            # Of Paddle's other ways, `lr_ratio` fails on a CPU, and groups of parameters would be clipped one by one.
+            parameter.optimize_attr["learning_rate"] = rate_factor(depths[name], options)
+            if depths[name] is not None and parameter.trainable:
+                encoder.append(parameter)
+        return encoder
+
+    def freeze_encoder(self, frozen):
+        """Frozen, the encoder is computed without gradients and does not change."""
+        for parameter in self.encoder:
+            parameter.trainable = not frozen
 
     @property
     def rate(self):
@@ -92,7 +112,9 @@ class Steps:
         self.model = checkpoint.model
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         layer = self.model if layer is None else layer
-        self.layer = paddle.DataParallel(layer) if self.world > 1 else layer
+        if self.world > 1:  # in frozen epochs, the encoder has no gradients to wait for
+            layer = paddle.DataParallel(layer, find_unused_parameters=options.freeze_epochs > 0)
+        self.layer = layer
         batches = -(-len(tokens) // (options.batch_size * self.world))
         self.per_epoch = -(-batches // options.gradient_accumulation_steps)
         self.total = self.per_epoch * options.epochs

@@ -20,6 +20,7 @@ from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.head_start import start_head
 from text_cls.neural.losses import make_loss
 from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
+from text_cls.neural.plateau import Plateau
 from text_cls.neural.run_file import RUN_FILE, read_run
 from text_cls.neural.run_state import Progress, StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
@@ -125,6 +126,7 @@ class Trainer:
         self.start_head = start_head
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
+        self.plateau = Plateau(options, rows.get("dev"), evaluation)
         self.saved_at = time.monotonic()
 
     def run(self, state=None):
@@ -201,6 +203,7 @@ class Trainer:
         seed = [options.seed, progress.epoch]
         plan = shuffled_batches(self.tokens["train"].lengths, rows, seed, options.length_buckets)
         shares = []
+        self.optimization.freeze_encoder(progress.epoch < options.freeze_epochs)
         self.log.restart_clock()
         self.checkpoint.model.train()
         for inputs in steps.loader(plan[progress.batch :]):
@@ -247,6 +250,7 @@ class Trainer:
         scores = self.evaluation.evaluate(self.rows["dev"], self.tokens["dev"])
         progress.history.append({"epoch": progress.epoch, "step": progress.step, **scores})
         self.log.evaluation(scores, progress.step)
+        self.plateau.warn(progress.history)
         score = scores[self.options.metric_for_best]
         # The scores of the start are no epoch's: training may pass them late.
         of_epochs = [entry[self.options.metric_for_best] for entry in progress.history if entry["epoch"]]

@@ -35,6 +35,9 @@ class TrainingOptions(Options):
     weight_decay: float = 0.0
     warmup: bool = False
     warmup_steps: float = 0
+    head_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    freeze_epochs: int = 0
     loss: str = "bce"
     label_smoothing: float = 0.0
     gradient_accumulation_steps: int = 1
