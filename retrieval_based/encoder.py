@@ -16,6 +16,7 @@ from text_cls.neural import hugging_face
 from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
+from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.neural.run_file import REMEDY
 
 KIND = "retrieval"
@@ -76,6 +77,7 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
         else:
             tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
             backbone = AutoModel.from_pretrained(name)
+        set_pooling(backbone, recorded_pooling(folder or name) or FIRST, f"{flag} {name}")
         saved = getattr(backbone.config, "output_emb_size", 0)
         encoder = make_encoder(backbone, saved if output_emb_size is None else output_emb_size)
         if saved and saved == backbone.config.output_emb_size:
