@@ -7,6 +7,7 @@ records which in its configuration, as `pooling`; PaddleNLP's own models record 
 import os
 
 from text_cls.cli import UserError, logger
+from text_cls.neural import hugging_face
 from text_cls.schema import OBJECT, fields, one_of, or_null, read_json
 
 POOLINGS = FIRST, MEAN = ("first", "mean")
@@ -53,21 +54,26 @@ def _of_sentence_transformers(folder):
     return found
 
 
-def start_pooling(wanted: str | None, init_from_ckpt: str | None, model: str) -> str:
-    """The pooling that a run starts with. If that of its weights is another, a warning says so.
+def start_pooling(options, name: str) -> str | None:
+    """The pooling of a run: `--pooling`, else that of the weights that it starts from, with a warning if they differ.
 
     Args:
-        wanted: `--pooling`; None: that of the weights.
-        init_from_ckpt: file of weights that replace those of the model, or None.
-        model: folder, or PaddleNLP's name, of the model.
+        options: `TrainingOptions`.
+        name: folder or name of the model to load.
+    Returns:
+        first or mean; None if the model is the state of a stopped run, which records its own.
     """
-    source = os.path.dirname(init_from_ckpt) or "." if init_from_ckpt else model
+    if name != options.model_name:
+        return None
+    model = source = hugging_face.find(name) or name
+    if options.init_from_ckpt:
+        source = os.path.dirname(options.init_from_ckpt) or "."
     trained = recorded_pooling(source) or recorded_pooling(model)
-    if wanted and trained and wanted != trained:
-        logger.warning("--pooling %s: the weights in %s were trained with --pooling %s", wanted, source, trained)
-    pooling = wanted or trained or FIRST
+    if options.pooling and trained and options.pooling != trained:
+        logger.warning("--pooling %s: the weights in %s are for --pooling %s", options.pooling, source, trained)
+    pooling = options.pooling or trained or FIRST
     if pooling == MEAN:
-        logger.info("The classifier gets the mean of the tokens (--pooling mean)")
+        logger.info("Pooling: the mean of the tokens")
     return pooling
 
 

@@ -14,7 +14,6 @@ from text_cls.batching import shuffled_batches
 from text_cls.cli import Problems, UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256, write_json
-from text_cls.neural import hugging_face
 from text_cls.neural.checkpoint import WEIGHTS, Checkpoint, last_folder, load_verified, save_checkpoint
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.losses import make_loss
@@ -44,18 +43,12 @@ def train(options, labels, rows, arguments, files, environment, progress):
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
         run["data"][name] = sha256(path, again=True)
-    model, tokenizer, state = load_start(options, run, progress, lambda name: load_model(options, name, len(labels)))
+    model, tokenizer, state = load_start(
+        options, run, progress, lambda name: load_pretrained(name, len(labels), pooling=start_pooling(options, name))
+    )
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
     trainer = make_trainer(options, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress)
     return trainer.run(state)
-
-
-def load_model(options, name, num_labels):
-    """Classifier and tokenizer to start from: those of `--model_name`, or the state of a stopped run."""
-    pooling = None  # a saved state records its own
-    if name == options.model_name:
-        pooling = start_pooling(options.pooling, options.init_from_ckpt, hugging_face.find(name) or name)
-    return load_pretrained(name, num_labels, pooling=pooling)
 
 
 def make_ready(options, model, tokenizer, rows, environment, progress):
