@@ -11,6 +11,7 @@ from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
+from text_cls.neural.hugging_face_tokenizers import open_tokenizer
 from text_cls.probabilities import sigmoid
 
 # The guide's names. Any other name that PaddleNLP knows is accepted, too, as is a local folder.
@@ -111,18 +112,18 @@ def load_pretrained(name: str, num_labels: int, flag: str = "--model_name") -> t
         UserError: it is neither on this machine nor can it be downloaded; the message says how to get it.
     """
     paddle = import_paddle()
-    from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification
 
     # Paddle numbers parameters over the whole process, and the optimiser's saved state is found by their names.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         if folder := hugging_face.find(name):
             return hugging_face.load_classifier(folder, num_labels)
-        tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
+        tokenizer = open_tokenizer(name)
         head = AutoConfig.from_pretrained(name).num_labels
         model = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
         )
-    return model, tokenizer
+    return hugging_face.with_epsilon(model), tokenizer
 
 
 def load_masked_lm(name, flag="--model_name"):
