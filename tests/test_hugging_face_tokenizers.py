@@ -228,8 +228,8 @@ def test_words_are_explained(make, tmp_path):
     """As word_interpret.py does, whose words come from the spans of tokens."""
     model, tokenizer = load_pretrained(str(make(tmp_path / "x", "xlm-roberta")), 5)
     model.eval()
-    found = Explainer(model, tokenizer, "ig", 32).explain("暴雨 closed ３ roads，ﬁne", [0, 4])
-    assert (found.errors <= TOLERANCE).all() and len(found.spans) > 5 and found.values.any()
+    found = Explainer(model, tokenizer, "ig", 32).explain("暴雨 ３ 学校，ﬁne", [0, 4])
+    assert found.spans == [(0, 2), (3, 4), (5, 7), (7, 8), (8, 11)] and found.values.any(axis=0).all()
 
 
 @given(text=st.text(CHARACTERS, max_size=30))
