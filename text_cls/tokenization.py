@@ -2,7 +2,7 @@
 
 `load_tokenizer(folder)` reads the files that `save_pretrained` wrote. WordPiece runs in the Rust library `tokenizers`.
 What PaddleNLP does to the characters before that is a table here, since Rust's own BERT normaliser differs: it does not
-split off symbols, and uses another version of Unicode than Python.
+split off symbols, and uses another version of Unicode than Python. Hugging Face's tokenizer.json runs in Rust as it is.
 """
 
 import os
@@ -15,6 +15,7 @@ from text_cls.schema import FLAG, TEXT, fields, list_of, one_of, or_null, read_j
 
 WORDPIECE = ("ErnieTokenizer", "BertTokenizer")
 SENTENCEPIECE = ("ErnieMTokenizer",)
+FROM_JSON = "PreTrainedTokenizerFast"  # transformers' name for a tokenizer that is all in tokenizer.json
 SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REMEDY = "save the tokenizer again, or copy all of the folder"
 _TEXTS = dict.fromkeys(("tokenizer_class", *SPECIAL_NAMES), or_null(TEXT))
@@ -32,10 +33,12 @@ def load_tokenizer(folder):
     changed += [name for name in ("do_basic_tokenize", "tokenize_chinese_chars") if not config.get(name, True)]
     if os.path.exists(os.path.join(folder, "added_tokens.json")):
         changed.append("added_tokens.json")
-    if kind not in WORDPIECE + SENTENCEPIECE or changed:
+    classes = {**dict.fromkeys(WORDPIECE, WordPiece), **dict.fromkeys(SENTENCEPIECE, SentencePiece)}
+    classes[FROM_JSON] = lambda folder, config: TokenizerJson(open_tokenizer_json(folder), config)
+    if kind not in classes or changed:
         what = f"{kind} with {', '.join(changed)}" if changed else kind
-        raise ValueError(f"{what} is not supported; use a model with {', '.join(WORDPIECE + SENTENCEPIECE)}")
-    tokenizer = (WordPiece if kind in WORDPIECE else SentencePiece)(folder, config)
+        raise ValueError(f"{what} is not supported; use a model with {', '.join(classes)}")
+    tokenizer = classes[kind](folder, config)
     template = os.path.join(folder, "template.json")
     if not os.path.exists(template):
         return tokenizer
@@ -86,13 +89,7 @@ class WordPiece(Tokenizer):
 
     def encode(self, texts, max_length):
         """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
-        encoded = self._rust.encode_batch_fast([self._normal(text, max_length) for text in texts])
-        rows = [np.array(one.ids, dtype=np.int32) for one in encoded]
-        # Not cut by Rust: its maximum belongs to the tokenizer, which threads with different maxima share.
-        for row in rows:
-            if len(row) > max_length:
-                row[max_length - 1] = self.sep_id
-        return [row[:max_length] for row in rows]
+        return _rust_encode(self._rust, [self._normal(text, max_length) for text in texts], max_length, self.sep_id)
 
     def _normal(self, text, max_length):
         """The text, or enough of its beginning to know the first `max_length` tokens, with spaces between words."""
@@ -106,6 +103,16 @@ class WordPiece(Tokenizer):
                 return normal
             size *= 4
         return text.translate(table)
+
+
+def _rust_encode(rust, texts, max_length, sep_id):
+    """What `encode` of the two classes that run in Rust returns. sep_id: the last id of a row, also if it is cut."""
+    rows = [np.array(one.ids, dtype=np.int32) for one in rust.encode_batch_fast(texts)]
+    # Not cut by Rust: its maximum belongs to the tokenizer, which threads with different maxima share.
+    for row in rows:
+        if len(row) > max_length:
+            row[max_length - 1] = sep_id
+    return [row[:max_length] for row in rows]
 
 
 class _CharacterTable(dict):
@@ -208,6 +215,44 @@ class SentencePiece(Tokenizer):
                 start = i + 1
         if start < len(piece) and piece != self.UNDERLINE:
             yield piece[start:]
+
+
+def open_tokenizer_json(folder):
+    """The tokenizer of Hugging Face's library `tokenizers` in a folder. Raises ValueError if the file is damaged."""
+    import tokenizers
+
+    path = os.path.join(folder, "tokenizer.json")
+    try:
+        return tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # the only class that Rust raises
+        raise ValueError(f"{path}: {error}; {REMEDY}, or upgrade the package tokenizers") from error
+
+
+class TokenizerJson:
+    """What a tokenizer.json describes, as transformers reads it: XLM-R's SentencePiece, or WordPiece with any settings.
+
+    rust: the tokenizer of the library `tokenizers`; it is changed. config: the texts of the special tokens. Raises
+    ValueError if it adds other tokens to a text than one before and one after it.
+    """
+
+    fixed = 2
+
+    def __init__(self, rust, config):
+        rust.no_truncation()
+        rust.no_padding()
+        self._rust, self.vocabulary = rust, rust.get_vocab()
+        self.specials = {name: config.get(name) for name in SPECIAL_NAMES}
+        missing = [name for name in ("pad_token", "unk_token") if self.specials[name] not in self.vocabulary]
+        if missing:
+            raise ValueError(f"tokenizer.json has no {' and no '.join(missing)}")
+        if rust.num_special_tokens_to_add(is_pair=False) != self.fixed:
+            raise ValueError("tokenizer.json does not add one token before a text and one after it")
+        self.pad_id, self.unk_id = (self.vocabulary[self.specials[name]] for name in ("pad_token", "unk_token"))
+        self.cls_id, *_, self.sep_id = rust.encode("").ids
+
+    def encode(self, texts, max_length):
+        """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
+        return _rust_encode(self._rust, texts, max_length, self.sep_id)
 
 
 class Prompted:

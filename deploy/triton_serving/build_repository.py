@@ -174,8 +174,9 @@ def fill(folder, args):
     bundle = open_bundle(args.bundle, CLASSIFICATION)
     graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
     digest = bundle.manifest["files"][os.path.basename(graph)]
-    # The manifest of a bundle exported by 0.1.0 has no vocab_size.
-    manifest = {"vocab_size": vocabulary_size(bundle), **bundle.manifest}
+    manifest = dict(bundle.manifest)
+    if "vocab_size" not in manifest:  # the bundle was exported by 0.1.0
+        manifest["vocab_size"] = vocabulary_size(bundle)
     for model, content in configurations(manifest, bundle.labels.names, args, digest).items():
         os.makedirs(os.path.join(folder, model, "1"))
         with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:

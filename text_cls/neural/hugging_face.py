@@ -1,18 +1,20 @@
-"""Encoders from Hugging Face's folders: BERT has the layers of PaddleNLP's ERNIE under other names.
+"""Encoders from Hugging Face's folders: BERT has the layers of PaddleNLP's ERNIE under other names, XLM-R of ERNIE-M.
 
-BERT, RoBERTa-wwm, MacBERT, BGE, GTE and E5 are of type bert; `ernie` is Hugging Face's own name for ERNIE.
+BERT, RoBERTa-wwm, MacBERT, BGE, GTE, English E5 and multilingual-e5-small are of type bert; `ernie` is Hugging Face's
+own name for ERNIE; XLM-R, the larger multilingual E5 and bge-m3 are of type xlm-roberta.
 """
 
 import glob
-import json
 import os
 from typing import Any
 
 import numpy as np
 
 from text_cls.cli import UserError, logger
+from text_cls.neural.hugging_face_tokenizers import load_tokenizer, read_json
 
-TYPES = ("bert", "ernie")  # a configuration's model_type
+FAMILIES = {"bert": "Ernie", "ernie": "Ernie", "xlm-roberta": "ErnieM"}  # model_type: family of PaddleNLP's classes
+EXAMPLES = "BAAI/bge-base-zh-v1.5, intfloat/multilingual-e5-small and FacebookAI/xlm-roberta-base"
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 LAYER = {  # PaddleNLP's names within a layer: Hugging Face's
     "self_attn.q_proj": "attention.self.query",
@@ -80,31 +82,27 @@ def _cached(name):
 
 
 def read_config(folder: str) -> dict:
-    """The configuration of a Hugging Face folder, as arguments of PaddleNLP's `ErnieConfig`.
+    """The configuration of a Hugging Face folder, as arguments of PaddleNLP's `ErnieConfig` or `ErnieMConfig`.
 
     Raises:
-        UserError: the folder has no configuration, or one of a model that is no BERT.
+        UserError: the folder has no configuration, or one of a model whose layers PaddleNLP does not have.
     """
-    config = _read_json(os.path.join(folder, "config.json"))
+    path = os.path.join(folder, "config.json")
+    config = read_json(path)
     kind = config.get("model_type")
-    if kind not in TYPES or config.get("position_embedding_type", "absolute") != "absolute":
+    if kind not in tuple(FAMILIES):
         raise UserError(
-            f"{folder}/config.json: a model of type {kind!r}; of Hugging Face's models, those of type "
-            f"{' and '.join(TYPES)} can be read"
+            f"{path}: a model of type {kind!r}; of Hugging Face's models, those of type {', '.join(FAMILIES)} can be "
+            f"read, such as {EXAMPLES}"
         )
-    return {"use_task_id": False, **{name: config[name] for name in _SIZES if name in config}}
-
-
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        if not isinstance(found, dict):
-            raise ValueError("an object is expected")
-        return found
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: {reason}; copy the whole folder again") from error
+    expected = {"position_embedding_type": ("absolute",), "hidden_act": ("gelu", "relu")}
+    if FAMILIES[kind] == "ErnieM":  # it has no setting for these two
+        expected |= {"intermediate_size": (4 * (config.get("hidden_size") or 0),), "pad_token_id": (1,)}
+    for name, values in expected.items():
+        if config.get(name, values[0]) not in values:
+            raise UserError(f"{path}: a model with {name} {config[name]!r} cannot be read, only {values[0]!r}")
+    sizes = {name: config[name] for name in _SIZES if name in config}
+    return {"use_task_id": False, **sizes} if FAMILIES[kind] == "Ernie" else sizes
 
 
 def read_weights(folder: str) -> dict[str, np.ndarray]:
@@ -151,28 +149,55 @@ def encoder_weights(weights: dict[str, np.ndarray], layers: list[int]) -> dict[s
     return found
 
 
+def _fold_token_type(weights):
+    """Adds the vector of the only token type to every position: ERNIE-M has no token types."""
+    types = weights.pop("embeddings.token_type_embeddings.weight", None)
+    positions = weights.get("embeddings.position_embeddings.weight")
+    if types is not None and positions is not None:
+        weights["embeddings.position_embeddings.weight"] = positions.astype(np.float32) + types[0].astype(np.float32)
+
+
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
 def load_encoder(folder: str) -> tuple[Any, Any]:
-    """PaddleNLP's ErnieModel with the weights of a Hugging Face folder, and its tokenizer."""
-    from paddlenlp.transformers import ErnieConfig, ErnieModel
-
-    model = ErnieModel(ErnieConfig(**read_config(folder)))
-    fill(model, "", folder)
-    return model, load_tokenizer(folder)
+    """PaddleNLP's ErnieModel or ErnieMModel with the weights of a Hugging Face folder, and its tokenizer."""
+    return _load(folder, "Model")
 
 
 def load_classifier(folder: str, num_labels: int) -> tuple[Any, Any]:
-    """PaddleNLP's ErnieForSequenceClassification with the weights of a Hugging Face folder, and its tokenizer.
+    """PaddleNLP's classifier of the family with the weights of a Hugging Face folder, and its tokenizer.
 
-    The folder's own classifier is used if it has as many labels.
+    The folder's own classifier is used if it is one layer with as many labels.
     """
-    from paddlenlp.transformers import ErnieConfig, ErnieForSequenceClassification
+    return _load(folder, "ForSequenceClassification", num_labels=num_labels)
 
-    model = ErnieForSequenceClassification(ErnieConfig(num_labels=num_labels, **read_config(folder)))
-    fill(model, "ernie.", folder)
-    return model, load_tokenizer(folder)
+
+def _load(folder, kind, **more):
+    """kind: what follows the family in the name of PaddleNLP's class. more: further fields of the configuration."""
+    from paddlenlp import transformers
+
+    settings, tokenizer = read_config(folder), load_tokenizer(folder)
+    settings["pad_token_id"] = tokenizer.pad_token_id  # multilingual-e5-small's config.json has BERT's, not its own
+    family = FAMILIES[read_json(os.path.join(folder, "config.json"))["model_type"]]
+    model = getattr(transformers, family + kind)(getattr(transformers, f"{family}Config")(**settings, **more))
+    fill(model, "" if kind == "Model" else f"{model.base_model_prefix}.", folder)
+    return with_epsilon(model), tokenizer
+
+
+def with_epsilon(model):
+    """The model. The layer norms of an ERNIE or ERNIE-M have the epsilon of its configuration, if that names one.
+
+    PaddleNLP (2.8) ignores it: ERNIE's is always 1e-12, ERNIE-M's 1e-5.
+    """
+    from paddle.nn import LayerNorm
+
+    epsilon = getattr(model.config, "layer_norm_eps", None)
+    if model.config.model_type in ("ernie", "ernie_m") and epsilon is not None:
+        for layer in model.sublayers():
+            if isinstance(layer, LayerNorm):
+                layer._epsilon = epsilon
+    return model
 
 
 def fill(model, prefix, folder):
@@ -182,6 +207,8 @@ def fill(model, prefix, folder):
     """
     weights = read_weights(folder)
     found = encoder_weights(weights, list(range(model.config.num_hidden_layers)))
+    if model.config.model_type == "ernie_m":
+        _fold_token_type(found)
     found = {f"{prefix}{name}": value for name, value in found.items()}
     for part in ("weight", "bias"):
         name = f"classifier.{part}"
@@ -204,52 +231,3 @@ def fill(model, prefix, folder):
     for what, names in (("New, and to be trained", missing), ("Not used", unused)):
         if names:
             logger.info("%s: %s: %s", folder, what, ", ".join(names[:8]) + (" ..." if len(names) > 8 else ""))
-
-
-def load_tokenizer(folder: str) -> Any:
-    """PaddleNLP's tokenizer with the vocabulary of a Hugging Face folder; it gives the same ids.
-
-    Raises:
-        UserError: the folder has no WordPiece vocabulary, or settings that this code does not know.
-    """
-    from paddlenlp.transformers import ErnieTokenizer
-
-    path = os.path.join(folder, "tokenizer_config.json")
-    config = _read_json(path) if os.path.exists(path) else {}
-    lower = config.get("do_lower_case", True)
-    strange = [name for name in ("never_split",) if config.get(name)]
-    strange += [name for name in ("tokenize_chinese_chars", "do_basic_tokenize") if not config.get(name, True)]
-    strange += ["strip_accents"] if config.get("strip_accents") not in (None, lower) else []
-    if strange:
-        raise UserError(f"{path}: {', '.join(strange)} cannot be used here; use another model")
-    vocabulary = os.path.join(folder, "vocab.txt")
-    if not os.path.exists(vocabulary):
-        raise UserError(f"{folder} has no vocab.txt; copy the whole folder, or use a model with a WordPiece vocabulary")
-    special = {
-        name: config[name]
-        for name in ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-        if isinstance(config.get(name), str)
-    }
-    tokenizer = ErnieTokenizer(vocabulary, do_lower_case=lower, split_symbols=False, **special)
-    tokenizer.sanitize_special_tokens()  # now they stay whole in a text, as after from_pretrained
-    return with_splitting(tokenizer)
-
-
-def with_splitting(tokenizer):
-    """The tokenizer, which splits words only at punctuation if it was made from a Hugging Face folder.
-
-    PaddleNLP's also splits at symbols such as ℃, which the encoder has never seen alone.
-    """
-    if tokenizer.init_kwargs.get("split_symbols", True):
-        return tokenizer
-    from paddlenlp.transformers import BasicTokenizer
-    from paddlenlp.transformers.tokenizer_utils import _is_punctuation
-
-    class Splitting(BasicTokenizer):
-        def _run_split_on_punc(self, text, never_split=None):
-            if never_split and text in never_split:
-                return [text]
-            return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split(" ")
-
-    tokenizer.basic_tokenizer = Splitting(do_lower_case=tokenizer.init_kwargs.get("do_lower_case", True))
-    return tokenizer

@@ -11,6 +11,7 @@ from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
+from text_cls.neural.hugging_face_tokenizers import open_tokenizer
 from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.probabilities import sigmoid
 
@@ -115,18 +116,19 @@ def load_pretrained(
         UserError: it is neither on this machine nor can it be downloaded; the message says how to get it.
     """
     paddle = import_paddle()
-    from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from paddlenlp.transformers import AutoConfig, AutoModelForSequenceClassification
 
     # Paddle numbers parameters over the whole process, and the optimiser's saved state is found by their names.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         if folder := hugging_face.find(name):
             model, tokenizer = hugging_face.load_classifier(folder, num_labels)
         else:
-            tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
+            tokenizer = open_tokenizer(name)
             head = AutoConfig.from_pretrained(name).num_labels
             model = AutoModelForSequenceClassification.from_pretrained(
                 name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
             )
+            model = hugging_face.with_epsilon(model)
         set_pooling(model, pooling or recorded_pooling(folder or name) or FIRST, f"{flag} {name}")
     return model, tokenizer
 
