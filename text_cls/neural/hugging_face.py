@@ -95,6 +95,13 @@ def read_config(folder: str) -> dict:
     return {"use_task_id": False, **{name: config[name] for name in _SIZES if name in config}}
 
 
+def label_names(folder: str) -> dict[str, str]:
+    """{number: name} of a folder's labels; empty if it does not name them. Some folders have numbers for names."""
+    names = _read_json(os.path.join(folder, "config.json")).get("id2label")
+    named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
+    return names if named else {}
+
+
 def _read_json(path):
     try:
         with open(path, encoding="utf-8") as file:
@@ -148,6 +155,18 @@ def encoder_weights(weights: dict[str, np.ndarray], layers: list[int]) -> dict[s
             if (value := weights.pop(f"{prefix}{theirs}.{part}", None)) is not None:
                 # PaddleNLP's products are [inputs, outputs]; embeddings are the same.
                 found[f"{ours}.{part}"] = value.T if value.ndim == 2 and "embeddings" not in ours else value
+    return found
+
+
+def classifier_weights(weights: dict[str, np.ndarray], layers: list[int], prefix: str) -> dict[str, np.ndarray]:
+    """Weights of a sequence classifier by PaddleNLP's names; arguments as in `encoder_weights`.
+
+    prefix: of the encoder's weights in PaddleNLP's model, such as "ernie."; the names of the result have it.
+    """
+    found = {f"{prefix}{name}": value for name, value in encoder_weights(weights, layers).items()}
+    for name in ("classifier.weight", "classifier.bias"):
+        if name in weights:
+            found[name] = weights.pop(name).T
     return found
 
 
