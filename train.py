@@ -45,7 +45,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("model")
     name = "pretrained model: its name or local folder (%(default)s)"
     group.add_argument("--model_name", default="ernie-3.0-medium-zh", help=name)
-    group.add_argument("--init_from_ckpt", help="start from the weights of this model_state.pdparams (none)")
+    group.add_argument("--init_from_ckpt", help="start from the weights of this file or folder (none)")
     pooling = "what the classifier gets: first token or mean of tokens (what the model's folder records, else first)"
     group.add_argument("--pooling", choices=POOLINGS, help=pooling)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
@@ -145,10 +145,11 @@ def argument_problems(args):
 def model_labels_problem(args, label_file, labels):
     """Why the weights to start from are those of other labels, or None."""
     from text_cls.neural.checkpoint import start_labels_problem
+    from text_cls.neural.hugging_face import find
 
-    flag, path = f"--model_name {args.model_name}", args.model_name
-    if args.init_from_ckpt:
-        flag, path = f"--init_from_ckpt {args.init_from_ckpt}", os.path.dirname(args.init_from_ckpt)
+    flag, path = f"--model_name {args.model_name}", find(args.model_name) or args.model_name
+    if start := args.init_from_ckpt:
+        flag, path = f"--init_from_ckpt {start}", start if os.path.isdir(start) else os.path.dirname(start)
     return start_labels_problem(flag, path, label_file, labels)
 
 

@@ -29,12 +29,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from safetensors.numpy import load_file
+
 from project import ROOT, run_script
 from small_model import make_model
 from text_cls.bundle import MANIFEST, open_bundle
 from text_cls.cli import UserError, non_negative_int
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.run_file import damage
+from text_cls.neural.run_file import SAFETENSORS, damage, weight_files
 
 SETS = (ROOT / "data" / "multi_label", ROOT / "data")  # of the first and of the second writer
 SIZE = "--hidden_size 32 --num_attention_heads 2 --intermediate_size 64"
@@ -139,7 +141,7 @@ def result_of(folder):
     if (folder / MANIFEST).exists():
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    names = ("model_state.pdparams", "label.txt", "decision.json")
+    names = (*weight_files(folder), "label.txt", "decision.json")
     return [(folder / name).read_bytes() for name in names], without_times(run.get("progress", run.get("training")))
 
 
@@ -171,10 +173,15 @@ def is_damaged(folder):
         return False
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"].values()
-    weights = import_paddle().load(str(folder / "model_state.pdparams"))
     labels = (folder / "label.txt").read_text(encoding="utf-8").splitlines()
-    outputs = weights.get("classifier.bias", labels)
-    return bool(damage(folder, run["files"])) or list(names) != labels or len(outputs) != len(labels)
+    outputs = [weights.get("classifier.bias", labels) for weights in weights_in(folder)]
+    return bool(damage(folder, run["files"])) or list(names) != labels or {*map(len, outputs)} != {len(labels)}
+
+
+def weights_in(folder):
+    """Yields {name: array} of each file of weights in a folder."""
+    for name in weight_files(folder):
+        yield (load_file if name == SAFETENSORS else import_paddle().load)(str(folder / name))
 
 
 def start(home, script, side, folder, resume=False):

@@ -65,7 +65,7 @@ def load_trained(folder, with_prompt):
     from paddlenlp.transformers import AutoTokenizer, ErnieConfig, ErnieForMaskedLM
 
     from text_cls.neural.model import pretrained_faults
-    from text_cls.neural.training import set_weights
+    from text_cls.neural.weights import set_weights
 
     flag = "--resume_from_checkpoint"
     with pretrained_faults(folder, flag):

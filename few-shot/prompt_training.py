@@ -19,7 +19,7 @@ from prompt_checkpoints import checkpoints_in, record_sums
 from text_cls.batching import shuffled_batches
 from text_cls.cli import logger, progress_bar
 from text_cls.decision import Decision
-from text_cls.neural.training import load_weights
+from text_cls.neural.weights import load_weights
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
 

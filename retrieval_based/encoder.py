@@ -18,10 +18,10 @@ from text_cls.neural.compat import import_paddle
 from text_cls.neural.hugging_face_tokenizers import open_tokenizer
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
 from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
-from text_cls.neural.run_file import REMEDY
+from text_cls.neural.run_file import PDPARAMS, REMEDY, SAFETENSORS, WEIGHT_FILES, weight_files
+from text_cls.neural.weights import read_weights
 
 KIND = "retrieval"
-WEIGHTS = "model_state.pdparams"
 
 
 def make_encoder(backbone, output_emb_size):
@@ -31,6 +31,7 @@ def make_encoder(backbone, output_emb_size):
     scaling to length 1. Its weights have the names of a classifier's, so that either can start from the other's.
     """
     import paddle
+    from safetensors.numpy import save_file
 
     prefix = backbone.base_model_prefix
 
@@ -50,10 +51,14 @@ def make_encoder(backbone, output_emb_size):
                 vectors = self.projection(vectors)
             return paddle.nn.functional.normalize(self.dropout(vectors), axis=-1)
 
-        def save_pretrained(self, folder):
+        def save_pretrained(self, folder, safe_serialization=False):
             self.config.architectures = [type(backbone).__name__]
             self.config.save_pretrained(folder)
-            paddle.save(self.state_dict(), os.path.join(folder, WEIGHTS))
+            if safe_serialization:
+                weights = {name: value.numpy() for name, value in self.state_dict().items()}
+                save_file(weights, os.path.join(folder, SAFETENSORS), {"format": "np"})  # what PaddleNLP expects
+            else:
+                paddle.save(self.state_dict(), os.path.join(folder, PDPARAMS))
 
     # The code that makes inputs reads from this signature which ones the model takes.
     Encoder.forward.__signature__ = inspect.signature(type(backbone).forward)
@@ -83,10 +88,11 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path", poolin
         saved = getattr(backbone.config, "output_emb_size", 0)
         encoder = make_encoder(backbone, saved if output_emb_size is None else output_emb_size)
         if saved and saved == backbone.config.output_emb_size:
-            weights = paddle.load(os.path.join(name, WEIGHTS))
+            file = weight_files(name)[0]
+            weights = read_weights(encoder, os.path.join(name, file), flag)
             for part in ("weight", "bias"):
                 if f"projection.{part}" not in weights:
-                    raise ValueError(f"{WEIGHTS} has no projection.{part}, but config.json says that there is one")
+                    raise ValueError(f"{file} has no projection.{part}, but config.json says that there is one")
                 getattr(encoder.projection, part).set_value(weights[f"projection.{part}"])
     return encoder, tokenizer
 
@@ -106,7 +112,7 @@ def embed(encoder, encoded, batch_size, batches=None):
 
 def folder_of(path):
     """The folder of a checkpoint, which commands of PaddleNLP's application name by its model_state.pdparams."""
-    return os.path.dirname(path) or "." if os.path.basename(path) == WEIGHTS else path
+    return os.path.dirname(path) or "." if os.path.basename(path) in WEIGHT_FILES else path
 
 
 class TrainedEncoder:
@@ -170,7 +176,7 @@ def open_encoder(path, device, batch_size=32, max_seq_length=None):
     """Opens a checkpoint as a `TrainedEncoder`, or a bundle as an `ExportedEncoder`.
 
     Args:
-        path: the folder, or the model_state.pdparams in it.
+        path: the folder, or its file of weights.
         device: cpu, gpu, or one card: gpu:0.
         max_seq_length: maximum tokens per text; None: as in training.
     Raises:

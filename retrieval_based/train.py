@@ -77,7 +77,7 @@ def add_data_and_model_flags(parser):
         default="rocketqa-zh-dureader-query-encoder",
         help="model: its name, local folder, or a checkpoint of this script (%(default)s)",
     )
-    group.add_argument("--init_from_ckpt", help="start from the weights of this model_state.pdparams (none)")
+    group.add_argument("--init_from_ckpt", help="start from the weights of this file or folder (none)")
     width = "width of a vector; 0 = the model's (%(default)s)"
     group.add_argument("--output_emb_size", type=non_negative_int, default=256, help=width)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")

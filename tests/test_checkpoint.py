@@ -5,16 +5,20 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from conftest import lines_of, write_lines
+from safetensors.numpy import load_file, save_file
 
 import predict
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, sha256
 from text_cls.neural import checkpoint as module
+from text_cls.neural import safe_weights
 from text_cls.neural.checkpoint import describe_run, load_checkpoint, load_model, open_checkpoint
-from text_cls.neural.run_file import read_run
+from text_cls.neural.compat import import_paddle
+from text_cls.neural.run_file import SAFETENSORS, WEIGHT_FILES, read_run
 
 
 @pytest.fixture
@@ -53,18 +57,68 @@ def test_run_json_has_the_sum_of_every_file_but_itself_and_the_decision(trained)
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "one bit"])
-@pytest.mark.parametrize("name", ["model_state.pdparams", "config.json", "tokenizer_config.json", "vocab.txt"])
+@pytest.mark.parametrize("name", [*WEIGHT_FILES, "config.json", "tokenizer_config.json", "vocab.txt"])
 def test_a_damaged_file_is_one_message(predicted, copied, name, harm):
+    if name in WEIGHT_FILES and harm == "gone":
+        (copied[1] / ({*WEIGHT_FILES} - {name}).pop()).unlink()
     path = copied[1] / name
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.unlink() if harm == "gone" else path.write_bytes(data[:-5] if harm == "cut" else data)
     status, log = predicted()
     assert status == 2 and log.count("error: ") == 1 and "Traceback" not in log and name in log, log
-    if (name, harm) == ("model_state.pdparams", "gone"):  # any folder without weights
-        assert "holds no model_state.pdparams; train first" in log
+    if name in WEIGHT_FILES and harm == "gone":  # any folder without weights
+        assert "holds no model.safetensors and no model_state.pdparams; train first" in log
     else:
         assert "is damaged" in log and "train again, or restore the folder from a backup" in log
+
+
+def arrays_of(model):
+    """The weights in the two files of a checkpoint: model.safetensors, model_state.pdparams."""
+    pickled = import_paddle().load(str(model / "model_state.pdparams"))
+    return load_file(model / "model.safetensors"), {name: value.numpy() for name, value in pickled.items()}
+
+
+def test_both_files_have_the_same_weights(trained):
+    first, second = arrays_of(trained["news"][1])
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", WEIGHT_FILES)
+def test_one_file_of_weights_is_enough(predicted, copied, name):
+    (copied[1] / name).unlink()
+    status, log = predicted()
+    assert status == 0, log
+
+
+def test_no_pickle_is_opened(predicted, copied, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was opened")
+
+    monkeypatch.setattr(safe_weights, "load", refuse)
+    monkeypatch.setattr(import_paddle(), "load", refuse)
+    assert predicted()[0] == 0
+
+
+@pytest.mark.parametrize("aged", [False, True])
+def test_a_file_of_weights_that_run_json_does_not_know_is_refused(predicted, copied, aged):
+    """Added by hand to the checkpoint of an older version, or replaced: it would be the one that is loaded."""
+    model = copied[1]
+    if aged:
+        rewrite_run(model, lambda run: {**run, "files": {n: s for n, s in run["files"].items() if n != SAFETENSORS}})
+    weights = load_file(model / SAFETENSORS)
+    save_file({name: value + 1 for name, value in weights.items()}, model / SAFETENSORS, {"format": "np"})
+    status, log = predicted()
+    why = "run.json: no SHA-256 of model.safetensors" if aged else "model.safetensors: its SHA-256 differs"
+    assert status == 2 and f"is damaged ({why})" in log
+
+
+def test_a_checkpoint_of_an_older_version_opens(predicted, copied):
+    model = copied[1]
+    (model / SAFETENSORS).unlink()
+    rewrite_run(model, lambda run: {**run, "files": {n: s for n, s in run["files"].items() if n != SAFETENSORS}})
+    assert predicted()[0] == 0
 
 
 def test_exchanged_labels_are_refused(predicted, copied, trained):
@@ -104,11 +158,11 @@ def test_outputs_of_another_shape_are_a_message(predicted, copied, value):
     assert status == 2 and "Traceback" not in log, log
 
 
-@pytest.mark.parametrize("files", [{}, {"model_state.pdparams": None}, {"vocab.txt": "0" * 64}])
+@pytest.mark.parametrize("files", [{}, dict.fromkeys(WEIGHT_FILES), {"vocab.txt": "0" * 64}])
 def test_sums_that_are_gone_are_no_sums_of_an_older_version(predicted, copied, files):
     rewrite_run(copied[1], lambda run: {**run, "files": files})
     status, log = predicted()
-    assert status == 2 and "is damaged (run.json: no SHA-256 of model_state.pdparams)" in log
+    assert status == 2 and "is damaged (run.json: no SHA-256 of model.safetensors)" in log
 
 
 def test_a_decision_may_be_changed_or_deleted(predicted, copied):

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, copy_dataset
+from safetensors.numpy import load_file
 
 import train as script
+from text_cls.files import sha256
 from text_cls.neural import training
+from text_cls.neural.compat import import_paddle
 
-FILES = ("config.json", "decision.json", "label.txt", "model_state.pdparams", "training_state.npz", "vocab.txt")
+FILES = ("config.json", "decision.json", "label.txt", "model.safetensors", "training_state.npz", "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +70,8 @@ HARM = {
 def refused(status, log, folder, why):
     """Whether the only line about an error says what is wrong and how to continue, and no step was made."""
     errors = [line for line in log.splitlines() if line.startswith("error: ")]
-    weights = folder / "model" / "model_state.pdparams"
-    remedy = f"Delete it; then continue from the best weights, with --init_from_ckpt {weights}, or start anew without"
+    best = folder / "model"
+    remedy = f"Delete it; then continue from the best weights, with --init_from_ckpt {best}, or start anew without"
     return (
         status == 2
         and len(errors) == 1
@@ -152,8 +155,8 @@ def test_the_state_of_another_model(resume, tmp_path):
 
 def test_a_damaged_best_checkpoint_is_no_way_to_continue(resume, tmp_path):
     def harm(last):
-        flip(last / "model_state.pdparams")
-        flip(tmp_path / "model" / "model_state.pdparams")
+        flip(last / "model.safetensors")
+        flip(tmp_path / "model" / "model.safetensors")
 
     status, log = resume(harm)
     assert status == 2 and "--init_from_ckpt" not in log and "Delete it; then start anew without --resume" in log
@@ -161,10 +164,39 @@ def test_a_damaged_best_checkpoint_is_no_way_to_continue(resume, tmp_path):
 
 def test_the_remedy_works(resume, tmp_path):
     status, log = resume(lambda last: flip(last / "vocab.txt"))
-    weights = tmp_path / "model" / "model_state.pdparams"
-    assert status == 2 and f"--init_from_ckpt {weights}" in log
-    status, log = resume(shutil.rmtree, "--no-resume", "--init_from_ckpt", weights)
+    best = tmp_path / "model"
+    assert status == 2 and f"--init_from_ckpt {best}, or" in log
+    status, log = resume(shutil.rmtree, "--no-resume", "--init_from_ckpt", best)
     assert status == 0 and "global step 5," in log, log
+
+
+def pickle_weights(last):
+    """Replaces the weights by those that older versions wrote."""
+    paddle = import_paddle()
+    weights = load_file(last / "model.safetensors")
+    paddle.save({name: paddle.to_tensor(value) for name, value in weights.items()}, str(last / "model_state.pdparams"))
+    (last / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_weights_of_an_older_version_are_resumed(resume, tmp_path, added):
+    """They are a pickle. Weights that were added by hand would be preferred, so they are refused."""
+
+    def age(last):
+        weights = (last / "model.safetensors").read_bytes()
+        pickle_weights(last)
+        if added:
+            (last / "model.safetensors").write_bytes(weights)
+        run = json.loads((last / "run.json").read_text(encoding="utf-8"))
+        files = without(run["files"], "model.safetensors")
+        files["model_state.pdparams"] = sha256(last / "model_state.pdparams")
+        (last / "run.json").write_text(json.dumps({**run, "files": files}), encoding="utf-8")
+
+    status, log = resume(age)
+    if added:
+        assert refused(status, log, tmp_path, "run.json: no SHA-256 of model.safetensors)"), log
+    else:
+        assert status == 0 and "resuming at step 5" in log, log
 
 
 def test_files_of_an_older_version_are_resumed(resume):

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from test_hugging_face import CHARACTERS, CONFIG, WORDS, bert, hidden_states, random_weights, rust_tokenizer
 from texts import HARD
 
-from attribution import TOLERANCE, Explainer
+from attribution import Explainer
 from text_cls.neural import hugging_face
 from text_cls.neural.hugging_face_tokenizers import load_tokenizer, open_tokenizer, sentencepiece_message
 from text_cls.neural.model import load_pretrained

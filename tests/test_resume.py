@@ -175,7 +175,7 @@ def test_resume_of_a_run_whose_state_is_gone(news, train):
     folder = stop_early(news, train)
     shutil.move(f"{folder}_last", folder)
     status, log, _ = train(news, "--resume", save_dir=folder)
-    assert status == 2 and f"--init_from_ckpt {folder}/model_state.pdparams" in log
+    assert status == 2 and log.rstrip().endswith(f"use --init_from_ckpt {folder}")
 
 
 def test_a_new_run_says_that_it_replaces_a_stopped_one(news, train):

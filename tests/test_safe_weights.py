@@ -42,13 +42,17 @@ class Touch:
 
 @pytest.fixture
 def stranger(tmp_path):
-    """stranger(path): makes the file a pickle that runs a program, with its sum in run.json. ran(): whether it did."""
+    """stranger(path): makes the file a pickle that runs a program, with its sum in run.json. ran(): whether it did.
+
+    A model.safetensors beside it is removed: it would be read instead.
+    """
     trace = tmp_path / "ran"
 
     def call(path, around=None):
         value = {**(around or {}), "classifier.bias": Touch(trace)}
         before = sha256(path) if path.exists() else None
         path.write_bytes(pickle.dumps(value, 4))
+        path.with_name("model.safetensors").unlink(missing_ok=True)
         for run in (path.parent / "run.json", path.parent.parent / "run.json"):
             if before and run.exists():
                 run.write_text(run.read_text(encoding="utf-8").replace(before, sha256(path)), encoding="utf-8")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command_line
+from safetensors.numpy import load_file
 
 from text_cls.neural.checkpoint import read_run
 from text_cls.neural.compat import import_paddle
-
-paddle = import_paddle()
+from text_cls.neural.run_file import weight_files
 
 
 def losses(log):
@@ -20,8 +20,10 @@ def losses(log):
 
 
 def weights(folder):
-    state = paddle.load(str(Path(folder, "model_state.pdparams")))
-    return {name: value.numpy() for name, value in state.items()}
+    file = Path(folder, weight_files(str(folder))[0])
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return {name: value.numpy() for name, value in import_paddle().load(str(file)).items()}
 
 
 def assert_same_weights(folder, other, tolerance=1e-6):

@@ -188,7 +188,7 @@ def _what_to_name(folder, kind):
     inner = os.path.join(folder, "export")  # where few-shot/train.py puts it
     if os.path.isfile(os.path.join(inner, MANIFEST)):
         return f"the bundle is in {inner}, use that"
-    if os.path.isfile(os.path.join(folder, "model_state.pdparams")):
+    if any(os.path.isfile(os.path.join(folder, name)) for name in ("model.safetensors", "model_state.pdparams")):
         return f"{folder} is a checkpoint: export it, and name the folder that {made_by} wrote"
     return f"name a folder that {made_by} wrote"
 

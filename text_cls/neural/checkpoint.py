@@ -1,7 +1,9 @@
 """The checkpoint: a folder with everything that prediction needs, written whole or not at all.
 
-config.json, model_state.pdparams, tokenizer files, label.txt, decision.json, run.json. The folder `<save_dir>_last`
-holds the same for the latest step, and also the optimiser's state: `--resume` continues from it.
+config.json, the weights as model.safetensors and as model_state.pdparams, tokenizer files, label.txt, decision.json,
+run.json. Both files of weights have PaddleNLP's names. model.safetensors is the preferred one, since it is no pickle;
+PaddleNLP (2.8) prefers it, too. The guides' commands name the other. The folder `<save_dir>_last` holds the latest step
+and the optimiser's state, without model_state.pdparams: `--resume` continues from it.
 """
 
 import contextlib
@@ -23,15 +25,25 @@ from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, recover_folder, sha256, write_json
 from text_cls.label_names import tidy_name
+from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
 from text_cls.neural.pooling import POOLING_FIELD
-from text_cls.neural.run_file import REMEDY, RUN_FILE, damage, file_sums, read_run, sums_problem
+from text_cls.neural.run_file import (
+    REMEDY,
+    RUN_FILE,
+    SAFETENSORS,
+    WEIGHT_FILES,
+    damage,
+    file_sums,
+    read_run,
+    sums_problem,
+    weight_files,
+)
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import TEXT, fields, map_of, or_null, read_json, whole
 
 DECISION, STATE_FILE, SCALER = "decision.json", "training_state.npz", "scaler/"
-WEIGHTS = "model_state.pdparams"
 CONFIG = fields({}, {"id2label": or_null(map_of(TEXT)), "max_position_embeddings": or_null(whole(1)), **POOLING_FIELD})
 CHECKPOINT_SCRIPTS = {  # kind of checkpoint: the script that writes it
     "classification": "train.py",
@@ -63,7 +75,9 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
     with atomic_folder(path) as folder:
         checkpoint.model.config.id2label = dict(enumerate(checkpoint.labels.names))
         checkpoint.model.config.label2id = dict(checkpoint.labels.index)
-        checkpoint.model.save_pretrained(folder)
+        checkpoint.model.save_pretrained(folder, safe_serialization=True)
+        if state is None:
+            checkpoint.model.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)
         checkpoint.labels.write(os.path.join(folder, "label.txt"))
         checkpoint.decision.save(os.path.join(folder, "decision.json"), checkpoint.labels.names)
@@ -129,8 +143,8 @@ def load_checkpoint(
 
 def _read_checkpoint(path, label_file, problems, flag, kind):
     """What `load_checkpoint` returns."""
-    if not os.path.exists(os.path.join(path, WEIGHTS)):
-        what = "holds no model_state.pdparams" if os.path.isdir(path) else "does not exist"
+    if not weight_files(path):
+        what = f"holds no {' and no '.join(WEIGHT_FILES)}" if os.path.isdir(path) else "does not exist"
         raise UserError(
             f"{flag} {path} {what}; train first (python {CHECKPOINT_SCRIPTS[kind]} ...) or name the folder it wrote"
         )
@@ -187,7 +201,8 @@ def start_labels_problem(flag: str, path: str, label_file: str, labels: Labels) 
     other labels is a warning, because its outputs may be meant to start from theirs.
     """
     own, problems = os.path.join(path, "label.txt"), Problems()
-    names = [*map(str, _output_names(_read_config(path).get("id2label") or {}))]  # numbers may be missing in id2label
+    outputs = hugging_face.label_names(path) if hugging_face.find(path) else _read_config(path).get("id2label") or {}
+    names = [*map(str, _output_names(outputs))]  # numbers may be missing in id2label
     theirs = read_labels(own, problems, of_model=True).names if os.path.exists(own) else []
     names = names or theirs
     before, now = ([*map(tidy_name, each)] for each in (names, labels.names))
@@ -262,7 +277,8 @@ def load_verified(folder: str, load: Callable[[], Any], name: str | None = None)
         files = read_run(folder).get("files")
         if name is not None and isinstance(files, dict):
             files = {name: files.get(name)}
-        if problem := sums_problem(files, (WEIGHTS,)) or damage(folder, files):
+        weights = [name] if name else weight_files(folder) or [SAFETENSORS]
+        if problem := sums_problem(files, weights) or damage(folder, files):
             raise UserError(f"{folder} is damaged ({problem}); {REMEDY}")
         return load()
 

@@ -105,6 +105,13 @@ def read_config(folder: str) -> dict:
     return {"use_task_id": False, **sizes} if FAMILIES[kind] == "Ernie" else sizes
 
 
+def label_names(folder: str) -> dict[str, str]:
+    """{number: name} of a folder's labels; empty if it does not name them. Some folders have numbers for names."""
+    names = read_json(os.path.join(folder, "config.json")).get("id2label")
+    named = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
+    return names if named else {}
+
+
 def read_weights(folder: str) -> dict[str, np.ndarray]:
     """{Hugging Face's name: array}, from model.safetensors if there is one, else from pytorch_model.bin."""
     import ml_dtypes  # numpy knows bfloat16 from here on
@@ -155,6 +162,18 @@ def _fold_token_type(weights):
     positions = weights.get("embeddings.position_embeddings.weight")
     if types is not None and positions is not None:
         weights["embeddings.position_embeddings.weight"] = positions.astype(np.float32) + types[0].astype(np.float32)
+
+
+def classifier_weights(weights: dict[str, np.ndarray], layers: list[int], prefix: str) -> dict[str, np.ndarray]:
+    """Weights of a sequence classifier by PaddleNLP's names; arguments as in `encoder_weights`.
+
+    prefix: of the encoder's weights in PaddleNLP's model, such as "ernie."; the names of the result have it.
+    """
+    found = {f"{prefix}{name}": value for name, value in encoder_weights(weights, layers).items()}
+    for name in ("classifier.weight", "classifier.bias"):
+        if name in weights:
+            found[name] = weights.pop(name).T
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- loading

@@ -25,6 +25,8 @@ from text_cls.schema import (
 )
 
 RUN_FILE = "run.json"
+SAFETENSORS, PDPARAMS = "model.safetensors", "model_state.pdparams"
+WEIGHT_FILES = (SAFETENSORS, PDPARAMS)  # of a checkpoint, the preferred one first; both have the same weights
 
 LONGEST = 1_000_000  # tokens per text that any model could take
 REMEDY = "train again, or restore the folder from a backup"
@@ -89,6 +91,11 @@ def file_sums(folder):
     return {name: sha256(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
 
 
+def weight_files(folder):
+    """Names of the `WEIGHT_FILES` in a folder, the preferred one first."""
+    return [name for name in WEIGHT_FILES if os.path.exists(os.path.join(folder, name))]
+
+
 def sums_problem(files, names):
     """Which of these files has no sum in `files` of a `run.json`, or None. Older versions recorded no sums at all."""
     missing = [name for name in names if isinstance(files, dict) and not files.get(name)]
@@ -98,14 +105,16 @@ def sums_problem(files, names):
 def damage(folder, files):
     """Why the files in a folder are not those of a checkpoint, as "name: why" of the first; None if they are.
 
-    files: of its `run.json`. Older versions recorded only names; then nothing is checked.
+    files: of its `run.json`. Older versions recorded only names; then nothing is checked. One of the weight files may
+        be missing if the other is there: they have the same weights.
     """
     for name, digest in files.items() if isinstance(files, dict) else ():
         try:
             if digest and sha256(os.path.join(folder, name)) != digest:
                 return f"{name}: its SHA-256 differs"
         except FileNotFoundError:
-            return f"{name}: missing"
+            if name not in WEIGHT_FILES or not weight_files(folder):
+                return f"{name}: missing"
         except OSError as error:
             return f"{name}: {error.strerror}"
     return None

@@ -11,7 +11,6 @@ from text_cls.cli import Problems, UserError, logger, stop_signals
 from text_cls.files import read_unchanged, sha256
 from text_cls.neural.checkpoint import (
     STATE_FILE,
-    WEIGHTS,
     checkpoint_folder_problem,
     checkpoint_kind,
     describe_run,
@@ -21,7 +20,17 @@ from text_cls.neural.checkpoint import (
 )
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import model_name_problem, paddle_device_problem, set_device
-from text_cls.neural.run_file import REMEDY, RESUMABLE, RUN_FILE, damage, read_run, sums_problem
+from text_cls.neural.run_file import (
+    REMEDY,
+    RESUMABLE,
+    RUN_FILE,
+    SAFETENSORS,
+    WEIGHT_FILES,
+    damage,
+    read_run,
+    sums_problem,
+    weight_files,
+)
 
 # Flags that may differ when a run is resumed, since they do not change what is learnt.
 FREE_ON_RESUME = {
@@ -83,7 +92,9 @@ def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, 
     yield model_name_problem(model, flag)
     yield checkpoint_folder_problem(save_dir, kind)
     yield checkpoint_folder_problem(last_folder(save_dir), kind)
-    if init_from_ckpt and not os.path.isfile(init_from_ckpt):
+    if init_from_ckpt and os.path.isdir(init_from_ckpt) and not weight_files(init_from_ckpt):
+        yield f"--init_from_ckpt {init_from_ckpt}: the folder has no {' and no '.join(WEIGHT_FILES)}"
+    elif init_from_ckpt and not os.path.exists(init_from_ckpt):
         yield f"--init_from_ckpt {init_from_ckpt}: no such file"
     if max_seq_length < 3:
         yield "--max_seq_length: the special tokens alone take 2; use 3 or more"
@@ -154,7 +165,7 @@ def saved_progress(save_dir, arguments, files, kind="classification"):
     if best and not finished:
         raise UserError(
             f"--resume: no run is saved in {last}. To start from the best weights of that run, leave out --resume and "
-            f"use --init_from_ckpt {os.path.join(save_dir, WEIGHTS)}"
+            f"use --init_from_ckpt {save_dir}"
         )
     logger.info("--resume: nothing is saved yet; starting from the beginning")
     if finished:
@@ -212,7 +223,7 @@ def last_is_damaged(save_dir, run, problem):
     except UserError:
         pass
     if best and not _is_finished(best) and not _differences(best, run) and not damage(save_dir, best.get("files")):
-        remedy = f"continue from the best weights, with --init_from_ckpt {os.path.join(save_dir, WEIGHTS)}, or {remedy}"
+        remedy = f"continue from the best weights, with --init_from_ckpt {save_dir}, or {remedy}"
     return UserError(f"{last} is damaged ({problem}). Delete it; then {remedy}")
 
 
@@ -231,7 +242,7 @@ def _read_last(save_dir, run):
         raise last_is_damaged(save_dir, run, f"{RUN_FILE}: missing")
     if _is_finished(saved):
         raise last_is_damaged(save_dir, run, f"{RUN_FILE}: a run that finished leaves no such folder")
-    if saved and (problem := sums_problem(saved["files"], (WEIGHTS, STATE_FILE))):
+    if saved and (problem := sums_problem(saved["files"], (*(weight_files(last) or [SAFETENSORS]), STATE_FILE))):
         raise last_is_damaged(save_dir, run, problem)
     return saved
 

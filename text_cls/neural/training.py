@@ -12,10 +12,10 @@ from dataclasses import asdict
 import numpy as np
 
 from text_cls.batching import shuffled_batches
-from text_cls.cli import Problems, UserError, is_main_process, logger, progress_bar
+from text_cls.cli import UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256, write_json
-from text_cls.neural.checkpoint import WEIGHTS, Checkpoint, last_folder, load_verified, save_checkpoint
+from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.head_start import start_head
 from text_cls.neural.losses import make_loss
@@ -26,6 +26,7 @@ from text_cls.neural.run_file import RUN_FILE, read_run
 from text_cls.neural.run_state import Progress, StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
 from text_cls.neural.training_log import TrainingLog
+from text_cls.neural.weights import load_weights
 
 
 def train(options, labels, rows, arguments, files, environment, progress):
@@ -71,35 +72,6 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
         mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
         logger.info("%s: %.1f tokens per row, %.1f%% of the rows cut at %d", split, mean, cut, options.max_seq_length)
     return tokens
-
-
-def load_weights(model, path, flag="--init_from_ckpt"):
-    """`set_weights` from a file that must not be damaged, if it is a checkpoint's."""
-    folder, name = os.path.dirname(path) or ".", os.path.basename(path)
-    if name == WEIGHTS and os.path.exists(os.path.join(folder, RUN_FILE)):
-        load_verified(folder, lambda: set_weights(model, path, flag), name)
-    else:
-        set_weights(model, path, flag)
-
-
-def set_weights(model, path, flag):
-    """Loads the weights of a model_state.pdparams into the model. Raises a UserError that names what does not fit."""
-    import paddle
-
-    try:
-        weights = paddle.load(path)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{flag} {path}: not a file of weights ({error})") from error
-    if not isinstance(weights, dict):
-        raise UserError(f"{flag} {path}: not a file of weights (it holds no names)")
-    problems = Problems()
-    for name, parameter in model.state_dict().items():
-        if name not in weights:
-            problems.add(f"{flag} {path}: {name} is missing")
-        elif list(weights[name].shape) != parameter.shape:
-            problems.add(f"{flag} {path}: {name} is {list(weights[name].shape)}, expected {parameter.shape}")
-    problems.stop_if_any()
-    model.set_state_dict(weights)
 
 
 def make_trainer(options, checkpoint, rows, tokens, progress):
@@ -276,7 +248,7 @@ class Trainer:
         """Scores the test file with the best checkpoint, and marks the run as finished. Returns the exit status."""
         save_dir, progress = self.options.save_dir, self.progress
         if "test" in self.tokens:
-            load_weights(self.checkpoint.model, os.path.join(save_dir, "model_state.pdparams"))
+            load_weights(self.checkpoint.model, save_dir)
             self.checkpoint.decision = Decision.load(
                 os.path.join(save_dir, "decision.json"), self.checkpoint.labels.names
             )
