@@ -85,9 +85,9 @@ $(BIN)/ruff:
 images: setup  ## Make the pictures of the README again (after make quickstart; needs Chromium)
 	$(BIN)/python docs/make_images.py
 
-bench-setup:  ## Create .venv-bench with PyTorch and OpenVINO for the benchmarks
+bench-setup:  ## Create .venv-bench with PyTorch, OpenVINO and SetFit for the benchmarks
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install torch==2.13.0 transformers==5.23.0 openvino==2026.4.1 tokenizers numpy
+	.venv-bench/bin/python -m pip install torch==2.13.0 transformers==5.23.0 openvino==2026.4.1 tokenizers numpy setfit==1.2.0 sentence-transformers==6.2.0 accelerate==1.15.0
 
 clean:  ## Remove the files left by quickstart and the tests
 	rm -rf quickstart data/tiny-ernie data/bad_case.txt .pytest_cache .ruff_cache .hypothesis

@@ -31,7 +31,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from safetensors.numpy import load_file
 
-from project import ROOT, run_script
+from project import ROOT, run_script, used
 from small_model import make_model
 from text_cls.bundle import MANIFEST, open_bundle
 from text_cls.cli import UserError, non_negative_int
@@ -188,14 +188,6 @@ def start(home, script, side, folder, resume=False):
     """Starts a script."""
     words = [sys.executable, ROOT / script.split()[0], *SCRIPTS[script][0](home, side, folder, resume)]
     return subprocess.Popen([*map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
-
-
-def used(process):
-    """CPU seconds that a process has used; None if it has ended."""
-    if process.poll() is not None:
-        return None
-    user, system = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def attack(home, script, folder, moment, second, expected):

@@ -59,6 +59,14 @@ def cpu_seconds():
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
+def used(process):
+    """CPU seconds that a process has used; None if it has ended."""
+    if process.poll() is not None:
+        return None
+    user, system = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def processor():
     """The CPU's name."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -8,6 +8,11 @@ def spread(values, form=".2f"):
     return f"{statistics.mean(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
+def cell(values, form=".2f"):
+    """`spread` of several values, or the only one; empty without any."""
+    return spread(values, form) if len(values) > 1 else "".join(f"{value:{form}}" for value in values)
+
+
 def gains_over(base, results, gain_width, count_width):
     """Lines of a table: mean and range of each way, and its mean gain over the way `base` on the same seeds.
 

