@@ -1,5 +1,6 @@
 """Labels of a labelling tool or a table as labels of the data files: their names, ancestors and checks."""
 
+import functools
 from collections import Counter
 
 from text_cls.cli import UserError, closest
@@ -21,25 +22,27 @@ def closed_labels(annotation, places, problems, task_type, separator):
 
 
 def label_names(name, where, task_type, separator):
-    """The label, and in a hierarchy all its ancestors, as named in the data files."""
-    hierarchical = task_type == "hierarchical"
-    pieces = [tidy_name(piece).strip() for piece in (name.rsplit(separator) if hierarchical else [name])]
-    problem = None
-    if not all(pieces):
-        problem = "has an empty level" if len(pieces) > 1 else "is empty"
-    elif any("," in piece for piece in pieces):
-        problem = "contains a comma, which separates labels"
-    elif any(one_line(piece) != piece for piece in pieces):
-        problem = "contains a tab or a line break"
-    elif any(SEPARATOR in piece for piece in pieces):
-        problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+    """The label, and in a hierarchy all its ancestors, as named in the data files: a tuple."""
     try:
-        path = join_path(pieces)
+        return _paths(name, task_type == "hierarchical", separator)
     except ValueError as error:
-        problem = problem or error
-    if problem:
-        raise UserError(f"{where}: label {name!r} {problem}; rename it, and convert again")
-    return paths_to(path)
+        raise UserError(f"{where}: label {name!r} {error}; rename it, and convert again") from error
+
+
+@functools.lru_cache(1 << 16)  # the rows of a label then share its names: a million rows take half the memory
+def _paths(name, hierarchical, separator):
+    pieces = [tidy_name(piece).strip() for piece in (name.rsplit(separator) if hierarchical else [name])]
+    if not all(pieces):
+        raise ValueError("has an empty level" if len(pieces) > 1 else "is empty")
+    if any("," in piece for piece in pieces):
+        raise ValueError("contains a comma, which separates labels")
+    if any(one_line(piece) != piece for piece in pieces):
+        raise ValueError("contains a tab or a line break")
+    if any(SEPARATOR in piece for piece in pieces):
+        raise ValueError(
+            f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+        )
+    return tuple(paths_to(join_path(pieces)))
 
 
 def check_known(rows, path, problems):

@@ -309,7 +309,10 @@ def read_texts(
 
 def tab_message(path, number, line):
     tabs = line.count("\t")
-    return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces"
+    return (
+        f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces, or "
+        "convert a table with data/from_table.py"
+    )
 
 
 def _no_label_message(path, number, text, names):
