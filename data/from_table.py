@@ -95,7 +95,7 @@ def show(args):
         logger.warning("%d of the first rows cannot be read: %s", problems.count, problems.messages[0])
     columns = columns_of(table.columns, rows)
     print(f"In the first {len(rows)} rows:", *described(columns), sep="\n")
-    found = guess(columns)
+    found = guess(columns, rows)
     if found is None:
         raise UserError(f"{args.table}: no column has texts")
     print(f"A guess: {found}. If it is right:", f"  {command_of(args, found.flags())}", sep="\n")
@@ -171,7 +171,8 @@ def write_labelled(rows, args, problems):
     names = sorted({name for _, labels in rows for name in labels})
     if not names and not problems.count:
         problems.add(f"{args.table}: no row has a label")
-    check_new(places, problems, lambda sign: f"add --label_separator {shlex.quote(sign)}, or correct the table")
+    split_them = "" if args.level_columns else "add --label_separator {}, or "
+    check_new(places, problems, lambda sign: f"{split_them.format(shlex.quote(sign))}correct the table")
     problems.stop_if_any()
     parts = split(args.table, rows, names, problems, splits=args.splits, shuffle=args.is_shuffle, seed=args.seed)
     problems.stop_if_any()

@@ -18,7 +18,6 @@ WIDTH = 24  # characters of each
 TEXT_NAMES = set("text texts content sentence body data 文本 内容 正文".split())
 LABEL_NAME = re.compile("label|categor|class|topic|tag|标签|类别|分类|类型", re.IGNORECASE)
 LEVEL_NAME = re.compile("([一二三四五六]级|level|lv|l)[ _-]?[1-6]?.*|.*[一二三四五六]级.*", re.IGNORECASE)
-LEVEL_SEPARATORS = SEPARATOR, ">", "/", "\\"
 
 
 @dataclass
@@ -36,8 +35,8 @@ class Column:
     @property
     def repeats(self):
         """Whether the values are few and repeated, as labels are."""
-        few = len(self.values) <= max(2, 0.5 * self.filled) and self.size <= 30 * self.filled
-        return self.filled > 1 and len(self.values) > 1 and few and not all(map(_is_number, self.values))
+        few = 1 < len(self.values) <= self.filled / 2 and self.size <= 30 * self.filled
+        return few and not all(map(_is_number, self.values))
 
 
 @dataclass
@@ -125,8 +124,8 @@ def columns_of(names, rows):
     return columns
 
 
-def guess(columns):
-    """The Guess for a table, None if no column can be the text."""
+def guess(columns, rows):
+    """The Guess for a table, None if no column can be the text. rows: the first ones, as dicts."""
     texts = [column for column in columns if column.filled and not all(map(_is_number, column.values))]
     levels = [column for column in texts if LEVEL_NAME.fullmatch(column.name)]
     named = [column for column in texts if LABEL_NAME.search(column.name) and column not in levels]
@@ -139,10 +138,25 @@ def guess(columns):
         found.levels = [column.name for column in levels]
         return found
     likely = [column for column in [*named, *levels, *filter(lambda each: each.repeats, texts)] if column is not text]
-    if likely:
+    below = [column for column in texts if column is not text and column.repeats]
+    if likely and likely[0] in below:
+        found.levels = _nested(below[below.index(likely[0]) :], rows)
+    if likely and not found.levels:
         found.label = likely[0].name
         found.label_separator, found.separator = _separators(likely[0])
     return found
+
+
+def _nested(columns, rows):
+    """Names of the first columns as far as each value of the next belongs to a single one of this; none if only one."""
+    names = [columns[0].name]
+    for column in columns[1:]:
+        pairs = {(row.get(names[-1]), row.get(column.name)) for row in rows if row.get(column.name)}
+        above = {value for value, _ in pairs}
+        if not len(above) < len(column.values) == len(pairs):
+            break
+        names.append(column.name)
+    return names if len(names) > 1 else []
 
 
 def _separators(column):
@@ -154,8 +168,9 @@ def _separators(column):
     signs = joined_names(items)
     sign = max(signs, key=lambda sign: len(signs[sign])) if signs else ","
     names = {part for item in items for part in item.split(sign)}
-    level = next((each for each in LEVEL_SEPARATORS if 2 * sum(each in name for name in names) > len(names)), "")
-    return sign, level
+    if any(SEPARATOR in name for name in names):
+        return sign, SEPARATOR
+    return sign, next((each for each in ">/\\" if 2 * sum(each in name for name in names) > len(names)), "")
 
 
 def _is_number(text):

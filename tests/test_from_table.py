@@ -177,7 +177,7 @@ def test_several_text_columns_and_numbers_of_columns(convert, tmp_path):
     status, said, folder = convert(table, *flags, "--splits", 1, "--is_shuffle", "False")
     assert status == 0 and lines_of(folder / "data.txt") == ["标题 内容", "只有内容", "只有标题"]
     assert "1 rows without a text skipped" in said and "called by their numbers" in said
-    status, said, _ = convert(table, "--text_column", 2, "标题", "--label_column", 5)
+    status, said, _ = convert(table, "--text_column", 2, "--label_column", 5)
     assert status == 2 and "--label_column 5: no such column; there are '1', '2', '3', '4'" in said
 
 
@@ -248,16 +248,47 @@ def test_formulas_without_results_and_errors_are_counted(convert, tmp_path):
     assert "1 formulas have no result in the file" in said and "1 cells with an error such as #N/A" in said
 
 
+def test_levels_without_names_are_guessed(convert, tmp_path):
+    """Each value of a column belongs to one value of the column before it; the date belongs to none."""
+    status, said, _ = convert(save_csv(tmp_path / "a.csv", tickets(300)))
+    assert status == 0 and "the texts are in '2', the levels of their labels in '3', '4', '5'" in said
+
+
+@pytest.mark.parametrize(
+    ("columns", "flags"),
+    [
+        (
+            {"id": [1, 2, 3], "正文": ["一" * 9, "二" * 8, "三" * 9], "标签": ["甲；乙", "甲", "乙"]},
+            "--label_column '标签' --label_separator '；'",
+        ),
+        (
+            {"text": ["一", "二"], "label": ["甲>乙", "甲>丙"]},
+            "--label_column label --task_type hierarchical --separator '>'",
+        ),
+        ({"text": ["一", "二"], "label": ["甲##乙", "甲"]}, "--label_column label --task_type hierarchical"),
+        ({"标题": ["一", "二"], "内容": ["三" * 30, "四" * 40]}, "--text_column '内容'"),
+        ({"Level 1": ["甲"], "Level 2": ["乙"], "body": ["三" * 30]}, "--level_columns 'Level 1' 'Level 2'"),
+    ],
+)
+def test_guesses(convert, tmp_path, columns, flags):
+    status, said, _ = convert(save_csv(tmp_path / "a.csv", [list(columns), *zip(*columns.values())]))
+    assert status == 0 and said.partition("If it is right:\n")[2].splitlines()[0].endswith(flags)
+
+
 def test_rows_of_the_suite_need_no_conversion(convert, tmp_path):
     status, said, _ = convert(ROOT / "data" / "train.txt")
     assert status == 0 and "only split them, with analysis/split.py" in said
 
 
-def test_a_workbook_given_as_rows_is_named(train, news):
+def test_a_workbook_given_as_rows_is_named(run, train, news):
     book = openpyxl.Workbook()
     book.active.append(["内容", "标签"])
     book.save(news / "train.txt")
     status, log, _ = train(news)
+    assert status == 2 and f"python data/from_table.py --table {news / 'train.txt'}" in log
+    status, log, _ = train(news / "train.txt")
+    assert status == 2 and "To make a data set of a table, use data/from_table.py" in log
+    status, log = run(doccano.main, "--doccano_file", news / "train.txt", "--save_dir", news)
     assert status == 2 and f"python data/from_table.py --table {news / 'train.txt'}" in log
 
 

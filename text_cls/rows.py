@@ -267,7 +267,9 @@ def read_lines(path: str | os.PathLike, may_be_json: bool = False, again: bool =
         try:
             file = stack.enter_context(open_input(path, again, SAMPLE))
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
+            is_file = os.path.isfile(os.path.dirname(path))
+            more = ". To make a data set of a table, use data/from_table.py" if is_file else ""
+            raise UserError(f"{path}: {error.strerror}. Check the folder and the name{more}") from error
         head = file.peek(SAMPLE)[:SAMPLE]
         if message := foreign_message(path, head, may_be_json):
             raise UserError(message)

@@ -133,13 +133,8 @@ def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
     first = list(itertools.islice(read_cells(Problems()), LOOKED_AT))
     if not first:
         raise UserError(f"{path}: no rows")
-    sizes = [sum(not _is_empty(cell) for cell in cells) for _, _, cells in first]
     if header_row is None:
-        # Above the names, there may be a title, alone in its row.
-        usual = Counter(filter(None, sizes)).most_common(1)
-        start = next((i for i, size in enumerate(sizes) if usual and 2 * size >= usual[0][0]), 0)
-        has_names = _are_names(first[start][2], [cells for _, _, cells in first[start + 1 :]], wanted)
-        header_row = first[start][1] if has_names else 0
+        header_row = _row_of_names(first, wanted)
     names = next((cells for _, number, cells in first if number == header_row), [])
     if header_row and not names:
         raise UserError(f"{path}: --header_row {header_row}: no such row among the first {LOOKED_AT}, or it is empty")
@@ -165,14 +160,26 @@ def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
     return Table(path, f"{kind}; {width} columns, {named}", columns, read, header_row)
 
 
+def _row_of_names(rows, wanted):
+    """Number of the row that names the columns, among the first rows (where, number, cells); 0 if none does."""
+    if wanted := {name for name in wanted if not name.isdecimal()}:  # columns can be called by their numbers
+        for _, number, cells in rows:
+            if wanted <= {" ".join((cell or "").split()) for cell in cells}:
+                return number
+    # Above the names, there may be a title, alone in its row.
+    sizes = [sum(not _is_empty(cell) for cell in cells) for _, _, cells in rows]
+    usual = Counter(filter(None, sizes)).most_common(1)
+    start = next((i for i, size in enumerate(sizes) if usual and 2 * size >= usual[0][0]), 0)
+    _, number, cells = rows[start]
+    return number if _are_names(cells, [below for _, _, below in rows[start + 1 :]]) else 0
+
+
 def _is_empty(cell):
     return cell is None or not cell.strip()
 
 
-def _are_names(cells, below, wanted):
-    """Whether these cells of the first row are names of columns, judged by the rows below."""
-    if wanted and set(wanted) <= set(cells):
-        return True
+def _are_names(cells, below):
+    """Whether these cells are names of columns, judged by the rows below."""
     for i, cell in enumerate(cells):
         if _is_empty(cell):
             continue
@@ -184,12 +191,13 @@ def _are_names(cells, below, wanted):
 
 def _unique(names):
     """Names of columns: a column without a name is called by its number, one that repeats a name gets a number."""
-    found = []
+    found, uses = {}, Counter()
     for i, name in enumerate(names, 1):
         name = str(i) if _is_empty(name) else " ".join(name.split())
-        others = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
-        found.append(next(each for each in others if each not in found))
-    return found
+        uses[name] += 1
+        numbered = (f"{name} ({number})" if number > 1 else name for number in itertools.count(uses[name]))
+        found[next(each for each in numbered if each not in found)] = True
+    return list(found)
 
 
 # ----------------------------------------------------------------------------------------------------- CSV and TSV
@@ -293,7 +301,7 @@ def _json(path, encoding, is_array):
             if isinstance(record, dict):
                 yield where, record
             else:
-                problems.add(f"{where}: a row must be a JSON object, not {str(record)[:40]!r}")
+                problems.add(f"{where}: a row must be a JSON object, not of type {type(record).__name__}")
 
     problems = Problems()
     first = [record for _, record in itertools.islice(read(problems), LOOKED_AT)]
