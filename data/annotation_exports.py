@@ -1,7 +1,6 @@
 """Reads exports of labelling tools: doccano's JSONL and JSON, Label Studio's JSON and JSON-MIN."""
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 
 from label_studio import SPANS, is_choice, label_columns, name_labels, rank, split_results, submitted
@@ -10,8 +9,11 @@ from text_cls.label_names import tidy_name
 from text_cls.label_tree import join_path
 from text_cls.rows import read_lines
 
+_OWN = "If this is a table of your own, convert it with data/from_table.py"
+UNDATED = False, "", 0  # rank of rows of doccano and of tables, which have no dates
 
-@dataclass
+
+@dataclass(slots=True)
 class Annotation:
     """What one annotator said about a text.
 
@@ -32,8 +34,8 @@ class Annotation:
 
     @property
     def undated(self):
-        """True for rows of doccano, which has no dates and exports texts that are not labelled yet."""
-        return len(self.rank) == 3
+        """True for rows of doccano, which exports texts that are not labelled yet, and of tables."""
+        return self.rank == UNDATED
 
 
 def read_annotations(paths, separator, problems, counts, controls=None, join=False):
@@ -67,6 +69,19 @@ def read_annotations(paths, separator, problems, counts, controls=None, join=Fal
     return annotations
 
 
+def tool_of(record):
+    """The labelling tool whose export has a row like this JSON object; None if it may be a row of any table."""
+    if {"annotations", "completions", "annotation_id"} & record.keys():
+        return "Label Studio"
+    labels = record.get("label", record.get("labels"))
+    of_tool = {"id", "text", "data", "label", "labels", "meta", "Comments", "annotation_approver"}
+    if {"entities", "spans"} & record.keys() or (
+        isinstance(labels, list) and "id" in record and record.keys() <= of_tool and {"text", "data"} & record.keys()
+    ):
+        return "doccano"
+    return None
+
+
 def _annotations(path, where, record, columns, separator, counts, others):
     """The annotations of a row. others: gets (where, problem) of results that are no labels."""
     try:
@@ -86,8 +101,6 @@ def _annotations(path, where, record, columns, separator, counts, others):
 
 def _records(path, problems):
     """Yields (where, dict) of each row. A JSON array is read whole, JSON lines one by one."""
-    if zipfile.is_zipfile(path):
-        raise UserError(f"{path}: a ZIP archive; unpack it and use the .jsonl or .json file in it")
     lines = read_lines(path, may_be_json=True)
     first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     if first[1].lstrip().startswith("["):
@@ -100,7 +113,8 @@ def _records(path, problems):
         if first[1] and not first[1].lstrip().startswith("{"):
             raise UserError(
                 f"{path}:{first[0]}: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own, "
-                "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py"
+                "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py. Another table: "
+                "convert it with data/from_table.py"
             )
         found = ((f"{path}:{number}", line) for number, line in (first, *lines) if line.strip())
     for where, record in found:
@@ -125,7 +139,7 @@ def _text(record):
     texts = [key for key, value in data.items() if isinstance(value, str)] if "data" in record else []
     if len(texts) == 1:
         return data[texts[0]]
-    raise ValueError(f"no text; expected a field 'text' or 'data', found {', '.join(map(repr, data))}")
+    raise ValueError(f"no text; expected a field 'text' or 'data', found {', '.join(map(repr, data))}. {_OWN}")
 
 
 def _results(where, record, columns, counts, others):
@@ -152,9 +166,9 @@ def _results(where, record, columns, counts, others):
     else:
         key = next((key for key in ("label", "labels") if key in record), None)
         if key is None:
-            remedy = "; export as JSONL with label names" if "annotations" in record else ""
+            remedy = "; export as JSONL with label names" if "annotations" in record else f". {_OWN}"
             raise ValueError(f"no field 'label', found {', '.join(map(repr, record))}{remedy}")
-        yield where, (False, "", 0), [(None, each) for each in _as_list(record[key] or [])]  # null if a row has none
+        yield where, UNDATED, [(None, each) for each in _as_list(record[key] or [])]  # null if a row has none
 
 
 def _as_list(value):

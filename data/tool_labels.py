@@ -1,5 +1,6 @@
-"""Labels of a labelling tool as labels of the data files: their names, ancestors and checks."""
+"""Labels of a labelling tool or a table as labels of the data files: their names, ancestors and checks."""
 
+import functools
 from collections import Counter
 
 from text_cls.cli import UserError, closest
@@ -9,37 +10,39 @@ from text_cls.new_labels import check_new_labels
 from text_cls.rows import one_line, read_labels
 
 
-def closed_labels(annotation, args, places, problems):
+def closed_labels(annotation, places, problems, task_type, separator):
     """The labels of an annotation, sorted, in a hierarchy with all their ancestors. Adds where they are to `places`."""
     labels = set()
     for name in annotation.labels:
         with problems.collect():
-            paths = label_names(name, args, annotation.where)
+            paths = label_names(name, annotation.where, task_type, separator)
             labels.update(paths)
             places.setdefault(paths[-1], []).append(annotation.where)
     return sorted(labels)
 
 
-def label_names(name, args, where):
-    """The label, and in a hierarchy all its ancestors, as named in the data files."""
-    hierarchical = args.task_type == "hierarchical"
-    pieces = [tidy_name(piece).strip() for piece in (name.rsplit(args.separator) if hierarchical else [name])]
-    problem = None
-    if not all(pieces):
-        problem = "has an empty level" if len(pieces) > 1 else "is empty"
-    elif any("," in piece for piece in pieces):
-        problem = "contains a comma, which separates labels"
-    elif any(one_line(piece) != piece for piece in pieces):
-        problem = "contains a tab or a line break"
-    elif any(SEPARATOR in piece for piece in pieces):
-        problem = f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+def label_names(name, where, task_type, separator):
+    """The label, and in a hierarchy all its ancestors, as named in the data files: a tuple."""
     try:
-        path = join_path(pieces)
+        return _paths(name, task_type == "hierarchical", separator)
     except ValueError as error:
-        problem = problem or error
-    if problem:
-        raise UserError(f"{where}: label {name!r} {problem}; rename it in the labelling tool and export again")
-    return paths_to(path)
+        raise UserError(f"{where}: label {name!r} {error}; rename it, and convert again") from error
+
+
+@functools.lru_cache(1 << 16)  # the rows of a label then share its names: a million rows take half the memory
+def _paths(name, hierarchical, separator):
+    pieces = [tidy_name(piece).strip() for piece in (name.rsplit(separator) if hierarchical else [name])]
+    if not all(pieces):
+        raise ValueError("has an empty level" if len(pieces) > 1 else "is empty")
+    if any("," in piece for piece in pieces):
+        raise ValueError("contains a comma, which separates labels")
+    if any(one_line(piece) != piece for piece in pieces):
+        raise ValueError("contains a tab or a line break")
+    if any(SEPARATOR in piece for piece in pieces):
+        raise ValueError(
+            f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+        )
+    return tuple(paths_to(join_path(pieces)))
 
 
 def check_known(rows, path, problems):
@@ -55,9 +58,11 @@ def check_known(rows, path, problems):
         )
 
 
-def check_new(places, problems):
-    """Checks a label set made from the labels of the tool. places: {label: [where, ...]}."""
+def check_new(places, problems, remedy):
+    """Checks a label set made from the labels of the rows. places: {label: [where, ...]}.
+
+    remedy: as in `check_new_labels`.
+    """
     counts = {name: len(where) for name, where in places.items()}
     first = {name: where[0] for name, where in places.items()}
-    remedy = "add --split_joined to split them, or rename them in the labelling tool"
-    check_new_labels(counts, first, problems, lambda sign: remedy)
+    check_new_labels(counts, first, problems, remedy)

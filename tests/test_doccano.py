@@ -283,6 +283,8 @@ def test_invalid_rows(convert, row, flags, message):
         ('{"text":' * 100_000, "export:1: not JSON"),
         ("下雨,天气\n" * 9, "export:1: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own"),
         ("text,label\n下雨,天气\n", "export: this file is CSV"),
+        ("内容\t标签\n下雨\t天气\n", "Another table: convert it with data/from_table.py"),
+        ('{"内容": "下雨", "标签": "天气"}', "If this is a table of your own, convert it with data/from_table.py"),
         ("[1, 2]", "row 1: a row must be a JSON object"),
         ('[{"text": "一"', "unreadable JSON array"),
         ('{"text": "一", "label": ["甲"]}\n__label__甲 二\n', "export:2: not JSON"),
@@ -373,7 +375,7 @@ def test_an_archive_as_doccano_exports_it(tmp_path, run):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("all.jsonl", as_jsonl(FLAT))
     status, said = run(script.main, "--doccano_file", tmp_path / "all.zip", "--save_dir", tmp_path / "data")
-    assert status == 2 and "a ZIP archive; unpack it" in said and not (tmp_path / "data").exists()
+    assert status == 2 and "a ZIP archive, not text; unpack it" in said and not (tmp_path / "data").exists()
 
 
 def test_names_that_look_alike_are_one_label_or_an_error(convert):

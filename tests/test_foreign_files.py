@@ -93,7 +93,7 @@ NOISE = random.Random(3).randbytes(3000)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (archive("zip", "[Content_Types].xml", "_rels/.rels", "xl/workbook.xml"), "a spreadsheet (.xlsx"),
+        (archive("zip", "[Content_Types].xml", "_rels/.rels", "xl/workbook.xml"), "an Excel workbook (.xlsx)"),
         (archive("zip", "[Content_Types].xml", "_rels/.rels", "word/document.xml"), "a text processor's document"),
         (archive("zip", "train.txt"), "a ZIP archive, not text; unpack it"),
         (archive("zip"), "an empty ZIP archive"),
@@ -110,6 +110,8 @@ NOISE = random.Random(3).randbytes(3000)
 def test_a_binary_file_is_named(tmp_path, content, words):
     message = message_of(tmp_path / "train.txt", content)
     assert f"this file is {words}" in message and "iconv" not in message
+    if "spreadsheet" in words or "Excel" in words or "Parquet" in words:
+        assert "data/from_table.py" in message
 
 
 ROW = {"id": 1, "text": SIMPLIFIED, "label": ["体育"]}
@@ -130,6 +132,7 @@ def test_json_is_named_with_the_command_that_converts_it(tmp_path, content):
     path = tmp_path / "train.txt"
     message = message_of(path, content.encode())
     assert f"{path}: this file is JSON" in message and f"data/doccano.py --doccano_file {path}" in message
+    assert f"data/from_table.py --table {path}" in message
 
 
 @pytest.mark.parametrize(
@@ -145,8 +148,10 @@ def test_json_is_named_with_the_command_that_converts_it(tmp_path, content):
     ],
 )
 def test_csv_is_named_with_how_to_convert_it(tmp_path, content):
-    message = message_of(tmp_path / "train.txt", content.encode())
-    assert "this file is CSV" in message and "tab-separated text in UTF-8" in message
+    path = tmp_path / "train.txt"
+    for encoding in ("utf-8", "gb18030"):
+        message = message_of(path, content.removeprefix("\ufeff").encode(encoding))
+        assert "this file is CSV" in message and f"convert it: python data/from_table.py --table {path}" in message
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ TWINS = [
     *((f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS),
     *((f"docs/{name}.md", f"docs/{name}_zh.md") for name in MANUALS),
     ("data/doccano.md", "data/doccano_zh.md"),
+    ("data/from_table.md", "data/from_table_zh.md"),
 ]
 READMES = [name for pair in TWINS for name in pair]
 # The document of each script's flags: (file without .md, heading or None for the whole file, script).
@@ -39,6 +40,7 @@ SECTIONS = [
         for name in ("check_data", "split", "word_interpret", "sent_interpret", "sparse", "dirty", "aug", "threshold")
     ),
     ("data/doccano", "doccano.py", "data/doccano.py"),
+    ("data/from_table", "from_table.py", "data/from_table.py"),
     ("data/README", "make_pretrained_model.py", "data/make_pretrained_model.py"),
     *(
         (f"{folder}/README", f"{name}.py", f"{folder}/{name}.py")

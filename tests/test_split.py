@@ -359,5 +359,5 @@ def test_csv_without_quotes_is_named(run, tmp_path, with_labels):
     if with_labels:
         write_lines(tmp_path / "label.txt", ["a", "b"])
     status, log = run(script.main, "--dataset_dir", tmp_path)
-    assert status == 2 and "all.txt: this file is CSV, but a row is text<TAB>label,label. To convert it, keep" in log
+    assert status == 2 and "all.txt: this file is CSV, but a row is text<TAB>label,label; convert it: python" in log
     assert not (tmp_path / "train.txt").exists()

@@ -77,7 +77,13 @@ def test_metadata(metadata):
 
 @pytest.mark.parametrize(
     ("extra", "files"),
-    [("serve", ["serve"]), ("train", ["train", "cpu"]), ("index", ["index"]), ("milvus", ["milvus"])],
+    [
+        ("serve", ["serve"]),
+        ("train", ["train", "cpu", "tables"]),
+        ("tables", ["tables"]),
+        ("index", ["index"]),
+        ("milvus", ["milvus"]),
+    ],
 )
 def test_extras_are_the_requirement_files(metadata, extra, files):
     required = [line for line in metadata if line.startswith("Requires-Dist:") and line.endswith(f'extra == "{extra}"')]

@@ -31,6 +31,7 @@ _REMEDIES = {  # what to do if one of these packages is missing
     ),
     _ALL + _SERVING.format("simple_serving"): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
     "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
+    "pip install -r requirements/tables.txt": ("openpyxl", "pyarrow"),
     "pip install -r requirements/milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }

@@ -7,23 +7,22 @@ import os
 import re
 import shlex
 
+from text_cls.inputs import open_input
+
 SAMPLE = 1 << 16  # bytes that are looked at
 _ICONV = {"gb18030": "GB18030", "big5": "BIG5"}  # Python's name: iconv's
 
-_SHEET = (
-    "keep the columns text and labels, delete the header, and save them as tab-separated text in UTF-8 (LibreOffice: "
-    "Save As, Text CSV, character set UTF-8, field delimiter {Tab})"
-)
+XLSX, PARQUET = "an Excel workbook (.xlsx)", "a Parquet file"  # what text_cls.tables can read
+_CONVERT = "convert it: python data/from_table.py --table {}"
+_AS_XLSX = "save it as .xlsx without a password, and convert that with data/from_table.py"
+_AS_CSV = "write its table as CSV or Parquet, and convert that with data/from_table.py"
 _UNPACK = "unpack it and use the text file in it"
-_TABLE = (
-    "write its columns text and labels as tab-separated text in UTF-8 (pandas: to_csv(..., sep='\\t', header=False))"
-)
 _MAGIC = (  # first bytes, what they are the beginning of, what to do
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls) or another old Office file", _SHEET),
-    (b"PAR1", "a Parquet file", _TABLE),
-    (b"ARROW1\0\0", "an Arrow file", _TABLE),
-    (b"Obj\x01", "an Avro file", _TABLE),
-    (b"SQLite format 3\0", "an SQLite database", _TABLE),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls), or an Office file with a password", _AS_XLSX),
+    (b"PAR1", PARQUET, _CONVERT),
+    (b"ARROW1\0\0", "an Arrow file", _AS_CSV),
+    (b"Obj\x01", "an Avro file", _AS_CSV),
+    (b"SQLite format 3\0", "an SQLite database", _AS_CSV),
     (b"PK\x05\x06", "an empty ZIP archive", _UNPACK),
     (b"\x1f\x8b", "compressed by gzip", _UNPACK),
     (b"BZh", "compressed by bzip2", _UNPACK),
@@ -46,19 +45,20 @@ def foreign_message(path, head, may_be_json=False):
 
     head: its first bytes, `SAMPLE` at most. Only strong evidence counts: a text may contain commas, quotes and braces.
     """
-    if what := _binary(head):
+    if what := binary_kind(head):
         kind, remedy = what
-        return f"{path}: this file is {kind}, not text; {remedy}"
+        return f"{path}: this file is {kind}, not text; {remedy.format(shlex.quote(os.fspath(path)))}"
     if head.count(0) * 10 > len(head) and utf_16_or_32(head):  # Latin letters in UTF-16 are also valid UTF-8
         return encoding_message(path, 1, head, head)
     lines = _whole_lines(head.removeprefix(codecs.BOM_UTF8))
     if lines is None:
-        return None
-    if not may_be_json and _is_json(lines):
+        encoding = _guess(head)
+        return csv_message(path) if encoding and _is_csv(_whole_lines(head, encoding)) else None
+    if not may_be_json and is_json(lines):
         name = shlex.quote(os.fspath(path))
         return (
             f"{path}: this file is JSON, not rows of text. Convert an export of doccano or Label Studio: python "
-            f"data/doccano.py --doccano_file {name}; take out the texts alone: jq -r .text {name}"
+            f"data/doccano.py --doccano_file {name}; a table of your own: python data/from_table.py --table {name}"
         )
     if _is_csv(lines):
         return csv_message(path)
@@ -69,7 +69,8 @@ def foreign_message(path, head, may_be_json=False):
 
 def csv_message(path):
     """What to do about a file of comma-separated columns."""
-    return f"{path}: this file is CSV, but a row is text<TAB>label,label. To convert it, {_SHEET}"
+    remedy = _CONVERT.format(shlex.quote(os.fspath(path)))
+    return f"{path}: this file is CSV, but a row is text<TAB>label,label; {remedy}"
 
 
 def _conversion(path, program):
@@ -80,12 +81,14 @@ def _conversion(path, program):
     return f"Convert it: {program} < {old} > {new} && mv {new} {old}"
 
 
-def _binary(head):
-    """(what a binary file is, what to do), or None."""
+def binary_kind(head):
+    """(what a binary file is, what to do, with {} for its path), told by its first bytes; None if it may be text."""
     if head.startswith(b"PK\x03\x04"):
-        names = b"\n".join(_names_in_zip(head))
-        if b"\nxl/" in names or b"opendocument.spreadsheet" in head[:120]:
-            return "a spreadsheet (.xlsx or .ods)", _SHEET
+        names = b"".join(b"\n" + name for name in _names_in_zip(head))
+        if b"\nxl/" in names:
+            return XLSX, _CONVERT
+        if b"opendocument.spreadsheet" in head[:120]:
+            return "a spreadsheet (.ods)", _AS_XLSX
         if b"\nword/" in names or b"opendocument.text" in head[:120]:
             return "a text processor's document", "save it as plain text in UTF-8"
         return "a ZIP archive", _UNPACK
@@ -140,6 +143,26 @@ def encoding_message(path, number, sample, head=None):
     return f"{looks}. {_conversion(path, f'iconv -f {encoding} -t UTF-8')}"
 
 
+def find_encoding(path):
+    """Python's name of the encoding of a text file, which may be ASCII for long; None if it is unknown.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open_input(path) as file:
+        sample = file.read(SAMPLE)
+        if encoding := utf_16_or_32(sample):
+            return encoding
+        if sample.startswith(codecs.BOM_UTF8):
+            return "UTF-8-SIG"
+        while sample.isascii():
+            sample = file.read(SAMPLE)
+            if not sample:
+                return "UTF-8"
+        sample += file.read(SAMPLE)  # the first other character may be at its end
+    return "UTF-8" if _is_utf8(sample) else _guess(sample)
+
+
 def _guess(sample):
     """iconv's name of the most likely encoding of a sample, whose last character may be cut; None if there is none."""
     from charset_normalizer import from_bytes
@@ -164,9 +187,9 @@ def _is_utf8(head):
     return _decoded(head, "utf-8") is not None
 
 
-def _whole_lines(head):
-    """The lines of the first bytes that are not blank; the last one only if nothing else is there. None: not UTF-8."""
-    text = _decoded(head, "utf-8")
+def _whole_lines(head, encoding="utf-8"):
+    """The lines of the first bytes that are not blank; the last only if it is the only one. None: another encoding."""
+    text = _decoded(head, encoding)
     if text is None:
         return None
     lines = [line.rstrip("\r") for line in text.split("\n")]
@@ -175,7 +198,7 @@ def _whole_lines(head):
     return [line for line in lines if line.strip()]
 
 
-def _is_json(lines):
+def is_json(lines):
     """True if each of the first lines is a JSON object, or the file begins as an array of objects or one object."""
     start = "\n".join(lines[:3])
     if re.match(r'\s*\[\s*\{\s*"[^"\n]*"\s*:', start) or re.match(r'\s*\{\s*\n\s*"[^"\n]*"\s*:', start):

@@ -290,7 +290,9 @@ def read_lines(path: str | os.PathLike, may_be_json: bool = False, again: bool =
         try:
             file = stack.enter_context(open_input(path, again, SAMPLE))
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}. Check the folder and the name") from error
+            is_file = os.path.isfile(os.path.dirname(path))
+            more = ". To make a data set of a table, use data/from_table.py" if is_file else ""
+            raise UserError(f"{path}: {error.strerror}. Check the folder and the name{more}") from error
         head = file.peek(SAMPLE)[:SAMPLE]
         if message := foreign_message(path, head, may_be_json):
             raise UserError(message)
@@ -332,7 +334,10 @@ def read_texts(
 
 def tab_message(path, number, line):
     tabs = line.count("\t")
-    return f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces"
+    return (
+        f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces, or "
+        "convert a table with data/from_table.py"
+    )
 
 
 def _no_label_message(path, number, text, names):

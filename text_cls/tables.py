@@ -1,0 +1,372 @@
+"""Tables in files: CSV, TSV, Excel workbooks, JSON lines, JSON arrays and Parquet, read row by row.
+
+`open_table` finds the format, the encoding and the row with the names of the columns; `Table.rows` yields the rows, as
+often as needed. Memory does not grow with the table, except for JSON arrays and the texts of an Excel workbook.
+"""
+
+import contextlib
+import csv
+import datetime
+import io
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from text_cls.cli import Problems, UserError
+from text_cls.foreign_files import PARQUET, SAMPLE, XLSX, binary_kind, find_encoding, is_json
+from text_cls.inputs import open_input
+
+LOOKED_AT = 1000  # rows from which names of columns and separators are told
+MAX_CELL = 1 << 20  # characters; a longer one is usually a quote that is never closed
+MAX_LINE = 1 << 24  # characters
+MAX_ARRAY = 1 << 28  # bytes of a JSON array, which is read whole
+NAME_LENGTH = 40  # characters; a longer cell is a text, not the name of a column
+_ENCODINGS = {"UTF-8-SIG": "UTF-8 with a byte order mark", "GB18030": "GB18030 (GBK)"}
+_NUMBER = re.compile(r"[-+.,:/%\d\s]*\d[-+.,:/%\d\s]*")
+
+
+@dataclass
+class Table:
+    """A table in a file.
+
+    kind: what it is, for messages. columns: their names; of JSON lines, those in the first rows. header_row: number of
+    the row of CSV or a workbook that names them; 0 if there is none, and they are called by their numbers, from 1.
+    """
+
+    path: str
+    kind: str
+    columns: list[str]
+    read: Callable[[Problems, Iterable[str] | None], Iterator[tuple[str, dict[str, Any]]]]
+    header_row: int | None = None
+
+    def rows(self, problems: Problems, only: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields (where, {column: value}) of each row; `where` is the file and line or row, for messages.
+
+        Cells of CSV and of workbooks are texts, in workbooks as Excel shows them; other values are those of JSON or
+        Parquet. An empty cell is None or "".
+
+        Args:
+            problems: gets rows that cannot be read, which are left out.
+            only: columns that are needed; others of a Parquet file are not read.
+        Raises:
+            UserError: the file cannot be read on, or changed while it was read.
+        """
+        return self.read(problems, only)
+
+
+def open_table(
+    path: str | os.PathLike,
+    *,
+    sheet: str | None = None,
+    encoding: str | None = None,
+    header_row: int | None = None,
+    wanted: Iterable[str] = (),
+) -> Table:
+    """Opens a table.
+
+    Args:
+        sheet: name of the sheet of a workbook (the first that is not hidden).
+        encoding: Python's name (found from the bytes).
+        header_row: number of the row with the names of the columns, 0 if there is none (found from the first rows).
+        wanted: columns that will be used; a row that has these cells names the columns.
+    Raises:
+        UserError: the file cannot be read, or is no table.
+    """
+    path = os.fspath(path)
+    try:
+        with open_input(path) as file:
+            head = file.read(SAMPLE)
+        extension = os.path.splitext(path)[1].lower()
+        binary = binary_kind(head)
+        if binary and (binary[0] == XLSX or (extension in (".xlsx", ".xlsm") and head.startswith(b"PK"))):
+            return _workbook(path, sheet, header_row, wanted)
+        if sheet is not None:
+            raise UserError(f"{path}: --sheet {sheet}: only an Excel workbook has sheets")
+        if binary and binary[0] == PARQUET:
+            return _parquet(path)
+        if binary:
+            raise UserError(f"{path}: this file is {binary[0]}, not a table that can be read; {binary[1]}")
+        name = _encoding(path, encoding)
+        text = head.decode(name, errors="ignore")
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise UserError(f"{path}: no rows")
+        if re.match(r"\s*(<!doctype|<html|<table|<\?xml)", text, re.IGNORECASE):
+            raise UserError(f"{path}: this file is HTML or XML; open it in Excel or LibreOffice, and save it as .xlsx")
+        if extension in (".json", ".jsonl", ".ndjson") or is_json(lines):
+            return _json(path, name, is_array=lines[0].lstrip().startswith("["))
+        return _delimited(path, name, "\t" if extension == ".tsv" else None, text, header_row, wanted)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}. Check the folder and the name") from error
+
+
+def cell_text(value: Any) -> str:
+    """A cell as text; "" if it is empty. Raises ValueError, with the reason, if it is no single value."""
+    if value is None or value != value:  # not a number
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError("contains bytes that are not UTF-8") from None
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, (list, dict)):
+        raise ValueError("contains a list" if isinstance(value, list) else "contains a JSON object")
+    return str(value)
+
+
+# --------------------------------------------------------------------------------------------- rows of unnamed cells
+
+
+def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
+    """The Table of rows of cells. read_cells: a function of Problems that yields (where, row number, cells)."""
+    first = list(itertools.islice(read_cells(Problems()), LOOKED_AT))
+    if not first:
+        raise UserError(f"{path}: no rows")
+    if header_row is None:
+        header_row = _row_of_names(first, wanted)
+    names = next((cells for _, number, cells in first if number == header_row), [])
+    if header_row and not names:
+        raise UserError(f"{path}: --header_row {header_row}: no such row among the first {LOOKED_AT}, or it is empty")
+    widths = Counter(len(cells) for _, _, cells in first)
+    width = max(widths) if is_ragged else len(names) or widths.most_common(1)[0][0]
+    columns = _unique([*names, *[None] * (width - len(names))])
+
+    def read(problems, only=None):
+        for where, number, cells in read_cells(problems):
+            if number <= header_row:
+                continue
+            if not all(map(_is_empty, cells[width:])) or (len(cells) < width and not is_ragged):
+                problems.add(
+                    f"{where}: {len(cells)} cells, but the table has {width} columns; a cell that contains the "
+                    "separator of the cells or a line break must be in double quotes"
+                )
+                continue
+            yield where, dict(zip(columns, [*cells, *[None] * (width - len(cells))]))
+
+    is_first = all(number >= header_row for _, number, _ in first)
+    named = f"named by row {header_row}{'' if is_first else ' (the rows above it are ignored)'}"
+    named = named if header_row else "called by their numbers; if a row names them: --header_row 1"
+    return Table(path, f"{kind}; {width} columns, {named}", columns, read, header_row)
+
+
+def _row_of_names(rows, wanted):
+    """Number of the row that names the columns, among the first rows (where, number, cells); 0 if none does."""
+    if wanted := {name for name in wanted if not name.isdecimal()}:  # columns can be called by their numbers
+        for _, number, cells in rows:
+            if wanted <= {" ".join((cell or "").split()) for cell in cells}:
+                return number
+    # Above the names, there may be a title, alone in its row.
+    sizes = [sum(not _is_empty(cell) for cell in cells) for _, _, cells in rows]
+    usual = Counter(filter(None, sizes)).most_common(1)
+    start = next((i for i, size in enumerate(sizes) if usual and 2 * size >= usual[0][0]), 0)
+    _, number, cells = rows[start]
+    return number if _are_names(cells, [below for _, _, below in rows[start + 1 :]]) else 0
+
+
+def _is_empty(cell):
+    return cell is None or not cell.strip()
+
+
+def _are_names(cells, below):
+    """Whether these cells are names of columns, judged by the rows below."""
+    for i, cell in enumerate(cells):
+        if _is_empty(cell):
+            continue
+        repeated = any(row[i].strip() == cell.strip() for row in below if len(row) > i and row[i])
+        if repeated or len(cell) > NAME_LENGTH or _NUMBER.fullmatch(cell):
+            return False
+    return True
+
+
+def _unique(names):
+    """Names of columns: a column without a name is called by its number, one that repeats a name gets a number."""
+    found, uses = {}, Counter()
+    for i, name in enumerate(names, 1):
+        name = str(i) if _is_empty(name) else " ".join(name.split())
+        uses[name] += 1
+        numbered = (f"{name} ({number})" if number > 1 else name for number in itertools.count(uses[name]))
+        found[next(each for each in numbered if each not in found)] = True
+    return list(found)
+
+
+# ----------------------------------------------------------------------------------------------------- CSV and TSV
+
+
+def _encoding(path, encoding):
+    if encoding is None:
+        encoding = find_encoding(path)
+        if encoding is None:
+            raise UserError(f"{path}: unknown encoding; name it with --encoding, or save the file as UTF-8")
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding)
+    except LookupError:
+        raise UserError(f"--encoding {encoding}: no such encoding; use, for example, utf-8, gb18030 or big5") from None
+    return encoding
+
+
+def _lines(path, encoding):
+    """Yields the lines of a text file with their ends, whatever these are."""
+    number = 0
+    with open_input(path, again=True) as file:
+        text = io.TextIOWrapper(file, encoding, newline="")
+        try:
+            while line := text.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise UserError(f"{path}:{number}: a line of more than {MAX_LINE} characters; this is no table")
+                if "\0" in line:
+                    raise UserError(
+                        f"{path}:{number}: contains NUL characters; this is no text, or --encoding is wrong"
+                    )
+                yield line
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{path}: not {encoding} after line {number}, unlike the lines before; save the file as UTF-8, or name "
+                "its encoding with --encoding"
+            ) from None
+        finally:
+            text.detach()  # so that it does not close the file
+
+
+def _delimited(path, encoding, delimiter, sample, header_row, wanted):
+    delimiter = delimiter or _delimiter(sample)
+    # Texts of a database's TSV may begin with a quote that means nothing.
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and not _are_quotes_paired(sample) else csv.QUOTE_MINIMAL
+
+    def read_cells(problems):
+        csv.field_size_limit(MAX_CELL)
+        reader, start = csv.reader(_lines(path, encoding), delimiter=delimiter, quoting=quoting, strict=True), 1
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                what = "has quotes that do not match"
+                if "limit" in str(error):
+                    what = f"has a cell of more than {MAX_CELL} characters; is a quote never closed?"
+                problems.add(f"{path}:{start}: {what} ({error}); a quote inside a quoted cell is written twice")
+                if "limit" in str(error):
+                    return
+            else:
+                if cells:
+                    yield f"{path}:{start}", start, cells
+            start = reader.line_num + 1
+
+    shown = "TSV, cells separated by tabs" if delimiter == "\t" else f"CSV, cells separated by {delimiter!r}"
+    kind = f"{_ENCODINGS.get(encoding, encoding)}, {shown}"
+    return _with_names(path, kind, read_cells, False, header_row, wanted)
+
+
+def _delimiter(sample):
+    """The separator with which the most rows have as many cells as the first one, more than one."""
+    found = {}
+    for delimiter in ",\t;":
+        with contextlib.suppress(csv.Error):
+            sizes = [len(cells) for cells in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if cells]
+            sizes = sizes[:-1] if len(sizes) > 2 else sizes  # the last row may be cut
+            if sizes and max(sizes) > 1:
+                usual, count = Counter(sizes).most_common(1)[0]
+                found[delimiter] = usual > 1, count / len(sizes), usual
+    return max(found, key=found.get) if found else ","
+
+
+def _are_quotes_paired(sample):
+    lines = sample.splitlines(keepends=True)
+    try:
+        for _ in csv.reader(lines[:-1] if len(lines) > 1 else lines, delimiter="\t", strict=True):
+            pass
+    except csv.Error as error:
+        return "unexpected end" in str(error) and len(sample) >= SAMPLE // 4  # the last cell may be cut
+    return True
+
+
+# -------------------------------------------------------------------------------------------- JSON, Parquet, workbooks
+
+
+def _json(path, encoding, is_array):
+    def read(problems, only=None):
+        for where, record in _array(path, encoding) if is_array else _json_lines(path, encoding, problems):
+            if isinstance(record, dict):
+                yield where, record
+            else:
+                problems.add(f"{where}: a row must be a JSON object, not of type {type(record).__name__}")
+
+    problems = Problems()
+    first = [record for _, record in itertools.islice(read(problems), LOOKED_AT)]
+    if not first:
+        problems.stop_if_any()
+        raise UserError(f"{path}: no rows")
+    columns = list(dict.fromkeys(key for record in first for key in record))
+    kind = f"{_ENCODINGS.get(encoding, encoding)}, {'a JSON array' if is_array else 'JSON lines'}"
+    return Table(path, f"{kind}; {len(columns)} columns", columns, read)
+
+
+def _json_lines(path, encoding, problems):
+    for number, line in enumerate(_lines(path, encoding), 1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except (ValueError, RecursionError) as error:
+                problems.add(f"{path}:{number}: not JSON ({error}); each line must be a JSON object")
+
+
+def _array(path, encoding):
+    with open_input(path, again=True) as file:
+        content = file.read(MAX_ARRAY + 1)
+    if len(content) > MAX_ARRAY:
+        raise UserError(
+            f"{path}: a JSON array of more than {MAX_ARRAY >> 20} MB, which would be read whole; make it JSON lines: "
+            f"jq -c '.[]' {path} > {path}l"
+        )
+    try:
+        records = json.loads(content.decode(encoding))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: unreadable JSON array: {error}") from error
+    return ((f"{path}: row {number}", record) for number, record in enumerate(records, 1))
+
+
+def _parquet(path):
+    import pyarrow.parquet
+
+    damage = pyarrow.ArrowException, OSError, ValueError
+
+    def read(problems, only=None):
+        number = 0
+        with open_input(path, again=True) as file:
+            try:
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(LOOKED_AT, columns=only and list(only)):
+                    for record in batch.to_pylist():
+                        number += 1
+                        yield f"{path}: row {number}", record
+            except damage as error:
+                raise UserError(f"{path}: unreadable after row {number}: {error}") from error
+
+    with open_input(path) as file:
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            columns, size = parquet.schema_arrow.names, parquet.metadata.num_rows
+        except damage as error:
+            raise UserError(f"{path}: unreadable Parquet file: {error}") from error
+    if not size:
+        raise UserError(f"{path}: no rows")
+    return Table(path, f"Parquet; {size} rows, {len(columns)} columns", columns, read)
+
+
+def _workbook(path, sheet, header_row, wanted):
+    from text_cls.workbooks import open_sheet
+
+    sheets, read_cells = open_sheet(path, sheet)
+    others = f" (others: {', '.join(map(repr, sheets[1:]))})" if len(sheets) > 1 else ""
+    return _with_names(path, f"Excel workbook, sheet {sheets[0]!r}{others}", read_cells, True, header_row, wanted)
