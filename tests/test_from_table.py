@@ -268,6 +268,7 @@ def test_levels_without_names_are_guessed(convert, tmp_path):
         ({"text": ["一", "二"], "label": ["甲##乙", "甲"]}, "--label_column label --task_type hierarchical"),
         ({"标题": ["一", "二"], "内容": ["三" * 30, "四" * 40]}, "--text_column '内容'"),
         ({"Level 1": ["甲"], "Level 2": ["乙"], "body": ["三" * 30]}, "--level_columns 'Level 1' 'Level 2'"),
+        ({"location": ["北京"], "label": ["乙"], "body": ["三" * 30]}, "--text_column body --label_column label"),
     ],
 )
 def test_guesses(convert, tmp_path, columns, flags):
@@ -290,6 +291,17 @@ def test_a_workbook_given_as_rows_is_named(run, train, news):
     assert status == 2 and "To make a data set of a table, use data/from_table.py" in log
     status, log = run(doccano.main, "--doccano_file", news / "train.txt", "--save_dir", news)
     assert status == 2 and f"python data/from_table.py --table {news / 'train.txt'}" in log
+
+
+def test_columns_that_are_no_text_are_shown(convert, tmp_path):
+    columns = {"text": ["一"], "image": [b"\xff\xd8"], "vector": [[0.5, 1.0]], "red\x1b[31m": ["\x1b[31m甲"]}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    status, said, _ = convert(tmp_path / "a.parquet")
+    assert status == 0 and "[0.5, 1.0]" in said and "\x1b" not in said
+    status, said, _ = convert(tmp_path / "a.parquet", "--label_column", "text")
+    assert status == 2 and "--text_column is missing" in said
+    status, said, _ = convert(tmp_path / "a.parquet", "--text_column", "image")
+    assert status == 2 and "row 1: contains bytes that are not UTF-8" in said
 
 
 def test_a_missing_package_is_named(tmp_path):
@@ -332,7 +344,7 @@ def test_any_labels_come_back_or_are_refused(tmp_path_factory, rows):
         "label",
     ]
     status = script.main([*flags, "--splits", "1"])
-    expected = {(one_line(text).strip(), frozenset(tidy_name(name.strip()) for name in names)) for text, names in rows}
+    expected = {(one_line(text).strip(), frozenset(tidy_name(name).strip() for name in names)) for text, names in rows}
     expected = {(text, names - {""}) for text, names in expected if text}
     if status == 0:
         pairs = pairs_of(folder / "out" / "train.txt")
