@@ -5,6 +5,7 @@ import datetime
 import decimal
 import io
 import json
+import tracemalloc
 import zipfile
 
 import openpyxl
@@ -77,6 +78,24 @@ def test_the_first_chinese_cell_may_be_far_down(save):
     content = "text,label\n" + "plain words,a\n" * 20_000 + "原告与被告于二〇一四年结婚,婚姻\n" * 3
     table, rows, _ = read(save("table.csv", content.encode("gbk")))
     assert rows[-1] == ["原告与被告于二〇一四年结婚", "婚姻"] and "GB18030" in table.kind
+
+
+def test_traditional_characters_in_big5(save):
+    row = ["原告與被告於二零一四年結婚，婚後生有一女，現已分居六年有餘", "婚姻"]
+    table, rows, _ = read(save("table.csv", as_csv([["text", "label"], row]).encode("big5")))
+    assert rows == [row] and "BIG5" in table.kind
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl"])
+def test_memory_does_not_grow_with_the_table(save, name):
+    line = "好" * 50 + ",甲\n" if name == "table.csv" else json.dumps({"text": "好" * 50, "label": "甲"}) + "\n"
+    table = open_table(save(name, ("text,label\n" if name == "table.csv" else "") + line * 15_000))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in table.rows(Problems())) == 15_000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # of 2.4 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_encoding_can_be_named(save):
