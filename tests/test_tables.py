@@ -115,6 +115,8 @@ def test_an_encoding_can_be_named(save):
         ([["下" * 50, "天气"], ["晴", "晴天"]], None),
         ([["客户描述", "分类"], ["下雨", "天气"]], ["客户描述", "分类"]),
         ([["", "text", "", "text"], ["0", "a", "b", "c"]], ["1", "text", "3", "text (2)"]),
+        ([["", "text"], ["0", "a"]], ["1", "text"]),
+        ([["2024年汇总", ""], ["内容", "标签"], ["a", "b"]], ["内容", "标签"]),
         (
             [["2024年汇总", "", "", ""], ["编号", "内容", "标签", "日期"], ["a", "b", "c", "d"]],
             ["编号", "内容", "标签", "日期"],
@@ -134,6 +136,10 @@ def test_the_row_with_names_can_be_named(save):
     assert "--header_row 9: no such row" in refused(path, header_row=9)
     path = save("table.csv", as_csv([["a", "b"], ["a", "b"]]))
     assert read(path)[0].header_row == 0 and read(path, wanted=["b"])[0].header_row == 1
+
+
+def test_a_table_of_empty_cells(save):
+    assert read(save("table.csv", ",\n,\n"))[1] == [["", ""]] * 2
 
 
 def test_rows_that_cannot_be_read_are_named_by_their_line(save):

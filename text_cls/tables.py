@@ -167,12 +167,13 @@ def _row_of_names(rows, wanted):
         for _, number, cells in rows:
             if wanted <= {" ".join((cell or "").split()) for cell in cells}:
                 return number
-    # Above the names, there may be a title, alone in its row.
     sizes = [sum(not _is_empty(cell) for cell in cells) for _, _, cells in rows]
-    usual = Counter(filter(None, sizes)).most_common(1)
-    start = next((i for i, size in enumerate(sizes) if usual and 2 * size >= usual[0][0]), 0)
-    _, number, cells = rows[start]
-    return number if _are_names(cells, [below for _, _, below in rows[start + 1 :]]) else 0
+    usual, _ = next(iter(Counter(filter(None, sizes)).most_common(1)), (1, 0))
+    for i, (_, number, cells) in enumerate(rows):
+        # Above the names, there may be a title, alone in its row. pandas leaves the first column without a name.
+        if 2 * sizes[i] > usual or (2 * sizes[i] == usual and _is_empty(cells[0])):
+            return number if _are_names(cells, [below for _, _, below in rows[i + 1 :]]) else 0
+    return 0
 
 
 def _is_empty(cell):
