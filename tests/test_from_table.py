@@ -238,6 +238,20 @@ def test_mistakes(convert, tmp_path, content, flags, message):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (("甲##乙", "丙"), "level '甲##乙' contains ##"),
+        (("甲", "#丙"), "begins with #"),
+        (("", "丙"), "column '一级' is empty"),
+    ],
+)
+def test_mistakes_in_levels(convert, tmp_path, levels, message):
+    table = save_csv(tmp_path / "a.csv", [["内容", "一级", "二级"], ["一", *levels], ["二", "甲", "C#"]])
+    status, said, _ = convert(table, "--text_column", "内容", "--level_columns", "一级", "二级", "--splits", 1)
+    assert status == 2 and f"{table}:2: " in said and message in said and "problems" not in said
+
+
 def test_formulas_without_results_and_errors_are_counted(convert, tmp_path):
     book = openpyxl.Workbook()
     for row in (["内容", "标签"], ["一", "=A1"], ["二", "#N/A"], ["三", "甲"]):
