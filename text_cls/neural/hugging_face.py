@@ -249,7 +249,8 @@ def load_tokenizer(folder: str) -> Any:
         for name in ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
         if isinstance(config.get(name), str)
     }
-    tokenizer = ErnieTokenizer(vocabulary, do_lower_case=lower, split_symbols=False, **special)
+    symbols = bool(config.get("split_symbols", False))  # only in the folders of export_model.py
+    tokenizer = ErnieTokenizer(vocabulary, do_lower_case=lower, split_symbols=symbols, **special)
     tokenizer.sanitize_special_tokens()  # now they stay whole in a text, as after from_pretrained
     return with_splitting(tokenizer)
 
