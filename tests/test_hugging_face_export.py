@@ -224,7 +224,8 @@ def test_models_that_transformers_cannot_express(families, run, tmp_path, family
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"pooling": "mean"}, "train with --pooling first"), ({"task_id": 1}, "no counterpart"), ({}, None)],
+    [({"pooling": "mean"}, "train with --pooling first"), ({"task_id": 1}, "task_id cannot be"), ({}, None)]
+    + [({"type_vocab_size": 0, "pool_act": "relu"}, "config.json: pool_act, type_vocab_size cannot be expressed")],
 )
 def test_settings_that_transformers_does_not_have(change, message):
     problem = module.config_problem({"model_type": "ernie", **change})

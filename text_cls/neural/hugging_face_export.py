@@ -83,8 +83,11 @@ def config_problem(config: dict) -> str | None:
             f"--hf: the model is pooled by {config['pooling']}, which transformers' classifiers cannot do; leave --hf "
             "out, or train with --pooling first"
         )
-    if config.get("task_id") or config.get("pool_act", "tanh") != "tanh":
-        return "--hf: task_id or pool_act of this model has no counterpart in transformers; leave --hf out"
+    expected = {"task_id": 0, "pool_act": "tanh"}
+    strange = [name for name, value in expected.items() if config.get(name, value) != value]
+    strange += ["type_vocab_size"] if config.get("type_vocab_size") == 0 else []
+    if strange:
+        return f"--hf: config.json: {', '.join(strange)} cannot be expressed in transformers; leave --hf out"
     return None
 
 
