@@ -116,8 +116,9 @@ def _wordpiece(folder, config):
     from paddlenlp.transformers import ErnieTokenizer
 
     special = {name: config[name] for name in SPECIAL_NAMES if isinstance(config.get(name), str)}
-    lower = config.get("do_lower_case", True)
-    tokenizer = ErnieTokenizer(os.path.join(folder, VOCABULARY), do_lower_case=lower, split_symbols=False, **special)
+    settings = {"do_lower_case": config.get("do_lower_case", True)}
+    settings["split_symbols"] = bool(config.get("split_symbols", False))  # only in the folders of export_model.py
+    tokenizer = ErnieTokenizer(os.path.join(folder, VOCABULARY), **settings, **special)
     tokenizer.sanitize_special_tokens()  # now they stay whole in a text, as after from_pretrained
     return with_splitting(tokenizer)
 
