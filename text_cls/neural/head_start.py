@@ -60,7 +60,8 @@ def start_head(options, checkpoint, rows, tokens):
     vectors = label_vectors(options, checkpoint) if reads_labels(start) else None
     _set(layer, *fit(features, targets, rates, vectors, regress=start != "labels"))
     logger.info(
-        "Classifier: fitted to the features of %d training rows (features %.1f s, fit %.1f s). Before fine-tuning:",
+        "Classifier: %s, from the features of %d training rows (features %.1f s, fit %.1f s). Before fine-tuning:",
+        start,
         len(chosen),
         seconds,
         time.perf_counter() - started,
@@ -134,7 +135,7 @@ def label_vectors(options, checkpoint):
     labels, texts, ends = checkpoint.labels, [], []
     for name in labels.names:
         levels = split_path(name)
-        texts += labels.descriptions.get(name) or [levels[-1], "，".join(levels)]
+        texts += labels.descriptions.get(name) or [levels[-1], " ".join(levels)]
         ends.append(len(texts))
     tokens = encode(texts, checkpoint.tokenizer, checkpoint.model, options.max_seq_length)
     features = predict_features(checkpoint.model, tokens, options.batch_size)
