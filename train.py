@@ -25,6 +25,7 @@ from text_cls.config_file import parse_with_config
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.losses import LOSSES
+from text_cls.neural.pooling import POOLINGS
 from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import read_labels, read_rows
 from utils import log_data
@@ -44,6 +45,8 @@ def parse_args(argv=None):
     name = "pretrained model: its name or local folder (%(default)s)"
     group.add_argument("--model_name", default="ernie-3.0-medium-zh", help=name)
     group.add_argument("--init_from_ckpt", help="start from the weights of this model_state.pdparams (none)")
+    pooling = "what the classifier gets: first token or mean of tokens (what the model's folder records, else first)"
+    group.add_argument("--pooling", choices=POOLINGS, help=pooling)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
     add_training_flags(parser.add_argument_group("training"))

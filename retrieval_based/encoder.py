@@ -16,6 +16,7 @@ from text_cls.neural import hugging_face
 from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import encode, forward_batches, paddle_device_problem, pretrained_faults, set_device
+from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.neural.run_file import REMEDY
 
 KIND = "retrieval"
@@ -58,11 +59,12 @@ def make_encoder(backbone, output_emb_size):
     return Encoder()
 
 
-def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
+def load_encoder(name, output_emb_size=None, flag="--model_name_or_path", pooling=None):
     """Encoder and tokenizer of a pretrained model (its name or local folder) or of a checkpoint of train.py.
 
     Args:
         output_emb_size: None keeps the checkpoint's; another value gets a new linear layer.
+        pooling: first or mean; None for what the folder records.
     Raises:
         UserError: the model is not on this machine and cannot be downloaded; the message says how to get it.
     """
@@ -76,6 +78,7 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path"):
         else:
             tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
             backbone = AutoModel.from_pretrained(name)
+        set_pooling(backbone, pooling or recorded_pooling(folder or name) or FIRST, f"{flag} {name}")
         saved = getattr(backbone.config, "output_emb_size", 0)
         encoder = make_encoder(backbone, saved if output_emb_size is None else output_emb_size)
         if saved and saved == backbone.config.output_emb_size:

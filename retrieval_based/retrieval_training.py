@@ -18,6 +18,7 @@ from text_cls.cross_fitting import value_of
 from text_cls.neural.checkpoint import Checkpoint
 from text_cls.neural.evaluation import Evaluation, all_reduce
 from text_cls.neural.model import encode
+from text_cls.neural.pooling import start_pooling
 from text_cls.neural.run_state import load_start, start_run
 from text_cls.neural.steps import Steps
 from text_cls.neural.training import Trainer, make_ready
@@ -86,9 +87,11 @@ def train(args, labels, rows, arguments, files, environment, progress):
     options = options_of(args)
     run = start_run(options, arguments, files, progress, KIND)
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
-    encoder, tokenizer, state = load_start(
-        options, run, progress, lambda name: load_encoder(name, args.output_emb_size)
-    )
+
+    def load(name):
+        return load_encoder(name, args.output_emb_size, pooling=start_pooling(options, name))
+
+    encoder, tokenizer, state = load_start(options, run, progress, load)
     tokens = make_ready(options, encoder, tokenizer, rows, environment, progress)
     checkpoint = Checkpoint(encoder, tokenizer, labels, decision, {**run, "corpus": corpus})
     return make_trainer(options, checkpoint, rows, tokens, progress).run(state)

@@ -13,6 +13,7 @@ import make_pretrained_model
 import wheels
 from text_cls.files import sha256
 from text_cls.neural import hugging_face
+from text_cls.neural.pooling import recorded_pooling
 
 WIDTH, LAYERS, FEED_FORWARD, POSITIONS = 32, 3, 128, 140  # ERNIE-M always has four times the width
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", ",", ".", "▁", *"台风登陆学校停课，", "▁hel", "lo", "▁world", "中国"]
@@ -120,12 +121,16 @@ def test_the_chinese_encoder_has_the_weights_of_the_layers_chosen(make, e5_wheel
     assert "MIT" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_pooler_gives_every_feature_the_same_spread(make, e5_wheel):
-    assert make("--wheel", e5_wheel)[0] == 0
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_the_pooler_gives_every_feature_the_same_spread(make, e5_wheel, pooling):
     from text_cls.neural.model import encode, predict_features
     from text_cls.rows import read_texts
 
-    model, tokenizer = opened(make("--wheel", e5_wheel)[2])
+    status, log, folder = make("--wheel", e5_wheel, "--pooling", pooling)
+    assert status == 0 and recorded_pooling(str(folder)) == pooling, log
+    what = {"first": "the first token", "mean": "the mean of the tokens"}[pooling]
+    assert f"each feature of {what} to" in (folder / "README.md").read_text(encoding="utf-8")
+    model, tokenizer = opened(folder)
     texts = [text for _, text in read_texts(make_pretrained_model.HERE / "train.txt")][::7][:256]
     features = predict_features(model, encode(texts, tokenizer, model, 128), 32)
     scaled = np.arctanh(features)

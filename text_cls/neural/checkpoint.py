@@ -25,13 +25,14 @@ from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, rec
 from text_cls.label_names import tidy_name
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
+from text_cls.neural.pooling import POOLING_FIELD
 from text_cls.neural.run_file import REMEDY, RUN_FILE, damage, file_sums, read_run, sums_problem
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import TEXT, fields, map_of, or_null, read_json, whole
 
 DECISION, STATE_FILE, SCALER = "decision.json", "training_state.npz", "scaler/"
 WEIGHTS = "model_state.pdparams"
-CONFIG = fields({}, {"id2label": or_null(map_of(TEXT)), "max_position_embeddings": or_null(whole(1))})
+CONFIG = fields({}, {"id2label": or_null(map_of(TEXT)), "max_position_embeddings": or_null(whole(1)), **POOLING_FIELD})
 CHECKPOINT_SCRIPTS = {  # kind of checkpoint: the script that writes it
     "classification": "train.py",
     "retrieval": "retrieval_based/train.py",

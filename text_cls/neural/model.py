@@ -11,6 +11,7 @@ from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
+from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.probabilities import sigmoid
 
 # The guide's names. Any other name that PaddleNLP knows is accepted, too, as is a local folder.
@@ -100,13 +101,16 @@ def model_name_problem(name, flag="--model_name"):
     return f"{flag} {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"
 
 
-def load_pretrained(name: str, num_labels: int, flag: str = "--model_name") -> tuple[Any, Any]:
+def load_pretrained(
+    name: str, num_labels: int, flag: str = "--model_name", pooling: str | None = None
+) -> tuple[Any, Any]:
     """A sequence classifier with `num_labels` outputs, and its tokenizer.
 
     Args:
         name: name or local folder, PaddleNLP's or Hugging Face's. A classifier layer of another size is replaced by a
             new one.
         flag: the flag that gave the name, for messages.
+        pooling: first or mean; None for what the folder records.
     Raises:
         UserError: it is neither on this machine nor can it be downloaded; the message says how to get it.
     """
@@ -116,12 +120,14 @@ def load_pretrained(name: str, num_labels: int, flag: str = "--model_name") -> t
     # Paddle numbers parameters over the whole process, and the optimiser's saved state is found by their names.
     with pretrained_faults(name, flag), paddle.utils.unique_name.guard():
         if folder := hugging_face.find(name):
-            return hugging_face.load_classifier(folder, num_labels)
-        tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
-        head = AutoConfig.from_pretrained(name).num_labels
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
-        )
+            model, tokenizer = hugging_face.load_classifier(folder, num_labels)
+        else:
+            tokenizer = hugging_face.with_splitting(AutoTokenizer.from_pretrained(name))
+            head = AutoConfig.from_pretrained(name).num_labels
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=num_labels, ignore_mismatched_sizes=head != num_labels
+            )
+        set_pooling(model, pooling or recorded_pooling(folder or name) or FIRST, f"{flag} {name}")
     return model, tokenizer
 
 

@@ -18,6 +18,7 @@ from text_cls.neural.checkpoint import WEIGHTS, Checkpoint, last_folder, load_ve
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.losses import make_loss
 from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
+from text_cls.neural.pooling import start_pooling
 from text_cls.neural.run_file import RUN_FILE, read_run
 from text_cls.neural.run_state import StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
@@ -42,7 +43,9 @@ def train(options, labels, rows, arguments, files, environment, progress):
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
         run["data"][name] = sha256(path, again=True)
-    model, tokenizer, state = load_start(options, run, progress, lambda name: load_pretrained(name, len(labels)))
+    model, tokenizer, state = load_start(
+        options, run, progress, lambda name: load_pretrained(name, len(labels), pooling=start_pooling(options, name))
+    )
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
     trainer = make_trainer(options, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress)
     return trainer.run(state)
