@@ -24,10 +24,11 @@ from text_cls.cli import (
 from text_cls.config_file import parse_with_config
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
+from text_cls.neural.head_start import DEFAULT, DESCRIPTIONS, HEAD_STARTS, reads_labels
 from text_cls.neural.losses import LOSSES
 from text_cls.neural.pooling import POOLINGS
 from text_cls.neural.training_options import TrainingOptions
-from text_cls.rows import read_labels, read_rows
+from text_cls.rows import read_descriptions, read_labels, read_rows
 from utils import log_data
 
 FLAG = argparse.BooleanOptionalAction
@@ -81,7 +82,10 @@ def add_training_flags(group):
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch and process (%(default)s)")
     rate = "peak learning rate (%(default)s)"
     group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help=rate)
-    group.add_argument("--epochs", type=positive_int, default=10, help="passes over the training rows (%(default)s)")
+    epochs = "passes over the training rows; 0 = only --head_start (%(default)s)"
+    group.add_argument("--epochs", type=non_negative_int, default=10, help=epochs)
+    start = f"where the classifier starts; one trained before is kept unless this is given ({DEFAULT})"
+    group.add_argument("--head_start", choices=HEAD_STARTS, help=start)
     group.add_argument("--early_stop", action=FLAG, default=False, help="stop when the dev score stops improving (off)")
     patience = "epochs without improvement before --early_stop stops (hierarchical 10, flat 4)"
     group.add_argument("--early_stop_nums", type=positive_int, help=patience)
@@ -113,6 +117,11 @@ def argument_problems(args):
         init_from_ckpt=args.init_from_ckpt,
         max_seq_length=args.max_seq_length,
     )
+    if args.init_from_ckpt and args.head_start not in (None, "random"):
+        yield (
+            f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
+            f"train its encoder with a new classifier, pass its folder as --model_name"
+        )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
 
@@ -128,10 +137,12 @@ def model_labels_problem(args, label_file, labels):
 
 
 def files_of(args):
-    """{"label", "train", "dev" and, if there is one, "test": (name, path)} of the data files."""
+    """{"label", "train", "dev" and, if there are such, "test" and "descriptions": (name, path)} of the data files."""
     names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file}
     if args.test_file:
         names["test"] = args.test_file
+    if reads_labels(args.head_start) and os.path.exists(os.path.join(args.dataset_dir, DESCRIPTIONS)):
+        names["descriptions"] = DESCRIPTIONS
     return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items()}
 
 
@@ -143,13 +154,16 @@ def read_data(args):
             problems.add(message)
     paths = {split: path for split, (_, path) in files_of(args).items()}
     rows, before = {}, problems.count
-    label_file = paths.pop("label")
+    label_file, descriptions = paths.pop("label"), paths.pop("descriptions", None)
     with problems.collect():
         labels = read_labels(label_file, problems)
     if problems.count == before:  # without sound labels, every row would look wrong
         with problems.collect():
             if problem := model_labels_problem(args, label_file, labels):
                 problems.add(problem)
+        if descriptions:
+            with problems.collect():
+                labels.descriptions = read_descriptions(descriptions, labels, problems)
         for split, path in paths.items():
             with problems.collect():
                 rows[split] = read_rows(path, labels, problems)

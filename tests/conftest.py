@@ -110,6 +110,7 @@ def train(run, tiny_model, tmp_path):
     def call(dataset, *flags, save_dir=None):
         save_dir = save_dir or tmp_path / "checkpoint"
         quick = "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3 --logging_steps 1".split()
+        quick += ["--head_start", "random"]
         status, log = run(
             script.main, "--dataset_dir", dataset, "--model_name", tiny_model, "--save_dir", save_dir, *quick, *flags
         )
@@ -140,6 +141,7 @@ def trained(learner, tmp_path_factory):
         dataset = copy_dataset(source, folder / "data", 600, 60, 40)
         # Gently, so that rounding, which differs between processors, does not lead to another model.
         flags = "--device cpu --max_seq_length 48 --epochs 12 --learning_rate 2e-3 --batch_size 8".split()
+        flags += ["--head_start", "random"]
         where = ["--dataset_dir", str(dataset), "--model_name", str(learner), "--save_dir", str(folder / "model")]
         assert script.main([*where, *flags]) == 0
         result[name] = dataset, folder / "model"

@@ -206,7 +206,7 @@ def test_a_finished_run_is_recognised_before_anything_is_loaded(news, train, fin
 
 def test_a_finished_run_needs_no_paddle(news, tiny_model, train, finished):
     """The same command as a process, in which Paddle cannot be imported."""
-    flags = "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3 --resume".split()
+    flags = "--device cpu --max_seq_length 32 --epochs 1 --learning_rate 1e-3 --head_start random --resume".split()
     where = ["--dataset_dir", str(news), "--model_name", str(tiny_model), "--save_dir", str(finished)]
     code = "import sys; sys.modules['paddle'] = sys.modules['paddlenlp'] = None; import train; sys.exit(train.main())"
     done = subprocess.run(command_line("-c", code, *where, *flags), cwd=ROOT, capture_output=True, text=True)

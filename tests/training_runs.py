@@ -42,6 +42,7 @@ def history(folder):
 
 def start(dataset, model, folder, *flags):
     quick = "--device cpu --max_seq_length 32 --learning_rate 1e-3 --logging_steps 1 --batch_size 16".split()
+    quick += ["--head_start", "random"]
     where = ["--dataset_dir", dataset, "--model_name", model, "--save_dir", folder]
     return subprocess.Popen(
         command_line("-u", ROOT / "train.py", *where, *quick, *flags),

@@ -29,10 +29,12 @@ _BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 class Labels:
     """The labels of a task. Output i of the model is line i of `label.txt`, counted from 0.
 
-    names: full paths. index: {name: i}. parents: int32 array [labels] of `label_tree.parent_ids`.
+    names: full paths. index: {name: i}. parents: int32 array [labels] of `label_tree.parent_ids`. descriptions: of
+    `read_descriptions`, for a training that uses them.
     """
 
     names: list[str]
+    descriptions: dict[str, list[str]] = field(default_factory=dict)
     index: dict[str, int] = field(init=False)
     parents: np.ndarray = field(init=False)
 
@@ -160,6 +162,27 @@ def _no_parent_message(path, number, name, parent, names, forms):
         level = name.removeprefix(without + SEPARATOR)
         message += f" (below {without!r} no level can begin with #, as {level!r} does; if that was meant, rename it)"
     return message
+
+
+def read_descriptions(path: str | os.PathLike, labels: Labels, problems: Problems) -> dict[str, list[str]]:
+    """Reads `label_descriptions.txt`: `label<TAB>description`, any number of lines per label.
+
+    Returns:
+        {name: descriptions} of the labels that have some. What is wrong with the file is added to `problems`.
+    """
+    found = {}
+    for number, line in read_lines(path):
+        name, tab, description = line.partition("\t")
+        if not line.strip():
+            continue
+        i = labels.find(name.strip())
+        if not tab or "\t" in description or not description.strip():
+            problems.add(f"{path}:{number}: a line is label<TAB>description")
+        elif i is None:
+            problems.add(_unknown_message, path, number, name.strip(), labels)
+        else:
+            found.setdefault(labels.names[i], []).append(description.strip())
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows

@@ -282,21 +282,26 @@ def predict_logits(model, encoded, batch_size, batches=None):
     return logits
 
 
-def predict_features(model, encoded, batch_size):
+def last_linear(model):
+    """The classifier: RoBERTa's has two layers, that of other families one; the last linear layer is its output."""
+    import paddle
+
+    return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.Linear)][-1]
+
+
+def predict_features(model, encoded, batch_size, batches=None):
     """The input of the last linear layer, the classifier: the text as the model represents it.
 
     Returns:
-        float32 array [rows, width].
+        float32 array [rows, width]; rows in no batch (all are by default) stay 0.
     """
-    import paddle
-
-    # RoBERTa's classifier has two layers, that of other families one; the last linear layer is its output.
-    last = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.Linear)][-1]
-    features, seen = np.empty((len(encoded), last.weight.shape[0]), dtype=np.float32), []
+    last, seen = last_linear(model), []
+    features = np.zeros((len(encoded), last.weight.shape[0]), dtype=np.float32)
+    batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        with progress_bar(len(encoded), "row") as bar:
-            for rows, _ in forward_batches(model, encoded, sorted_batches(encoded.lengths, batch_size)):
+        with progress_bar(sum(map(len, batches)), "row") as bar:
+            for rows, _ in forward_batches(model, encoded, batches):
                 features[rows] = seen.pop().astype("float32").numpy()
                 bar.update(len(rows))
     finally:

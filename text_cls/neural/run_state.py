@@ -201,7 +201,7 @@ def load_start(options, run, progress, load):
 
 def saved_state(optimization, progress):
     """{name: array} of what `load_start` needs besides the checkpoint; nothing at the beginning."""
-    return {**optimization.state(), PROGRESS: _as_array(progress)} if progress.step else {}
+    return {**optimization.state(), PROGRESS: _as_array(progress)} if progress != Progress() else {}
 
 
 def last_is_damaged(save_dir, run, problem):

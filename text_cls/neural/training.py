@@ -4,6 +4,7 @@ A run is a function of its arguments and data: batches are drawn from (seed, epo
 To resume exactly, it needs nothing but the weights, the optimiser's moments, and its position.
 """
 
+import functools
 import os
 import time
 from dataclasses import asdict
@@ -16,11 +17,12 @@ from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256, write_json
 from text_cls.neural.checkpoint import WEIGHTS, Checkpoint, last_folder, load_verified, save_checkpoint
 from text_cls.neural.evaluation import Evaluation
+from text_cls.neural.head_start import start_head
 from text_cls.neural.losses import make_loss
 from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
 from text_cls.neural.pooling import start_pooling
 from text_cls.neural.run_file import RUN_FILE, read_run
-from text_cls.neural.run_state import StopSignal, last_is_damaged, load_start, saved_state, start_run
+from text_cls.neural.run_state import Progress, StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
 from text_cls.neural.training_log import TrainingLog
 
@@ -104,7 +106,8 @@ def make_trainer(options, checkpoint, rows, tokens, progress):
     loss = make_loss(options.loss, rows["train"].support(len(checkpoint.labels)), len(rows["train"]))
     steps = Steps(options, checkpoint, rows["train"], tokens["train"], loss)
     evaluation = Evaluation(options, checkpoint, loss)
-    return Trainer(options, checkpoint, rows, tokens, progress, steps, evaluation, TrainingLog(options))
+    start = functools.partial(start_head, options, checkpoint, rows["train"], tokens["train"])
+    return Trainer(options, checkpoint, rows, tokens, progress, steps, evaluation, TrainingLog(options), start)
 
 
 class Trainer:
@@ -116,11 +119,13 @@ class Trainer:
         rows, tokens: {"train", "dev" and perhaps "test": ...}, the rows and their tokens as `Encoded`.
         progress: `Progress`, changed as the run advances.
         steps, evaluation, log: `Steps`, `Evaluation` and `TrainingLog`, or what replaces them.
+        start_head: function that sets the classifier before the first step; see `head_start.start_head`.
     """
 
-    def __init__(self, options, checkpoint, rows, tokens, progress, steps, evaluation, log):
+    def __init__(self, options, checkpoint, rows, tokens, progress, steps, evaluation, log, start_head=lambda: False):
         self.options, self.checkpoint, self.rows, self.tokens = options, checkpoint, rows, tokens
         self.progress, self.steps, self.evaluation, self.log = progress, steps, evaluation, log
+        self.start_head = start_head
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
         self.saved_at = time.monotonic()
@@ -150,7 +155,7 @@ class Trainer:
         count = min(options.batch_size, 4) if options.device == "cpu" else options.batch_size
         longest = np.argsort(-self.tokens["train"].lengths, kind="stable")[: count * steps.world]
         model.train()
-        for _ in range(2):
+        for _ in range(2 if options.epochs else 0):
             inputs = {name: paddle.to_tensor(value) for name, value in steps.inputs_of(longest).items()}
             steps.backward(inputs, steps.loss_count(longest), optimization)
             optimization.update()
@@ -161,15 +166,15 @@ class Trainer:
         self.checkpoint.decision = decision
         model.set_state_dict({name: paddle.to_tensor(value) for name, value in weights.items()})
         # With --resume and no step done, what is there belongs to no run that goes on.
-        if not os.path.isdir(self.last) or options.resume and not self.progress.step:
+        if not os.path.isdir(self.last) or options.resume and self.progress == Progress():
             self.save_last()
 
     def run_all(self):
         """The rest of the run. Returns the exit status."""
         options, progress = self.options, self.progress
         self.log.start(self.steps, progress.step)
-        if options.init_from_ckpt and not progress.history:
-            self.evaluate_and_keep()  # so that a worse model never replaces the initial one
+        if progress == Progress():
+            self.prepare_start()
         with StopSignal() as stop, progress_bar(self.steps.total, "step", initial=progress.step) as bar:
             while progress.epoch < options.epochs:
                 if self.train_epoch(stop, bar):
@@ -183,6 +188,14 @@ class Trainer:
                     break
                 self.save_last()
         return self.finish()
+
+    def prepare_start(self):
+        """Sets the classifier. Keeps what can predict something already, so that no worse model ever replaces it."""
+        fitted = self.start_head()
+        if fitted or self.options.init_from_ckpt or not self.options.epochs:
+            self.evaluate_and_keep()
+        if fitted:
+            self.save_last()  # so that a resumed run need not fit again
 
     def train_epoch(self, stop, bar):
         """The rest of the current epoch. Returns True if a signal ended it, after a whole step."""
@@ -238,9 +251,11 @@ class Trainer:
         progress.history.append({"epoch": progress.epoch, "step": progress.step, **scores})
         self.log.evaluation(scores, progress.step)
         score = scores[self.options.metric_for_best]
-        progress.epochs_without_better += 1
+        # The scores of the start are no epoch's: training may pass them late.
+        of_epochs = [entry[self.options.metric_for_best] for entry in progress.history if entry["epoch"]]
+        progress.epochs_without_better = len(of_epochs) - 1 - of_epochs.index(max(of_epochs)) if of_epochs else 0
         if progress.best_score is None or score > progress.best_score:
-            progress.best_score, progress.epochs_without_better = score, 0
+            progress.best_score = score
             self.save(self.options.save_dir)
         self.log.best(progress.best_score)
 

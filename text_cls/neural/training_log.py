@@ -42,7 +42,7 @@ class TrainingLog:
         )
         if options.warmup and not options.warmup_steps:
             logger.warning("--warmup does nothing without --warmup_steps; 0.1 warms up over a tenth of the training")
-        if steps.total <= options.warmup_steps:
+        if 0 < steps.total <= options.warmup_steps:
             logger.warning("--warmup_steps %d: the rate never reaches --learning_rate", options.warmup_steps)
 
     def step(self, progress, loss, rate):

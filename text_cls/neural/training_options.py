@@ -29,6 +29,7 @@ class TrainingOptions(Options):
 
     batch_size: int = 32
     learning_rate: float = 3e-5
+    head_start: str | None = None
     epochs: int = 10
     early_stop: bool = False
     early_stop_nums: int = 4

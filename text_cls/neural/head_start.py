@@ -1,0 +1,266 @@
+"""Where the classifier, the model's last layer, starts: `--head_start` of train.py.
+
+A random classifier first learns how frequent each label is, which can take epochs. `prior` starts from there (Lin et
+al., ICCV 2017, arXiv:1708.02002, section 4.1); `linear` from one logistic regression per label on the features of the
+encoder (linear probing, then fine-tuning: Kumar et al., ICLR 2022, arXiv:2202.10054); `labels` from the features of the
+labels' names or descriptions, for labels with few rows or none.
+"""
+
+import time
+
+import numpy as np
+
+from text_cls.batching import sorted_batches
+from text_cls.cli import UserError, logger
+from text_cls.label_tree import split_path
+from text_cls.probabilities import logit, sigmoid
+
+HEAD_STARTS = ("linear", "linear+labels", "labels", "prior", "random")
+DEFAULT = "linear"  # of a model whose classifier is new
+# Weight of half the squared norm of a label's weights, beside the sum of the rows' losses: scikit-learn's C is 0.1.
+STRENGTH = 10.0
+MOST_ROWS = 50_000  # of which features are computed, to limit memory and time
+MOST_LABELS = 64  # fitted together: labels of one product of matrices, which need not converge equally fast
+MOST_CELLS = 2_000_000  # rows x labels computed together, for the processor's cache
+DESCRIPTIONS = "label_descriptions.txt"  # in the folder of the data, optional
+SLOPES = (0.5, 1, 1.5, 2, 3)  # of a label's logit, for one standard deviation of its score
+CALIBRATION_ROWS = 5_000
+
+
+def start_head(options, checkpoint, rows, tokens):
+    """Sets the classifier as `options.head_start` says. All processes get the same.
+
+    Args:
+        options: `TrainingOptions`.
+        checkpoint: `Checkpoint` with the model.
+        rows, tokens: the training rows, and their tokens as `Encoded`.
+    Returns:
+        whether the classifier was fitted, so that it may predict something before it is trained.
+    Raises:
+        UserError: this model's classifier cannot be set.
+    """
+    model, start = checkpoint.model, options.head_start
+    layer, reason = _classifier(model)
+    if start is None:
+        start = "random" if reason or _is_trained(layer) else DEFAULT
+        if start == "random":
+            logger.info("Classifier: %s", reason or "trained before, and kept as it is")
+    if start == "random":
+        return False
+    if reason:
+        raise UserError(f"--head_start {start}: {reason}; use --head_start random")
+    rates = label_rates(rows.support(len(checkpoint.labels)), len(rows))
+    if start == "prior":
+        weight = np.random.default_rng(options.seed).normal(0, 0.02, layer.weight.shape)  # as BERT's
+        _set(layer, weight, logit(rates))
+        return False
+    chosen, features, seconds = features_of(options, model, tokens)
+    started = time.perf_counter()
+    targets = rows.multi_hot(len(checkpoint.labels), chosen)
+    vectors = label_vectors(options, checkpoint) if reads_labels(start) else None
+    _set(layer, *fit(features, targets, rates, vectors, regress=start != "labels"))
+    logger.info(
+        "Classifier: fitted to the features of %d training rows (features %.1f s, fit %.1f s). Before fine-tuning:",
+        len(chosen),
+        seconds,
+        time.perf_counter() - started,
+    )
+    return True
+
+
+def _classifier(model):
+    """The last linear layer, and None or why it cannot be set."""
+    from text_cls.neural.model import last_linear
+
+    layer = last_linear(model)
+    if layer.bias is None or layer.weight.shape[1] != model.config.num_labels:
+        return layer, f"{type(model).__name__} does not end in a linear layer with a bias for each label"
+    return layer, None
+
+
+def _is_trained(layer):
+    """Whether the classifier is one that was loaded: a new one has no bias."""
+    return bool((layer.bias != 0).any())
+
+
+def _set(layer, weight, bias):
+    """Sets a layer's weight [width, labels] and bias [labels], in all processes to those of the first.
+
+    Rounding may depend on where an array lies in memory, so that processes can fit slightly different ones.
+    """
+    import paddle
+
+    layer.weight.set_value(np.asarray(weight, dtype=np.float32))
+    layer.bias.set_value(np.asarray(bias, dtype=np.float32))
+    if paddle.distributed.get_world_size() > 1:
+        with paddle.no_grad():
+            for parameter in (layer.weight, layer.bias):
+                paddle.distributed.broadcast(parameter, src=0)
+
+
+def features_of(options, model, tokens):
+    """Features of the rows, of which each process computes a share: of at most `MOST_ROWS`, drawn by seed.
+
+    Returns:
+        (row numbers, float32 array [rows, width] of their features, seconds it took).
+    """
+    import paddle
+
+    from text_cls.neural.evaluation import all_reduce
+    from text_cls.neural.model import predict_features
+
+    started, chosen = time.perf_counter(), np.arange(len(tokens))
+    if len(chosen) > MOST_ROWS:
+        chosen = np.sort(np.random.default_rng(options.seed).choice(len(tokens), MOST_ROWS, replace=False))
+    rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+    batches = [chosen[batch] for batch in sorted_batches(tokens.lengths[chosen], options.batch_size)]
+    features = predict_features(model, tokens, options.batch_size, batches[rank::world])
+    return chosen, all_reduce(features[chosen]), time.perf_counter() - started
+
+
+def reads_labels(start: str | None) -> bool:
+    """Whether a `--head_start` uses the names or descriptions of the labels."""
+    return start in ("labels", "linear+labels")
+
+
+def label_vectors(options, checkpoint):
+    """Mean features of each label's descriptions, or of its name: float32 array [labels, width].
+
+    In a hierarchy, the name is read twice: its last level, and the whole path. The mean of both finds more labels than
+    either alone.
+    """
+    from text_cls.neural.model import encode, predict_features
+
+    labels, texts, ends = checkpoint.labels, [], []
+    for name in labels.names:
+        levels = split_path(name)
+        texts += labels.descriptions.get(name) or [levels[-1], "，".join(levels)]
+        ends.append(len(texts))
+    tokens = encode(texts, checkpoint.tokenizer, checkpoint.model, options.max_seq_length)
+    features = predict_features(checkpoint.model, tokens, options.batch_size)
+    return np.array([part.mean(axis=0) for part in np.split(features, ends[:-1])])
+
+
+def label_rates(support: np.ndarray, rows: int) -> np.ndarray:
+    """Share of the rows that have each label, float64 [labels], never 0 or 1 (Laplace's rule of succession).
+
+    Args:
+        support: int array [labels], number of rows of each label.
+    """
+    return (support + 1) / (rows + 2)
+
+
+# ------------------------------------------------------------------------------------------------- logistic regression
+
+
+def fit(
+    features: np.ndarray,
+    targets: np.ndarray,
+    rates: np.ndarray,
+    vectors: np.ndarray | None = None,
+    regress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One logistic regression per label.
+
+    The penalty is on the weights of standardised features, and not on the bias. With the labels' vectors, it is on the
+    distance from `weights_of_vectors` instead. These remain for a label that no row has, or every row; without vectors,
+    its weights are 0 and its bias the log-odds of its rate.
+
+    Args:
+        features: float32 array [rows, width].
+        targets: bool array [rows, labels].
+        rates: `label_rates` of the labels.
+        vectors: `label_vectors`, float32 array [labels, width].
+        regress: False for the weights of the vectors alone.
+    Returns:
+        weight [width, labels] and bias [labels] for the features as they are.
+    """
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    # A feature that hardly varies would get large weights, and a small change of the encoder a large effect.
+    spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)
+    features = (features - mean) / spread
+    weight, bias = np.zeros((features.shape[1], len(rates))), logit(rates)
+    if vectors is not None:
+        weight, bias = weights_of_vectors(features, targets, rates, (vectors - vectors.mean(axis=0)) / spread)
+    varied = np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0))
+    for start in range(0, len(varied) if regress else 0, MOST_LABELS):
+        some = varied[start : start + MOST_LABELS]
+        weight[:, some], bias[some] = _fit(features, targets[:, some], weight[:, some], bias[some])
+    weight /= spread[:, None]
+    return weight, bias - mean @ weight
+
+
+def _fit(features, targets, near, bias):
+    """Weights and biases that minimise the penalised loss of some labels, by L-BFGS.
+
+    near: the weights that have no penalty, and to start from. bias: to start from.
+    """
+    from scipy.optimize import minimize
+
+    shape = (features.shape[1] + 1, targets.shape[1])  # the last row is the bias
+    rows = max(1, MOST_CELLS // targets.shape[1])
+
+    def loss_and_gradient(flat):
+        parameters = flat.reshape(shape)
+        weight, bias = parameters[:-1].astype(np.float32), parameters[-1].astype(np.float32)
+        loss, gradient = STRENGTH / 2 * ((parameters[:-1] - near) ** 2).sum(), np.zeros(shape)
+        gradient[:-1] = STRENGTH * (parameters[:-1] - near)
+        for start in range(0, len(features), rows):
+            x, y = features[start : start + rows], targets[start : start + rows]
+            logits = x @ weight + bias
+            loss += np.logaddexp(0, np.where(y, -logits, logits)).sum(dtype=np.float64)
+            errors = sigmoid(logits) - y
+            gradient[:-1] += x.T @ errors
+            gradient[-1] += errors.sum(axis=0)
+        return loss / len(features), gradient.ravel() / len(features)
+
+    first = np.concatenate([near, bias[None]])
+    # Less exact, another rounding would give noticeably other weights; more exact, float32 cannot be.
+    exact = {"maxiter": 300, "ftol": 1e-7}
+    found = minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=exact)
+    return found.x.reshape(shape)[:-1], found.x.reshape(shape)[-1]
+
+
+# ------------------------------------------------------------------------------------------------------ labels' vectors
+
+
+def weights_of_vectors(
+    features: np.ndarray, targets: np.ndarray, rates: np.ndarray, vectors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights in the direction of each label's vector.
+
+    The score of a label is the product with its vector, scaled to a standard deviation of 1 over the rows. Vectors must
+    be centred: in some encoders, unrelated texts have a cosine of 0.8. All labels share the likeliest of `SLOPES`; the
+    bias of each makes its mean probability its rate.
+
+    Args:
+        features: float32 array [rows, width], standardised.
+        targets, rates: as in `fit`. A label without rows gets the median rate of the others: that nobody has labelled a
+            row with it says nothing about how frequent it is.
+        vectors: float32 array [labels, width], centred and scaled as the features.
+    Returns:
+        weight [width, labels] and bias [labels].
+    """
+    every = -(-len(features) // CALIBRATION_ROWS)
+    features, targets = features[::every], targets[::every]
+    scores = features @ vectors.T
+    spread = scores.std(axis=0) + 1e-6
+    scores, weight, present = scores / spread, vectors.T / spread, targets.any(axis=0)
+    rates = np.where(present, rates, np.median(rates[present])) if present.any() else rates
+    losses, biases = [], []
+    for slope in SLOPES:
+        biases.append(_bias_for(slope * scores, rates))
+        logits = (slope * scores + biases[-1])[:, present]
+        losses.append(np.logaddexp(0, np.where(targets[:, present], -logits, logits)).mean() if present.any() else 0)
+    best = int(np.argmin(losses))
+    return SLOPES[best] * weight, biases[best]
+
+
+def _bias_for(logits, rates):
+    """The bias of each label with which its mean probability is its rate, by bisection: float64 [labels]."""
+    low, high = np.full(len(rates), -50.0), np.full(len(rates), 50.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = sigmoid(logits + middle).mean(axis=0, dtype=np.float64) < rates
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
