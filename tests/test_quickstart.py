@@ -55,7 +55,7 @@ def named_scripts(output):
 def check_results(project, output):
     predicted = lines_of(project / "quickstart" / "predicted.txt")
     assert len(predicted) == 60 and all(line.split("\t")[1] for line in predicted)
-    assert "<svg" in (project / "quickstart" / "report.html").read_text(encoding="utf-8")
+    assert "data/test.txt" in (project / "quickstart" / "report.html").read_text(encoding="utf-8")
     assert (project / "quickstart" / "checkpoint" / "model_state.pdparams").exists()
     assert "http://127.0.0.1:8189/" in output and "quickstart/report.html" in output
 
