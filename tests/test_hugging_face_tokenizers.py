@@ -217,6 +217,19 @@ def test_a_checkpoint_and_its_bundle_have_the_ids_of_xlmr(make, xlmr, run, tmp_p
     assert status == 0 and (tmp_path / "models/tokenizer/1/bundle/tokenizer.json").exists(), log
 
 
+def test_a_bert_with_the_vocabulary_of_xlmr_goes_back_to_hugging_face(make, xlmr, run, tmp_path):
+    import export_model
+
+    started = load_pretrained(str(make(tmp_path / "x", "bert")), 5)
+    checkpoint = save_as_checkpoint({"bert": started}, "bert", tmp_path / "checkpoint")
+    where = ("--params_path", checkpoint, "--output_path", tmp_path / "bundle", "--hf", tmp_path / "out")
+    status, log = run(export_model.main, *where)
+    assert status == 0, log  # it compares tokens and logits of folder and bundle
+    assert not (tmp_path / "out/vocab.txt").exists()
+    found = tokenizers.Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
+    assert found.encode("台风登陆 2024").ids == xlmr.encode("台风登陆 2024").ids
+
+
 def test_training_from_an_xlmr(make, news, train, run, tmp_path):
     import predict
 
