@@ -5,7 +5,8 @@
     python train.py --dataset_dir data --device gpu --resume        # continues after Ctrl-C, a kill or a power cut
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data --device gpu
 
-The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default.
+The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default, but for
+--head_start.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def argument_problems(args):
     if args.init_from_ckpt and args.head_start not in (None, "random"):
         yield (
             f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
-            f"train its encoder with a new classifier, pass its folder as --model_name"
+            "train its encoder with a new classifier, pass its folder as --model_name"
         )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
