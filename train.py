@@ -127,7 +127,7 @@ def argument_problems(args):
     if args.init_from_ckpt and args.head_start not in (None, "random"):
         yield (
             f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
-            f"train its encoder with a new classifier, pass its folder as --model_name"
+            "train its encoder with a new classifier, pass its folder as --model_name"
         )
     if args.amp and not args.device.startswith("gpu"):
         yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"

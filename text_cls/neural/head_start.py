@@ -42,7 +42,7 @@ def start_head(options, checkpoint, rows, tokens):
     model, start = checkpoint.model, options.head_start
     layer, reason = _classifier(model)
     if start is None:
-        start = "random" if reason or _is_trained(layer) else DEFAULT
+        start = "random" if reason or options.init_from_ckpt or _is_trained(layer) else DEFAULT
         if start == "random":
             logger.info("Classifier: %s", reason or "trained before, and kept as it is")
     if start == "random":
