@@ -371,7 +371,16 @@ def test_predict_and_infer_label_a_table_as_a_text_file(run, trained, bundles, t
     where = ("--device", "cpu", "--model_path_prefix", bundles["news"])
     status, log = run(infer.main, *where, "--dataset_dir", dataset, "--scores", "--output_file", tmp_path / "a.txt")
     assert status == 0, log
-    flags = ("--text_column", "客户描述", "--level_columns", "一级", "二级", "--output_file", tmp_path / "a.csv")
+    flags = (
+        "--text_column",
+        "客户描述",
+        "--level_columns",
+        "一级",
+        "二级",
+        "三级",
+        "--output_file",
+        tmp_path / "a.csv",
+    )
     status, log = run(infer.main, *where, "--input_file", path, *flags)
     assert status == 0 and f"Prediction results save in {tmp_path / 'a.csv'}: 40 rows" in log, log
     where = ("--device", "cpu", "--dataset_dir", dataset, "--params_path", checkpoint)

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import importlib
 import io
 import json
 import os
@@ -50,6 +51,8 @@ class Output:
             yield f"--output_file {self.path}: workbooks are only read; write a .csv file, which Excel opens"
         if kind in (".json", ".ndjson"):
             yield f"--output_file {self.path}: call it .jsonl; each row will be a JSON object in a line"
+        if kind == ".parquet":
+            importlib.import_module("pyarrow.parquet")  # if it is missing, that is known before anything is predicted
         if self.excel_safe and kind not in (".csv", ".tsv"):
             yield f"--excel_safe is for .csv and .tsv files; --output_file {self.path} is none"
         if self.levels and not self.is_table:
@@ -137,8 +140,10 @@ def _csv(file, texts, output):
 
     if texts.has_names:
         write_row([*texts.columns, *output.columns])
-    yield write
-    text.detach()  # it flushes, and leaves the file open
+    try:
+        yield write
+    finally:
+        text.detach()  # flushed, and its file left open
 
 
 @contextlib.contextmanager
