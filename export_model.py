@@ -3,6 +3,8 @@
     python export_model.py --params_path ./checkpoint/ --output_path ./export
     python export_model.py --params_path ./checkpoint/ --output_path ./export --multilingual      # ERNIE-M
     python export_model.py --int8 --dataset_dir data       # also a faster variant for CPUs, if F1 on dev stays as good
+    python export_model.py --hf ./hf                       # also a Hugging Face folder, for transformers on PyTorch
+    python export_model.py --params_path prune/width_mult_0.75 --hf ./hf     # of a pruned width, which has a bundle
 
 A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bundle; the exit status is then 1.
 """
@@ -23,8 +25,10 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--multilingual", action="store_true", help="the model is an ERNIE-M (off)")
-    parser.add_argument("--params_path", default="./checkpoint/", help="checkpoint of train.py (%(default)s)")
+    path = "checkpoint of train.py; with --hf also a width of prune.py (%(default)s)"
+    parser.add_argument("--params_path", default="./checkpoint/", help=path)
     parser.add_argument("--output_path", default="./export", help="folder to write (%(default)s)")
+    parser.add_argument("--hf", help="also write a Hugging Face folder, which transformers opens on PyTorch (none)")
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
@@ -104,11 +108,14 @@ def read(args):
     """The checkpoint without its model, and the dev rows or None. Raises one UserError that lists every problem."""
     from text_cls.neural.checkpoint import load_checkpoint
     from text_cls.neural.export import bundle_folder_problem
+    from text_cls.neural.hugging_face_export import folder_problem
     from text_cls.rows import read_rows
 
     problems, rows = Problems(), None
     checkpoint = load_checkpoint(args.params_path, None, problems)
     if problem := bundle_folder_problem(args.output_path, "--output_path"):
+        problems.add(problem)
+    if args.hf and (problem := folder_problem(args.hf, "--hf", args.output_path, args.params_path)):
         problems.add(problem)
     if args.dataset_dir:
         with problems.collect():
@@ -122,14 +129,17 @@ def read(args):
 
 
 def check_model(args, checkpoint):
-    """Raises a UserError if --multilingual does not fit the model, or the model cannot be served."""
+    """Raises a UserError if --multilingual or --hf does not fit the model, or the model cannot be served."""
     from text_cls.neural.export import tokenizer_problem
+    from text_cls.neural.hugging_face_export import config_problem
 
     kind = checkpoint.model.config.model_type
     if args.multilingual != (kind == "ernie_m"):
         remedy = "leave --multilingual out" if args.multilingual else "add --multilingual"
         raise UserError(f"--params_path {args.params_path} holds a model of type {kind}; {remedy}")
     if problem := tokenizer_problem(checkpoint.tokenizer):
+        raise UserError(problem)
+    if args.hf and (problem := config_problem(checkpoint.model.config.to_dict())):
         raise UserError(problem)
 
 
@@ -149,10 +159,37 @@ def add_variants(draft, rows, args):
     return refused
 
 
+def write_hf(args, trained):
+    """Writes the folder of --hf from a `hugging_face_export.Trained`."""
+    from text_cls.neural.hugging_face_export import write_hugging_face
+
+    difference = write_hugging_face(args.hf, trained)
+    logger.info("The Hugging Face folder is in %s; its logits match the bundle's within %.1e", args.hf, difference)
+
+
+def run_on_pruned(args):
+    """Writes the Hugging Face folder of a pruned width. Returns the exit status."""
+    from text_cls.neural.hugging_face_export import config_problem, folder_problem, read_pruned
+
+    if not args.hf or args.int8 or args.fp16:
+        raise UserError(
+            f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8 "
+            "and --fp16 to write a Hugging Face folder of it"
+        )
+    if problem := folder_problem(args.hf, "--hf", args.params_path):
+        raise UserError(problem)
+    trained = read_pruned(args.params_path)
+    if problem := config_problem(trained.config):
+        raise UserError(problem)
+    write_hf(args, trained)
+    return 0
+
+
 def run(args):
     """Exports the checkpoint. Returns the exit status."""
     from text_cls.neural.checkpoint import load_model
     from text_cls.neural.export import bundle_folder, check, example_texts
+    from text_cls.neural.hugging_face_export import Trained, as_arrays
     from text_cls.serving.predictor import Predictor
 
     checkpoint, rows = read(args)
@@ -161,7 +198,8 @@ def run(args):
     max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
     texts = list(islice(rows.texts, 64)) if rows else example_texts()
     with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
-        difference, shortest, longest = check(checkpoint, Predictor(draft.folder), texts, max_seq_length)
+        predictor = Predictor(draft.folder)
+        difference, shortest, longest = check(checkpoint, predictor, texts, max_seq_length)
         logger.info(
             "The bundle's logits match the trained model's within %.1e, on rows of %d to %d tokens",
             difference,
@@ -169,6 +207,9 @@ def run(args):
             longest,
         )
         refused = add_variants(draft, rows, args)
+        if args.hf:
+            model = checkpoint.model
+            write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict(), checkpoint.run))
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
         logger.error("%s is not in it; serve float32, or raise --max_f1_drop", variant)
@@ -180,8 +221,12 @@ def main(argv=None):
     args = parse_args(argv)
     use_old_ir()
     prepare_environment()
-    with write_lock(args.output_path):
-        return run(args)
+    from text_cls.neural.hugging_face_export import is_pruned
+
+    pruned = is_pruned(args.params_path)
+    written = ([] if pruned else [args.output_path]) + ([args.hf] if args.hf else [])
+    with write_lock(*written):
+        return run_on_pruned(args) if pruned else run(args)
 
 
 if __name__ == "__main__":

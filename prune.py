@@ -166,6 +166,11 @@ def check_model(args, checkpoint):
     problems, config = Problems(), checkpoint.model.config
     if config.model_type == "ernie_m":
         problems.add("PaddleNLP's pruning does not support ERNIE-M; export it unpruned (python export_model.py)")
+    elif checkpoint.tokenizer("")["input_ids"][0] == 0:  # to its forward pass (2.8), a text that starts so is an export
+        problems.add(
+            "PaddleNLP's pruning does not support a vocabulary whose first token, XLM-R's <s>, has number 0; export "
+            "the model unpruned (python export_model.py)"
+        )
     if problem := tokenizer_problem(checkpoint.tokenizer):
         problems.add(problem)
     limit = longest_input(config)

@@ -5,7 +5,8 @@
     python train.py --dataset_dir data --device gpu --resume        # continues after Ctrl-C, a kill or a power cut
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data --device gpu
 
-The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default.
+The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default, except
+--head_start.
 """
 
 import argparse

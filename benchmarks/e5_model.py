@@ -1,7 +1,10 @@
 """multilingual-e5-small as an ERNIE, made once by data/make_pretrained_model.py and kept in .cache/benchmarks."""
 
+import contextlib
+
 import kept_runs
 from project import run_script
+from text_cls.locks import try_lock, unlock
 
 LAYERS = {6: "2 4 6 8 10 12", 12: "1 2 3 4 5 6 7 8 9 10 11 12"}  # of the original, by their number
 
@@ -13,7 +16,12 @@ def add_flag(parser):
 def make(layers, wheel=None):
     """Folder of the model with 6 or 12 layers."""
     folder = kept_runs.HOME / f"e5-{layers}"
-    if not folder.exists():
-        flags = ("--wheel", wheel) if wheel else ()
-        run_script("data/make_pretrained_model.py", "--output_dir", folder, "--layers", *LAYERS[layers].split(), *flags)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if held := try_lock(f"{folder}.making", wait=600):  # another process may be making it
+            stack.callback(unlock, *held)
+        if not folder.exists():
+            flags = ("--wheel", wheel) if wheel else ()
+            layers = LAYERS[layers].split()
+            run_script("data/make_pretrained_model.py", "--output_dir", folder, "--layers", *layers, *flags)
     return folder

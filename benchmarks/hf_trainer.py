@@ -26,7 +26,7 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=non_negative_int, default=3, help="seed (%(default)s)")
     parser.add_argument("--epochs", type=positive_int, default=4, help="passes over the rows (%(default)s)")
     parser.add_argument("--batch_size", type=positive_int, default=16, help="rows per step (%(default)s)")
-    parser.add_argument("--learning_rate", type=non_negative_float, default=3e-4, help="peak rate (%(default)s)")
+    parser.add_argument("--learning_rate", type=non_negative_float, default=1e-4, help="peak rate (%(default)s)")
     parser.add_argument("--warmup_steps", type=non_negative_float, default=0.1, help="share of all steps (%(default)s)")
     parser.add_argument("--by_length", action="store_true", help="batches of rows of similar length (off)")
     return parser.parse_args(argv)

@@ -113,7 +113,8 @@ def finish(args, runs, execute):
                 except UserError as error:
                     print(f"{run.name} is left out: {error}", flush=True)
                 else:
-                    _do(run, execute)
+                    if run.result() is None:  # another process may have finished it just now
+                        _do(run, execute)
     return [(run, result) for run in runs if (result := run.result())]
 
 

@@ -1,6 +1,6 @@
 """Memory of predict.py on a short and a long file: it must not grow with the file.
 
-    python benchmarks/predict_memory.py          # after make quickstart: 2,000 and 200,000 rows
+    python benchmarks/predict_memory.py          # after make quickstart-tiny: 2,000 and 200,000 rows
     python benchmarks/predict_memory.py --params_path checkpoint --rows 2000 20000 --rounds 1
 
 The texts are those of the examples, each with a different number at its end. The script runs as a user runs it.

@@ -50,8 +50,9 @@ SIDES = {  # side: (--head_start of train.py, None where it takes no part; flags
     "Trainer, fitted head": ("linear", ["trainer", "--by_length"]),
     "SetFit": (None, ["setfit"]),
 }
-EPOCHS = {"2000": 4, "8-per-label": 12}
-SHARED = "--batch_size 16 --learning_rate 3e-4 --warmup_steps 0.1"
+EPOCHS = {"2000": 4, "8-per-label": 8}
+SHARED = "--batch_size 16 --learning_rate 1e-4 --warmup_steps 0.1"
+LIKE_TRAINER = "--warmup --max_grad_norm 1"  # flags of train.py for what Trainer does by default
 LENGTH = 64
 HELD = 0.02  # of the training rows
 
@@ -75,7 +76,7 @@ def planned(args):
             for side in args.sides:
                 name = f"{side.lower().replace(', ', '-').replace(' ', '-')}-{rows}-seed{seed}"
                 settings = {"rows": rows, "side": side, "seed": seed, "epochs": EPOCHS[rows]}
-                yield Run(name, {**settings, "shared": SHARED, "length": LENGTH})
+                yield Run(name, {**settings, "shared": f"{SHARED} {LIKE_TRAINER}", "length": LENGTH})
 
 
 def make_data(rows, seed, folder):
@@ -100,14 +101,16 @@ def fine_tune(run, args):
     """Trains. Returns the scores on dev, and the number of training rows."""
     rows, side, seed, epochs, *_ = run.settings.values()
     (head, other), base = SIDES[side], e5_model.make(6, args.wheel)
+    (run.folder / "times.json").unlink(missing_ok=True)  # of an attempt that was stopped: this one starts anew
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         make_data(rows, seed, folder)
         labels, *parts = read_set(folder, "train.txt", "held.txt", "dev.txt")
         if head:
             flags = ["--dataset_dir", folder, "--dev_file", "held.txt", "--test_file", "dev.txt", "--device", "cpu"]
-            flags += ["--model_name", base, "--save_dir", folder / "checkpoint", "--max_seq_length", LENGTH, "--warmup"]
-            flags += ["--seed", seed, "--logging_steps", 50, "--head_start", head, *SHARED.split()]
+            flags += ["--model_name", base, "--save_dir", folder / "checkpoint", "--max_seq_length", LENGTH]
+            flags += ["--seed", seed, "--logging_steps", 50, "--head_start", head]
+            flags += [*SHARED.split(), *LIKE_TRAINER.split()]
             run.script("train.py", *flags, "--epochs", 0 if other else epochs)
             trained = open_trained(folder / "checkpoint")
             model, tokenizer = trained.model, trained.tokenizer

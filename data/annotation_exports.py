@@ -71,7 +71,7 @@ def read_annotations(paths, separator, problems, counts, controls=None, join=Fal
 
 def tool_of(record):
     """The labelling tool whose export has a row like this JSON object; None if it may be a row of any table."""
-    if {"annotations", "completions", "annotation_id"} & record.keys():
+    if "annotation_id" in record or ("data" in record and {"annotations", "completions"} & record.keys()):
         return "Label Studio"
     labels = record.get("label", record.get("labels"))
     of_tool = {"id", "text", "data", "label", "labels", "meta", "Comments", "annotation_approver"}

@@ -61,6 +61,8 @@ def parse_args(argv=None):
     file.add_argument("--encoding", help="encoding of a text file, such as gb18030 (found from its bytes)")
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
+    if (args.label_column or args.level_columns) and not args.text_column:
+        parser.error("--text_column is missing; without all the column flags, the columns are shown")
     args.splits = args.splits or [0.8, 0.2]
     if args.level_columns:
         args.task_type, args.separator = "hierarchical", SEPARATOR
@@ -130,9 +132,10 @@ def read(table, args, problems, texts, label, levels):
             else:
                 names = items_of(record.get(label[0]), args.label_separator) if label else []
             "".join([text, *names]).encode("utf-8")  # half a surrogate pair cannot be written
-            yield where, text, names
         except ValueError as error:
             problems.add(f"{where}: {error}")
+        else:
+            yield where, text, names
 
 
 def convert(args):

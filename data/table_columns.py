@@ -16,7 +16,7 @@ SHOWN = 3  # values of each column
 WIDTH = 24  # characters of each
 TEXT_NAMES = set("text texts content sentence body data 文本 内容 正文".split())
 LABEL_NAME = re.compile("label|categor|class|topic|tag|标签|类别|分类|类型", re.IGNORECASE)
-LEVEL_NAME = re.compile("([一二三四五六]级|level|lv|l)[ _-]?[1-6]?.*|.*[一二三四五六]级.*", re.IGNORECASE)
+LEVEL_NAME = re.compile("(level|lv|l)[ _-]?[1-6].*|.*[一二三四五六]级.*|[大中小]类", re.IGNORECASE)
 
 
 @dataclass
@@ -101,8 +101,12 @@ def columns_of(names, rows):
     for row in rows:
         for column in columns:
             value = row.get(column.name)
-            text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else None
-            text = cell_text(value).strip() if text is None else text
+            if isinstance(value, (list, dict)):
+                value = json.dumps(value, ensure_ascii=False, default=str)
+            try:
+                text = cell_text(value).strip()
+            except ValueError:  # bytes that are no text
+                text = repr(value[:WIDTH])
             if text:
                 column.values[text] += 1
                 column.size += len(text)
@@ -171,15 +175,19 @@ def described(columns):
     for column in columns:
         values = [_shortened(value) for value in list(column.values)[:SHOWN]]
         more = " ..." if len(column.values) > SHOWN else ""
-        lines.append((column.name, str(column.filled), str(len(column.values)), " | ".join(values) + more))
+        lines.append((_printable(column.name), str(column.filled), str(len(column.values)), " | ".join(values) + more))
     widths = [max(_width(line[i]) for line in lines) for i in range(3)]
     for line in lines:
         cells = [cell + " " * (width - _width(cell)) for cell, width in zip(line, widths)]
         yield "  " + "  ".join([*cells, line[3]])
 
 
+def _printable(text):
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
 def _shortened(text):
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * WIDTH]).split())
+    text = _printable(text[: 2 * WIDTH])
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 

@@ -29,7 +29,7 @@ def label_names(name, where, task_type, separator):
         raise UserError(f"{where}: label {name!r} {error}; rename it, and convert again") from error
 
 
-@functools.lru_cache(1 << 16)  # the rows of a label then share its names: a million rows take half the memory
+@functools.lru_cache(1 << 16)  # all rows of a label share the strings of its names
 def _paths(name, hierarchical, separator):
     pieces = [tidy_name(piece).strip() for piece in (name.rsplit(separator) if hierarchical else [name])]
     if not all(pieces):

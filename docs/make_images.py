@@ -114,7 +114,8 @@ def save(driver, path):
 def picture_report(args, folder):
     page = folder / "report.html"
     model = ("--device", "cpu", "--dataset_dir", args.dataset_dir, "--params_path", args.params_path)
-    run("analysis/evaluate.py", *model, "--bad_case_file", str(folder / "bad_case.txt"), "--html", str(page))
+    outputs = ("--bad_case_file", str(folder / "bad_case.txt"), "--html", str(page))
+    run("analysis/evaluate.py", *model, "--dev_file", "test.txt", *outputs)
     with chromium(1280) as driver:
         driver.get(page.as_uri())
         time.sleep(1)  # the plots are drawn by a script

@@ -85,6 +85,11 @@ def test_both_files_have_the_same_weights(trained):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+def test_whoever_may_read_one_file_may_read_all(trained):
+    """safetensors makes a file for its owner alone."""
+    assert len({path.stat().st_mode for path in trained["news"][1].iterdir()}) == 1
+
+
 @pytest.mark.parametrize("name", WEIGHT_FILES)
 def test_one_file_of_weights_is_enough(predicted, copied, name):
     (copied[1] / name).unlink()

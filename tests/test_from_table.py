@@ -238,6 +238,20 @@ def test_mistakes(convert, tmp_path, content, flags, message):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (("甲##乙", "丙"), "level '甲##乙' contains ##"),
+        (("甲", "#丙"), "begins with #"),
+        (("", "丙"), "column '一级' is empty"),
+    ],
+)
+def test_mistakes_in_levels(convert, tmp_path, levels, message):
+    table = save_csv(tmp_path / "a.csv", [["内容", "一级", "二级"], ["一", *levels], ["二", "甲", "C#"]])
+    status, said, _ = convert(table, "--text_column", "内容", "--level_columns", "一级", "二级", "--splits", 1)
+    assert status == 2 and f"{table}:2: " in said and message in said and "problems" not in said
+
+
 def test_formulas_without_results_and_errors_are_counted(convert, tmp_path):
     book = openpyxl.Workbook()
     for row in (["内容", "标签"], ["一", "=A1"], ["二", "#N/A"], ["三", "甲"]):
@@ -268,6 +282,7 @@ def test_levels_without_names_are_guessed(convert, tmp_path):
         ({"text": ["一", "二"], "label": ["甲##乙", "甲"]}, "--label_column label --task_type hierarchical"),
         ({"标题": ["一", "二"], "内容": ["三" * 30, "四" * 40]}, "--text_column '内容'"),
         ({"Level 1": ["甲"], "Level 2": ["乙"], "body": ["三" * 30]}, "--level_columns 'Level 1' 'Level 2'"),
+        ({"location": ["北京"], "label": ["乙"], "body": ["三" * 30]}, "--text_column body --label_column label"),
     ],
 )
 def test_guesses(convert, tmp_path, columns, flags):
@@ -290,6 +305,17 @@ def test_a_workbook_given_as_rows_is_named(run, train, news):
     assert status == 2 and "To make a data set of a table, use data/from_table.py" in log
     status, log = run(doccano.main, "--doccano_file", news / "train.txt", "--save_dir", news)
     assert status == 2 and f"python data/from_table.py --table {news / 'train.txt'}" in log
+
+
+def test_columns_that_are_no_text_are_shown(convert, tmp_path):
+    columns = {"text": ["一"], "image": [b"\xff\xd8"], "vector": [[0.5, 1.0]], "red\x1b[31m": ["\x1b[31m甲"]}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    status, said, _ = convert(tmp_path / "a.parquet")
+    assert status == 0 and "[0.5, 1.0]" in said and "\x1b" not in said
+    status, said, _ = convert(tmp_path / "a.parquet", "--label_column", "text")
+    assert status == 2 and "--text_column is missing" in said
+    status, said, _ = convert(tmp_path / "a.parquet", "--text_column", "image")
+    assert status == 2 and "row 1: contains bytes that are not UTF-8" in said
 
 
 def test_a_missing_package_is_named(tmp_path):
@@ -332,7 +358,7 @@ def test_any_labels_come_back_or_are_refused(tmp_path_factory, rows):
         "label",
     ]
     status = script.main([*flags, "--splits", "1"])
-    expected = {(one_line(text).strip(), frozenset(tidy_name(name.strip()) for name in names)) for text, names in rows}
+    expected = {(one_line(text).strip(), frozenset(tidy_name(name).strip() for name in names)) for text, names in rows}
     expected = {(text, names - {""}) for text, names in expected if text}
     if status == 0:
         pairs = pairs_of(folder / "out" / "train.txt")

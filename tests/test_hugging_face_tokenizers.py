@@ -198,6 +198,7 @@ def test_the_head_of_an_xlmr_is_new(make, xlmr, tmp_path, caplog):
 
 @pytest.mark.parametrize(("kind", "flags"), [("xlm-roberta", ["--multilingual"]), ("bert", [])])
 def test_a_checkpoint_and_its_bundle_have_the_ids_of_xlmr(make, xlmr, run, tmp_path, kind, flags):
+    import build_repository
     import export_model
     from text_cls.serving.predictor import Predictor
 
@@ -212,6 +213,21 @@ def test_a_checkpoint_and_its_bundle_have_the_ids_of_xlmr(make, xlmr, run, tmp_p
     found = Predictor(str(bundle), device="cpu").encode(texts)
     assert found.columns["input_ids"].tolist() == [number for ids in expected for number in ids]
     assert not (bundle / "vocab.txt").exists() and (bundle / "tokenizer.json").exists()
+    status, log = run(build_repository.main, "--bundle", bundle, "--output", tmp_path / "models")
+    assert status == 0 and (tmp_path / "models/tokenizer/1/bundle/tokenizer.json").exists(), log
+
+
+def test_a_bert_with_the_vocabulary_of_xlmr_goes_back_to_hugging_face(make, xlmr, run, tmp_path):
+    import export_model
+
+    started = load_pretrained(str(make(tmp_path / "x", "bert")), 5)
+    checkpoint = save_as_checkpoint({"bert": started}, "bert", tmp_path / "checkpoint")
+    where = ("--params_path", checkpoint, "--output_path", tmp_path / "bundle", "--hf", tmp_path / "out")
+    status, log = run(export_model.main, *where)
+    assert status == 0, log  # it compares tokens and logits of folder and bundle
+    assert not (tmp_path / "out/vocab.txt").exists()
+    found = tokenizers.Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
+    assert found.encode("台风登陆 2024").ids == xlmr.encode("台风登陆 2024").ids
 
 
 def test_training_from_an_xlmr(make, news, train, run, tmp_path):
@@ -222,6 +238,29 @@ def test_training_from_an_xlmr(make, news, train, run, tmp_path):
     flags = ("--dataset_dir", news, "--params_path", checkpoint, "--device", "cpu")
     status, log = run(predict.main, *flags, "--output_file", tmp_path / "predicted.txt")
     assert status == 0 and len(lines_of(tmp_path / "predicted.txt")) == 12, log
+
+
+def test_a_retrieval_encoder_keeps_its_tokenizer(make, xlmr, tmp_path):
+    from encoder import load_encoder
+
+    parts = load_encoder(str(make(tmp_path / "x", "xlm-roberta")))
+    for part in parts:
+        part.save_pretrained(str(tmp_path / "saved"))
+    _, tokenizer = load_encoder(str(tmp_path / "saved"))
+    assert tokenizer("台风登陆 2024")["input_ids"] == xlmr.encode("台风登陆 2024").ids
+
+
+def test_a_bert_with_the_vocabulary_of_xlmr_is_not_pruned(make, news, run, tmp_path):
+    import prune
+
+    started = load_pretrained(str(make(tmp_path / "x", "bert")), 5)
+    checkpoint = save_as_checkpoint({"bert": started}, "bert", tmp_path / "checkpoint")
+    shutil.copy(checkpoint / "label.txt", news)
+    for name in ("train.txt", "dev.txt"):
+        (news / name).write_text("足球\ta\n台风\tb,c\n", encoding="utf-8")
+    where = ("--dataset_dir", news, "--params_dir", checkpoint, "--output_dir", tmp_path / "pruned", "--device", "cpu")
+    status, log = run(prune.main, *where, "--max_seq_length", 32, "--width_mult_list", "1/2")
+    assert status == 2 and "XLM-R's <s>, has number 0; export the model unpruned" in log, log
 
 
 def test_words_are_explained(make, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -133,6 +134,22 @@ def test_runs_are_kept_and_shared(home, capsys):
     assert lines_of(runs[1].folder / "log.txt") == ["1"]
     with pytest.raises(SystemExit, match="no run is named d"):
         KEPT.finish(args_of("--only", "d"), runs, execute)
+
+
+def test_the_encoder_is_made_once(tmp_path, monkeypatch):
+    made = []
+
+    def make(script, _, folder, *flags):
+        time.sleep(0.2)
+        folder.mkdir()
+        made.append(flags)
+
+    monkeypatch.setattr(KEPT, "HOME", tmp_path / "kept")
+    monkeypatch.setattr(E5, "run_script", make)
+    with ThreadPoolExecutor() as pool:
+        folders = [*pool.map(E5.make, [6, 6])]
+    assert folders == [tmp_path / "kept" / "e5-6"] * 2
+    assert made == [("--layers", *"2 4 6 8 10 12".split())]
 
 
 def test_a_script_that_fails_ends_the_benchmark(home):

@@ -177,7 +177,9 @@ def test_a_failed_download_says_how_to_get_the_model(monkeypatch):
     assert "--model_name ./ernie-3.0-medium-zh" in message
     assert "https://bj.bcebos.com/paddlenlp/models/transformers/ernie_3.0/ernie_3.0_medium_zh.pdparams" in message
     assert "ernie_3.0_medium_zh_vocab.txt as ernie_3.0_medium_zh_vocab.txt" in message
-    assert "data/make_tiny_model.py" in message
+    assert (
+        "data/make_tiny_model.py" in message and "data/make_pretrained_model.py, then --model_name data/e5" in message
+    )
 
 
 def test_a_mistyped_name_is_recognised(monkeypatch):

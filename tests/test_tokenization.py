@@ -118,7 +118,7 @@ def test_a_long_text_costs_no_more_than_its_beginning(family_folders):
 def test_strangers_texts_do_not_fill_the_memory(family_folders):
     ours = load_tokenizer(str(family_folders["ernie"]))
     ours.encode(["".join(map(chr, range(0x20000, 0x30000 + 0x10000)))], 16)
-    assert len(ours._table) <= 1 << 16
+    assert len(ours.table) <= 1 << 16
 
 
 def test_an_unknown_kind_is_refused(family_folders, tmp_path):

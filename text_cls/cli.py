@@ -78,7 +78,7 @@ class Problems:
 
 
 def command(main):
-    """Makes `main(argv=None)` return an exit status: 0, or 2 after the message of a `UserError`."""
+    """Makes `main(argv=None)` return an exit status: 0, or that of a `UserError`, 2, after its message."""
 
     @functools.wraps(main)
     def wrapper(argv=None):
@@ -89,7 +89,7 @@ def command(main):
         except UserError as error:
             if is_main_process():
                 print(f"error: {error}", file=sys.stderr)
-            return 2
+            return error.status
         except ModuleNotFoundError as error:
             if error.name not in PACKAGES:
                 raise

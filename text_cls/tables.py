@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def open_table(
             raise UserError(f"{path}: this file is HTML or XML; open it in Excel or LibreOffice, and save it as .xlsx")
         if extension in (".json", ".jsonl", ".ndjson") or is_json(lines):
             return _json(path, name, is_array=lines[0].lstrip().startswith("["))
-        return _delimited(path, name, "\t" if extension == ".tsv" else None, text, header_row, wanted)
+        return _delimited(path, name, "\t" if extension == ".tsv" else None, head, header_row, wanted)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}. Check the folder and the name") from error
 
@@ -201,12 +202,13 @@ def _row_of_names(rows, wanted):
         for _, number, cells in rows:
             if wanted <= {" ".join((cell or "").split()) for cell in cells}:
                 return number
-    # Above the names, there may be a title, alone in its row.
     sizes = [sum(not _is_empty(cell) for cell in cells) for _, _, cells in rows]
-    usual = Counter(filter(None, sizes)).most_common(1)
-    start = next((i for i, size in enumerate(sizes) if usual and 2 * size >= usual[0][0]), 0)
-    _, number, cells = rows[start]
-    return number if _are_names(cells, [below for _, _, below in rows[start + 1 :]]) else 0
+    usual, _ = next(iter(Counter(filter(None, sizes)).most_common(1)), (1, 0))
+    for i, (_, number, cells) in enumerate(rows):
+        # Above the names, there may be a title, alone in its row. pandas leaves the first column without a name.
+        if 2 * sizes[i] > usual or (2 * sizes[i] == usual and _is_empty(cells[0])):
+            return number if _are_names(cells, [below for _, _, below in rows[i + 1 :]]) else 0
+    return 0
 
 
 def _is_empty(cell):
@@ -274,10 +276,12 @@ def _lines(path, encoding):
             text.detach()  # so that it does not close the file
 
 
-def _delimited(path, encoding, delimiter, sample, header_row, wanted):
-    delimiter = delimiter or _delimiter(sample)
+def _delimited(path, encoding, delimiter, head, header_row, wanted):
+    is_cut, lines = len(head) == SAMPLE, list(io.StringIO(head.decode(encoding, errors="ignore"), newline=""))
+    lines = lines[:-1] if is_cut and len(lines) > 1 else lines
+    delimiter = delimiter or _delimiter(lines)
     # Texts of a database's TSV may begin with a quote that means nothing.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" and not _are_quotes_paired(sample) else csv.QUOTE_MINIMAL
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and not _are_quotes_paired(lines, is_cut) else csv.QUOTE_MINIMAL
 
     def read_cells(problems):
         csv.field_size_limit(MAX_CELL)
@@ -304,25 +308,24 @@ def _delimited(path, encoding, delimiter, sample, header_row, wanted):
     return _with_names(path, kind, read_cells, False, header_row, wanted)
 
 
-def _delimiter(sample):
-    """The separator with which the most rows have as many cells as the first one, more than one."""
+def _delimiter(lines):
+    """The separator with which most rows have the same number of cells, more than one."""
     found = {}
     for delimiter in ",\t;":
         with contextlib.suppress(csv.Error):
-            sizes = [len(cells) for cells in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if cells]
-            sizes = sizes[:-1] if len(sizes) > 2 else sizes  # the last row may be cut
+            sizes = [len(cells) for cells in csv.reader(lines, delimiter=delimiter) if cells]
             if sizes and max(sizes) > 1:
                 usual, count = Counter(sizes).most_common(1)[0]
                 found[delimiter] = usual > 1, count / len(sizes), usual
     return max(found, key=found.get) if found else ","
 
 
-def _are_quotes_paired(sample):
+def _are_quotes_paired(lines, is_cut):
     try:
-        for _ in csv.reader(io.StringIO(sample, newline=""), delimiter="\t", strict=True):
+        for _ in csv.reader(lines, delimiter="\t", strict=True):
             pass
     except csv.Error as error:
-        return "unexpected end" in str(error) and len(sample) >= SAMPLE // 4  # the last cell may be cut
+        return is_cut and "unexpected end" in str(error)
     return True
 
 
@@ -362,7 +365,7 @@ def _array(path, encoding):
     if len(content) > MAX_ARRAY:
         raise UserError(
             f"{path}: a JSON array of more than {MAX_ARRAY >> 20} MB, which would be read whole; make it JSON lines: "
-            f"jq -c '.[]' {path} > {path}l"
+            f"jq -c '.[]' {shlex.quote(path)} > {shlex.quote(path + 'l')}"
         )
     try:
         records = json.loads(content.decode(encoding))

