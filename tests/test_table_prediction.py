@@ -134,6 +134,21 @@ def test_a_table_gets_the_labels_of_a_text_file(tmp_path):
     assert (tmp_path / "in.txt.out.txt").read_bytes() == (tmp_path / "in.csv.out.txt").read_bytes()
 
 
+def test_the_model_gets_the_texts_that_it_was_trained_on(run, tmp_path):
+    """What data/from_table.py writes for a table is what is predicted of it."""
+    import from_table
+
+    rows = [*ROWS, ["8", "足球\r\n\r\n\t下雨  大\n", "x"], ["9", "\u3000下雨\u2029", "y\n"]]
+    path = save(tmp_path / "in.csv", rows=rows, encoding="gb18030")
+    flags = ("--table", path, "--save_dir", tmp_path / "data", "--text_column", "内容", "备注")
+    assert run(from_table.main, *flags)[0] == 0
+    job = check_files(path, None, Problems(), LABELS, tables=TableOptions(["内容", "备注"]))
+    texts = [text for window in job.texts.windows(4) for text in window.texts]
+    assert texts == [
+        line.strip() for line in (tmp_path / "data" / "data.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+
+
 def test_csv_is_written_as_excel_reads_it(tmp_path):
     path = save(tmp_path / "in.csv", encoding="gb18030", rows=[[*row[:2], "\ufffd好"] for row in ROWS])
     content = predicted(path, tmp_path / "out.csv").read_bytes()
