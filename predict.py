@@ -4,7 +4,11 @@
     python predict.py --dataset_dir data --device cpu --output_file predicted.txt
     python predict.py --dataset_dir data --device cpu --output_file predicted.txt --scores
 
+    python predict.py --dataset_dir data --device cpu --data_file new.csv --output_file labelled.csv
+
 The output is `text<TAB>label,label`, which train.py can read; --scores adds the probabilities as a third column.
+A table (.csv, .tsv, .jsonl or .parquet, as its name says; .xlsx is read only) keeps its columns, and gets `labels` and
+`scores`.
 """
 
 import argparse
@@ -15,7 +19,8 @@ import unicodedata
 from text_cls.cli import Problems, add_blank_flag, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.neural.compat import prepare_environment
-from text_cls.prediction import count_texts, log_hierarchy, named_labels, predict_file
+from text_cls.prediction import check_files, log_hierarchy, named_labels, predict_file
+from text_cls.table_flags import add_table_flags, table_options
 from utils import add_model_flags, load_weights, open_model, probabilities_of
 
 
@@ -24,10 +29,11 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser, params_path="./checkpoint/")
-    parser.add_argument("--data_file", default="data.txt", help="texts to predict, one per line (%(default)s)")
+    parser.add_argument("--data_file", default="data.txt", help="texts, one per line, or a table (%(default)s)")
     parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: only the log)")
     parser.add_argument("--scores", action="store_true", help="write the probabilities of the labels as well (off)")
     add_blank_flag(parser)
+    add_table_flags(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
@@ -47,7 +53,9 @@ def main(argv=None):
     problems = Problems()
     checkpoint, max_seq_length = open_model(args, problems)
     path = os.path.join(args.dataset_dir, args.data_file)
-    count = count_texts(path, problems, checkpoint.labels, args.skip_blank)
+    labels = checkpoint.labels
+    output = args.output_file or (None if labels.hierarchical else "output.txt")
+    job = check_files(path, output, problems, labels, args.scores, args.skip_blank, tables=table_options(args))
     with problems.collect():
         decision = overridden(checkpoint.decision, **decision_options(args))
     problems.stop_if_any()
@@ -55,12 +63,9 @@ def main(argv=None):
 
     def predict(texts):
         probabilities = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size)
-        return named_labels(probabilities, checkpoint.labels, decision)
+        return named_labels(probabilities, labels, decision)
 
-    hierarchical = checkpoint.labels.hierarchical
-    output = args.output_file or (None if hierarchical else "output.txt")
-    log_row = log_hierarchy if hierarchical else log_table_row
-    predict_file(path, count, output, predict, log_row, args.scores, args.skip_blank)
+    predict_file(job, predict, log_hierarchy if labels.hierarchical else log_table_row)
     return 0
 
 

@@ -30,13 +30,13 @@ from dataset_files import (
     write_dataset,
 )
 from label_studio import ignored
-from table_columns import columns_of, command_of, described, find_columns, guess, items_of
+from table_columns import columns_of, command_of, described, guess, items_of
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import SEPARATOR, join_path
 from text_cls.locks import write_lock
 from text_cls.rows import one_line
-from text_cls.tables import LOOKED_AT, cell_text, open_table
+from text_cls.tables import LOOKED_AT, cell_text, find_columns, open_table, row_text
 from tool_labels import check_new
 
 
@@ -106,12 +106,6 @@ def show(args):
 # ---------------------------------------------------------------------------------------------------- with column flags
 
 
-def text_of(record, columns):
-    """The text of a row: its columns joined by a space."""
-    cells = (cell_text(record.get(name)).strip() for name in columns)
-    return " ".join(cell for cell in cells if cell)
-
-
 def path_of(record, columns):
     """The label of a row with one column for each level: a list of its path, empty if it has none."""
     levels = [cell_text(record.get(name)).strip() for name in columns]
@@ -132,7 +126,7 @@ def read(table, args, problems, texts, label, levels):
     """
     for where, record in table.rows(problems, [*texts, *label, *levels]):
         try:
-            text = text_of(record, texts)
+            text = row_text(record, texts)
             if levels:
                 names = path_of(record, levels)
             else:

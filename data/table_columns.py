@@ -8,7 +8,6 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 
-from text_cls.cli import closest
 from text_cls.label_tree import SEPARATOR
 from text_cls.new_labels import joined_names
 from text_cls.tables import cell_text
@@ -68,20 +67,6 @@ class Guess:
             words += ["--task_type", "hierarchical"] if self.separator else []
             words += ["--separator", self.separator] if self.separator not in ("", SEPARATOR) else []
         return words
-
-
-def find_columns(names, columns, flag, path, problems):
-    """The columns of these names, or of these numbers, counted from 1. Adds a problem for each that there is not."""
-    found = []
-    for name in names:
-        if name in columns:
-            found.append(name)
-        elif name.isdecimal() and 1 <= int(name) <= len(columns):
-            found.append(columns[int(name) - 1])
-        else:
-            known = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
-            problems.add(f"{path}: {flag} {name}: no such column{closest(name, columns)}; there are {known}")
-    return found
 
 
 def items_of(value, separator):

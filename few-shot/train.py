@@ -278,8 +278,10 @@ def log_scores(args, task, rows, decision):
 
 def predict(args, task, count, decision):
     """Predicts the labels of data.txt, or of test.txt if there is no data.txt. count: number of texts in it."""
-    from text_cls.prediction import log_flat, log_hierarchy, named_labels, predict_file
+    from text_cls.prediction import Job, log_flat, log_hierarchy, named_labels, predict_file
     from text_cls.probabilities import sigmoid
+    from text_cls.table_output import Output
+    from text_cls.table_texts import TextFile
 
     labels = task.prompt.labels
 
@@ -288,8 +290,8 @@ def predict(args, task, count, decision):
         return named_labels(sigmoid(logits), labels, decision)
 
     log_row = log_hierarchy if labels.hierarchical else log_flat
-    output = os.path.join(args.output_dir, PREDICTIONS)
-    predict_file(texts_of(args), count, output, labels_of, log_row, with_scores=False, skip_blank=args.skip_blank)
+    output = Output(os.path.join(args.output_dir, PREDICTIONS))
+    predict_file(Job(TextFile(texts_of(args), count, args.skip_blank), output), labels_of, log_row)
 
 
 def run(args, environment):

@@ -6,6 +6,8 @@
 
 The output is `text<TAB>label,label`, as with predict.py in the project's folder; --scores adds a column with the scores
 of these labels. The input is read as a stream, so a file may have any size.
+A table (.csv, .tsv, .jsonl or .parquet, as its name says; .xlsx is read only) keeps its columns, and gets `labels` and
+`scores`.
 """
 
 import argparse
@@ -17,7 +19,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from searching import Search, add_search_flags, open_search
 from text_cls.cli import Problems, add_blank_flag, command
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
-from text_cls.prediction import log_flat, log_hierarchy, named_labels, predict_file
+from text_cls.prediction import check_files, log_flat, log_hierarchy, named_labels, predict_file
+from text_cls.table_flags import add_table_flags, table_options
 
 
 def parse_args(argv=None):
@@ -28,11 +31,12 @@ def parse_args(argv=None):
         "--data_file",
         "--input_file",
         required=True,
-        help="texts, one per line; labels after a tab are ignored (required)",
+        help="texts, one per line (labels after a tab are ignored), or a table (required)",
     )
     parser.add_argument("--output_file", help="file to write (none: predictions only in the log)")
     parser.add_argument("--scores", action="store_true", help="also write the scores of the predicted labels (off)")
     add_blank_flag(parser)
+    add_table_flags(parser)
     add_search_flags(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
@@ -42,7 +46,11 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     problems = Problems()
-    encoder, corpus, count = open_search(args, args.data_file, problems, args.skip_blank)
+    encoder, corpus = open_search(args, problems)
+    tables = table_options(args)
+    job = check_files(
+        args.data_file, args.output_file, problems, corpus.labels, args.scores, args.skip_blank, tables=tables
+    )
     with problems.collect():
         decision = overridden(corpus.decision, **decision_options(args))
     problems.stop_if_any()
@@ -51,8 +59,7 @@ def main(argv=None):
     def predict(texts):
         return named_labels(search.scores(search.find(texts)), search.labels, decision)
 
-    log_row = log_hierarchy if search.labels.hierarchical else log_flat
-    predict_file(args.data_file, count, args.output_file, predict, log_row, args.scores, args.skip_blank)
+    predict_file(job, predict, log_hierarchy if search.labels.hierarchical else log_flat)
     return 0
 
 

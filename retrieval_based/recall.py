@@ -18,6 +18,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from searching import Search, add_search_flags, open_search
 from text_cls.cli import Problems, command, logger, whole_number
 from text_cls.files import atomic_write
+from text_cls.prediction import count_texts
 from text_cls.rows import format_row, read_texts
 from utils import keep_inputs
 
@@ -49,7 +50,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     problems, source = Problems(), args.similar_text_pair_file
-    encoder, corpus, count = open_search(args, source, problems)
+    encoder, corpus = open_search(args, problems)
+    count = count_texts(source, problems, corpus.labels, skip_blank=True)
     result = os.path.join(args.recall_result_dir, args.recall_result_file)
     inputs = [os.path.abspath(path) for path in (source, args.corpus_file) if path]
     keep_inputs(args.recall_result_dir, inputs, {"--recall_result_file": args.recall_result_file}, problems)

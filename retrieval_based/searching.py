@@ -8,7 +8,7 @@ import numpy as np
 from corpus import read_corpus
 from text_cls.cli import logger, positive_int, progress_bar
 from text_cls.neural.compat import prepare_environment
-from text_cls.prediction import WINDOW, count_texts
+from text_cls.prediction import WINDOW
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, VOTERS, deepest, label_scores
 
@@ -48,14 +48,13 @@ def add_search_flags(parser, required=True, vote=True):
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
 
-def open_search(args, texts, problems, skip_blank=True):
-    """Encoder, `Corpus` and `count_texts` of the file `texts`. What is wrong in the files is added to `problems`."""
+def open_search(args, problems):
+    """Encoder and `Corpus`. What is wrong in the files is added to `problems`."""
     prepare_environment()
     from encoder import open_encoder
 
     encoder = open_encoder(args.params_path, args.device, args.batch_size, args.max_seq_length)
-    corpus = read_corpus(args, encoder, problems)
-    return encoder, corpus, count_texts(texts, problems, corpus.labels, skip_blank)
+    return encoder, read_corpus(args, encoder, problems)
 
 
 class Search:

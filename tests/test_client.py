@@ -183,6 +183,21 @@ def test_a_file_gets_the_labels_of_infer_py(run, servers, bundles, trained, tmp_
     np.testing.assert_allclose(*scores, atol=2e-5)
 
 
+def test_a_table_keeps_its_columns(run, servers, trained, tmp_path):
+    texts = lines_of(trained["reviews"][0] / "data.txt")
+    write_lines(tmp_path / "in.csv", ["id,text", *(f'00{i},"{text}"' for i, text in enumerate(texts)), "x,"])
+    write_lines(tmp_path / "in.txt", texts)
+    for source, target in (("in.txt", "out.txt"), ("in.csv", "out.jsonl")):
+        files = ("--input_file", tmp_path / source, "--output_file", tmp_path / target)
+        status, log = run(script.main, "--url", servers["reviews"], *files, "--scores")
+        assert status == 0, log
+    rows = [json.loads(line) for line in lines_of(tmp_path / "out.jsonl")]
+    assert rows.pop() == {"id": "x", "text": "", "labels": [], "scores": []}
+    assert [row["id"] for row in rows] == [f"00{i}" for i in range(len(texts))]
+    wanted = [line.split("\t") for line in lines_of(tmp_path / "out.txt")]
+    assert [[row["text"], ",".join(row["labels"])] for row in rows] == [row[:2] for row in wanted]
+
+
 @pytest.mark.parametrize(("task", "block"), [("news", "prediction result: "), ("reviews", "labels: ")])
 def test_without_a_file_to_write_the_log_shows_each_row(run, servers, texts, task, block):
     status, log = run(script.main, "--url", servers[task], "--input_file", texts)

@@ -64,6 +64,25 @@ def test_deploy_predictor_takes_it(run, case, tmp_path):
     assert [line.partition("\t")[2] for line in lines_of(tmp_path / "predicted.txt")] == wanted
 
 
+def test_tables(run, case, tmp_path):
+    dataset, bundle, wanted = case
+    texts = [line.strip() for line in lines_of(dataset / "data.txt") if line.strip()]
+    write_lines(tmp_path / "in.jsonl", [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)])
+    where = ("--model_path_prefix", bundle, "--device", "cpu")
+    files = ("--input_file", tmp_path / "in.jsonl", "--output_file", tmp_path / "out.jsonl")
+    status, log = run(infer.main, *where, *files)
+    assert status == 0, log
+    rows = [json.loads(line) for line in lines_of(tmp_path / "out.jsonl")]
+    assert [(row["id"], row["text"], ",".join(row["labels"])) for row in rows] == [
+        (i, text, names) for i, (text, names) in enumerate(zip(texts, wanted))
+    ]
+    output = tmp_path / "out.txt"
+    assert run(infer.main, *where, "--data_dir", dataset, "--output_file", output, "--scores")[0] == 0
+    assert [line.split("\t")[:2] for line in lines_of(output)] == [list(pair) for pair in zip(texts, wanted)]
+    status, log = run(infer.main, *where)
+    assert status == 2 and "name the folder of data.txt, --data_dir, or a file of texts, --input_file" in log
+
+
 def test_the_server_takes_it(case):
     dataset, bundle, wanted = case
     chosen = settings.parse_args(["--bundle", str(bundle), "--num_threads", "1"], environ={})

@@ -221,7 +221,7 @@ def test_rows_of_one_text_can_be_merged(convert, tmp_path):
         ("text,label\n一,甲,乙\n", (), "a.csv:2: 3 cells, but the table has 2 columns"),
         ("body,label\n一,甲\n", (), "--text_column text: no such column; there are 'body', 'label'"),
         ('{"text": {"a": 1}, "label": "甲"}\n', (), "a.csv:1: contains a JSON object"),
-        ('{"text": "\\ud83d", "label": "甲"}\n', (), "surrogates not allowed"),
+        ('{"text": "\\ud83d", "label": "甲"}\n', (), "contains half a surrogate pair"),
         ('{"text": "一", "label": [["甲"]]}\n', (), "a.csv:1: contains a list"),
         (
             '[{"id": 1, "annotations": [], "data": {"text": "一"}}]',

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from strategies import forests
 
-from text_cls.label_tree import depths, join_path, parent_ids, parent_path, paths_to, split_path, with_ancestors
-from text_cls.prediction import levels_of
+from text_cls.label_tree import (
+    depths,
+    join_path,
+    levels_of,
+    parent_ids,
+    parent_path,
+    paths_to,
+    split_path,
+    with_ancestors,
+)
 from text_cls.rows import label_problem
 from text_cls.search.label_scores import label_text
 

@@ -6,8 +6,11 @@ from hypothesis import strategies as st
 from text_cls import prediction
 from text_cls.cli import Problems, UserError, set_up_log
 from text_cls.inputs import one_run
-from text_cls.prediction import count_texts, levels_of, predict_file
+from text_cls.label_tree import levels_of
+from text_cls.prediction import Job, check_files, predict_file
 from text_cls.rows import Labels, read_rows
+from text_cls.table_output import Output
+from text_cls.table_texts import TextFile
 
 LABELS = Labels(["体育", "体育##足球"])
 BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # what str.splitlines takes for line ends, besides LF
@@ -27,11 +30,13 @@ def predicted(path, labels=LABELS, with_scores=False, skip_blank=False):
         return (([str(len(text))], [0.5]) for text in texts)
 
     with one_run():
-        count = count_texts(path, problems, labels, skip_blank)
+        job = check_files(path, output, problems, labels, with_scores, skip_blank)
         problems.stop_if_any()
-        predict_file(path, count, output, predict, lambda text, names: None, with_scores, skip_blank)
+        predict_file(job, predict, lambda text, names: None)
     content = output.read_text(encoding="utf-8")
-    assert content.splitlines() == content.removesuffix("\n").split("\n") and len(content.splitlines()) == count
+    assert (
+        content.splitlines() == content.removesuffix("\n").split("\n") and len(content.splitlines()) == job.texts.count
+    )
     return [line.split("\t") for line in content.splitlines()]
 
 
@@ -107,7 +112,7 @@ def test_a_file_that_grows_outside_a_script(tmp_path):
     write_lines(path, ["一", "二"])
     (tmp_path / "out.txt").write_text("old\n", encoding="utf-8")
     with pytest.raises(UserError, match="changed while it was read"):
-        predict_file(path, 1, tmp_path / "out.txt", lambda texts: [([], [])] * len(texts), print, False)
+        predict_file(Job(TextFile(path, 1), Output(tmp_path / "out.txt")), lambda texts: [([], [])] * len(texts), print)
     assert lines_of(tmp_path / "out.txt") == ["old"]
 
 
@@ -115,5 +120,5 @@ def test_a_predictor_that_answers_too_little_is_an_error(tmp_path):
     path = tmp_path / "data.txt"
     write_lines(path, ["一", "二"])
     with pytest.raises(RuntimeError):
-        predict_file(path, 2, tmp_path / "out.txt", lambda texts: [([], [])], print, False)
+        predict_file(Job(TextFile(path, 2), Output(tmp_path / "out.txt")), lambda texts: [([], [])], print)
     assert not (tmp_path / "out.txt").exists()

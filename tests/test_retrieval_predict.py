@@ -70,6 +70,18 @@ def test_labels_are_those_whose_text_is_near(predict, encoders, task):
         )
 
 
+def test_a_table_keeps_its_columns(predict, run, encoders, tmp_path):
+    texts = lines_of(encoders["news"][0] / "data.txt")
+    _, _, wanted = predict("news", "--scores")
+    write_lines(tmp_path / "in.csv", ["id,text", *(f'00{i},"{text}"' for i, text in enumerate(texts))])
+    files = ("--data_file", tmp_path / "in.csv", "--output_file", tmp_path / "out.tsv")
+    status, log = run(script.main, *files, "--params_path", encoders["news"][1], "--device", "cpu")
+    assert status == 0, log
+    first, *rows = [line.split("\t") for line in lines_of(tmp_path / "out.tsv")]
+    assert first == ["\ufeffid", "text", "labels", "scores"]
+    assert rows == [[f"00{i}", *row] for i, row in enumerate(wanted)]
+
+
 @pytest.mark.parametrize("task", ["news", "reviews"])
 def test_the_votes_of_training_rows(predict, encoders, task):
     """By hand: the share of each label's rows in the cosines of the 7 nearest rows with a label."""

@@ -288,6 +288,17 @@ def test_the_file_of_a_client_is_the_one_of_predict(served, triton, trained, run
     assert status == 0 and re.search(r"\t0\.\d{5},0\.\d{5}\n", (tmp_path / "triton.txt").read_text(encoding="utf-8"))
 
 
+def test_a_client_keeps_the_columns_of_a_table(served, triton, tmp_path):
+    write_lines(tmp_path / "in.csv", ["id,text", f"007,{TEXTS[0]}", "008,", f"009,{TEXTS[2]}"])
+    files = ("--input_file", tmp_path / "in.csv", "--output_file", tmp_path / "out.jsonl")
+    status, _, log = client(triton, "grpc", "--url", served.server.grpc_url, *files, "--level_columns")
+    assert status == 0 and "1 of 3 rows of" in log, log
+    rows = [json.loads(line) for line in lines_of(tmp_path / "out.jsonl")]
+    assert [row["id"] for row in rows] == ["007", "008", "009"] and rows[1]["labels"] == rows[1]["level_1"] == []
+    (first, _), (third, _) = served.predictor.predict([TEXTS[0], TEXTS[2]])
+    assert [rows[0]["labels"], rows[2]["labels"]] == [first, third]
+
+
 @pytest.mark.parametrize("kind", ["grpc", "http"])
 def test_a_clients_texts(served, triton, kind):
     url = getattr(served.server, f"{kind}_url")

@@ -80,3 +80,13 @@ def entries(chosen):
     flat = np.flatnonzero(chosen)
     rows = flat // max(1, chosen.shape[1])
     return rows, flat - rows * chosen.shape[1]
+
+
+def levels_of(names):
+    """The last pieces of label paths, each once, by level: [[pieces of level 1], [pieces of level 2], ...]."""
+    levels = []
+    for name in names:
+        pieces = split_path(name)
+        levels += [{} for _ in range(len(pieces) - len(levels))]
+        levels[len(pieces) - 1][pieces[-1]] = True
+    return [list(level) for level in levels]

@@ -1,17 +1,71 @@
 """Labels of new texts, read from a file and written to one as a stream: for predict.py and infer.py."""
 
 import contextlib
-import os
-from itertools import islice
+from dataclasses import dataclass
 
 from text_cls.cli import UserError, logger, progress_bar
-from text_cls.files import atomic_write
 from text_cls.inputs import changed
-from text_cls.label_tree import split_path
-from text_cls.rows import LINE_BREAKS, format_row, one_line, read_texts
+from text_cls.label_tree import levels_of, split_path
+from text_cls.rows import LINE_BREAKS, one_line, read_texts
+from text_cls.table_flags import TableOptions
+from text_cls.table_output import Output
+from text_cls.table_texts import READABLE, TableFile, TextFile, extension
 
 WINDOW = 1024  # rows in memory at a time, enough for batches of rows of similar length
 SHOWN = 10  # rows in the log if all are written to a file
+
+
+@dataclass
+class Job:
+    """Texts to predict, and the file to write, None to log only."""
+
+    texts: TextFile | TableFile
+    output: Output | None = None
+
+
+def check_files(path, output, problems, labels, with_scores=False, skip_blank=False, longest=None, tables=None):
+    """The `Job` to predict a file: rows of text, or a table, as its name ends. Adds what is wrong to `problems`.
+
+    Args:
+        output: file to write, whole or not at all: a table with the columns of the input, or rows of text,
+            `text<TAB>label,label[<TAB>score,score]`. None or "" to log only.
+        labels: the model's `Labels`; None if it could not be opened.
+        with_scores, skip_blank: scores in rows of text; no rows where there is no text.
+        longest: maximum characters per text.
+        tables: `TableOptions`.
+    """
+    tables, texts, target, is_table = tables or TableOptions(), None, None, extension(path) in READABLE
+    with problems.collect():
+        if is_table:
+            texts = TableFile(path, tables, problems, skip_blank, longest)
+        else:
+            texts = TextFile(path, count_texts(path, problems, labels, skip_blank, longest), skip_blank)
+    for flag in () if is_table else ("text_column", "sheet", "header_row", "encoding"):
+        if getattr(tables, flag) not in (None, []):
+            problems.add(f"--{flag} is for tables; {path} does not end with {', '.join(READABLE)}")
+    if output:
+        levels = _level_columns(tables.level_columns, labels, problems) if labels else []
+        target = Output(output, levels, with_scores, tables.excel_safe)
+        for problem in target.problems(texts):
+            problems.add(problem)
+        if is_table and not target.is_table and not problems.count:
+            formats = "a .csv, .tsv, .jsonl or .parquet file"
+            logger.info("%s gets only texts and labels; for all columns, name %s", output, formats)
+    elif tables.excel_safe or tables.level_columns is not None:
+        problems.add("--excel_safe and --level_columns need a table to write, --output_file")
+    return Job(texts, target)
+
+
+def _level_columns(names, labels, problems):
+    """Names of the columns for labels by level: `names`, or level_1, level_2, ... if that is empty; none for None."""
+    if names is None:
+        return []
+    depth = max(len(split_path(name)) for name in labels.names)
+    if depth == 1:
+        problems.add("--level_columns: the model's labels have no levels; leave it out")
+    elif names and len(names) != depth:
+        problems.add(f"--level_columns: the model's labels have {depth} levels; name as many columns, or none")
+    return names or [f"level_{i}" for i in range(1, depth + 1)]
 
 
 def count_texts(path, problems, labels, skip_blank=False, longest=None):
@@ -34,47 +88,43 @@ def count_texts(path, problems, labels, skip_blank=False, longest=None):
     return count
 
 
-def predict_file(path, count, output, predict, log_row, with_scores, skip_blank=False):
-    """Predicts the labels of the texts of a checked file; memory does not grow with the file.
+def predict_file(job, predict, log_row):
+    """Predicts the labels of the texts of a `Job`; memory does not grow with the file.
 
-    Row i of the output is line i of the file. A blank line is not predicted: its row has empty columns.
+    Row i of the output belongs to row i of the input. A row without a text is not predicted and has no labels.
 
     Args:
-        count: what `count_texts` returned.
-        output: file to write, whole or not at all, `text<TAB>label,label[<TAB>score,score]`; None to log only.
         predict: takes a list of texts, returns (label names, their probabilities) of each.
         log_row: takes a text and its label names. Called for each row without an output, else for the first 10.
-        skip_blank: no rows for blank lines.
     """
-    if output and os.path.exists(output) and os.path.samefile(path, output):
-        raise UserError(f"--output_file {output}: this is also an input file and would be lost; name another")
-    shown = SHOWN if output else count
-    texts = (text for _, text in read_texts(path, keep_blank=not skip_blank))
+    texts, output = job.texts, job.output
+    shown = SHOWN if output else texts.count
     done = blank = bare = broken = 0
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(atomic_write(output)) if output else None
-        bar = stack.enter_context(progress_bar(count, "row"))
-        while window := list(islice(texts, WINDOW)):
-            for text, names, scores in _answers(window, predict):
+        write = stack.enter_context(output.open(texts)) if output else None
+        bar = stack.enter_context(progress_bar(texts.count, "row"))
+        for window in texts.windows(WINDOW):
+            answers = []
+            for text, names, scores in _answers(window.texts, predict):
                 if done < shown:
                     log_row(one_line(text), names)
-                if file:
-                    columns = [text, ",".join(names)]
-                    if with_scores:
-                        columns.append(",".join(f"{score:.5f}" for score in scores))
-                    file.write(format_row(*columns))
+                answers.append((names, scores))
                 done += 1
                 blank += not text
                 bare += bool(text) and not len(names)
                 broken += one_line(text) != text
                 bar.update(1)
-        if done != count:
-            raise UserError(changed(path))
+            if write:
+                write(window, answers)
+        if done != texts.count:
+            raise UserError(changed(texts.path))
     if output:
-        logger.info("Prediction results save in %s: %d rows", output, done)
-    if blank:
-        logger.info("%d of %d rows are blank lines of %s; --skip_blank leaves them out", blank, done, path)
-    if broken:
+        logger.info("Prediction results save in %s: %d rows", output.path, done)
+    if blank and texts.is_table:
+        logger.info("%d of %d rows of %s have no text, and so no labels", blank, done, texts.path)
+    elif blank:
+        logger.info("%d of %d rows are blank lines of %s; --skip_blank leaves them out", blank, done, texts.path)
+    if broken and not (output and output.is_table):
         logger.info("%d texts contain %s; their rows have spaces there", broken, LINE_BREAKS)
     if bare:
         remedy = (
@@ -114,13 +164,3 @@ def log_hierarchy(text, names):
     for level, pieces in enumerate(levels_of(names), 1):
         logger.info("level %d : %s", level, ",".join(pieces))
     logger.info("-" * 20)
-
-
-def levels_of(names):
-    """The last pieces of label paths, each once, by level: [[pieces of level 1], [pieces of level 2], ...]."""
-    levels = []
-    for name in names:
-        pieces = split_path(name)
-        levels += [{} for _ in range(len(pieces) - len(levels))]
-        levels[len(pieces) - 1][pieces[-1]] = True
-    return [list(level) for level in levels]

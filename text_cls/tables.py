@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from text_cls.cli import Problems, UserError
+from text_cls.cli import Problems, UserError, closest
 from text_cls.foreign_files import PARQUET, SAMPLE, XLSX, binary_kind, find_encoding, is_json
 from text_cls.inputs import open_input
 
@@ -28,6 +28,7 @@ MAX_LINE = 1 << 24  # characters
 MAX_ARRAY = 1 << 28  # bytes of a JSON array, which is read whole
 NAME_LENGTH = 40  # characters; a longer cell is a text, not the name of a column
 _ENCODINGS = {"UTF-8-SIG": "UTF-8 with a byte order mark", "GB18030": "GB18030 (GBK)"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"[-+.,:/%\d\s]*\d[-+.,:/%\d\s]*")
 
 
@@ -37,6 +38,8 @@ class Table:
 
     kind: what it is, for messages. columns: their names; of JSON lines, those in the first rows. header_row: number of
     the row of CSV or a workbook that names them; 0 if there is none, and they are called by their numbers, from 1.
+    schema, batches: of Parquet, its pyarrow.Schema, and a function that yields pyarrow.RecordBatches of a given number
+    of rows at most, of all columns or of those in a list.
     """
 
     path: str
@@ -44,6 +47,8 @@ class Table:
     columns: list[str]
     read: Callable[[Problems, Iterable[str] | None], Iterator[tuple[str, dict[str, Any]]]]
     header_row: int | None = None
+    schema: Any = None
+    batches: Callable[..., Iterator[Any]] | None = None
 
     def rows(self, problems: Problems, only: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields (where, {column: value}) of each row; `where` is the file and line or row, for messages.
@@ -124,6 +129,36 @@ def cell_text(value: Any) -> str:
     if isinstance(value, (list, dict)):
         raise ValueError("contains a list" if isinstance(value, list) else "contains a JSON object")
     return str(value)
+
+
+def row_text(record: dict[str, Any], columns: Iterable[str]) -> str:
+    """The text of a row: its cells in these columns, joined by a space. Raises ValueError as `cell_text` does."""
+    cells = (cell_text(record.get(name)).strip() for name in columns)
+    text = " ".join(cell for cell in cells if cell)
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ValueError("contains half a surrogate pair, which is no character")
+    return text
+
+
+def find_columns(
+    names: Iterable[str], columns: list[str], flag: str, path: str | os.PathLike, problems: Problems
+) -> list[str]:
+    """The columns of these names, or of these numbers, counted from 1. Adds a problem for each that there is not."""
+    found = []
+    for name in names:
+        if name in columns:
+            found.append(name)
+        elif name.isdecimal() and 1 <= int(name) <= len(columns):
+            found.append(columns[int(name) - 1])
+        else:
+            message = f"{path}: {flag} {name}: no such column{closest(name, columns)}; there are"
+            problems.add(f"{message} {known_columns(columns)}")
+    return found
+
+
+def known_columns(columns: list[str]) -> str:
+    """The first names of columns, for a message."""
+    return ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
 
 
 # --------------------------------------------------------------------------------------------- rows of unnamed cells
@@ -339,31 +374,61 @@ def _array(path, encoding):
     return ((f"{path}: row {number}", record) for number, record in enumerate(records, 1))
 
 
+def records_of(batch: Any, path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a pyarrow.RecordBatch from a Parquet file. Python's times have microseconds: nanoseconds are cut."""
+    import pyarrow
+
+    coarser = {kind("ns"): kind("us") for kind in (pyarrow.duration, pyarrow.time64)}
+    fields = []
+    for each in batch.schema:
+        if pyarrow.types.is_timestamp(each.type) and each.type.unit == "ns":
+            each = each.with_type(pyarrow.timestamp("us", each.type.tz))
+        elif each.type in coarser:
+            each = each.with_type(coarser[each.type])
+        fields.append(each)
+    try:
+        columns = [
+            column if column.type == each.type else column.cast(each.type, safe=False)
+            for column, each in zip(batch.columns, fields)
+        ]
+        return pyarrow.RecordBatch.from_arrays(columns, schema=pyarrow.schema(fields)).to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: contains a value that cannot be read: {error}") from error
+
+
 def _parquet(path):
     import pyarrow.parquet
 
     damage = pyarrow.ArrowException, OSError, ValueError
 
-    def read(problems, only=None):
+    def batches(size=LOOKED_AT, only=None):
         number = 0
         with open_input(path, again=True) as file:
             try:
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(LOOKED_AT, columns=only and list(only)):
-                    for record in batch.to_pylist():
-                        number += 1
-                        yield f"{path}: row {number}", record
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(size, columns=only and list(only)):
+                    batch.validate(full=True)
+                    yield batch
+                    number += len(batch)
             except damage as error:
                 raise UserError(f"{path}: unreadable after row {number}: {error}") from error
+
+    def read(problems, only=None):
+        number = 0
+        for batch in batches(only=only):
+            for record in records_of(batch, path):
+                number += 1
+                yield f"{path}: row {number}", record
 
     with open_input(path) as file:
         try:
             parquet = pyarrow.parquet.ParquetFile(file)
-            columns, size = parquet.schema_arrow.names, parquet.metadata.num_rows
+            schema, size = parquet.schema_arrow, parquet.metadata.num_rows
         except damage as error:
             raise UserError(f"{path}: unreadable Parquet file: {error}") from error
     if not size:
         raise UserError(f"{path}: no rows")
-    return Table(path, f"Parquet; {size} rows, {len(columns)} columns", columns, read)
+    kind = f"Parquet; {size} rows, {len(schema.names)} columns"
+    return Table(path, kind, schema.names, read, schema=schema, batches=batches)
 
 
 def _workbook(path, sheet, header_row, wanted):

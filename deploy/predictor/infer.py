@@ -18,7 +18,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
-from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
+from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
+from text_cls.table_flags import add_table_flags, table_options
 
 
 def parse_args(argv=None):
@@ -51,7 +52,7 @@ def parse_args(argv=None):
 
     files = parser.add_argument_group("files")
     files.add_argument("--dataset_dir", help="folder of data.txt or, with --perf, of labelled rows (none)")
-    files.add_argument("--input_file", help="file of texts, one per line (data.txt in --dataset_dir)")
+    files.add_argument("--input_file", help="texts, one per line, or a table (data.txt in --dataset_dir)")
     files.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
     files.add_argument("--perf", action="store_true", help="score and time labelled rows instead of predicting (off)")
@@ -59,6 +60,7 @@ def parse_args(argv=None):
         "--perf_dataset", default="dev", choices=("dev", "test"), help="labelled rows of --perf (%(default)s)"
     )
     add_blank_flag(files)
+    add_table_flags(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
@@ -116,15 +118,18 @@ def main(argv=None):
         raise UserError(f"{args.model_path_prefix} has a model of type {kind}; remove --multilingual")
     predictor.log()
     problems = Problems()
-    count = 0 if args.perf else count_texts(path, problems, predictor.labels, args.skip_blank)
+    if not args.perf:
+        tables = table_options(args)
+        job = check_files(
+            path, args.output_file, problems, predictor.labels, args.scores, args.skip_blank, tables=tables
+        )
     with problems.collect():
         predictor.decision = overridden(predictor.decision, **decision_options(args))
     problems.stop_if_any()
     if args.perf:
         measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
     else:
-        log_row = log_hierarchy if predictor.labels.hierarchical else log_flat
-        predict_file(path, count, args.output_file, predictor.predict, log_row, args.scores, args.skip_blank)
+        predict_file(job, predictor.predict, log_hierarchy if predictor.labels.hierarchical else log_flat)
     return 0
 
 

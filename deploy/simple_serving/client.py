@@ -26,8 +26,9 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from settings import API_KEY, seconds
 from text_cls.cli import Problems, UserError, add_blank_flag, command, non_negative_float, positive_int
 from text_cls.label_tree import SEPARATOR
-from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
+from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
 from text_cls.rows import Labels
+from text_cls.table_flags import add_table_flags, table_options
 
 LONGEST_WAIT = 30  # maximum seconds between two tries, even if the server asks for more
 SAMPLES = {  # True: for hierarchical labels
@@ -60,10 +61,11 @@ def parse_args(argv=None):
     request.add_argument("--prob_limit", type=non_negative_float, help="probability a label must exceed (the server's)")
 
     files = parser.add_argument_group("files")
-    files.add_argument("--input_file", help="file of texts, one per line (sample texts)")
+    files.add_argument("--input_file", help="texts, one per line, or a table (sample texts)")
     files.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
     add_blank_flag(files)
+    add_table_flags(parser)
 
     server = parser.add_argument_group("server")
     server.add_argument("--url", default="http://127.0.0.1:8189", help="address of the server (%(default)s)")
@@ -270,20 +272,21 @@ def label_file(args, labeller, info):
     batch_size = args.batch_size or min(32, limits["max_texts"])
     if batch_size > limits["max_texts"]:
         problems.add(f"--batch_size {batch_size}: the server takes at most {limits['max_texts']} texts per request")
-    count = count_texts(args.input_file, problems, Labels(info["labels"]), args.skip_blank, limits["max_characters"])
+    job = check_files(
+        args.input_file,
+        args.output_file,
+        problems,
+        Labels(info["labels"]),
+        args.scores,
+        args.skip_blank,
+        limits["max_characters"],
+        table_options(args),
+    )
     problems.stop_if_any()
     log_row = log_hierarchy if info["hierarchical"] else log_flat
     pool = ThreadPoolExecutor(args.concurrency)
     try:
-        predict_file(
-            args.input_file,
-            count,
-            args.output_file,
-            lambda texts: labeller.predict(texts, batch_size, pool),
-            log_row,
-            args.scores,
-            args.skip_blank,
-        )
+        predict_file(job, lambda texts: labeller.predict(texts, batch_size, pool), log_row)
     finally:
         labeller.server.close()
         pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ import json
 import time
 
 from text_cls.cli import PACKAGES, Problems, UserError, add_blank_flag, non_negative_float, positive_int
+from text_cls.table_flags import add_table_flags, table_options
 
 MODEL = "seqcls"
 OUTPUTS = ("label", "confidence", "label_name", "error")
@@ -28,7 +29,7 @@ def parse_args(doc, url, argv):
     )
     parser.add_argument("--url", default=url, help="host:port of tritonserver (%(default)s)")
     parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to predict; prints JSON (two samples)")
-    parser.add_argument("--input_file", help="file of texts, one per line, instead of --texts (none)")
+    parser.add_argument("--input_file", help="texts, one per line, or a table, instead of --texts (none)")
     parser.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     parser.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
     add_blank_flag(parser)
@@ -39,6 +40,7 @@ def parse_args(doc, url, argv):
     parser.add_argument(
         "--wait", type=non_negative_float, default=0, help="seconds to wait for a server that is starting (%(default)s)"
     )
+    add_table_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -129,7 +131,7 @@ class Server:
 
 def label(server, args):
     """Predicts --texts, or --input_file as a stream."""
-    from text_cls.prediction import count_texts, log_flat, log_hierarchy, predict_file
+    from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
     from text_cls.rows import Labels
 
     if args.output_file and not args.input_file:
@@ -140,7 +142,10 @@ def label(server, args):
     if size > most:
         problems.add(f"--batch_size {size}: the server takes at most {most} texts per request")
     if args.input_file:
-        count = count_texts(args.input_file, problems, Labels(names), args.skip_blank, longest)
+        labels, tables = Labels(names), table_options(args)
+        job = check_files(
+            args.input_file, args.output_file, problems, labels, args.scores, args.skip_blank, longest, tables
+        )
     problems.stop_if_any()
 
     def infer(texts):
@@ -151,8 +156,7 @@ def label(server, args):
         return ((names, scores) for _, scores, names in infer(texts))
 
     if args.input_file:
-        log_row = log_hierarchy if Labels(names).hierarchical else log_flat
-        predict_file(args.input_file, count, args.output_file, predict, log_row, args.scores, args.skip_blank)
+        predict_file(job, predict, log_hierarchy if labels.hierarchical else log_flat)
         return
     rows = list(infer(args.texts))
     result = {

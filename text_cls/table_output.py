@@ -1,0 +1,224 @@
+"""Predictions written as rows of text, CSV, TSV, JSON lines or Parquet, with all columns of the input."""
+
+import base64
+import contextlib
+import csv
+import importlib
+import io
+import json
+import os
+from dataclasses import dataclass, field
+
+from text_cls.files import atomic_write
+from text_cls.label_tree import levels_of
+from text_cls.rows import format_row
+from text_cls.table_texts import extension
+from text_cls.tables import cell_text
+
+WRITABLE = (".csv", ".tsv", ".jsonl", ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
+# A cell that begins with one of these may be run as a formula: https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+ROW_GROUP = 1 << 16  # rows of Parquet that are written together, or
+GROUP_BYTES = 64 << 20  # fewer, if they have as many bytes
+
+
+@dataclass
+class Output:
+    """A file for predictions.
+
+    levels: names of the columns for labels by level. with_scores: whether rows of text have them; tables always do.
+    """
+
+    path: str
+    levels: list = field(default_factory=list)
+    with_scores: bool = False
+    excel_safe: bool = False
+
+    @property
+    def is_table(self):
+        return extension(self.path) in WRITABLE
+
+    @property
+    def columns(self):
+        """Names of the columns that are added to those of the input."""
+        return ["labels", "scores", *self.levels]
+
+    def problems(self, texts):
+        """Yields why this file cannot be written. texts: the `TextFile` or `TableFile`, None if it cannot be read."""
+        kind = extension(self.path)
+        if kind in SPREADSHEETS:
+            yield f"--output_file {self.path}: workbooks are only read; write a .csv file, which Excel opens"
+        if kind in (".json", ".ndjson"):
+            yield f"--output_file {self.path}: call it .jsonl; each row will be a JSON object in a line"
+        if kind == ".parquet":
+            importlib.import_module("pyarrow.parquet")  # if it is missing, that is known before anything is predicted
+        if self.excel_safe and kind not in (".csv", ".tsv"):
+            yield f"--excel_safe is for .csv and .tsv files; --output_file {self.path} is none"
+        if self.levels and not self.is_table:
+            yield f"--level_columns needs a table to write: an --output_file that ends with {', '.join(WRITABLE)}"
+        if texts and self.is_table:
+            for name in self.columns:
+                if name in texts.columns or self.columns.count(name) > 1:
+                    yield f"{texts.path}: there is a column {name!r} already, and one is added; rename it in the table"
+        if texts and os.path.exists(self.path) and os.path.samefile(texts.path, self.path):
+            yield f"--output_file {self.path}: this is also an input file and would be lost; name another"
+
+    @contextlib.contextmanager
+    def open(self, texts):
+        """Yields a function that writes a `Window` of `texts` and its answers, a list of (label names, scores).
+
+        The file appears whole, or not at all.
+        """
+        write = {".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".parquet": _parquet}.get(extension(self.path), _rows)
+        with atomic_write(self.path) as file, write(file, texts, self) as write_window:
+            yield write_window
+
+    def added(self, names, scores):
+        """The added values of a row: {column: list}."""
+        row = {"labels": list(names), "scores": [round(float(score), 5) for score in scores]}
+        if self.levels:
+            found = levels_of(names)
+            row |= {level: found[i] if i < len(found) else [] for i, level in enumerate(self.levels)}
+        return row
+
+
+def joined_scores(scores):
+    """Scores as text files have them."""
+    return ",".join(f"{score:.5f}" for score in scores)
+
+
+@contextlib.contextmanager
+def _rows(file, texts, output):
+    def write(window, answers):
+        for text, (names, scores) in zip(window.texts, answers):
+            scores = [joined_scores(scores)] if output.with_scores else []
+            file.write(format_row(text, ",".join(names), *scores))
+
+    yield write
+
+
+# ------------------------------------------------------------------------------------------------------ CSV, JSON lines
+
+
+def plain(value):
+    """A value that JSON does not have, as one that it has: bytes that are not UTF-8 as Base64, others as text."""
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode("utf-8")
+        return base64.b64encode(value).decode("ascii")
+    return cell_text(value)
+
+
+def flat(value):
+    """A value as the text of a cell: lists and objects as JSON."""
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=plain)
+    return plain(value)
+
+
+@contextlib.contextmanager
+def _csv(file, texts, output):
+    # Excel takes a file for UTF-8 only if it begins with a byte order mark.
+    text = io.TextIOWrapper(file.buffer, "utf-8-sig", errors="backslashreplace", newline="")
+    # The csv module quotes a cell with CR only if CR is in the line's end.
+    rows = csv.writer(text, delimiter="\t" if extension(output.path) == ".tsv" else ",", lineterminator="\r\n")
+
+    def write_row(cells):
+        if output.excel_safe:
+            cells = [f"'{cell}" if cell.startswith(FORMULA) else cell for cell in cells]
+        rows.writerow(cells)
+
+    def write(window, answers):
+        for record, (names, scores) in zip(window.records, answers):
+            added = output.added(names, scores)
+            joined = [",".join(added[column]) for column in ("labels", *output.levels)]
+            write_row(
+                [flat(record.get(column)) for column in texts.columns]
+                + [joined[0], joined_scores(added["scores"]), *joined[1:]]
+            )
+
+    if texts.has_names:
+        write_row([*texts.columns, *output.columns])
+    try:
+        yield write
+    finally:
+        text.detach()  # flushed, and its file left open
+
+
+@contextlib.contextmanager
+def _json(file, texts, output):
+    def write(window, answers):
+        for record, answer in zip(window.records, answers):
+            record = {name: None if value != value else value for name, value in record.items()}  # JSON has no NaN
+            file.write(json.dumps(record | output.added(*answer), ensure_ascii=False, default=plain) + "\n")
+
+    yield write
+
+
+# -------------------------------------------------------------------------------------------------------------- Parquet
+
+
+@contextlib.contextmanager
+def _parquet(file, texts, output):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    schema = texts.schema
+    if schema is None:
+        schema = pa.schema([(name, _arrow_type(texts.kinds.get(name, set()))) for name in texts.columns])
+    strings, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
+    fields = [pa.field(name, numbers if name == "scores" else strings) for name in output.columns]
+    whole = pa.schema([*schema, *fields], metadata=schema.metadata)
+    waiting = []
+
+    def write_group(least_rows, least_bytes):
+        if waiting and (sum(map(len, waiting)) >= least_rows or sum(batch.nbytes for batch in waiting) >= least_bytes):
+            writer.write_table(pa.Table.from_batches(waiting, whole))
+            waiting.clear()
+
+    def write(window, answers):
+        batch = _batch_of(window.records, schema) if window.batch is None else window.batch
+        added = [output.added(*answer) for answer in answers]
+        columns = [pa.array([row[each.name] for row in added], each.type) for each in fields]
+        waiting.append(pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=whole))
+        write_group(ROW_GROUP, GROUP_BYTES)
+
+    with pa.parquet.ParquetWriter(file.buffer, whole) as writer:
+        yield write
+        write_group(0, 0)
+
+
+def _arrow_type(kinds):
+    """The type of a column with these kinds of values (see `table_texts.value_kind`); text if no other has them."""
+    import pyarrow as pa
+
+    for allowed, arrow_type in (
+        ({"truth"}, pa.bool_()),
+        ({"whole", "large"}, pa.int64()),
+        ({"whole", "number"}, pa.float64()),
+        ({"texts"}, pa.list_(pa.string())),
+    ):
+        if kinds - {""} and kinds - {""} <= allowed:
+            return arrow_type
+    return pa.string()
+
+
+def _batch_of(records, schema):
+    """Rows as a pyarrow.RecordBatch."""
+    import pyarrow as pa
+
+    columns = []
+    for each in schema:
+        values = [record.get(each.name) for record in records]
+        if each.type == pa.string():
+            values = [None if value is None else _valid(flat(value)) for value in values]
+        elif pa.types.is_list(each.type):
+            values = [None if value is None else [*map(_valid, value)] for value in values]
+        columns.append(pa.array(values, each.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _valid(text):
+    """The text with halves of surrogate pairs, which UTF-8 does not have, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
