@@ -7,10 +7,11 @@ REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt |
 # The name contains a checksum of the requirements: if they change, `make setup` updates the environment; if not, it does nothing.
 READY := $(VENV)/.ready-$(shell cat $(REQUIREMENTS) requirements/dev.txt requirements/constraints.txt requirements/extras/*.txt | cksum | cut -d' ' -f1)
 
+S3_READY := .venv-s3/.ready-$(shell cksum < tests/requirements-s3.txt | cut -d' ' -f1)
 TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt requirements/constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup triton-setup bench-setup clean
+.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup triton-setup s3-setup bench-setup clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -77,14 +78,18 @@ endef
 test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
 
-# What some tests need beyond the requirements: hnswlib, compiled here, a browser, a real Triton server.
-test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Chromium, Triton
+# What some tests need beyond the requirements: hnswlib, compiled here, a browser, servers of Triton and S3.
+test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Ray, Chromium, Triton, S3
 	@$(MAKE) --no-print-directory triton-setup || \
 		echo "Triton could not be installed (see above); its tests are skipped"
 	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/index.txt || \
 		echo "hnswlib could not be built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
 	@$(BIN)/python -c "import milvus_lite, pymilvus" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/milvus.txt || \
 		echo "Milvus Lite could not be installed; its tests are skipped"
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/bulk.txt || \
+		echo "Ray could not be installed; its tests are skipped"
+	@$(MAKE) --no-print-directory s3-setup || \
+		echo "The S3 server could not be installed (see above); its tests are skipped"
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq chromium chromium-driver fonts-noto-cjk >/dev/null; } || \
@@ -92,6 +97,14 @@ test-setup: setup  ## Install what some tests need, where possible: hnswlib, Mil
 
 # NVIDIA publishes its wheel only for Linux on x86-64; elsewhere the Triton tests are skipped.
 triton-setup: $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(TRITON_READY))  ## Create .venv-triton, which holds the real Triton server of the tests
+
+s3-setup: $(S3_READY)  ## Create .venv-s3, which holds the S3 server of the tests
+
+$(S3_READY):
+	@rm -f .venv-s3/.ready-*
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install --quiet -r tests/requirements-s3.txt
+	@touch $@
 
 # The server runs Python models in a program linked against libpython, which Debian's Python does not include.
 $(TRITON_READY):

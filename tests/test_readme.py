@@ -13,6 +13,7 @@ FOLDERS = (
     "",
     "data/",
     "analysis/",
+    "deploy/bulk/",
     "deploy/predictor/",
     "deploy/simple_serving/",
     "deploy/triton_serving/",
@@ -42,6 +43,7 @@ SECTIONS = [
     *(
         (f"{folder}/README", f"{name}.py", f"{folder}/{name}.py")
         for folder, names in (
+            ("deploy/bulk", ("bulk",)),
             ("deploy/predictor", ("infer",)),
             ("deploy/simple_serving", ("server", "client")),
             ("deploy/triton_serving", ("build_repository", "seqcls_grpc_client", "seqcls_http_client")),
