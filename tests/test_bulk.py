@@ -124,7 +124,7 @@ def test_a_job_whose_processes_are_killed(corpus, expected, bundles, tmp_path):
     wait_for(lambda: len(written()) >= 3 or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL, log.read_text(encoding="utf-8")
-    for child in children:  # Ray's agents do not notice it
+    for child in children:  # Ray's agents would stay for a minute
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     psutil.wait_procs(children)
