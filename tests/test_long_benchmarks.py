@@ -86,7 +86,7 @@ def test_a_stopped_run_goes_on(home, tiny_model):
             f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'benchmarks')!r}]",
             "import e5_model, head_start, kept_runs",
             f"head_start.DATA, kept_runs.HOME = Path({str(home)!r}), Path({str(home / 'kept')!r})",
-            f"e5_model.make = lambda layers, wheel: {str(tiny_model)!r}",
+            f"e5_model.make = lambda *_: {str(tiny_model)!r}",
             "sys.exit(head_start.main())",
         ],
     )
@@ -148,7 +148,7 @@ def test_the_encoder_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(E5, "run_script", make)
     with ThreadPoolExecutor() as pool:
         folders = [*pool.map(E5.make, [6, 6])]
-    assert folders == [tmp_path / "kept" / "e5-6"] * 2
+    assert folders == [tmp_path / "kept" / "e5-6-mean"] * 2
     assert made == [("--layers", *"2 4 6 8 10 12".split())]
 
 
