@@ -149,7 +149,7 @@ def test_the_encoder_is_made_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor() as pool:
         folders = [*pool.map(E5.make, [6, 6])]
     assert folders == [tmp_path / "kept" / "e5-6-mean"] * 2
-    assert made == [("--layers", *"2 4 6 8 10 12".split())]
+    assert made == [("--layers", *"2 4 6 8 10 12".split(), "--pooling", "mean")]
 
 
 def test_a_script_that_fails_ends_the_benchmark(home):
