@@ -8,6 +8,7 @@ import os
 
 from text_cls.cli import UserError, logger
 from text_cls.neural import hugging_face
+from text_cls.neural.run_file import weights_folder
 from text_cls.schema import OBJECT, fields, one_of, or_null, read_json
 
 POOLINGS = FIRST, MEAN = ("first", "mean")
@@ -67,7 +68,7 @@ def start_pooling(options, name: str) -> str | None:
         return None
     model = source = hugging_face.find(name) or name
     if options.init_from_ckpt:
-        source = os.path.dirname(options.init_from_ckpt) or "."
+        source = weights_folder(options.init_from_ckpt)
     trained = recorded_pooling(source) or recorded_pooling(model)
     if options.pooling and trained and options.pooling != trained:
         logger.warning("--pooling %s: the weights in %s are for --pooling %s", options.pooling, source, trained)
