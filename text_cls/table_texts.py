@@ -145,7 +145,7 @@ class TableFile:
             yield Window(self.path, self._texts_of(records), records)
 
     def _texts_of(self, records):
-        return [one_line(row_text(record, self._texts)).strip() for record in records]
+        return [one_line(row_text(record, self._texts)) for record in records]
 
 
 def value_kind(value):
