@@ -14,7 +14,7 @@ from conftest import lines_of, plain, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text_cls import prediction, table_output
+from text_cls import prediction, table_output, tables
 from text_cls.cli import Problems, UserError, set_up_log
 from text_cls.inputs import one_run
 from text_cls.prediction import check_files, predict_file
@@ -188,7 +188,8 @@ def test_any_cells_are_kept(tmp_path_factory, rows, source, target, window):
 # ----------------------------------------------------------------------------------------------------- JSON and Parquet
 
 
-def test_json_keeps_its_values(tmp_path):
+def test_json_keeps_its_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "LOOKED_AT", 1)  # further columns are found when all rows are checked
     records = [
         {"text": "下雨", "n": 1, "tags": ["甲"], "deep": {"a": [None, 1.5]}},
         {"id": "\ud83d", "text": "足球", "n": 9007199254740993, "x": 1.5, "tags": [], "mixed": "a"},
@@ -213,6 +214,25 @@ def test_json_keeps_its_values(tmp_path):
     }
     assert table["n"].to_pylist() == [1, 9007199254740993, None] and table["mixed"].to_pylist() == [None, "a", "2"]
     assert table["tags"].to_pylist() == [["甲"], [], None] and table["x"].to_pylist() == [None, 1.5, 1.0]
+
+
+LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=3)
+VALUE = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(st.text(max_size=2), LEAF, max_size=2)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b", ""]), VALUE), min_size=1, max_size=4))
+def test_any_json_is_written(tmp_path_factory, records):
+    """With its values as JSON, and without an error in every other format."""
+    folder, records = tmp_path_factory.mktemp("json"), [{"text": "下雨"} | record for record in records]
+    write_lines(folder / "in.jsonl", map(json.dumps, records))
+    found = load(predicted(folder / "in.jsonl", folder / "out.jsonl"))
+    assert found == [record | {"labels": ["天气"], "scores": [0.98765]} for record in records]
+    assert len(load(predicted(folder / "in.jsonl", folder / "out.csv"))) == len(records)
+    table = pa.parquet.read_table(predicted(folder / "in.jsonl", folder / "out.parquet"))
+    for name in {"a", "b", ""} & set(table.column_names):
+        if not pa.types.is_string(table.schema.field(name).type):
+            assert table[name].to_pylist() == [record.get(name) for record in records]
 
 
 def typed_table():
@@ -334,6 +354,8 @@ def test_what_is_wrong_is_found_before_anything_is_predicted(tmp_path):
     message = refused(tmp_path / "in.jsonl", tmp_path / "newer.csv")
     for part in (".jsonl:1: the text contains a list", ".jsonl:2: the text contains half", "column 'labels' already"):
         assert part in message
+    write_lines(tmp_path / "in.jsonl", ['{"text": "好", "\\ud83d": 1}'])
+    assert "column '\\ud83d': half a surrogate pair is no character" in refused(tmp_path / "in.jsonl", None)
     pa.parquet.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "in.parquet")
     assert "two columns are called 'text'" in refused(tmp_path / "in.parquet", tmp_path / "newer.csv")
 
