@@ -192,8 +192,16 @@ def test_json_keeps_its_values(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "LOOKED_AT", 1)  # further columns are found when all rows are checked
     records = [
         {"text": "下雨", "n": 1, "tags": ["甲"], "deep": {"a": [None, 1.5]}},
-        {"id": "\ud83d", "text": "足球", "n": 9007199254740993, "x": 1.5, "tags": [], "mixed": "a"},
-        {"text": None, "mixed": 2, "x": 1, "flag": True},
+        {
+            "id": "\ud83d",
+            "text": "足球",
+            "n": 9007199254740993,
+            "x": 1.5,
+            "tags": [],
+            "mixed": "a",
+            "far": 9007199254740993,
+        },
+        {"text": None, "mixed": 2, "x": 1, "far": 0.5, "flag": True},
     ]
     write_lines(tmp_path / "in.jsonl", [json.dumps(record) for record in records])
     found = load(predicted(tmp_path / "in.jsonl", tmp_path / "out.jsonl"))
@@ -201,18 +209,19 @@ def test_json_keeps_its_values(tmp_path, monkeypatch):
     assert [len(row) - len(record) for row, record in zip(found, records)] == [2, 2, 2]
 
     rows = load(predicted(tmp_path / "in.jsonl", tmp_path / "out.csv"))
-    assert list(rows[0])[:9] == ["text", "n", "tags", "deep", "id", "x", "mixed", "flag", "labels"]
+    assert list(rows[0])[:-2] == ["text", "n", "tags", "deep", "id", "x", "mixed", "far", "flag"]
     assert [row["deep"] for row in rows] == ['{"a": [null, 1.5]}', "", ""]
     assert [row["flag"] for row in rows] == ["", "", "true"] and rows[1]["id"] == "\\ud83d"
 
     table = pa.parquet.read_table(predicted(tmp_path / "in.jsonl", tmp_path / "out.parquet"))
     types = {name: str(table.schema.field(name).type) for name in table.column_names}
     assert types == {
-        **dict.fromkeys(("text", "deep", "id", "mixed"), "string"),
+        **dict.fromkeys(("text", "deep", "id", "mixed", "far"), "string"),
         **{"n": "int64", "x": "double", "flag": "bool"},
         **{"tags": "list<element: string>", "labels": "list<element: string>", "scores": "list<element: float>"},
     }
     assert table["n"].to_pylist() == [1, 9007199254740993, None] and table["mixed"].to_pylist() == [None, "a", "2"]
+    assert table["far"].to_pylist() == [None, "9007199254740993", "0.5"]  # a double would change the first
     assert table["tags"].to_pylist() == [["甲"], [], None] and table["x"].to_pylist() == [None, 1.5, 1.0]
 
 
