@@ -135,9 +135,14 @@ def row_text(record: dict[str, Any], columns: Iterable[str]) -> str:
     """The text of a row: its cells in these columns, joined by a space. Raises ValueError as `cell_text` does."""
     cells = (cell_text(record.get(name)).strip() for name in columns)
     text = " ".join(cell for cell in cells if cell)
-    if not text.isascii() and _SURROGATE.search(text):
+    if has_surrogate(text):
         raise ValueError("contains half a surrogate pair, which is no character")
     return text
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether a text of JSON has half a surrogate pair, which cannot be written."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def find_columns(
