@@ -324,6 +324,17 @@ def test_several_columns_are_joined(tmp_path):
     assert lines_of(output) == ["下 雨\t", "足球\t体育,体育##足球"]
 
 
+def test_the_column_that_is_named_tells_the_row_with_names(tmp_path):
+    path = save(tmp_path / "in.csv", ["id", "说明"], [["id", "下雨"], ["2", "足球"]])  # "id" is also a value
+    assert [row["id"] for row in load(predicted(path, tmp_path / "out.csv", text_column=["说明"]))] == ["id", "2"]
+
+
+def test_text_that_is_not_utf_8_in_parquet(tmp_path):
+    bad = pa.array([b"\xff"]).cast(pa.binary()).view(pa.string())
+    pa.parquet.write_table(pa.table({"text": ["下雨"], "note": bad}), tmp_path / "in.parquet")
+    assert "in.parquet: contains a value that cannot be read" in refused(tmp_path / "in.parquet", tmp_path / "new.csv")
+
+
 def test_the_column_of_the_texts_is_guessed_only_if_it_is_obvious(tmp_path, capsys):
     set_up_log()
     assert predicted(save(tmp_path / "in.csv", ["甲", "Text"], [["a", "下雨"], ["b", "足球"]]), tmp_path / "out.csv")
