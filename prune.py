@@ -55,6 +55,8 @@ def parse_args(argv=None):
     training.add_argument(
         "--save_steps", type=positive_int, default=100, help="steps between evaluations (%(default)s)"
     )
+    refit = "fit the classifier to the training rows again; keep the one with the higher macro F1 on dev (on)"
+    training.add_argument("--refit_head", action=argparse.BooleanOptionalAction, default=True, help=refit)
     training.add_argument("--seed", type=non_negative_int, default=3, help="seed of dropout and order (%(default)s)")
     return parser.parse_args(argv)
 
