@@ -4,8 +4,8 @@
     python prune.py --device cpu --output_dir prune --dataset_dir data --width_mult_list 1/2 --num_train_epochs 3
 
 Heads and neurons are ordered by their importance on dev. Then all widths are trained together to give the logits of the
-whole model, which takes as long as fine-tuning, once per width. Each width is served like any bundle, for example
-prune/width_mult_0.75/pruned_model.
+whole model, which takes as long as fine-tuning, once per width. The classifier of each width is then fitted again, and
+kept if it is better on dev. Each width is served like any bundle, for example prune/width_mult_0.75/pruned_model.
 """
 
 import argparse
