@@ -35,7 +35,7 @@ def home(tmp_path, tiny_model, monkeypatch):
     for module in (PRETRAINED, HEAD_START, TRAINERS):
         monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(KEPT, "HOME", tmp_path / "kept")
-    monkeypatch.setattr(E5, "make", lambda layers, wheel: tiny_model)
+    monkeypatch.setattr(E5, "make", lambda *_: tiny_model)
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path
     signal.signal(signal.SIGTERM, handler)
