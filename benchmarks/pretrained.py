@@ -32,7 +32,7 @@ from text_cls import thresholds
 from text_cls.cli import non_negative_int, positive_int
 from text_cls.decision import Decision
 
-TRAINING = "--batch_size 16 --learning_rate 2e-4 --warmup --warmup_steps 0.1 --max_grad_norm 1 --head_start linear"
+TRAINING = "--batch_size 16 --learning_rate 4e-4 --warmup --warmup_steps 0.1 --max_grad_norm 1 --head_start linear"
 SETS = {
     "duee": f"--max_seq_length 128 --epochs 4 {TRAINING}",
     "cail-divorce": f"--max_seq_length 96 --epochs 4 {TRAINING}",
