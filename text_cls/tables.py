@@ -22,7 +22,7 @@ from text_cls.cli import Problems, UserError, closest
 from text_cls.foreign_files import PARQUET, SAMPLE, XLSX, binary_kind, find_encoding, is_json
 from text_cls.inputs import open_input
 
-LOOKED_AT = 1000  # rows from which names of columns and separators are told
+LOOKED_AT = 1000  # first rows, from which column names and separators are guessed
 MAX_CELL = 1 << 20  # characters; a longer one is usually a quote that is never closed
 MAX_LINE = 1 << 24  # characters
 MAX_ARRAY = 1 << 28  # bytes of a JSON array, which is read whole

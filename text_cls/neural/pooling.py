@@ -106,7 +106,7 @@ def set_pooling(model, pooling: str, where: str) -> None:
 
 
 class _MeanOfTokens:
-    """Gives a pooler the mean of the tokens, special ones included and padding not, in place of the first token.
+    """Feeds the pooler the mean of all tokens instead of the first one. Special tokens count, padding does not.
 
     Hooks rather than layers of our own: weights keep their names, and PaddleNLP's pruning, which replaces methods of
     the model, keeps hooks. Methods rather than functions: a copy of the model then gets a copy of this object.
