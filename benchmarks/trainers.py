@@ -53,7 +53,7 @@ SIDES = {  # side: (--head_start of train.py, None where it takes no part; flags
 }
 POOLING = {"train.py": MEAN}  # the classifiers of transformers know the first token only; SetFit has its own, the mean
 EPOCHS = {"2000": 4, "8-per-label": 8}
-SHARED = "--batch_size 16 --learning_rate 1e-4 --warmup_steps 0.1"
+SHARED = "--batch_size 16 --learning_rate 4e-4 --warmup_steps 0.1"
 LIKE_TRAINER = "--warmup --max_grad_norm 1"  # flags of train.py for what Trainer does by default
 LENGTH = 64
 HELD = 0.02  # of the training rows
