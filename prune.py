@@ -4,8 +4,8 @@
     python prune.py --device cpu --output_dir prune --dataset_dir data --width_mult_list 1/2 --num_train_epochs 3
 
 Heads and neurons are ordered by their importance on dev. Then all widths are trained together to give the logits of the
-whole model, which takes as long as fine-tuning, once per width. Each width is served like any bundle, for example
-prune/width_mult_0.75/pruned_model.
+whole model, which takes as long as fine-tuning, once per width. The classifier of each width is then fitted again, and
+kept if it is better on dev. Each width is served like any bundle, for example prune/width_mult_0.75/pruned_model.
 """
 
 import argparse
@@ -55,6 +55,8 @@ def parse_args(argv=None):
     training.add_argument(
         "--save_steps", type=positive_int, default=100, help="steps between evaluations (%(default)s)"
     )
+    refit = "fit the classifier to the training rows again; keep the one with the higher macro F1 on dev (on)"
+    training.add_argument("--refit_head", action=argparse.BooleanOptionalAction, default=True, help=refit)
     training.add_argument("--seed", type=non_negative_int, default=3, help="seed of dropout and order (%(default)s)")
     return parser.parse_args(argv)
 

@@ -147,10 +147,11 @@ def model_labels_problem(args, label_file, labels):
     """Why the weights to start from are those of other labels, or None."""
     from text_cls.neural.checkpoint import start_labels_problem
     from text_cls.neural.hugging_face import find
+    from text_cls.neural.run_file import weights_folder
 
     flag, path = f"--model_name {args.model_name}", find(args.model_name) or args.model_name
     if start := args.init_from_ckpt:
-        flag, path = f"--init_from_ckpt {start}", start if os.path.isdir(start) else os.path.dirname(start)
+        flag, path = f"--init_from_ckpt {start}", weights_folder(start)
     return start_labels_problem(flag, path, label_file, labels)
 
 

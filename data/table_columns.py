@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from text_cls.label_tree import SEPARATOR
 from text_cls.new_labels import joined_names
+from text_cls.table_texts import TEXT_NAMES
 from text_cls.tables import cell_text
 
 SHOWN = 3  # values of each column
 WIDTH = 24  # characters of each
-TEXT_NAMES = set("text texts content sentence body data 文本 内容 正文".split())
 LABEL_NAME = re.compile("label|categor|class|topic|tag|标签|类别|分类|类型", re.IGNORECASE)
 LEVEL_NAME = re.compile("(level|lv|l)[ _-]?[1-6].*|.*[一二三四五六]级.*|[大中小]类", re.IGNORECASE)
 

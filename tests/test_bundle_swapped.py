@@ -105,7 +105,7 @@ def test_a_bundle_of_the_other_kind(pair, during, retrieval):
 
 def test_a_triton_repository(pair, during, run, tmp_path):
     first, second, whole = pair
-    during(build_repository, "vocabulary_size", lambda: _exchange(str(second), str(first)))
+    during(build_repository, "configurations", lambda: _exchange(str(second), str(first)))
     status, log = run(build_repository.main, "--bundle", first, "--output", tmp_path / "models")
     assert status == 0, log
     models = tmp_path / "models"

@@ -35,7 +35,7 @@ def home(tmp_path, tiny_model, monkeypatch):
     for module in (PRETRAINED, HEAD_START, TRAINERS):
         monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(KEPT, "HOME", tmp_path / "kept")
-    monkeypatch.setattr(E5, "make", lambda layers, wheel: tiny_model)
+    monkeypatch.setattr(E5, "make", lambda *_: tiny_model)
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path
     signal.signal(signal.SIGTERM, handler)
@@ -86,7 +86,7 @@ def test_a_stopped_run_goes_on(home, tiny_model):
             f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'benchmarks')!r}]",
             "import e5_model, head_start, kept_runs",
             f"head_start.DATA, kept_runs.HOME = Path({str(home)!r}), Path({str(home / 'kept')!r})",
-            f"e5_model.make = lambda layers, wheel: {str(tiny_model)!r}",
+            f"e5_model.make = lambda *_: {str(tiny_model)!r}",
             "sys.exit(head_start.main())",
         ],
     )
@@ -148,8 +148,8 @@ def test_the_encoder_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(E5, "run_script", make)
     with ThreadPoolExecutor() as pool:
         folders = [*pool.map(E5.make, [6, 6])]
-    assert folders == [tmp_path / "kept" / "e5-6"] * 2
-    assert made == [("--layers", *"2 4 6 8 10 12".split())]
+    assert folders == [tmp_path / "kept" / "e5-6-mean"] * 2
+    assert made == [("--layers", *"2 4 6 8 10 12".split(), "--pooling", "mean")]
 
 
 def test_a_script_that_fails_ends_the_benchmark(home):

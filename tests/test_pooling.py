@@ -191,6 +191,7 @@ def test_where_the_pooling_of_a_run_comes_from(tmp_path, caplog):
     assert start("ernie-3.0-medium-zh") == "first" and start("ernie-3.0-medium-zh", "mean") == "mean"
     assert start(mean) == "mean" and start(mean, "mean") == "mean"
     assert start(plain, None, weights["mean"]) == "mean"
+    assert start(plain, None, mean) == "mean"  # the folder itself
     assert start(mean, None, weights["plain"]) == "first"  # a checkpoint of an older version
     assert start(mean, None, weights["nothing"]) == "mean"  # weights alone
     assert "WARNING" not in caplog.text

@@ -3,6 +3,7 @@ import os
 import re
 from fractions import Fraction
 
+import numpy as np
 import paddle
 import pytest
 from conftest import lines_of
@@ -12,7 +13,10 @@ import prune as script
 from text_cls.bundle import open_bundle
 from text_cls.cli import Problems
 from text_cls.decision import Decision
-from text_cls.neural.checkpoint import load_checkpoint
+from text_cls.neural.checkpoint import Checkpoint, load_checkpoint
+from text_cls.neural.head_start import fit, label_rates
+from text_cls.neural.model import encode, last_linear, load_pretrained, predict_features
+from text_cls.rows import read_labels, read_rows
 
 
 @pytest.fixture
@@ -60,6 +64,13 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
             assert weights[f"{layer}.linear1.weight"].shape == [48, 96 * width]
     assert re.findall(r"(whole model|\d/\d) .* [\d.]+ M .* ms per text", log) == ["whole model", "3/4", "2/3", "1/2"]
     assert log.count("micro f1 score: ") == 4  # the whole model's and each width's
+    # The classifier that is kept is the one in the bundles, and has the higher macro F1.
+    line = r"Width (\S+), F1 .*: (\S+), (\S+) with the trained .*; (\S+), (\S+) with a fitted .* The (\w+) one"
+    rows = re.findall(r"\d/\d +(\S+) +(\S+) +\S+ M", log)
+    for served, (width, *scores, kept) in zip(rows, re.findall(line, log), strict=True):
+        trained, fitted = tuple(scores[:2]), tuple(scores[2:])
+        assert width in ("0.75", "0.67", "0.5") and served == {"trained": trained, "fitted": fitted}[kept]
+        assert float(served[1]) == max(float(trained[1]), float(fitted[1]))
     assert "x as fast" in log and "its logits match the pruned model's within" in log
 
 
@@ -67,13 +78,43 @@ def test_a_width_without_a_score_is_kept(run, wide, tmp_path):
     """A short run may have a macro F1 of 0; PaddleNLP keeps only what is better than 0."""
     dataset, checkpoint = wide
     Decision(threshold=0.999).save(checkpoint / "decision.json")  # so that nothing is predicted
-    flags = ("--width_mult_list", "1/12", "--save_steps", 2)
+    flags = ("--width_mult_list", "1/12", "--save_steps", 2, "--no-refit_head")
     status, log = prune(run, dataset, checkpoint, tmp_path / "prune", *flags)
     assert status == 0, log
     assert log.count("macro f1 score: 0.00000") == 4  # the whole model, and every second of six steps
+    assert "fitted" not in log
     config = json.loads((tmp_path / "prune" / "width_mult_0.08" / "model_config.json").read_text(encoding="utf-8"))
     assert config["width_mult"] == pytest.approx(1 / 12) and config["num_attention_heads"] == 12
     assert open_bundle(str(tmp_path / "prune" / "width_mult_0.08")).decision.threshold == 0.999
+
+
+def test_the_better_classifier_is_kept(news, tiny_model, caplog):
+    """A random one is worse than the fitted one, which is not better than one that predicts the same labels."""
+    from text_cls.neural.pruning import PruningOptions, refit_head
+
+    labels = read_labels(news / "label.txt", Problems())
+    rows = dict.fromkeys(("train", "dev"), read_rows(news / "train.txt", labels, Problems()))
+    model, tokenizer = load_pretrained(str(tiny_model), len(labels))
+    tokens = dict.fromkeys(rows, encode(rows["dev"].texts, tokenizer, model, 32))
+    checkpoint = Checkpoint(model, tokenizer, labels, Decision(0.05), {})
+    options, layer = PruningOptions(width_mult_list=[Fraction(1, 2)]), last_linear(model)
+
+    def refit():
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            refit_head(options, 0.5, checkpoint, rows, tokens)
+        return caplog.text, layer.weight.numpy(), layer.bias.numpy()
+
+    log, weight, bias = refit()
+    assert "Width 0.5, F1 on dev (micro, macro): " in log and "The fitted one is kept" in log, log
+    features = predict_features(model, tokens["train"], 32)
+    rates = label_rates(rows["train"].support(len(labels)), len(rows["train"]))
+    fitted = fit(features, rows["train"].multi_hot(len(labels)), rates)
+    assert weight == pytest.approx(fitted[0], abs=1e-4) and bias == pytest.approx(fitted[1], abs=1e-4)
+    layer.bias.set_value(bias + np.float32(1e-4))
+    log, *kept = refit()
+    assert "The trained one is kept" in log, log
+    assert np.array_equal(kept[0], weight) and np.array_equal(kept[1], bias + np.float32(1e-4))
 
 
 def test_the_student_learns_from_the_teacher():

@@ -14,7 +14,7 @@ from conftest import lines_of, plain, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text_cls import prediction, table_output
+from text_cls import prediction, table_output, tables
 from text_cls.cli import Problems, UserError, set_up_log
 from text_cls.inputs import one_run
 from text_cls.prediction import check_files, predict_file
@@ -108,7 +108,9 @@ def test_every_format_in_and_out(tmp_path, source, target):
         assert rows[0]["scores"] == "0.98765,0.75000" and rows[2]["scores"] == ""
     else:
         assert [row["labels"] for row in rows] == FOUND
-        assert [[round(score, 5) for score in row["scores"]] for row in rows] == scores
+        assert [[np.float32(score) for score in row["scores"]] for row in rows] == [
+            [*map(np.float32, row)] for row in scores
+        ]
 
 
 def test_text_files_in_and_out(tmp_path, capsys):
@@ -186,11 +188,20 @@ def test_any_cells_are_kept(tmp_path_factory, rows, source, target, window):
 # ----------------------------------------------------------------------------------------------------- JSON and Parquet
 
 
-def test_json_keeps_its_values(tmp_path):
+def test_json_keeps_its_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "LOOKED_AT", 1)  # further columns are found when all rows are checked
     records = [
         {"text": "下雨", "n": 1, "tags": ["甲"], "deep": {"a": [None, 1.5]}},
-        {"id": "\ud83d", "text": "足球", "n": 9007199254740993, "x": 1.5, "tags": [], "mixed": "a"},
-        {"text": None, "mixed": 2, "x": 1, "flag": True},
+        {
+            "id": "\ud83d",
+            "text": "足球",
+            "n": 9007199254740993,
+            "x": 1.5,
+            "tags": [],
+            "mixed": "a",
+            "far": 9007199254740993,
+        },
+        {"text": None, "mixed": 2, "x": 1, "far": 0.5, "flag": True},
     ]
     write_lines(tmp_path / "in.jsonl", [json.dumps(record) for record in records])
     found = load(predicted(tmp_path / "in.jsonl", tmp_path / "out.jsonl"))
@@ -198,19 +209,39 @@ def test_json_keeps_its_values(tmp_path):
     assert [len(row) - len(record) for row, record in zip(found, records)] == [2, 2, 2]
 
     rows = load(predicted(tmp_path / "in.jsonl", tmp_path / "out.csv"))
-    assert list(rows[0])[:9] == ["text", "n", "tags", "deep", "id", "x", "mixed", "flag", "labels"]
+    assert list(rows[0])[:-2] == ["text", "n", "tags", "deep", "id", "x", "mixed", "far", "flag"]
     assert [row["deep"] for row in rows] == ['{"a": [null, 1.5]}', "", ""]
     assert [row["flag"] for row in rows] == ["", "", "true"] and rows[1]["id"] == "\\ud83d"
 
     table = pa.parquet.read_table(predicted(tmp_path / "in.jsonl", tmp_path / "out.parquet"))
     types = {name: str(table.schema.field(name).type) for name in table.column_names}
     assert types == {
-        **dict.fromkeys(("text", "deep", "id", "mixed"), "string"),
+        **dict.fromkeys(("text", "deep", "id", "mixed", "far"), "string"),
         **{"n": "int64", "x": "double", "flag": "bool"},
         **{"tags": "list<element: string>", "labels": "list<element: string>", "scores": "list<element: float>"},
     }
     assert table["n"].to_pylist() == [1, 9007199254740993, None] and table["mixed"].to_pylist() == [None, "a", "2"]
+    assert table["far"].to_pylist() == [None, "9007199254740993", "0.5"]  # a double would change the first
     assert table["tags"].to_pylist() == [["甲"], [], None] and table["x"].to_pylist() == [None, 1.5, 1.0]
+
+
+LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=3)
+VALUE = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(st.text(max_size=2), LEAF, max_size=2)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b", ""]), VALUE), min_size=1, max_size=4))
+def test_any_json_is_written(tmp_path_factory, records):
+    """With its values as JSON, and without an error in every other format."""
+    folder, records = tmp_path_factory.mktemp("json"), [{"text": "下雨"} | record for record in records]
+    write_lines(folder / "in.jsonl", map(json.dumps, records))
+    found = load(predicted(folder / "in.jsonl", folder / "out.jsonl"))
+    assert found == [record | {"labels": ["天气"], "scores": [0.98765]} for record in records]
+    assert len(load(predicted(folder / "in.jsonl", folder / "out.csv"))) == len(records)
+    table = pa.parquet.read_table(predicted(folder / "in.jsonl", folder / "out.parquet"))
+    for name in {"a", "b", ""} & set(table.column_names):
+        if not pa.types.is_string(table.schema.field(name).type):
+            assert table[name].to_pylist() == [record.get(name) for record in records]
 
 
 def typed_table():
@@ -245,7 +276,7 @@ def test_parquet_keeps_its_schema(tmp_path, monkeypatch):
 def test_values_of_parquet_in_text(tmp_path):
     pa.parquet.write_table(typed_table(), tmp_path / "in.parquet")
     row, empty, _ = load(predicted(tmp_path / "in.parquet", tmp_path / "out.csv"))
-    assert row["when"].startswith("2023-11-15 06:13:20.123456") and row["day"] == "2024-01-05"
+    assert row["when"] == "2023-11-15 06:13:20.123456+08:00" and row["day"] == "2024-01-05"
     assert (row["price"], row["raw"], row["deep"], row["f"]) == ("1.10", "/wA=", '{"a": [1]}', "")
     assert empty == dict.fromkeys(empty, "") | {"raw": "好", "f": repr(float(np.float32(0.1)))}
     row, empty, _ = load(predicted(tmp_path / "in.parquet", tmp_path / "out.jsonl"))
@@ -293,6 +324,17 @@ def test_several_columns_are_joined(tmp_path):
     assert lines_of(output) == ["下 雨\t", "足球\t体育,体育##足球"]
 
 
+def test_the_column_that_is_named_tells_the_row_with_names(tmp_path):
+    path = save(tmp_path / "in.csv", ["id", "说明"], [["id", "下雨"], ["2", "足球"]])  # "id" is also a value
+    assert [row["id"] for row in load(predicted(path, tmp_path / "out.csv", text_column=["说明"]))] == ["id", "2"]
+
+
+def test_text_that_is_not_utf_8_in_parquet(tmp_path):
+    bad = pa.array([b"\xff"]).cast(pa.binary()).view(pa.string())
+    pa.parquet.write_table(pa.table({"text": ["下雨"], "note": bad}), tmp_path / "in.parquet")
+    assert "in.parquet: contains a value that cannot be read" in refused(tmp_path / "in.parquet", tmp_path / "new.csv")
+
+
 def test_the_column_of_the_texts_is_guessed_only_if_it_is_obvious(tmp_path, capsys):
     set_up_log()
     assert predicted(save(tmp_path / "in.csv", ["甲", "Text"], [["a", "下雨"], ["b", "足球"]]), tmp_path / "out.csv")
@@ -309,6 +351,7 @@ def test_the_column_of_the_texts_is_guessed_only_if_it_is_obvious(tmp_path, caps
 def test_what_is_wrong_is_found_before_anything_is_predicted(tmp_path):
     path, new = save(tmp_path / "in.csv"), tmp_path / "new.csv"
     assert "there is a column '备注' already" in refused(path, new, level_columns=["备注", "b"])
+    assert "there is a column 'a' already" in refused(path, new, level_columns=["a", "a"])
     assert "labels have 2 levels; name as many columns" in refused(path, new, level_columns=["a"])
     assert "labels have no levels" in refused(path, new, level_columns=[], labels=Labels(["a", "b"]))
     assert "needs a table to write" in refused(path, tmp_path / "new.txt", level_columns=[])
@@ -331,6 +374,8 @@ def test_what_is_wrong_is_found_before_anything_is_predicted(tmp_path):
     message = refused(tmp_path / "in.jsonl", tmp_path / "newer.csv")
     for part in (".jsonl:1: the text contains a list", ".jsonl:2: the text contains half", "column 'labels' already"):
         assert part in message
+    write_lines(tmp_path / "in.jsonl", ['{"text": "好", "\\ud83d": 1}'])
+    assert "column '\\ud83d': half a surrogate pair is no character" in refused(tmp_path / "in.jsonl", None)
     pa.parquet.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "in.parquet")
     assert "two columns are called 'text'" in refused(tmp_path / "in.parquet", tmp_path / "newer.csv")
 
@@ -416,6 +461,9 @@ def test_a_missing_package_is_named(run, trained, bundles, tmp_path, monkeypatch
     import infer
 
     path = as_table(trained["reviews"][0] / "data.txt", tmp_path / "in.csv")
+    with monkeypatch.context() as patch, pytest.raises(ModuleNotFoundError):  # before the model is loaded
+        patch.setitem(sys.modules, "pyarrow", None)
+        check_files(path, tmp_path / "out.parquet", Problems(), LABELS, tables=TableOptions(["2"]))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     flags = ("--input_file", path, "--text_column", "客户描述", "--output_file", tmp_path / "out.parquet")
     status, log = run(infer.main, "--device", "cpu", "--model_path_prefix", bundles["reviews"], *flags)

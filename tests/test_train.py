@@ -220,7 +220,7 @@ def test_two_processes_are_one_with_twice_the_batch(news, train, still_model, tm
     for rows, batch, rates in ((90, 14, ""), (29, 14, "--freeze_epochs 1 --layer_decay 0.9 --max_grad_norm 1")):
         folder = tmp_path / f"two{rows}"
         flags = ["--dataset_dir", news, "--model_name", still_model, "--device", "cpu", "--save_dir", folder]
-        flags += "--max_seq_length 32 --epochs 2 --learning_rate 1e-3 --logging_steps 1".split()
+        flags += "--max_seq_length 32 --epochs 2 --learning_rate 1e-3 --logging_steps 1 --head_start random".split()
         flags += ["--max_train_samples", rows, "--batch_size", batch, *rates.split()]
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", 2, "--backend", "gloo"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -109,7 +109,8 @@ def test_label_numbers_are_no_names(news, train, first):
     """Some Hugging Face folders have numbers in id2label."""
     as_hugging_face(first)
     config = json.loads((first / "config.json").read_text(encoding="utf-8"))
-    (first / "config.json").write_text(json.dumps({**config, "model_type": "bert", "id2label": {"0": 0, "1": 1}}))
+    config |= {"model_type": "bert", "id2label": {"0": 0, "1": 1}}
+    (first / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (first / "label.txt").unlink()
     status, log, _ = train(news, "--model_name", first)
     assert status == 0, log

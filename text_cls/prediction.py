@@ -1,4 +1,4 @@
-"""Labels of new texts, read from a file and written to one as a stream: for predict.py and infer.py."""
+"""Labels of new texts, read from a file and written to one as a stream: for every script that predicts a file."""
 
 import contextlib
 from dataclasses import dataclass

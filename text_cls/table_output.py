@@ -52,7 +52,7 @@ class Output:
         if kind in (".json", ".ndjson"):
             yield f"--output_file {self.path}: call it .jsonl; each row will be a JSON object in a line"
         if kind == ".parquet":
-            importlib.import_module("pyarrow.parquet")  # if it is missing, that is known before anything is predicted
+            importlib.import_module("pyarrow")  # if it is missing, that is known before anything is predicted
         if self.excel_safe and kind not in (".csv", ".tsv"):
             yield f"--excel_safe is for .csv and .tsv files; --output_file {self.path} is none"
         if self.levels and not self.is_table:

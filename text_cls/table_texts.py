@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from text_cls.cli import Problems, logger
 from text_cls.rows import one_line, read_texts
-from text_cls.tables import find_columns, known_columns, open_table, records_of, row_text
+from text_cls.tables import find_columns, has_surrogate, known_columns, open_table, records_of, row_text
 
 READABLE = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".json")
 TEXT_NAMES = set("text texts content sentence body 文本 内容 正文".split())
@@ -126,6 +126,8 @@ class TableFile:
                 self.kinds[name].add(value_kind(value))
         if is_json:
             self.columns = list(dict.fromkeys([*self.columns, *self.kinds]))
+            for name in filter(has_surrogate, self.columns):
+                problems.add(f"{self.path}: column {name!a}: half a surrogate pair is no character; rename the column")
         if not filled and not problems.count:
             problems.add(f"{self.path}: no texts in column {', '.join(map(repr, self._texts))}")
 
@@ -145,7 +147,7 @@ class TableFile:
             yield Window(self.path, self._texts_of(records), records)
 
     def _texts_of(self, records):
-        return [one_line(row_text(record, self._texts)).strip() for record in records]
+        return [one_line(row_text(record, self._texts)) for record in records]
 
 
 def value_kind(value):

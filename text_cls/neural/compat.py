@@ -174,10 +174,11 @@ def patch_dynabert(export):
       a sigmoid head predicts; here it is the binary cross-entropy of each label.
 
     Args:
-        export: function of (width, pruned model), called instead of PaddleNLP's own export.
+        export: function of (width, pruned model), called in each process instead of PaddleNLP's own export.
     """
     import copy
 
+    import paddle
     import paddle.nn.functional as F
     from paddlenlp.trainer import trainer_compress
     from paddleslim.nas.ofa.layers import SuperLayerNorm
@@ -193,6 +194,8 @@ def patch_dynabert(export):
         return F.binary_cross_entropy_with_logits(logits, F.sigmoid(teacher))
 
     def export_all(trainer):
+        if paddle.distributed.get_world_size() > 1:
+            paddle.distributed.barrier()  # all processes read what the first one wrote last
         whole = trainer.original_model
         for width in trainer.args.width_mult_list:
             trainer.original_model = copy.deepcopy(whole)

@@ -49,24 +49,33 @@ def start_head(options, checkpoint, rows, tokens):
         return False
     if reason:
         raise UserError(f"--head_start {start}: {reason}; use --head_start random")
-    rates = label_rates(rows.support(len(checkpoint.labels)), len(rows))
     if start == "prior":
+        rates = label_rates(rows.support(len(checkpoint.labels)), len(rows))
         weight = np.random.default_rng(options.seed).normal(0, 0.02, layer.weight.shape)  # as BERT's
         _set(layer, weight, logit(rates))
         return False
-    chosen, features, seconds = features_of(options, model, tokens)
+    logger.info("Classifier: %s. Before fine-tuning:", fit_head(options, checkpoint, rows, tokens, start))
+    return True
+
+
+def fit_head(options, checkpoint, rows, tokens, start=DEFAULT):
+    """Fits the classifier to the training rows, as `start` (linear, labels, or both) says. All processes get the same.
+
+    Args:
+        options: with `batch_size`, `seed`, and `max_seq_length`.
+        checkpoint, rows, tokens: as in `start_head`.
+    Returns:
+        what was done and how long it took, for the log.
+    """
+    chosen, features, seconds = features_of(options, checkpoint.model, tokens)
     started = time.perf_counter()
+    rates = label_rates(rows.support(len(checkpoint.labels)), len(rows))
     targets = rows.multi_hot(len(checkpoint.labels), chosen)
     vectors = label_vectors(options, checkpoint) if reads_labels(start) else None
+    layer, _ = _classifier(checkpoint.model)
     _set(layer, *fit(features, targets, rates, vectors, regress=start != "labels"))
-    logger.info(
-        "Classifier: %s, from the features of %d training rows (features %.1f s, fit %.1f s). Before fine-tuning:",
-        start,
-        len(chosen),
-        seconds,
-        time.perf_counter() - started,
-    )
-    return True
+    fitted = time.perf_counter() - started
+    return f"{start}, from the features of {len(chosen)} training rows (features {seconds:.1f} s, fit {fitted:.1f} s)"
 
 
 def _classifier(model):

@@ -16,7 +16,7 @@ from text_cls.cli import UserError, shorten
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, write_json
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.export import TOLERANCE, example_texts, texts_to_compare
+from text_cls.neural.export import example_texts, texts_to_compare, tolerance
 from text_cls.neural.model import encode, predict_logits
 from text_cls.neural.model_card import model_card
 from text_cls.neural.tokenizer_json import whole_tokenizer
@@ -260,7 +260,7 @@ def check(folder, predictor):
     Returns:
         the largest difference of a logit.
     Raises:
-        UserError: a token differs, or a logit by more than 1e-4.
+        UserError: a token differs, or a logit by more than `export.tolerance`.
     """
     import tokenizers
 
@@ -279,8 +279,9 @@ def check(folder, predictor):
     for text, made, ids, ours in rows:
         if made.ids != ids.tolist() or not np.array_equal(ours, ids):
             raise UserError(f"--hf: the tokens of {shorten(text)} would differ in transformers; please report this")
-    difference = float(np.abs(predict_logits(model, found, 32) - predictor.run(expected)).max())
-    if not difference <= TOLERANCE:
+    logits = predictor.run(expected)
+    difference = float(np.abs(predict_logits(model, found, 32) - logits).max())
+    if not difference <= tolerance(logits):
         raise UserError(f"--hf: the folder's logits differ from the bundle's by {difference:.1e}; please report this")
     return difference
 

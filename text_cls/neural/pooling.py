@@ -8,6 +8,7 @@ import os
 
 from text_cls.cli import UserError, logger
 from text_cls.neural import hugging_face
+from text_cls.neural.run_file import weights_folder
 from text_cls.schema import OBJECT, fields, one_of, or_null, read_json
 
 POOLINGS = FIRST, MEAN = ("first", "mean")
@@ -67,7 +68,7 @@ def start_pooling(options, name: str) -> str | None:
         return None
     model = source = hugging_face.find(name) or name
     if options.init_from_ckpt:
-        source = os.path.dirname(options.init_from_ckpt) or "."
+        source = weights_folder(options.init_from_ckpt)
     trained = recorded_pooling(source) or recorded_pooling(model)
     if options.pooling and trained and options.pooling != trained:
         logger.warning("--pooling %s: the weights in %s are for --pooling %s", options.pooling, source, trained)
@@ -105,7 +106,7 @@ def set_pooling(model, pooling: str, where: str) -> None:
 
 
 class _MeanOfTokens:
-    """Gives a pooler the mean of the tokens, special ones included and padding not, in place of the first token.
+    """Feeds the pooler the mean of all tokens instead of the first one. Special tokens count, padding does not.
 
     Hooks rather than layers of our own: weights keep their names, and PaddleNLP's pruning, which replaces methods of
     the model, keeps hooks. Methods rather than functions: a copy of the model then gets a copy of this object.

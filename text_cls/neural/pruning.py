@@ -3,7 +3,7 @@
 Only this module imports Paddle when it is imported, since its trainer is a PaddleNLP `Trainer`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import logger
 from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log
-from text_cls.neural.model import encode, logits_of
+from text_cls.neural.head_start import fit_head
+from text_cls.neural.model import encode, last_linear, logits_of, predict_logits
 from text_cls.neural.training_options import Options
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
@@ -35,7 +36,13 @@ class PruningOptions(Options):
     per_device_eval_batch_size: int = 32
     logging_steps: int = 100
     save_steps: int = 100
+    refit_head: bool = True
     seed: int = 3
+
+    @property
+    def batch_size(self):
+        """Rows that are scored together, as other modules call it."""
+        return self.per_device_eval_batch_size
 
 
 def prune(checkpoint, rows, options, work, export):
@@ -45,12 +52,53 @@ def prune(checkpoint, rows, options, work, export):
         checkpoint: `Checkpoint` with model and tokenizer. Its model is changed.
         rows: {"train", "dev": labelled `Rows`}.
         work: folder for files that may be deleted afterwards.
-        export: function of (width, pruned model), called with the best model of each width.
+        export: function of (width, pruned model), called with the best model of each width, in all processes.
     """
-    patch_dynabert(export)
+
+    def refit_and_export(width, model):
+        if options.refit_head:
+            refit_head(options, width, replace(checkpoint, model=model), rows, trainer.tokens)
+        export(width, model)
+
+    patch_dynabert(refit_and_export)
     trainer = PruningTrainer(checkpoint, rows, options, work)
     with upstream_log():
         trainer.compress(custom_evaluate=PruningTrainer.macro_f1)
+
+
+def refit_head(options, width, checkpoint, rows, tokens):
+    """Fits the classifier of a pruned model to the training rows, and keeps it if its macro F1 on dev is higher.
+
+    The narrower layers give other features, and distillation may end before the classifier has followed.
+
+    Args:
+        checkpoint: `Checkpoint` with the pruned model. Both classifiers are scored with its decision, which stays.
+        rows, tokens: {"train", "dev": labelled `Rows`, or their tokens}. All processes compute the features together.
+    """
+    layer = last_linear(checkpoint.model)
+
+    def score():
+        logits = predict_logits(checkpoint.model, tokens["dev"], options.batch_size)
+        return dev_scores(checkpoint, logits, rows["dev"].multi_hot(len(checkpoint.labels)))
+
+    before, trained = {name: value.clone() for name, value in layer.state_dict().items()}, score()
+    how, fitted = fit_head(options, checkpoint, rows["train"], tokens["train"]), score()
+    better = fitted["macro_f1"] > trained["macro_f1"]
+    if not better:
+        layer.set_state_dict(before)
+    logger.info(
+        "Width %s, F1 on dev (micro, macro): %.2f, %.2f with the trained classifier; %.2f, %.2f with a fitted one: %s. "
+        "The %s one is kept",
+        round(width, 2),
+        *(100 * found[name] for found in (trained, fitted) for name in ("micro_f1", "macro_f1")),
+        how,
+        "fitted" if better else "trained",
+    )
+
+
+def dev_scores(checkpoint, logits, gold):
+    """Scores of logits [rows, labels] by the checkpoint's decision. gold: bool array of the same shape."""
+    return scores(gold, checkpoint.decision.decide(sigmoid(logits), checkpoint.labels.parents))
 
 
 class EpochBatches:
@@ -122,9 +170,7 @@ class PruningTrainer(Trainer):
             gold.append(batch.pop("labels").numpy() > 0)
             logits.append(logits_of(model, batch).numpy())
         model.train()
-        parents = self.checkpoint.labels.parents
-        predicted = self.checkpoint.decision.decide(sigmoid(np.concatenate(logits)), parents)
-        found = scores(np.concatenate(gold), predicted)
+        found = dev_scores(self.checkpoint, np.concatenate(logits), np.concatenate(gold))
         logger.info("micro f1 score: %.5f, macro f1 score: %.5f", found["micro_f1"], found["macro_f1"])
         return found["macro_f1"] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
 

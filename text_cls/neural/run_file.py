@@ -96,6 +96,11 @@ def weight_files(folder):
     return [name for name in WEIGHT_FILES if os.path.exists(os.path.join(folder, name))]
 
 
+def weights_folder(path):
+    """The folder of weights that a user named: the folder itself, or a file in it."""
+    return path if os.path.isdir(path) else os.path.dirname(path) or "."
+
+
 def sums_problem(files, names):
     """Which of these files has no sum in `files` of a `run.json`, or None. Older versions recorded no sums at all."""
     missing = [name for name in names if isinstance(files, dict) and not files.get(name)]
