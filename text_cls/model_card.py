@@ -280,7 +280,10 @@ def _scores(facts, decision):
     decided = facts.get("decided")
     if decided and decided != in_words(decision):
         yield ""
-        yield f"The decision has changed since. These are the scores with the one before: {decided}."
+        yield (
+            f"The decision has changed since. These are the scores with the one before: {decided}. To score the "
+            "present one: `analysis/evaluate.py`."
+        )
 
 
 def _score(values, to=" to "):
