@@ -209,7 +209,7 @@ def run(args):
         refused = add_variants(draft, rows, args)
         if args.hf:
             model = checkpoint.model
-            write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict(), checkpoint.run))
+            write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict()))
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
         logger.error("%s is not in it; serve float32, or raise --max_f1_drop", variant)

@@ -103,13 +103,27 @@ def export_width(args, checkpoint, value, model, rows):
     pruned = Checkpoint(model, checkpoint.tokenizer, checkpoint.labels, checkpoint.decision, checkpoint.run)
     path = os.path.join(args.output_dir, folder_of(value))
     with bundle_folder(path, pruned, PREFIX, args.max_seq_length) as draft:
-        texts = list(islice(rows["dev"].texts, 32))
-        difference, *_ = check(pruned, Predictor(draft.folder), texts, args.max_seq_length)
+        texts, predictor = list(islice(rows["dev"].texts, 32)), Predictor(draft.folder)
+        difference, *_ = check(pruned, predictor, texts, args.max_seq_length)
+        draft.fields["card"] |= describe_pruned(args, value, predictor, rows["dev"])
         paddle.save(model.state_dict(), os.path.join(draft.folder, "model_state.pdparams"))
         config = {**model.config.to_dict(), "width_mult": float(value)}
         write_json(os.path.join(draft.folder, "model_config.json"), config)
     logger.info("%s is written; its logits match the pruned model's within %.1e", path, difference)
     return sum(parameter.size for parameter in model.parameters())
+
+
+def describe_pruned(args, value, predictor, rows):
+    """The facts of a pruned width that its model card reports instead of those of the whole model."""
+    from text_cls.card_facts import changed_arguments, describe_scores, in_words
+
+    predicted = predictor.decision.decide(predictor.probabilities(list(rows.texts)), predictor.labels.parents)
+    required = ["--output_dir", args.output_dir, "--dataset_dir", args.dataset_dir]
+    return {
+        "pruned": {"width": float(value), "changed": changed_arguments(vars(args), vars(parse_args(required)))},
+        "scores": {"dev": describe_scores(rows.multi_hot(len(predictor.labels)), predicted, args.seed)},
+        "decided": in_words(predictor.decision),
+    }
 
 
 def log_table(args, rows, sizes, whole):

@@ -30,6 +30,7 @@ from text_cls.neural.losses import LOSSES
 from text_cls.neural.pooling import POOLINGS
 from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import read_descriptions, read_labels, read_rows
+from text_cls.trackers import add_tracker_flags, tracker_problems
 from utils import log_data
 
 FLAG = argparse.BooleanOptionalAction
@@ -61,7 +62,8 @@ def parse_args(argv=None):
     saves = "minutes between saves to <save_dir>_last; 0 = after epochs only (10)"
     group.add_argument("--save_minutes", type=non_negative_float, default=10, help=saves)
     group.add_argument("--logging_steps", type=positive_int, default=5, help="steps between log lines (%(default)s)")
-    group.add_argument("--visualdl_dir", help="folder to write curves for VisualDL to (off)")
+    add_tracker_flags(group)
+    group.add_argument("--visualdl_dir", help="folder of --tracker visualdl, which this implies (none)")
     group.add_argument("--config", help="JSON or YAML file of flags; the command line wins (none)")
     return parse_with_config(parser, argv)
 
@@ -124,6 +126,7 @@ def argument_problems(args):
         init_from_ckpt=args.init_from_ckpt,
         max_seq_length=args.max_seq_length,
     )
+    yield from tracker_problems([*args.tracker, *(["visualdl"] if args.visualdl_dir else [])])
     if args.init_from_ckpt and args.head_start not in (None, "random"):
         yield (
             f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
@@ -217,9 +220,9 @@ def run(args, environment):
 
     from text_cls.neural.training import train  # Paddle is imported from here on
 
-    options = TrainingOptions.from_args(args)
+    options, defaults = TrainingOptions.from_args(args), vars(parse_args(["--dataset_dir", args.dataset_dir]))
     try:
-        return train(options, labels, rows, arguments, files, environment, progress)
+        return train(options, labels, rows, arguments, files, environment, progress, defaults)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "

@@ -96,11 +96,16 @@ class CheckpointTarget:
         return None
 
     def write(self, decision):
+        from text_cls.neural.checkpoint import update_checkpoint
         from text_cls.neural.run_file import read_run
 
-        if read_run(self.args.params_path) != self.checkpoint.run:
+        run = read_run(self.args.params_path)
+        if run != self.checkpoint.run:
             raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
-        decision.save(self.path, self.labels.names)
+        if not run:  # a model of PaddleNLP's application
+            decision.save(self.path, self.labels.names)
+        else:
+            update_checkpoint(self.args.params_path, run, self.labels, decision)
 
 
 class BundleTarget:

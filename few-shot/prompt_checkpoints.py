@@ -23,6 +23,8 @@ FREE_ON_RESUME = {
     "per_device_eval_batch_size",
     "resume_from_checkpoint",
     "save_total_limit",
+    "tracker",
+    "tracker_dir",
 }
 DEFAULTS = {"max_seq_length": 512, "truncate_mode": "tail"}  # without a trained model
 

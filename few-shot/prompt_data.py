@@ -14,6 +14,7 @@ from text_cls.neural.model import model_name_problem, paddle_device_problem
 from text_cls.neural.run_file import REMEDY, RUN_FILE
 from text_cls.prediction import count_texts
 from text_cls.rows import read_labels, read_lines, read_rows
+from text_cls.trackers import tracker_problems
 
 EXPORT = "export"  # folder of the bundle in output_dir
 
@@ -35,6 +36,7 @@ def argument_problems(args):
     if args.do_train or args.do_export:
         yield bundle_folder_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
     yield from schedule_problems(args)
+    yield from tracker_problems(args.tracker)
     if not args.learning_rate:
         yield "--learning_rate 0: to train only soft tokens and label words, use --freeze_plm"
 

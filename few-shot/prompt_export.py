@@ -73,19 +73,19 @@ def write_prompt_files(folder, prompt):
     write_json(os.path.join(folder, "verbalizer_config.json"), dict(zip(prompt.labels.names, prompt.words)))
 
 
-def export(path, task, decision, max_seq_length, export_type):
+def export(path, task, decision, max_seq_length, export_type, run):
     """Writes the bundle and checks that its tokens and logits are the prompt model's.
 
     Args:
         path: folder of the bundle. task: `PromptTask` on a CPU. decision: `Decision`. export_type: paddle, or onnx for
-            a bundle without the static graph.
+            a bundle without the static graph. run: contents of the trained model's `run.json`, for the model card.
     Returns:
         the largest difference of a logit.
     """
     from text_cls.serving.predictor import Predictor
 
     classifier = make_classifier(task)
-    whole = Checkpoint(classifier, task.tokenizer, task.prompt.labels, decision, {})
+    whole = Checkpoint(classifier, task.tokenizer, task.prompt.labels, decision, run)
     with bundle_folder(path, whole, GRAPH, max_seq_length, vocab_size=task.layout.num_ids) as draft:
         write_json(os.path.join(draft.folder, "template.json"), task.layout.template(task.truncate_mode))
         write_prompt_files(draft.folder, task.prompt)

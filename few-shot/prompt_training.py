@@ -75,10 +75,11 @@ class PromptRun:
 
     Args:
         task: `PromptTask`. args: of train.py. rows: {"train", "dev": `Rows`}. folder: for the trainer's checkpoints.
+        trackers: `Trackers`.
     """
 
-    def __init__(self, task, args, rows, folder):
-        self.task, self.args, self.rows, self.folder = task, args, rows, folder
+    def __init__(self, task, args, rows, folder, trackers):
+        self.task, self.args, self.rows, self.folder, self.trackers = task, args, rows, folder, trackers
         self.tokens = {split: task.encode(part.texts, args.max_seq_length) for split, part in rows.items()}
         for split, encoded in self.tokens.items():
             mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
@@ -274,12 +275,16 @@ class RunCallback(TrainerCallback):
                 logs["learning_rate"],
                 logs["interval_steps_per_second"],
             )
+            for name in ("loss", "learning_rate"):
+                self.run.trackers.scalar(f"train/{name}", logs[name], state.global_step)
 
     def on_evaluate(self, _, state, control, metrics, **__):
         logger.info(
             "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",
             *(metrics[f"eval_{name}"] for name in ("loss", "micro_f1_score", "macro_f1_score")),
         )
+        for name in ("loss", "micro_f1_score", "macro_f1_score", "accuracy"):
+            self.run.trackers.scalar(f"dev/{name}", metrics[f"eval_{name}"], state.global_step)
         logger.info("Current best %s: %.5f", self.run.args.metric_for_best_model, self.run.best_score(state)[0])
         if self.run.patience_is_over(state):
             logger.info("Early stop!")

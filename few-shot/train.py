@@ -11,6 +11,7 @@ The data files are those of train.py, but a line of label.txt may be label==word
 import argparse
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
@@ -33,6 +34,7 @@ from text_cls.cli import (
 )
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.trackers import Trackers, add_tracker_flags
 from utils import log_data
 
 METRICS = ("macro_f1_score", "micro_f1_score")
@@ -159,6 +161,7 @@ def add_output_flags(group):
     group.add_argument("--save_steps", type=positive_int, help="steps between checkpoints (as --eval_steps)")
     group.add_argument("--save_total_limit", type=positive_int, default=1, help="checkpoints kept besides the best (1)")
     group.add_argument("--logging_steps", type=positive_int, default=5, help="steps between log lines (%(default)s)")
+    add_tracker_flags(group)
     group.add_argument(
         "--resume_from_checkpoint",
         help="<output_dir>_last to resume training; without --do_train, a trained model (output_dir)",
@@ -197,6 +200,7 @@ def save(args, task, run):
     from prompt_export import write_prompt_files
     from text_cls.decision import Decision
     from text_cls.files import atomic_folder, write_json
+    from text_cls.neural.checkpoint import write_card
     from text_cls.neural.run_file import RUN_FILE, file_sums
 
     with atomic_folder(args.output_dir) as folder:
@@ -208,6 +212,7 @@ def save(args, task, run):
         labels.write(os.path.join(folder, "label.txt"))
         Decision().save(os.path.join(folder, "decision.json"))
         write_prompt_files(folder, task.prompt)
+        write_card(folder, run, labels, Decision())
         files = {**file_sums(folder), **dict.fromkeys((RUN_FILE, "decision.json", PREDICTIONS, EXPORT))}
         run = {**run, "prompt": task.prompt.parts, "label_words": task.prompt.words, "files": files}
         write_json(os.path.join(folder, RUN_FILE), run)
@@ -215,9 +220,9 @@ def save(args, task, run):
 
 def train(args, task, rows):
     """Trains, and writes output_dir. Until then, the trainer's checkpoints are in <output_dir>_last."""
-    from prompt_checkpoints import checkpoint_to_resume, latest_checkpoint
-    from prompt_training import PromptRun
+    from prompt_checkpoints import checkpoint_to_resume
     from text_cls.files import remove_folder, write_json
+    from text_cls.model_card import CARD
     from text_cls.neural.checkpoint import describe_run, last_folder
     from text_cls.neural.run_file import RUN_FILE
 
@@ -235,12 +240,32 @@ def train(args, task, rows):
         logger.warning(
             "The model knows no token of %d label words: %s. Choose others in label.txt", len(unknown), shown
         )
+    name = os.path.basename(os.path.abspath(args.output_dir))
+    with closing(Trackers(args.tracker, args.tracker_dir, name)) as trackers:
+        trackers.arguments(vars(args))
+        training = fit(args, task, rows, last, checkpoint, trackers)
+        result = training.result()
+        card = describe(args, training, result["seconds"])
+        save(args, task, {**run, "training": result, "card": card})
+        trackers.result(card["scores"], Path(args.output_dir, CARD).read_text(encoding="utf-8"), result["steps"])
+    remove_folder(last)
+    if result["best"] is not None:
+        logger.info("Final best %s: %.5f", args.metric_for_best_model, result["best"])
+    kept = f"best {args.metric_for_best_model}" if args.load_best_model_at_end else "last"
+    logger.info("Save %s prompt model in %s", kept, args.output_dir)
+
+
+def fit(args, task, rows, folder, checkpoint, trackers):
+    """Trains from a checkpoint in the folder, or from the start if that is None. Returns the `PromptRun`."""
+    from prompt_checkpoints import latest_checkpoint
+    from prompt_training import PromptRun
+
     try:
-        training = PromptRun(task, args, {split: rows[split] for split in ("train", "dev")}, last)
+        training = PromptRun(task, args, {split: rows[split] for split in ("train", "dev")}, folder, trackers)
         training.train(checkpoint)
     except KeyboardInterrupt:
-        if latest_checkpoint(last):
-            logger.info("Stopped; to resume from the last checkpoint: --resume_from_checkpoint %s", last)
+        if latest_checkpoint(folder):
+            logger.info("Stopped; to resume from the last checkpoint: --resume_from_checkpoint %s", folder)
         else:
             logger.info("Stopped before the first checkpoint")
         raise
@@ -249,13 +274,27 @@ def train(args, task, rows):
             f"out of memory with --per_device_train_batch_size {args.per_device_train_batch_size} and "
             f"--max_seq_length {args.max_seq_length}; halve one of them"
         ) from error
-    result = training.result()
-    save(args, task, {**run, "training": result})
-    remove_folder(last)
-    if result["best"] is not None:
-        logger.info("Final best %s: %.5f", args.metric_for_best_model, result["best"])
-    kept = f"best {args.metric_for_best_model}" if args.load_best_model_at_end else "last"
-    logger.info("Save %s prompt model in %s", kept, args.output_dir)
+    return training
+
+
+def describe(args, training, seconds):
+    """The facts for the model card of a `PromptRun` that has ended."""
+    from text_cls.card_facts import changed_arguments, describe_data, describe_scores, in_words
+    from text_cls.decision import Decision
+    from text_cls.probabilities import sigmoid
+
+    task, rows, decision = training.task, training.rows, Decision()
+    labels, names = task.prompt.labels, {split: f"{split}.txt" for split in rows}
+    logits = task.logits(training.tokens["dev"], args.per_device_eval_batch_size)
+    gold, predicted = rows["dev"].multi_hot(len(labels)), decision.decide(sigmoid(logits), labels.parents)
+    return {
+        "script": "few-shot/train.py",
+        "changed": changed_arguments(vars(args), vars(parse_args(["--output_dir", args.output_dir]))),
+        **describe_data(labels, rows, training.tokens, names),
+        "scores": {"dev": describe_scores(gold, predicted, args.seed)},
+        "decided": in_words(decision),
+        "seconds": round(seconds, 1),
+    }
 
 
 def log_scores(args, task, rows, decision):
@@ -326,7 +365,7 @@ def run(args, environment):
         path = os.path.join(args.output_dir, EXPORT)
         # On a CPU, because a GPU's rounding is too coarse to compare logits.
         task = load_task(args, data.prompt, trained, "cpu")
-        difference = export(path, task, decision, args.max_seq_length, args.export_type)
+        difference = export(path, task, decision, args.max_seq_length, args.export_type, trained.run)
         logger.info("The bundle is in %s; its logits match the trained model's within %.1e", path, difference)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from encoder import KIND, embed, load_encoder
 from metric import recall_at
 from text_cls.batching import Encoded
+from text_cls.card_facts import describe_data
 from text_cls.cli import logger
 from text_cls.cross_fitting import value_of
 from text_cls.neural.checkpoint import Checkpoint
@@ -71,10 +72,11 @@ class LabelCorpus:
     tokens: Encoded
 
 
-def train(args, labels, rows, arguments, files, environment, progress):
+def train(args, labels, rows, arguments, files, environment, progress, defaults=None):
     """Runs train.py's arguments on checked data. Returns the exit status: 0, or 128 + the signal that stopped it.
 
     arguments: those of `args` as given, as a dict. files: {name: path} of the data. progress: `Progress` to continue.
+    defaults: of the arguments, as a dict.
     """
     corpus = [labels.names[i] for i in corpus_labels(labels, rows["train"])]
     sets = label_sets(rows["train"])
@@ -85,7 +87,7 @@ def train(args, labels, rows, arguments, files, environment, progress):
     if args.metric_for_best is None:
         args.metric_for_best = "recall@1" if decision.hierarchy == "one_per_level" else "macro_f1"
     options = options_of(args)
-    run = start_run(options, arguments, files, progress, KIND)
+    run = start_run(options, arguments, files, progress, KIND, defaults)
     logger.info("%d different texts with labels to learn from, %d labels as corpus", len(rows["train"]), len(corpus))
 
     def load(name):
@@ -93,6 +95,8 @@ def train(args, labels, rows, arguments, files, environment, progress):
 
     encoder, tokenizer, state = load_start(options, run, progress, load)
     tokens = make_ready(options, encoder, tokenizer, rows, environment, progress)
+    names = {"train": args.train_set_file, "dev": args.similar_text_pair_file}
+    run["card"] |= {"script": "retrieval_based/train.py", **describe_data(labels, rows, tokens, names)}
     checkpoint = Checkpoint(encoder, tokenizer, labels, decision, {**run, "corpus": corpus})
     return make_trainer(options, checkpoint, rows, tokens, progress).run(state)
 
@@ -217,6 +221,7 @@ class RetrievalEvaluation(Evaluation):
             threshold = fit_within(checkpoint.decision, cosines, gold, parents, options.metric_for_best)
             checkpoint.decision = replace(checkpoint.decision, threshold=threshold)
         predicted = checkpoint.decision.decide(cosines, parents)
+        self.sets = gold, {"": predicted}
         cutoffs = [n for n in CUTOFFS if n <= options.recall_num]
         recalls = recall_at(deepest_gold(rows, labels), self.corpus.ids[nearest], cutoffs)
         return {
@@ -234,6 +239,7 @@ class RetrievalLog(TrainingLog):
         if self.options.evaluate:
             logger.info("Final best %s: %.5f", self.metric_name, best_score)
         logger.info("The encoder is saved in %s", self.options.save_dir)
+        self.track_result()
 
 
 class RetrievalTrainer(Trainer):

@@ -30,6 +30,7 @@ from text_cls.cli import (
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
+from text_cls.trackers import add_tracker_flags, tracker_problems
 from utils import log_data
 
 FLAG = argparse.BooleanOptionalAction
@@ -50,6 +51,7 @@ def parse_args(argv=None):
     saves = "steps between saves with --no-evaluate (%(default)s)"
     group.add_argument("--save_steps", type=positive_int, default=10000, help=saves)
     group.add_argument("--log_steps", type=positive_int, default=10, help="steps between log lines (%(default)s)")
+    add_tracker_flags(group)
 
     group = parser.add_argument_group("flags of PaddleNLP's application that have no effect")
     for name in ("recall_result_dir", "recall_result_file", "evaluate_result"):
@@ -137,6 +139,8 @@ def read_data(args):
     ):
         if message:
             problems.add(message)
+    for message in tracker_problems(args.tracker):
+        problems.add(message)
     rows, before = {}, problems.count
     with problems.collect():
         labels = read_labels(args.corpus_file, problems)
@@ -164,7 +168,7 @@ def run(args, environment):
     from retrieval_training import train  # Paddle is imported from here on
 
     try:
-        return train(args, labels, rows, arguments, files, environment, progress)
+        return train(args, labels, rows, arguments, files, environment, progress, vars(parse_args([])))
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve one"

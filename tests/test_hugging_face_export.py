@@ -113,7 +113,7 @@ def test_the_folder_is_complete(exported, checkpoints):
     card = (folder / "README.md").read_text(encoding="utf-8")
     for part in ("library_name: transformers\n", "pipeline_tag: text-classification\n", "| micro F1 | macro F1 |"):
         assert part in card
-    assert "a threshold per label, from 0.05 to 0.4; at least 1 labels; at most 4 labels" in card
+    assert "a threshold per label, from 0.05 to 0.4; at least 1 label; at most 4 labels" in card
 
 
 def test_task_embeddings_make_it_an_ernie(exported):
@@ -141,7 +141,8 @@ def test_a_pruned_width_has_all_heads_and_fewer_neurons(exported):
     assert found[f"{layer}.self.query.weight"].shape == (48, 48) and not found[f"{layer}.self.value.bias"][24:].any()
     assert not found[f"{layer}.output.dense.weight"][:, 24:].any()
     card = (exported["pruned"][1] / "README.md").read_text(encoding="utf-8")
-    assert "pruned to 0.5 of its width" in card and "None are recorded." in card
+    assert "pruned to 0.5 of its width" in card and "pruned to 0.5 of its heads and neurons" in card
+    assert re.search(r"\| `dev.txt`, 16 rows \| [\d.]+ \([\d.]+ to [\d.]+\) \|", card)
 
 
 @pytest.mark.parametrize("flag", ["--model_name", "--init_from_ckpt"])

@@ -84,6 +84,7 @@ def test_metadata(metadata):
         ("index", ["index"]),
         ("milvus", ["milvus"]),
         ("bulk", ["bulk"]),
+        ("trackers", ["trackers"]),
     ],
 )
 def test_extras_are_the_requirement_files(metadata, extra, files):

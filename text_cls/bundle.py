@@ -1,9 +1,10 @@
 """The bundle: a folder that can be served without Paddle, and whose files always belong together.
 
 It has the static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), the tokenizer files, label.txt,
-decision.json, and manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. None of the
-files read here is a pickle. A bundle of kind "retrieval" has an encoder instead of a classifier, and an index from
-vectors to label names; its labels may change while its graph stays the same.
+decision.json, README.md (the model card), and manifest.json: the SHA-256 of every file, inputs and outputs, maximum
+length, versions, the facts of the card. None of the files read here is a pickle. A bundle of kind "retrieval" has an
+encoder instead of a classifier, and an index from vectors to label names; its labels may change while its graph stays
+the same.
 """
 
 import contextlib
@@ -12,9 +13,12 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from text_cls.card_facts import CARD as CARD_FACTS
+from text_cls.card_usage import bundle_usage
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
-from text_cls.files import atomic_folder, read_unchanged, recover_folder, sha256, write_json
+from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
+from text_cls.model_card import CARD, ENCODER, MODEL, model_card
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import (
     FILE_NAME,
@@ -74,6 +78,7 @@ _OPTIONAL_FIELDS = {
     "type_vocab_size": or_null(whole(1)),
     "versions": map_of(TEXT),
     "unmeasured": list_of(one_of(*VARIANTS)),
+    "card": CARD_FACTS,
 }
 _CHECK = by_kind(
     {
@@ -108,6 +113,24 @@ class Bundle:
                 remedy = f"make it: python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
             raise UserError(f"{self.folder} holds no {variant} model{held}; {remedy}")
         return os.path.join(self.folder, VARIANTS[variant])
+
+
+def write_card(folder, fields):
+    """Writes the model card of a bundle that has its labels and its decision. fields: of the manifest."""
+    labels = read_labels(os.path.join(folder, "label.txt"), Problems(), of_model=True)
+    decision = Decision.load(os.path.join(folder, DECISION), labels.names)
+    kind = fields.get("kind", CLASSIFICATION)
+    text = model_card(
+        fields.get("card", {}),
+        labels,
+        decision,
+        fields["max_seq_length"],
+        {"library_name": "onnx", "tags": ["onnx", fields["model_type"]]},
+        bundle_usage(kind),
+        ENCODER if kind == RETRIEVAL else MODEL,
+    )
+    with atomic_write(os.path.join(folder, CARD)) as file:
+        file.write(text)
 
 
 def write_manifest(folder, fields):
@@ -150,16 +173,16 @@ def strange_files_problem(bundle):
 def changed_bundle(bundle, changing):
     """Replaces some files of a bundle in one step: a reader finds either the old bundle or the new one.
 
-    Yields a folder with the files that are not in `changing`, and the fields of the manifest; complete both. When the
-    block ends without an error the folder replaces the bundle. Unchanged files are hard links if the file system
-    supports them.
+    Yields a folder with the files that are not in `changing`, and the fields of the manifest; complete both. The card
+    follows. When the block ends without an error the folder replaces the bundle. Unchanged files are hard links if the
+    file system supports them.
 
     Raises:
         UserError: the folder has a file that is not the bundle's and would be lost, or another process changed it.
     """
     if problem := strange_files_problem(bundle):
         raise UserError(problem)
-    kept = {name: digest for name, digest in bundle.manifest["files"].items() if name not in changing}
+    kept = {name: digest for name, digest in bundle.manifest["files"].items() if name not in {*changing, CARD}}
     with atomic_folder(bundle.folder) as folder:
         for name in kept:
             source, target = os.path.join(bundle.folder, name), os.path.join(folder, name)
@@ -169,6 +192,7 @@ def changed_bundle(bundle, changing):
                 shutil.copyfile(source, target)
         fields = dict(bundle.manifest)
         yield folder, fields
+        write_card(folder, fields)
         new = {name: sha256(os.path.join(folder, name)) for name in os.listdir(folder) if name not in kept}
         files = dict(sorted({**kept, **new}.items()))
         write_json(os.path.join(folder, MANIFEST), {**fields, "files": files})

@@ -101,20 +101,47 @@ def cross_chosen(probabilities, gold, folds, fits, objective, parents):
     return predicted
 
 
+def _resamples(count, seed):
+    """Yields how often each of `count` rows is drawn in each round of a bootstrap: float arrays [some rounds, rows]."""
+    random, share = np.random.default_rng(seed), np.full(count, 1 / count)
+    for _ in range(ROUNDS // AT_ONCE):
+        yield random.multinomial(count, share, size=AT_ONCE).astype(np.float64)
+
+
 def gain_of(gold, before, after, objective, seed):
     """How much better `after` is than `before`: (gain, low, high), the last two the bootstrap's 95 percent interval.
 
     Rows are drawn with replacement (Efron 1979), the same ones for both. The interval covers the chance in drawing
     rows, not the chance in fitting.
     """
-    random, share = np.random.default_rng(seed), np.full(len(gold), 1 / len(gold))
     cells_before, cells_after = _cells(gold, before), _cells(gold, after)
     gains = []
-    for _ in range(ROUNDS // AT_ONCE):
-        weights = random.multinomial(len(gold), share, size=AT_ONCE).astype(np.float64)
+    for weights in _resamples(len(gold), seed):
         gains.append(_values(*cells_after, weights, objective) - _values(*cells_before, weights, objective))
     low, high = np.quantile(gains, [0.025, 0.975])
     return value_of(gold, after, objective) - value_of(gold, before, objective), float(low), float(high)
+
+
+def intervals(gold, predicted, seed):
+    """The bootstrap's 95 percent intervals of scores: {"micro_f1", "macro_f1", "accuracy": (low, high)}; see `gain_of`.
+
+    A label with few rows may have none among those drawn. Its F1 would then count as 0 and pull macro F1 down, below
+    the score itself; so a round averages over the labels it has, and those that no row has stay at 0.
+
+    Args:
+        gold, predicted: bool arrays [rows, labels].
+    """
+    right, both, exact = _cells(gold, predicted)
+    used = float((both.sum(axis=0) > 0).mean())
+    found = {"micro_f1": [], "macro_f1": [], "accuracy": []}
+    for weights in _resamples(len(gold), seed):
+        rights, boths = (right.T @ weights.T).T, (both.T @ weights.T).T  # [rounds, labels]
+        found["micro_f1"].append(ratio(2 * rights.sum(axis=1), boths.sum(axis=1)))
+        found["macro_f1"].append(
+            used * ratio(ratio(2 * rights, boths).sum(axis=1), (boths > 0).sum(axis=1, dtype=float))
+        )
+        found["accuracy"].append(weights @ exact / len(gold))
+    return {name: tuple(map(float, np.quantile(values, [0.025, 0.975]))) for name, values in found.items()}
 
 
 def figures(gold, predicted):

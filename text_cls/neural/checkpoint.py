@@ -1,9 +1,10 @@
 """The checkpoint: a folder with everything that prediction needs, written whole or not at all.
 
 config.json, the weights as model.safetensors and as model_state.pdparams, tokenizer files, label.txt, decision.json,
-run.json. Both files of weights have PaddleNLP's names. model.safetensors is the preferred one, since it is no pickle;
-PaddleNLP (2.8) prefers it, too. The guides' commands name the other. The folder `<save_dir>_last` holds the latest step
-and the optimiser's state, without model_state.pdparams: `--resume` continues from it.
+README.md (the model card), run.json. Both files of weights have PaddleNLP's names. model.safetensors is the preferred
+one, since it is no pickle; PaddleNLP (2.8) prefers it, too. The guides' commands name the other. The folder
+`<save_dir>_last` holds the latest step and the optimiser's state, without model_state.pdparams: `--resume` continues
+from it.
 """
 
 import contextlib
@@ -22,10 +23,21 @@ from typing import Any
 
 import numpy as np
 
+from text_cls.card_facts import facts_of
+from text_cls.card_usage import checkpoint_usage
 from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
-from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, recover_folder, sha256, write_json
+from text_cls.files import (
+    atomic_folder,
+    atomic_write,
+    overwrite_problem,
+    read_unchanged,
+    recover_folder,
+    sha256,
+    write_json,
+)
 from text_cls.label_names import tidy_name
+from text_cls.model_card import CARD, ENCODER, MODEL, model_card
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
@@ -86,10 +98,44 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
         checkpoint.decision.save(os.path.join(folder, "decision.json"), checkpoint.labels.names)
         if state is not None:
             np.savez(os.path.join(folder, STATE_FILE), **state)
+        if state is None:
+            write_card(folder, checkpoint.run, checkpoint.labels, checkpoint.decision)
         files = {**file_sums(folder), RUN_FILE: None}
         if state is None:  # a decision is fitted or chosen after training too, and is checked when it is read
             files[DECISION] = None
         write_json(os.path.join(folder, RUN_FILE), {**checkpoint.run, "files": files})
+
+
+def write_card(folder: str, run: dict, labels: Labels, decision: Decision) -> None:
+    """Writes the model card of a checkpoint. run: contents of its `run.json`."""
+    kind, multilingual = checkpoint_kind(run), _read_config(folder).get("model_type") == "ernie_m"
+    text = model_card(
+        facts_of(run),
+        labels,
+        decision,
+        run.get("arguments", {}).get("max_seq_length", 128),
+        {"library_name": "paddlenlp", "tags": ["paddlepaddle"]},
+        checkpoint_usage(kind, multilingual),
+        ENCODER if kind == "retrieval" else MODEL,
+    )
+    with atomic_write(os.path.join(folder, CARD)) as file:
+        file.write(text)
+
+
+def update_checkpoint(path: str, run: dict, labels: Labels, decision: Decision) -> None:
+    """Replaces run.json, the decision and the card of the checkpoint in the folder `path`.
+
+    The card has no sum in between: a process that is killed leaves a checkpoint that is whole.
+    """
+    file, files = os.path.join(path, RUN_FILE), run.get("files")
+    unsummed = {**files, CARD: None} if isinstance(files, dict) else files
+    if unsummed != files:
+        write_json(file, {**read_run(path), "files": unsummed})
+    decision.save(os.path.join(path, DECISION), labels.names)
+    write_card(path, run, labels, decision)
+    if isinstance(files, dict):
+        files = {**files, CARD: sha256(os.path.join(path, CARD))}
+    write_json(file, {**run, "files": files})
 
 
 def checkpoint_kind(run):
@@ -261,7 +307,8 @@ def load_rest(checkpoint: Checkpoint, load: Callable[[], Any]) -> Any:
 
     def read():
         run = read_run(path)
-        same = all(run.get(name) == before.get(name) for name in (*run, *before) if name not in ("progress", "files"))
+        names = {*run, *before} - {"progress", "files", "card"}
+        same = all(run.get(name) == before.get(name) for name in names)
         if not same or _load_decision(path, checkpoint.labels.names) != checkpoint.decision:
             raise UserError(f"{path} was replaced while this script read it; run it again")
         return run, load()

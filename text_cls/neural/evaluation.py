@@ -23,6 +23,7 @@ class Evaluation:
     def __init__(self, options, checkpoint, loss):
         self.options, self.checkpoint, self.loss = options, checkpoint, loss
         self.folds_of = self.folds = None  # the rows last divided into folds, and these folds
+        self.sets = None, {}  # of the last evaluation: gold, and {prefix of its scores: predicted}, bool [rows, labels]
 
     def evaluate(self, rows, tokens, fit=True):
         """Loss and scores.
@@ -38,7 +39,9 @@ class Evaluation:
         probabilities, parents = sigmoid(logits), self.checkpoint.labels.parents
         tuned = fit and self.options.metric_for_best.startswith(TUNED)
         decision = Decision() if tuned else self.checkpoint.decision
-        results = {"loss": self.mean_loss(logits, gold), **scores(gold, decision.decide(probabilities, parents))}
+        predicted = decision.decide(probabilities, parents)
+        self.sets = gold, {"": predicted}
+        results = {"loss": self.mean_loss(logits, gold), **scores(gold, predicted)}
         return {**results, **self.tune(rows, probabilities, gold)} if tuned else results
 
     def share(self, tokens):
@@ -68,6 +71,7 @@ class Evaluation:
         fit = thresholds.fitter(Decision(), self.options.metric_for_best.split("_")[1], True, False, parents)
         predicted = cross_fitting.cross_fitted(probabilities, gold, self.folds, fit, parents)
         self.checkpoint.decision = fit(probabilities, gold)
+        self.sets[1][TUNED] = predicted
         found = scores(gold, predicted)
         return {TUNED + name: found[name] for name in ("micro_f1", "macro_f1")}
 

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from text_cls.batching import sorted_batches
-from text_cls.bundle import VARIANTS, files_of_bundle, write_manifest
+from text_cls.bundle import VARIANTS, files_of_bundle, write_card, write_manifest
+from text_cls.card_facts import facts_of
 from text_cls.cli import UserError
 from text_cls.files import atomic_folder, overwrite_problem
 from text_cls.neural.checkpoint import versions
@@ -64,6 +65,7 @@ class Draft:
         return os.path.join(self.folder, VARIANTS[variant])
 
     def seal(self):
+        write_card(self.folder, self.fields)
         write_manifest(self.folder, self.fields)
 
 
@@ -99,6 +101,7 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
             **_id_limits(model.config, inputs),
             "pad_token_id": tokenizer.pad_token_id,
             "versions": versions(packages),
+            "card": facts_of(checkpoint.run),
             **more,
         }
         draft = Draft(folder, fields)

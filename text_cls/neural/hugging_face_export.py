@@ -14,17 +14,17 @@ import numpy as np
 
 from text_cls.cli import UserError, shorten
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, write_json
+from text_cls.model_card import CARD, model_card
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.export import example_texts, texts_to_compare, tolerance
 from text_cls.neural.model import encode, predict_logits
-from text_cls.neural.model_card import model_card
 from text_cls.neural.tokenizer_json import whole_tokenizer
 from text_cls.serving.predictor import Predictor
 from text_cls.tokenization import TokenizerJson
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-FILES += ("vocab.txt", "label.txt", "decision.json", "README.md")
+FILES += ("vocab.txt", "label.txt", "decision.json", CARD)
 OURS = {"label.txt", "decision.json"}  # files that no folder from elsewhere has
 # Sizes and settings that Hugging Face's configuration shares with PaddleNLP's.
 SETTINGS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "hidden_dropout_prob")
@@ -51,13 +51,12 @@ class Trained:
     """What a folder is made of.
 
     predictor: `Predictor` of the bundle. weights: {PaddleNLP's name: float32 array} of a sequence classifier.
-    config: PaddleNLP's configuration as a dict. run: contents of `run.json`; empty if there is none.
+    config: PaddleNLP's configuration as a dict.
     """
 
     predictor: Predictor
     weights: dict[str, np.ndarray]
     config: dict
-    run: dict
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -107,7 +106,7 @@ def read_pruned(folder: str) -> Trained:
         with open(os.path.join(folder, "model_config.json"), encoding="utf-8") as file:
             config = json.load(file)
         weights = import_paddle().load(os.path.join(folder, "model_state.pdparams"))
-        return Trained(predictor, as_arrays(weights), config, {})
+        return Trained(predictor, as_arrays(weights), config)
 
     return read_unchanged(folder, read)
 
@@ -147,7 +146,7 @@ def write_hugging_face(path: str, trained: Trained) -> float:
         _write_tokenizer(folder, predictor)
         labels.write(file("label.txt"))
         predictor.decision.save(file("decision.json"), labels.names)
-        with open(file("README.md"), "w", encoding="utf-8", newline="\n") as card:
+        with open(file(CARD), "w", encoding="utf-8", newline="\n") as card:
             card.write(_card(path, config, trained))
         return check(folder, predictor)
 
@@ -229,13 +228,8 @@ def _write_tokenizer(folder, predictor):
 
 
 def _card(path, config, trained):
-    labels, cut = trained.predictor.labels, trained.config.get("width_mult")
-    header = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": [config["model_type"], "multi-label-classification"],
-    }
-    header["tags"] += ["hierarchical-classification"] if labels.hierarchical else []
+    predictor, cut = trained.predictor, trained.config.get("width_mult")
+    header = {"library_name": "transformers", "tags": [config["model_type"]]}
     notes = [
         "Hugging Face's `pipeline` and vLLM do not read `decision.json`: they return probabilities, no label sets."
     ]
@@ -247,7 +241,13 @@ def _card(path, config, trained):
     usage = USAGE.replace("{folder}", os.path.basename(os.path.realpath(path)), 1)
     usage = f"`text_cls` is the library of the project that wrote this folder; it needs no Paddle.\n\n{usage}"
     return model_card(
-        header, labels, trained.predictor.decision, trained.run, trained.predictor.max_seq_length, usage, notes
+        predictor.bundle.manifest.get("card", {}),
+        predictor.labels,
+        predictor.decision,
+        predictor.max_seq_length,
+        header,
+        usage,
+        notes=notes,
     )
 
 

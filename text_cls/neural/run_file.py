@@ -5,6 +5,7 @@ Older versions wrote fewer fields, so only what a script cannot do without is re
 
 import os
 
+from text_cls.card_facts import CARD
 from text_cls.files import recover_folder, sha256
 from text_cls.schema import (
     ANY,
@@ -56,6 +57,7 @@ _ANY_RUN = {
     "progress": fields({}, _PROGRESS, others=False),
     "files": _files,
     "chosen": list_of(TEXT),
+    "card": CARD,
 }
 RUN = by_kind(
     {

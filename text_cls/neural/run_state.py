@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from text_cls.card_facts import changed_arguments
 from text_cls.cli import Problems, UserError, logger, stop_signals
 from text_cls.files import read_unchanged, sha256
 from text_cls.neural.checkpoint import (
@@ -43,6 +44,8 @@ FREE_ON_RESUME = {
     "save_dir",
     "save_minutes",
     "test_file",
+    "tracker",
+    "tracker_dir",
     "visualdl_dir",
     "log_steps",  # this and the next: of retrieval_based/train.py
     "save_steps",
@@ -100,7 +103,7 @@ def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, 
         yield "--max_seq_length: the special tokens alone take 2; use 3 or more"
 
 
-def start_run(options, arguments, files, progress, kind="classification"):
+def start_run(options, arguments, files, progress, kind="classification", defaults=None):
     """Sets up device, processes and seed.
 
     Args:
@@ -110,6 +113,7 @@ def start_run(options, arguments, files, progress, kind="classification"):
         files: {name: path} of the data.
         progress: `Progress` of the run.
         kind: of the checkpoint.
+        defaults: of the arguments, as a dict; None if they are unknown.
     Returns:
         the contents of `run.json`.
     """
@@ -122,6 +126,9 @@ def start_run(options, arguments, files, progress, kind="classification"):
     run = {"kind": kind, **describe_run(arguments | chosen, files), "chosen": [*chosen]}
     run["processes"] = paddle.distributed.get_world_size()
     last = last_folder(options.save_dir)
+    run["card"] = {} if defaults is None else {"changed": changed_arguments(arguments, defaults)}
+    if progress != Progress():
+        run["card"]["seconds"] = read_run(last).get("card", {}).get("seconds", 0)
     if not options.resume and read_run(last) and not _is_leftover(options.save_dir):
         logger.warning("%s holds a run that was stopped; this one replaces it. To continue it: --resume", last)
     paddle.seed(options.seed)

@@ -4,6 +4,7 @@ A run is a function of its arguments and data: batches are drawn from (seed, epo
 To resume exactly, it needs nothing but the weights, the optimiser's moments, and its position.
 """
 
+import contextlib
 import functools
 import os
 import time
@@ -12,24 +13,25 @@ from dataclasses import asdict
 import numpy as np
 
 from text_cls.batching import shuffled_batches
+from text_cls.card_facts import describe_data, describe_scores, in_words
 from text_cls.cli import UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
-from text_cls.files import remove_folder, sha256, write_json
-from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint
+from text_cls.files import remove_folder, sha256
+from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.head_start import start_head
 from text_cls.neural.losses import make_loss
 from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
 from text_cls.neural.plateau import Plateau
 from text_cls.neural.pooling import start_pooling
-from text_cls.neural.run_file import RUN_FILE, read_run
+from text_cls.neural.run_file import read_run
 from text_cls.neural.run_state import Progress, StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
 from text_cls.neural.training_log import TrainingLog
 from text_cls.neural.weights import load_weights
 
 
-def train(options, labels, rows, arguments, files, environment, progress):
+def train(options, labels, rows, arguments, files, environment, progress, defaults=None):
     """Trains a classifier on checked data.
 
     Args:
@@ -39,11 +41,12 @@ def train(options, labels, rows, arguments, files, environment, progress):
         files: {"label", "train", "dev" and perhaps "test": (name, path)} of the data files.
         environment: lines for the log.
         progress: `Progress` to continue from.
+        defaults: of the arguments, as a dict, for the model card.
     Returns:
         the exit status: 0, or 128 + the number of the signal that stopped the run.
     """
     checked = {name: path for split, (name, path) in files.items() if split != "test"}
-    run = start_run(options, arguments, checked, progress)
+    run = start_run(options, arguments, checked, progress, defaults=defaults)
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
         run["data"][name] = sha256(path, again=True)
@@ -51,6 +54,7 @@ def train(options, labels, rows, arguments, files, environment, progress):
         options, run, progress, lambda name: load_pretrained(name, len(labels), pooling=start_pooling(options, name))
     )
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
+    run["card"] |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
     trainer = make_trainer(options, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress)
     return trainer.run(state)
 
@@ -102,17 +106,19 @@ class Trainer:
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
         self.plateau = Plateau(options, rows.get("dev"), evaluation)
-        self.saved_at = time.monotonic()
+        self.saved_at = self.started = time.monotonic()
+        self.seconds_before = checkpoint.run["card"].get("seconds", 0)  # of a run that is resumed
 
     def run(self, state=None):
         """Trains to the end. state: of `load_start`, for a run to be resumed. Returns the exit status."""
-        if state is not None:
-            try:
-                self.optimization.load(state, self.progress.step)
-            except ValueError as error:
-                raise last_is_damaged(self.options.save_dir, self.checkpoint.run, error) from error
-        self.rehearse()
-        return self.run_all()
+        with contextlib.closing(self.log):
+            if state is not None:
+                try:
+                    self.optimization.load(state, self.progress.step)
+                except ValueError as error:
+                    raise last_is_damaged(self.options.save_dir, self.checkpoint.run, error) from error
+            self.rehearse()
+            return self.run_all()
 
     def rehearse(self):
         """Makes two steps and an evaluation on a few rows, then restores weights and decision.
@@ -232,12 +238,29 @@ class Trainer:
         progress.epochs_without_better = len(of_epochs) - 1 - of_epochs.index(max(of_epochs)) if of_epochs else 0
         if progress.best_score is None or score > progress.best_score:
             progress.best_score = score
+            self.describe("dev")
             self.save(self.options.save_dir)
         self.log.best(progress.best_score)
+
+    def describe(self, split):
+        """Records the scores of the last evaluation for the model card, with their intervals."""
+        if is_main_process():
+            card, found = self.checkpoint.run["card"], {}
+            gold, sets = self.evaluation.sets
+            for prefix, predicted in sets.items():
+                scores = describe_scores(gold, predicted, self.options.seed)
+                found |= {prefix + name: values for name, values in scores.items()}
+            card["scores"] = {**card.get("scores", {}), split: found}
+            card["decided"] = in_words(self.checkpoint.decision)
+
+    def seconds(self):
+        """Seconds of training so far, of a resumed run with those before."""
+        return round(self.seconds_before + time.monotonic() - self.started, 1)
 
     def save(self, path, training_state=None):
         if is_main_process():
             self.checkpoint.run["progress"] = asdict(self.progress)
+            self.checkpoint.run["card"]["seconds"] = self.seconds()
             save_checkpoint(path, self.checkpoint, training_state)
 
     def save_last(self):
@@ -246,18 +269,23 @@ class Trainer:
 
     def finish(self):
         """Scores the test file with the best checkpoint, and marks the run as finished. Returns the exit status."""
-        save_dir, progress = self.options.save_dir, self.progress
+        save_dir, progress, checkpoint = self.options.save_dir, self.progress, self.checkpoint
+        decision = Decision.load(os.path.join(save_dir, "decision.json"), checkpoint.labels.names)
         if "test" in self.tokens:
-            load_weights(self.checkpoint.model, save_dir)
-            self.checkpoint.decision = Decision.load(
-                os.path.join(save_dir, "decision.json"), self.checkpoint.labels.names
-            )
+            load_weights(checkpoint.model, save_dir)
+            checkpoint.decision = decision
             scores = self.evaluation.evaluate(self.rows["test"], self.tokens["test"], fit=False)
+            self.describe("test")
             self.log.test(scores, self.rows["test"])
         progress.finished = True
         if is_main_process():
             run = read_run(save_dir)
-            write_json(os.path.join(save_dir, RUN_FILE), {**run, "progress": asdict(progress)})
+            now, best = checkpoint.run["card"], run.get("card", {})
+            tested = {"test": now["scores"]["test"]} if "test" in self.tokens else {}
+            scores = {**best.get("scores", {}), **tested}
+            card = {**now, **best, "data": now["data"], "seconds": self.seconds(), "scores": scores}
+            run |= {"progress": asdict(progress), "card": card}
+            update_checkpoint(save_dir, run, checkpoint.labels, decision)
             remove_folder(self.last)
         self.log.end(progress.best_score)
         return 0

@@ -1,29 +1,24 @@
-"""What a training run reports: log lines, and curves for VisualDL."""
+"""What a training run reports: log lines, and what its trackers record."""
 
+import os
 import time
 
 from text_cls.cli import is_main_process, logger
+from text_cls.model_card import CARD
 from text_cls.neural.evaluation import TUNED
-
-
-class NullTracker:
-    """Replaces VisualDL's LogWriter if there is no --visualdl_dir."""
-
-    def add_scalar(self, tag, value, step):
-        pass
+from text_cls.neural.run_file import read_run
+from text_cls.trackers import Trackers
 
 
 class TrainingLog:
-    """The log lines and curves of one run."""
+    """The log lines and curves of one run. Raises a UserError if a tracker cannot be opened."""
 
     def __init__(self, options):
         self.options = options
         self.metric_name = options.metric_for_best.replace("_", " ")
-        self.tracker = NullTracker()
-        if options.visualdl_dir and is_main_process():
-            from visualdl import LogWriter
-
-            self.tracker = LogWriter(options.visualdl_dir)
+        run = os.path.basename(os.path.abspath(options.save_dir))
+        self.trackers = Trackers(options.tracker, options.tracker_dir, run, options.visualdl_dir)
+        self.last_step = 0
         self.restart_clock()
 
     def restart_clock(self):
@@ -33,6 +28,7 @@ class TrainingLog:
     def start(self, steps, step):
         """The plan of the run. steps: `Steps`. step: number of steps that are done already."""
         options = self.options
+        self.trackers.arguments(steps.checkpoint.run["arguments"])
         logger.info(
             "Training: %d steps, %d per epoch, %d rows per step%s",
             steps.total,
@@ -57,15 +53,16 @@ class TrainingLog:
             self.steps / seconds,
             self.texts / seconds,
         )
-        self.tracker.add_scalar(tag="train/loss", value=loss, step=progress.step)
-        self.tracker.add_scalar(tag="train/learning_rate", value=rate, step=progress.step)
+        self.trackers.scalar("train/loss", loss, progress.step)
+        self.trackers.scalar("train/learning_rate", rate, progress.step)
         self.restart_clock()
 
     def evaluation(self, scores, step):
         """Scores of the dev rows after a step."""
         self.log_scores(scores)
+        self.last_step = step
         for name, value in scores.items():
-            self.tracker.add_scalar(tag=f"dev/{name}", value=value, step=step)
+            self.trackers.scalar(f"dev/{name}", value, step)
 
     def log_scores(self, scores):
         logger.info(
@@ -101,3 +98,15 @@ class TrainingLog:
                 "Its decision.json has one threshold per label, fitted to all dev rows. On these, evaluate.py is too "
                 "optimistic; on other rows, expect the score above"
             )
+        self.track_result()
+
+    def track_result(self):
+        """Records the best scores and the model card, which the checkpoint has."""
+        folder = self.options.save_dir
+        if is_main_process() and self.trackers.opened:
+            with open(os.path.join(folder, CARD), encoding="utf-8") as file:
+                self.trackers.result(read_run(folder)["card"].get("scores", {}), file.read(), self.last_step)
+
+    def close(self):
+        """Ends the records of the trackers."""
+        self.trackers.close()

@@ -1,6 +1,6 @@
 """The options of a training run. No Paddle, so that a script can build them before its slow imports."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(kw_only=True)
@@ -51,4 +51,6 @@ class TrainingOptions(Options):
     resume: bool = False
     save_minutes: float = 10
     logging_steps: int = 5
+    tracker: list[str] = field(default_factory=list)
+    tracker_dir: str = "./runs"
     visualdl_dir: str | None = None

@@ -1,0 +1,348 @@
+"""The model card, README.md of a checkpoint, a bundle and a Hugging Face folder: what the model is and how good.
+
+It begins with metadata that Hugging Face's hub reads (https://huggingface.co/docs/hub/model-cards). What is not known,
+such as the licence, is left out there, and "unknown" in the text. It has no date, so that exporting twice gives the
+same bytes. The Chinese summary is in the same file, because the hub and file browsers show only README.md.
+"""
+
+import json
+import re
+
+from text_cls.card_facts import FEW, SHOWN, in_words
+from text_cls.decision import Decision
+from text_cls.label_tree import split_path
+from text_cls.rows import Labels
+
+CARD = "README.md"
+MODEL, ENCODER = "model", "encoder"  # what an artefact computes: logits of labels, or vectors
+SCORES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
+TUNED = "tuned_"  # prefix of the scores of dev rows that were decided by thresholds fitted to other dev rows
+WRITING = {  # first words of Unicode's names of letters: how the card calls them, in English and Chinese
+    "CJK": ("Chinese characters", "汉字"),
+    "LATIN": ("Latin letters", "拉丁字母"),
+    "HIRAGANA": ("Hiragana", "平假名"),
+    "KATAKANA": ("Katakana", "片假名"),
+    "HANGUL": ("Hangul", "谚文"),
+    "CYRILLIC": ("Cyrillic letters", "西里尔字母"),
+    "ARABIC": ("Arabic letters", "阿拉伯字母"),
+}
+# Languages that their writing gives away. Latin or Cyrillic letters may be of any of many.
+LANGUAGES = {"HIRAGANA": "ja", "HANGUL": "ko", "THAI": "th", "GREEK": "el", "HEBREW": "he", "CJK": "zh"}
+UNKNOWN, UNKNOWN_CUT = "unknown", "how many rows that cuts is unknown"
+
+
+def model_card(
+    facts: dict,
+    labels: Labels,
+    decision: Decision,
+    max_seq_length: int,
+    header: dict[str, str | list[str]],
+    usage: str,
+    computes: str = MODEL,
+    notes: list[str] = (),
+) -> str:
+    """A card in Markdown.
+
+    Args:
+        facts: of `card_facts.facts_of`; whatever is missing is unknown.
+        header: metadata of this kind of artefact, in the words of Hugging Face's hub.
+        usage: how to use the model, in Markdown.
+        computes: MODEL or ENCODER.
+        notes: further limits, as sentences.
+    """
+    title = f"{'Hierarchical' if labels.hierarchical else 'Multi-label'} text classifier"
+    lines = [
+        "---",
+        *_yaml(_metadata(facts, labels, header, title)),
+        "---",
+        "",
+        f"# {title}",
+        "",
+        *_summary(labels, decision, max_seq_length, computes),
+        "",
+        "## Data",
+        "",
+        *_data(facts),
+        "",
+        "## Training",
+        "",
+        *_training(facts),
+        "",
+        "## Scores",
+        "",
+        *_scores(facts, decision),
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in (*_limits(facts, labels, decision, max_seq_length, computes), *notes)),
+        "",
+        "## Use",
+        "",
+        usage,
+        "",
+        "## 中文摘要",
+        "",
+        *_chinese(facts, labels, max_seq_length),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ metadata
+
+
+def _metadata(facts, labels, header, title):
+    """The fields of the header, as of https://github.com/huggingface/hub-docs/blob/main/modelcard.md."""
+    tags = [*header.get("tags", ()), "multi-label-classification"]
+    tags += ["hierarchical-classification"] if labels.hierarchical else []
+    found = {"language": _languages(facts), "pipeline_tag": "text-classification", **header, "tags": tags}
+    base = facts.get("base_model", "")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name on the hub; any other would be a dead link there
+        found["base_model"] = base
+    results = [_result(facts, split, scores, title) for split, scores in facts.get("scores", {}).items()]
+    found |= {"metrics": ["f1", "accuracy"], "model-index": [{"name": title, "results": results}]} if results else {}
+    return {name: value for name, value in found.items() if value}
+
+
+def _languages(facts):
+    """Codes of the languages that the training texts' writing shows."""
+    writing = facts.get("writing", {})
+    found = [LANGUAGES[name] for name in writing if name in LANGUAGES and writing[name] >= 0.1]
+    return [code for code in found if code != "zh" or "ja" not in found]
+
+
+def _result(facts, split, scores, title):
+    """One result of the metadata's model-index."""
+    file = facts.get("data", {}).get(split, {}).get("file", split)
+    return {
+        "task": {"type": "text-classification", "name": title},
+        "dataset": {"type": UNKNOWN, "name": file, "split": {"dev": "validation"}.get(split, split)},
+        "metrics": [
+            {"type": "accuracy" if name.endswith("accuracy") else "f1", "name": _title(name), "value": values[0]}
+            for name, values in scores.items()
+            if name.removeprefix(TUNED) in SCORES
+        ],
+    }
+
+
+def _title(name):
+    """How the card calls a score."""
+    known = SCORES.get(name.removeprefix(TUNED), name.replace("_", " "))
+    return f"{known}, fitted thresholds" if name.startswith(TUNED) else known
+
+
+def _yaml(value, indent=""):
+    """Lines of a mapping or a list in YAML; scripts that write a bundle need no YAML library."""
+    pairs = (
+        [(f"{name}:", item) for name, item in value.items()] if isinstance(value, dict) else [("-", i) for i in value]
+    )
+    for head, item in pairs:
+        if not isinstance(item, (dict, list)):
+            yield f"{indent}{head} {_scalar(item)}"
+        elif head == "-":  # the first line of what is in a list stands beside the dash
+            first, *others = _yaml(item, f"{indent}  ")
+            yield f"{indent}- {first.lstrip()}"
+            yield from others
+        else:
+            yield f"{indent}{head}"
+            yield from _yaml(item, f"{indent}  " if isinstance(item, dict) else indent)
+
+
+def _scalar(value):
+    """A text or a number. Words that YAML takes for nothing else stay as they are; JSON's quotes are YAML's, too."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    plain = re.fullmatch("[a-zA-Z][a-zA-Z0-9_.-]*(?: [a-zA-Z0-9_.-]+)*", value)
+    if plain and value.lower() not in ("y", "n", "yes", "no", "on", "off", "true", "false", "null"):
+        return value
+    escaped = "[^ -~\u00a0-\u2027\u202a-\ud7ff\U00010000-\U0010ffff]"  # what YAML does not take as it is
+    return re.sub(escaped, lambda match: json.dumps(match[0])[1:-1], json.dumps(value, ensure_ascii=False))
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+def _summary(labels, decision, max_seq_length, computes):
+    levels = max(len(split_path(name)) for name in labels.names)
+    what = f"{len(labels)} labels in {levels} levels" if labels.hierarchical else f"{len(labels)} labels"
+    shown = ", ".join(_code(name[:40]) for name in labels.names[:10]) + (", ..." if len(labels) > 10 else "")
+    below = " `a##b` is the label b below a." if labels.hierarchical else ""
+    yield f"It assigns labels to texts. It knows {what}: {shown} (all are in `label.txt`).{below}"
+    yield "A text may get several labels, or none."
+    yield ""
+    yield f"- Input: a text of at most {max_seq_length} tokens; what follows them is cut off."
+    if computes == ENCODER:
+        yield (
+            "- Output: a vector of length 1. A text gets the labels whose own texts have the nearest vectors, by "
+            "cosine. So labels can be added without training."
+        )
+    else:
+        yield (
+            "- Output: one logit per label, in the order of `label.txt`. The sigmoid of it is the label's probability."
+        )
+    yield f"- Decision, in `decision.json`: {in_words(decision)}."
+
+
+def _code(text):
+    """A text as code in Markdown."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _data(facts):
+    data, sums = facts.get("data", {}), dict(facts.get("files", {}))
+    if not data and not sums:
+        yield f"{UNKNOWN.capitalize()}."
+        return
+    yield "| file | used for | rows | tokens per row | rows cut | SHA-256 |"
+    yield f"|{' --- |' * 6}"
+    purposes = {"train": "training", "dev": "choosing the checkpoint", "test": "scoring it once, at the end"}
+    for split, found in data.items():
+        digest = _code(sums.pop(found["file"], UNKNOWN))
+        cells = _file(found["file"]), purposes.get(split, split), f"{found['rows']:,}"
+        tokens, cut = (found.get(name) for name in ("tokens", "cut"))
+        more = f"{tokens:.1f}" if tokens is not None else UNKNOWN, f"{cut:.1%}" if cut is not None else UNKNOWN
+        yield f"| {' | '.join((*cells, *more, digest))} |"
+    for name, digest in sums.items():
+        purpose = "the labels" if name == "label.txt" else "" if data else UNKNOWN
+        yield f"| {_file(name)} | {purpose} | | | | {_code(digest)} |"
+
+
+def _file(name):
+    """A file's name for a table, where a bar would end the cell."""
+    return _code(name.replace("|", "\\|"))
+
+
+def _training(facts):
+    base, changed, seconds = (facts.get(name) for name in ("base_model", "changed", "seconds"))
+    script = facts.get("script", "train.py")
+    yield f"- Base model: {_code(base) if base else UNKNOWN}."
+    yield f"- Trained by: {_arguments(script, changed)}"
+    yield f"- Time, with evaluation: {_duration(seconds) if seconds is not None else UNKNOWN}."
+    packages = {**facts.get("packages", {}), **({"Python": facts["python"]} if facts.get("python") else {})}
+    yield f"- Versions: {', '.join(f'{name} {version}' for name, version in packages.items()) or UNKNOWN}."
+    commit = facts.get("commit") or ""
+    changes = " with changes that were not committed" if commit.endswith("+") else ""
+    yield f"- Commit of the code: {_code(commit.rstrip('+')) if commit else UNKNOWN}{changes}."
+    if pruned := facts.get("pruned"):
+        yield (
+            f"- Then pruned to {pruned['width']:.2g} of its heads and neurons, and trained to answer like the whole "
+            f"model: {_arguments('prune.py', pruned['changed'])} The scores are those of the pruned model."
+        )
+
+
+def _arguments(script, changed):
+    """A script and its arguments, {name: value} of those that differ from the defaults; None if they are unknown."""
+    if changed is None:
+        return f"`{script}`; its arguments are unknown."
+    if not changed:
+        return f"`{script}` with its defaults."
+    words = " ".join(_typed(name, value) for name, value in changed.items())
+    return f"`{script}` with {_code(words)}; its other arguments had their defaults."
+
+
+def _typed(name, value):
+    """An argument as it is typed."""
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{name}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join((f"--{name}", *(f"{item:g}" if isinstance(item, float) else str(item) for item in values)))
+
+
+def _duration(seconds):
+    hours, minutes = seconds / 3600, seconds / 60
+    return (
+        f"{hours:.1f} hours" if hours >= 1 else f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"
+    )
+
+
+def _scores(facts, decision):
+    """A table with a line for each split that was scored."""
+    scores, data = facts.get("scores", {}), facts.get("data", {})
+    names = list(dict.fromkeys(name for found in scores.values() for name in found))
+    if not names:
+        yield "None are recorded."
+        return
+    yield f"| rows | {' | '.join(map(_title, names))} |"
+    yield f"|{' --- |' * (1 + len(names))}"
+    for split, found in scores.items():
+        part = data.get(split, {})
+        where = f"{_file(part['file'])}, {part['rows']:,} rows" if part else f"{split} rows"
+        yield f"| {where} | {' | '.join(_score(found.get(name)) for name in names)} |"
+    yield ""
+    text = "In percent."
+    if any(len(values) > 1 for found in scores.values() for values in found.values()):
+        text += (
+            " In brackets, the 95 percent interval of a bootstrap over the rows: how far the score may differ on other "
+            "rows like these. It does not cover that another training would give another model."
+        )
+    if "dev" in scores:
+        text += " The dev rows chose this checkpoint, so expect a little less on new texts."
+    yield text
+    decided = facts.get("decided")
+    if decided and decided != in_words(decision):
+        yield ""
+        yield (
+            f"The decision has changed since. These are the scores with the one before: {decided}. To score the "
+            "present one: `analysis/evaluate.py`."
+        )
+
+
+def _score(values, to=" to "):
+    if values is None:
+        return ""
+    value, *interval = (f"{100 * value:.2f}" for value in values)
+    return f"{value} ({to.join(interval)})" if interval else value
+
+
+def _limits(facts, labels, decision, max_seq_length, computes):
+    yield "It knows these labels only, and was trained on texts of one kind. On other texts, measure first."
+    yield _few(facts.get("few"), len(labels))
+    yield f"Writing of the training texts: {_writing(facts, 0)}. On texts in another language, measure first."
+    cut = {_file(part["file"]): part["cut"] for part in facts.get("data", {}).values() if "cut" in part}
+    shares = ", ".join(f"{share:.1%} of the rows of {name}" for name, share in cut.items())
+    share = f"that cuts {shares}" if any(cut.values()) else "none of its rows is longer" if cut else UNKNOWN_CUT
+    yield f"Length: it reads {max_seq_length} tokens of a text and does not see the rest; {share}."
+    if computes == MODEL and decision.temperature == 1:
+        yield "Probabilities are not calibrated: 0.8 does not mean that 8 of 10 such labels are right."
+    yield "Licence: none is recorded. The licences of the base model and of the training texts apply."
+
+
+def _few(few, count):
+    """What to say about labels with few training rows."""
+    if few is None:
+        return "Rows per label: unknown."
+    if not few["below"]:
+        return f"Each label has {FEW} training rows or more."
+    names = ", ".join(f"{_code(name)} ({rows})" for name, rows in few["fewest"].items())
+    rest = f" and {few['below'] - SHOWN} more" if few["below"] > SHOWN else ""
+    without = f", {few['none']} of them none" if few["none"] else ""
+    return (
+        f"{few['below']} of {count} labels have fewer than {FEW} training rows{without}. Expect little of them: "
+        f"{names}{rest}."
+    )
+
+
+def _writing(facts, language):
+    """The writing systems in English (0) or Chinese (1)."""
+    shares = facts.get("writing")
+    if not shares:
+        return (UNKNOWN, "未知")[language]
+    names = {name: WRITING.get(name, (name.capitalize(), name.capitalize()))[language] for name in shares}
+    return (", ", "、")[language].join(f"{names[name]} {share:.0%}" for name, share in shares.items())
+
+
+def _chinese(facts, labels, max_seq_length):
+    """A short summary in Chinese."""
+    kind = "层次文本分类" if labels.hierarchical else "多标签文本分类"
+    rows = facts.get("data", {}).get("train", {}).get("rows")
+    yield (
+        f"{kind}模型，共 {len(labels)} 个标签（见 `label.txt`），一条文本可有多个标签，也可没有标签。"
+        f"训练样本：{f'{rows:,} 条' if rows is not None else '未知'}；"
+        f"文字：{_writing(facts, 1)}；最多读取 {max_seq_length} 个 token，超出部分被截断。"
+    )
+    for split, found in facts.get("scores", {}).items():
+        shown = "，".join(f"{_title(name)} {_score(values, '～')}" for name, values in found.items())
+        yield ""
+        yield f"{split} 样本上的得分（百分数，括号内为 95% 区间）：{shown}。"
+    yield ""
+    few = facts.get("few", {}).get("below")
+    yield (f"{few} 个标签的训练样本少于 {FEW} 条，其预测不可靠。" if few else "") + "未记录许可证。"
