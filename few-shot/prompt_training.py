@@ -17,6 +17,7 @@ from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
 
 from prompt_checkpoints import checkpoints_in, record_sums
 from text_cls.batching import shuffled_batches
+from text_cls.card_facts import changed_arguments, describe_data, describe_scores, in_words
 from text_cls.cli import logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.neural.weights import load_weights
@@ -116,6 +117,20 @@ class PromptRun:
             "losses": [entry["loss"] for entry in history if "learning_rate" in entry],
             "history": [entry for entry in history if self.metric in entry],
             "best": max((entry[self.metric] for entry in history if self.metric in entry), default=None),
+        }
+
+    def describe(self, defaults):
+        """The facts for the model card of a run that has ended. defaults: of train.py's arguments, as a dict."""
+        args, labels, decision = self.args, self.task.prompt.labels, Decision()
+        logits = self.task.logits(self.tokens["dev"], args.per_device_eval_batch_size)
+        gold, predicted = self.rows["dev"].multi_hot(len(labels)), decision.decide(sigmoid(logits), labels.parents)
+        return {
+            "script": "few-shot/train.py",
+            "changed": changed_arguments(vars(args), defaults),
+            **describe_data(labels, self.rows, self.tokens, {split: f"{split}.txt" for split in self.rows}),
+            "scores": {"dev": describe_scores(gold, predicted, args.seed)},
+            "decided": in_words(decision),
+            "seconds": round(self.seconds, 1),
         }
 
     def arguments(self):

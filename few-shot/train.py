@@ -245,7 +245,7 @@ def train(args, task, rows):
         trackers.arguments(vars(args))
         training = fit(args, task, rows, last, checkpoint, trackers)
         result = training.result()
-        card = describe(args, training, result["seconds"])
+        card = training.describe(vars(parse_args(["--output_dir", args.output_dir])))
         save(args, task, {**run, "training": result, "card": card})
         trackers.result(card["scores"], Path(args.output_dir, CARD).read_text(encoding="utf-8"), result["steps"])
     remove_folder(last)
@@ -275,26 +275,6 @@ def fit(args, task, rows, folder, checkpoint, trackers):
             f"--max_seq_length {args.max_seq_length}; halve one of them"
         ) from error
     return training
-
-
-def describe(args, training, seconds):
-    """The facts for the model card of a `PromptRun` that has ended."""
-    from text_cls.card_facts import changed_arguments, describe_data, describe_scores, in_words
-    from text_cls.decision import Decision
-    from text_cls.probabilities import sigmoid
-
-    task, rows, decision = training.task, training.rows, Decision()
-    labels, names = task.prompt.labels, {split: f"{split}.txt" for split in rows}
-    logits = task.logits(training.tokens["dev"], args.per_device_eval_batch_size)
-    gold, predicted = rows["dev"].multi_hot(len(labels)), decision.decide(sigmoid(logits), labels.parents)
-    return {
-        "script": "few-shot/train.py",
-        "changed": changed_arguments(vars(args), vars(parse_args(["--output_dir", args.output_dir]))),
-        **describe_data(labels, rows, training.tokens, names),
-        "scores": {"dev": describe_scores(gold, predicted, args.seed)},
-        "decided": in_words(decision),
-        "seconds": round(seconds, 1),
-    }
 
 
 def log_scores(args, task, rows, decision):
