@@ -56,6 +56,7 @@ _ANY_RUN = {
     "progress": fields({}, _PROGRESS, others=False),
     "files": _files,
     "chosen": list_of(TEXT),
+    "seeds": fields({"kept": whole(0), "scores": map_of(NUMBER)}),
 }
 RUN = by_kind(
     {

@@ -42,6 +42,7 @@ FREE_ON_RESUME = {
     "resume",
     "save_dir",
     "save_minutes",
+    "seeds",
     "test_file",
     "visualdl_dir",
     "log_steps",  # this and the next: of retrieval_based/train.py
