@@ -77,14 +77,16 @@ endef
 test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
 
-# What some tests need beyond the requirements: hnswlib, compiled here, a browser, a real Triton server.
-test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Chromium, Triton
+# What some tests need beyond the requirements: hnswlib, compiled here, Milvus Lite, Optuna, a browser, a real Triton server.
+test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Optuna, Chromium, Triton
 	@$(MAKE) --no-print-directory triton-setup || \
 		echo "Triton could not be installed (see above); its tests are skipped"
 	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/index.txt || \
 		echo "hnswlib could not be built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
 	@$(BIN)/python -c "import milvus_lite, pymilvus" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/milvus.txt || \
 		echo "Milvus Lite could not be installed; its tests are skipped"
+	@$(BIN)/python -c "import optuna" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/search.txt || \
+		echo "Optuna could not be installed; its tests are skipped"
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq chromium chromium-driver fonts-noto-cjk >/dev/null; } || \

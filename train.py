@@ -37,7 +37,7 @@ TUNED = ("tuned_macro_f1", "tuned_micro_f1")
 METRICS = ("macro_f1", "micro_f1", "accuracy", *TUNED)
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -63,7 +63,11 @@ def parse_args(argv=None):
     group.add_argument("--logging_steps", type=positive_int, default=5, help="steps between log lines (%(default)s)")
     group.add_argument("--visualdl_dir", help="folder to write curves for VisualDL to (off)")
     group.add_argument("--config", help="JSON or YAML file of flags; the command line wins (none)")
-    return parse_with_config(parser, argv)
+    return parser
+
+
+def parse_args(argv=None):
+    return parse_with_config(make_parser(), argv)
 
 
 def add_data_flags(group):

@@ -83,6 +83,7 @@ def test_metadata(metadata):
         ("tables", ["tables"]),
         ("index", ["index"]),
         ("milvus", ["milvus"]),
+        ("search", ["search"]),
     ],
 )
 def test_extras_are_the_requirement_files(metadata, extra, files):

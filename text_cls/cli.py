@@ -33,6 +33,7 @@ _REMEDIES = {  # what to do if one of these packages is missing
     "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
     "pip install -r requirements/tables.txt": ("openpyxl", "pyarrow"),
     "pip install -r requirements/milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
+    "pip install -r requirements/search.txt": ("optuna", "sqlalchemy", "alembic"),
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }
 PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}
