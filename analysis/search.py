@@ -25,7 +25,7 @@ import search_results
 from search_results import ENDS, Results, Trial
 from search_runs import run_trials
 from search_space import SYNTAX, given, nearest, read_space, rounded, size, split_texts
-from search_study import ROWS, Trials
+from search_study import ROWS, Trials, storage_errors
 from search_trials import Pruning, Training
 from split import split_rows, write_parts
 from text_cls.cli import (
@@ -197,7 +197,8 @@ def compare(args, trials, results):
     runs = Trials(trials.folder, "comparison", space, first)
     wanted = [(trial, seed) for seed in range(first, first + args.seeds) for trial in (results.start, results.best)]
     with runs.locked():
-        known = {(run.user_attrs["of"], run.user_attrs["seed"]) for run in runs.all()}
+        latest = [run for run in runs.latest().values() if run.state != runs.state.FAIL]
+        known = {(run.user_attrs["of"], run.user_attrs["seed"]) for run in latest}
         for trial, seed in wanted:
             if (trial.number, seed) not in known:
                 runs.enqueue({**trial.settings, "seed": seed}, of=trial.number, seed=seed)
@@ -237,7 +238,7 @@ def sigterm_as_ctrl_c():
 def main(argv=None):
     args = parse_args(argv)
     make_space(args)
-    with sigterm_as_ctrl_c():
+    with sigterm_as_ctrl_c(), storage_errors(Path(args.output_dir)):
         trials = prepare(args)
         run_trials(args, trials, min(args.trials or math.inf, size(args.space)))
         results = results_of(args, trials)

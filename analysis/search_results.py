@@ -53,7 +53,8 @@ class Results:
             counts[end] = counts.get(end, 0) + 1
         ends = ", ".join(f"{count} {end}" for end, count in counts.items())
         hours = sum(trial.seconds for trial in self.trials) / 3600
-        return f"{len(self.trials)} trials ({ends}) took {hours:.2f} hours"
+        trials = "1 trial" if len(self.trials) == 1 else f"{len(self.trials)} trials"
+        return f"{trials} ({ends}) took {hours:.2f} hours"
 
     def found(self):
         """Yields sentences: the scores on the held-out rows, and the comparison on dev."""

@@ -52,7 +52,9 @@ def spent(trials):
 def run_trial(args, trials, trial, report, deadline):
     """Runs one trial, and tells the study how it ended. If that does not happen, it was interrupted."""
     name, settings, study = f"{trials.name} {work_of(trial)}", rounded(trial.params), trials.study
-    if report is None and (twin := same_settings(trials, settings)):
+    if report:
+        name = f"{name} (settings of trial {trial.user_attrs['of']})"
+    elif twin := same_settings(trials, settings):
         logger.info("%s would have the settings of %d, and is not run", name, work_of(twin))
         trial.set_user_attr("same_as", work_of(twin))
         study.tell(trial, twin.value, state=twin.state)

@@ -31,7 +31,7 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.name, self.space, self.seed = folder, name, space, seed
         self.state = optuna.trial.TrialState
-        with self.locked(), _readable(folder / DATABASE):
+        with self.locked(), storage_errors(folder):
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": PATIENCE}}
             )
@@ -132,15 +132,17 @@ def work_of(trial):
 
 
 @contextlib.contextmanager
-def _readable(path):
-    """Makes a file that is not a study of Optuna a `UserError`."""
+def storage_errors(folder):
+    """Makes it a `UserError` if the file of a search cannot be read or written."""
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (OptunaError, SQLAlchemyError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    except (OptunaError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read as a search ({reason}); delete it, or name a new --output_dir"
+            f"{folder / DATABASE} cannot be used ({reason}); the disk may be full or not writable, or this is not the "
+            "file of a search: then name a new --output_dir"
         ) from error

@@ -6,6 +6,7 @@ A trial that runs out of memory takes nothing else with it, and the next one fin
 import contextlib
 import ctypes
 import json
+import os
 import re
 import signal
 import statistics
@@ -59,8 +60,9 @@ class Training:
             values: the trial's other flags.
         """
         names = {f"{split}_file": f"{split}.txt" for split in self.files}
-        checkpoint = str(folder / "checkpoint")
-        return {"dataset_dir": str(rows), **names, "save_dir": checkpoint, "resume": True, "test_file": report}
+        kept = {"save_dir": str(folder / "checkpoint"), "resume": True}
+        # An absolute path, since train.py looks for the file in --dataset_dir.
+        return {"dataset_dir": str(rows), **names, **kept, "test_file": report and os.path.abspath(report)}
 
     def history(self, folder, values):
         """The scores on the held-out rows after each epoch so far."""

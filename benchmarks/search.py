@@ -1,7 +1,7 @@
 """What a search of 20 trials gains over the defaults of train.py: analysis/search.py on the example data.
 
-    python benchmarks/search.py                  # about TIME on two cores
-    python benchmarks/search.py --list           # what is finished
+    python benchmarks/search.py
+    python benchmarks/search.py --list    # whether it is finished
 
 multilingual-e5-small with 6 layers, as data/make_pretrained_model.py makes it; at most 5 epochs, of 64 tokens. The
 trials are judged on a fifth of data/train.txt. The defaults and the best settings are then trained with 3 seeds on the

@@ -66,8 +66,9 @@ def wait_until(condition, process=None):
 # ------------------------------------------------------------------------------------------------------- a whole search
 
 
-def test_a_search(search, stand_in, news, tmp_path):
-    status, log = search("--trials", 8, "--seeds", 2)
+def test_a_search(search, stand_in, news, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, log = search("--trials", 8, "--seeds", 2, "--dataset_dir", news.name)
     assert status == 0, log
     calls = [call for call in calls_in(stand_in) if call["what"] == "start"]
     trials, compared = calls[:-4], calls[-4:]
@@ -137,6 +138,18 @@ def test_a_trial_that_fails_takes_nothing_with_it(search, stand_in, tmp_path):
     failed = [trial for trial in trials_in(tmp_path / "out") if trial.state.name == "FAIL"]
     assert status == 0 and failed and f"{len(failed)} failed" in log
     assert f"trial {failed[0].number} failed (status 1): out of memory, says the stand-in" in log
+
+
+def test_a_comparison_that_failed_is_done_again(search, stand_in):
+    text = (stand_in / "train.py").read_text(encoding="utf-8")
+    (stand_in / "train.py").write_text(
+        f"import sys\nif '--seed=4' in sys.argv: sys.exit('full')\n{text}", encoding="utf-8"
+    )
+    status, log = search("--trials", 6, "--seeds", 2)
+    assert status == 0 and "comparison 2 failed (status 1): full" in log and "with seed 3: defaults" in log, log
+    (stand_in / "train.py").write_text(text, encoding="utf-8")
+    status, log = search("--trials", 6, "--seeds", 2)
+    assert status == 0 and "with seeds 3, 4: defaults" in log
 
 
 def test_defaults_that_fail_end_the_search_and_are_tried_again(search, stand_in):
@@ -275,7 +288,7 @@ def test_a_file_that_is_no_study(search, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "search.db").write_text("not a database, " * 100, encoding="utf-8")
     status, log = search()
-    assert status == 2 and "search.db cannot be read as a search" in log and "Traceback" not in log
+    assert status == 2 and "search.db cannot be used (file is not a database)" in log and "Traceback" not in log
 
 
 # --------------------------------------------------------------------------------------------------- the real scripts
@@ -300,29 +313,14 @@ def test_a_search_of_train(run, news, tiny_model, tmp_path):
 
 def test_a_search_of_prune(run, trained, tmp_path):
     dataset, checkpoint = trained["news"]
-    flags = (
-        "--script",
-        "prune",
-        "--dataset_dir",
-        dataset,
-        "--output_dir",
-        tmp_path / "out",
-        "--params_dir",
-        checkpoint,
-    )
+    where = ("--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--params_dir", checkpoint)
     quick = ("--device", "cpu", "--max_seq_length", 32, "--num_train_epochs", 2, "--width_mult_list", "1/2")
     space = ("--space", "learning_rate=1e-4..1e-2", "per_device_train_batch_size=32", "seed=3")
-    status, log = run(script.main, *flags, *quick, *space, "--trials", 2, "--seeds", 1)
-    assert status == 0 and "2 trials (2 finished)" in log, log
-    assert "python prune.py --output_dir prune " in log and not (tmp_path / "out" / "best.yaml").exists()
-    for trial in trials_in(tmp_path / "out"):
-        text = (tmp_path / "out" / "trials" / f"trial-{trial.number}" / "log.txt").read_text(encoding="utf-8")
-        assert 100 * trial.value == pytest.approx(float(re.findall(r"1/2 +\S+ +(\S+)", text)[0]), abs=0.01)
-        assert (
-            len(
-                search_trials.Pruning({}).history(
-                    tmp_path / "out" / "trials" / f"trial-{trial.number}", {"width_mult_list": [1]}
-                )
-            )
-            == 2
-        )
+    status, log = run(script.main, "--script", "prune", *where, *quick, *space, "--trials", 1, "--seeds", 0)
+    assert status == 0 and "1 trial (1 finished)" in log, log
+    assert "python prune.py --output_dir=prune " in log and not (tmp_path / "out" / "best.yaml").exists()
+    [trial] = trials_in(tmp_path / "out")
+    folder = tmp_path / "out" / "trials" / "trial-0"
+    text = (folder / "log.txt").read_text(encoding="utf-8")
+    assert 100 * trial.value == pytest.approx(float(re.findall(r"1/2 +\S+ +(\S+)", text)[0]), abs=0.01)
+    assert len(search_trials.Pruning({}).history(folder, {"width_mult_list": ["1/2"]})) == 2  # one for each epoch
