@@ -177,8 +177,9 @@ def results_of(args, trials):
         score, end = trial.value if trial.state == trials.state.COMPLETE else None, ENDS[trial.state.name]
         if trial.state == trials.state.PRUNED:
             score = max(trial.intermediate_values.values(), default=None)
+        params = {name: trial.params[name] for name in args.space if name in trial.params}
         seconds, same_as = trial.user_attrs.get("seconds", 0.0), trial.user_attrs.get("same_as")
-        found.append(Trial(work, rounded(trial.params), end, score, seconds, same_as))
+        found.append(Trial(work, rounded(params), end, score, seconds, same_as))
     finished = [trial for trial in found if trial.end == "finished"]
     if not finished or found[0] is not finished[0]:
         raise UserError("the trial with the default settings has not finished; give --minutes more")

@@ -121,6 +121,8 @@ def _of_flag(results, scored, name):
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         if min(values) > 0 and max(values) / min(values) >= LOG_FROM:
             axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=5)
     else:
         values = [str(value).lower() for value in values]
     _draw(axes, [*zip(values, scored)])

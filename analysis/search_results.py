@@ -58,12 +58,12 @@ class Results:
 
     def found(self):
         """Yields sentences: the scores on the held-out rows, and the comparison on dev."""
-        name = f"{words(self.metric)} on the {self.held_out} held-out rows"
+        name = f"On the {self.held_out} held-out rows, {words(self.metric)}"
         if self.best is self.start:
-            yield f"No trial beats the defaults: {name} {100 * self.start.score:.2f}"
+            yield f"No trial beats the defaults. {name}: {100 * self.start.score:.2f}"
             return
         yield (
-            f"{name[0].upper()}{name[1:]}: {100 * self.best.score:.2f} with the settings of trial {self.best.number}, "
+            f"{name}: {100 * self.best.score:.2f} with the settings of trial {self.best.number}, "
             f"{100 * self.start.score:.2f} with the defaults. These rows chose the settings, so the gain flatters"
         )
         seeds, defaults, best = self.gains
@@ -71,7 +71,7 @@ class Results:
             return
         gains = [100 * (score - before) for before, score in zip(defaults, best)]
         yield (
-            f"{words(self.report_metric)} on {self.path}, which no trial has seen, with "
+            f"On {self.path}, which no trial has seen, {words(self.report_metric)} with "
             f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}: defaults {spread(defaults)}, best "
             f"settings {spread(best)}, gain {statistics.mean(gains):+.2f} ({min(gains):+.2f} to {max(gains):+.2f})"
         )

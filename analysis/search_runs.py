@@ -51,7 +51,8 @@ def spent(trials):
 
 def run_trial(args, trials, trial, report, deadline):
     """Runs one trial, and tells the study how it ended. If that does not happen, it was interrupted."""
-    name, settings, study = f"{trials.name} {work_of(trial)}", rounded(trial.params), trials.study
+    name, study = f"{trials.name} {work_of(trial)}", trials.study
+    settings = rounded({flag: trial.params[flag] for flag in trials.space})
     if report:
         name = f"{name} (settings of trial {trial.user_attrs['of']})"
     elif twin := same_settings(trials, settings):

@@ -85,7 +85,7 @@ def test_a_search(search, stand_in, news, tmp_path, monkeypatch):
     assert rates == [3e-5, float(f"{best.params['learning_rate']:.3g}")] * 2
     gain = 100 * 0.2 * (abs(-3 - math.log10(rates[0])) - abs(-3 - math.log10(rates[1])))
     assert gain > 5 and f"gain {gain:+.2f} ({gain:+.2f} to {gain:+.2f})" in log
-    assert "which no trial has seen, with seeds 3, 4: defaults " in log
+    assert "which no trial has seen, macro F1 with seeds 3, 4: defaults " in log
     assert "The gain is more than the spread over the seeds (0.10)" in log
     assert re.search(r"8 trials \(.*\) took \d\.\d\d hours", log)
     # Only logs are left of the trials.
@@ -146,7 +146,11 @@ def test_a_comparison_that_failed_is_done_again(search, stand_in):
         f"import sys\nif '--seed=4' in sys.argv: sys.exit('full')\n{text}", encoding="utf-8"
     )
     status, log = search("--trials", 6, "--seeds", 2)
-    assert status == 0 and "comparison 2 failed (status 1): full" in log and "with seed 3: defaults" in log, log
+    assert (
+        status == 0
+        and "comparison 2 (settings of trial 0) failed (status 1): full" in log
+        and "with seed 3: defaults" in log
+    ), log
     (stand_in / "train.py").write_text(text, encoding="utf-8")
     status, log = search("--trials", 6, "--seeds", 2)
     assert status == 0 and "with seeds 3, 4: defaults" in log

@@ -10,7 +10,7 @@ import contextlib
 
 import numpy as np
 
-ETA = 3  # of the paper
+ETA = 3  # that of the paper: the higher, the less the early steps count
 PREFIX = "average/"  # of the names in the saved state
 
 
