@@ -79,7 +79,7 @@ test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
 
 # What some tests need beyond the requirements: hnswlib, compiled here, a browser, servers of Triton and S3.
-test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Ray, trackers, Chromium, Triton, S3
+test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Ray, trackers, Optuna, Chromium, Triton, S3
 	@$(MAKE) --no-print-directory triton-setup || \
 		echo "Triton could not be installed (see above); its tests are skipped"
 	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/index.txt || \
@@ -92,6 +92,8 @@ test-setup: setup  ## Install what some tests need, where possible: hnswlib, Mil
 		echo "The S3 server could not be installed (see above); its tests are skipped"
 	@$(BIN)/python -c "import mlflow, tensorboardX" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/trackers.txt || \
 		echo "TensorBoard and MLflow could not be installed; the tests of --tracker are skipped"
+	@$(BIN)/python -c "import optuna" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/search.txt || \
+		echo "Optuna could not be installed; its tests are skipped"
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq chromium chromium-driver fonts-noto-cjk >/dev/null; } || \

@@ -22,7 +22,7 @@ from text_cls.neural.compat import prepare_environment, use_old_ir
 PREFIX = "pruned_model"
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -58,7 +58,11 @@ def parse_args(argv=None):
     refit = "fit the classifier to the training rows again; keep the one with the higher macro F1 on dev (on)"
     training.add_argument("--refit_head", action=argparse.BooleanOptionalAction, default=True, help=refit)
     training.add_argument("--seed", type=non_negative_int, default=3, help="seed of dropout and order (%(default)s)")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    return make_parser().parse_args(argv)
 
 
 def width(text):

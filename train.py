@@ -38,7 +38,7 @@ TUNED = ("tuned_macro_f1", "tuned_micro_f1")
 METRICS = ("macro_f1", "micro_f1", "accuracy", *TUNED)
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -65,7 +65,11 @@ def parse_args(argv=None):
     add_tracker_flags(group)
     group.add_argument("--visualdl_dir", help="folder of --tracker visualdl, which this implies (none)")
     group.add_argument("--config", help="JSON or YAML file of flags; the command line wins (none)")
-    return parse_with_config(parser, argv)
+    return parser
+
+
+def parse_args(argv=None):
+    return parse_with_config(make_parser(), argv)
 
 
 def add_data_flags(group):
@@ -110,8 +114,12 @@ def add_training_flags(group):
     clip = "largest norm of the gradients; 0 = no clipping (0)"
     group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help=clip)
     group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, only on a GPU (off)")
+    average = "score the average of the weights as well, and keep it if it is better on dev (off)"
+    group.add_argument("--average", action=FLAG, default=False, help=average)
     seed = "seed of the classifier's weights, dropout and order (%(default)s)"
     group.add_argument("--seed", type=non_negative_int, default=3, help=seed)
+    seeds = "train with this many seeds, from --seed on, one after another, and keep the best on dev (%(default)s)"
+    group.add_argument("--seeds", type=positive_int, default=1, help=seeds)
 
 
 def argument_problems(args):
@@ -230,14 +238,36 @@ def run(args, environment):
         ) from error
 
 
+def run_seeds(args, seeds, environment):
+    """Does the run with each of the seeds. Returns the exit status."""
+    from text_cls.neural.run_state import saved_progress
+    from text_cls.neural.seeds import kept_seed, remove_runs, train_seeds
+
+    if args.resume and (kept := kept_seed(args.save_dir, seeds)) is not None:
+        checked = dict(pair for split, pair in files_of(args).items() if split != "test")
+        if saved_progress(args.save_dir, {**vars(args), "seed": kept}, checked).finished:
+            remove_runs(args.save_dir, seeds)  # a kill may have left some
+            return 0
+
+    def train(seed, folder):
+        curves = args.visualdl_dir and os.path.join(args.visualdl_dir, f"seed{seed}")
+        changes = {"seed": seed, "save_dir": folder, "visualdl_dir": curves}
+        return run(argparse.Namespace(**{**vars(args), **changes}), environment)
+
+    return train_seeds(args.save_dir, seeds, train)
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
     environment = prepare_environment()
     from text_cls.neural.checkpoint import last_folder
+    from text_cls.neural.seeds import seed_folder
 
-    with write_lock(args.save_dir, last_folder(args.save_dir)):
-        return run(args, environment)
+    seeds = range(args.seed, args.seed + args.seeds)
+    several = [seed_folder(args.save_dir, seed) for seed in seeds] if args.seeds > 1 else []
+    with write_lock(*(path for folder in (args.save_dir, *several) for path in (folder, last_folder(folder)))):
+        return run_seeds(args, seeds, environment) if several else run(args, environment)
 
 
 if __name__ == "__main__":

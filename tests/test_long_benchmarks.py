@@ -21,6 +21,7 @@ KEPT, E5, SETS = (sys.modules[name] for name in ("kept_runs", "e5_model", "publi
 PRETRAINED, HEAD_START, TRAINERS = (
     PROJECT.load(f"benchmarks/{name}.py") for name in ("pretrained", "head_start", "trainers")
 )
+SEARCH = load_script("benchmarks/search.py")  # another script has this name, too
 TINY = "--max_seq_length 16 --batch_size 8 --learning_rate 1e-3"
 BENCH = ROOT / ".venv-bench/bin/python"
 
@@ -192,3 +193,16 @@ def test_each_side_trains_and_is_scored(home, run, side):
     assert status == 0, output
     (line,) = (line for line in output.splitlines() if line.startswith(f"| {side} |"))
     assert all(float(value) >= 0 for value in line.strip("| ").split(" | ")[1:])
+
+
+def test_a_search_is_kept(home, run, monkeypatch):
+    def script(run, *words):
+        folder = words[words.index("--output_dir") + 1]
+        folder.mkdir()
+        write_lines(folder / "best.yaml", [f"# {words[words.index('--trials') + 1]} trials", "epochs: 5"])
+        write_lines(run.folder / "times.json", ['{"seconds": 1, "cpu_seconds": 1800}'])
+
+    monkeypatch.setattr(KEPT.Run, "script", script)
+    status, output = run(SEARCH.main, "--trials", 7)
+    assert status == 0 and "0.50 CPU hours" in output and output.endswith("7 trials\n\nepochs: 5\n"), output
+    assert run(SEARCH.main, "--trials", 7, "--list")[1].split() == ["search-7", "finished"]

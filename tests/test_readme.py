@@ -35,8 +35,19 @@ SECTIONS = [
     ("docs/evaluate", None, "analysis/evaluate.py"),
     *(
         ("analysis/README", f"{name}.py", f"analysis/{name}.py")
-        for name in ("check_data", "split", "word_interpret", "sent_interpret", "sparse", "dirty", "aug", "threshold")
+        for name in (
+            "check_data",
+            "split",
+            "word_interpret",
+            "sent_interpret",
+            "sparse",
+            "dirty",
+            "aug",
+            "threshold",
+            "search",
+        )
     ),
+    ("analysis/README", "search.py", "analysis/search.py"),
     ("data/doccano", "doccano.py", "data/doccano.py"),
     ("data/from_table", "from_table.py", "data/from_table.py"),
     ("data/README", "make_pretrained_model.py", "data/make_pretrained_model.py"),

@@ -85,6 +85,7 @@ def test_metadata(metadata):
         ("milvus", ["milvus"]),
         ("bulk", ["bulk"]),
         ("trackers", ["trackers"]),
+        ("search", ["search"]),
     ],
 )
 def test_extras_are_the_requirement_files(metadata, extra, files):

@@ -35,6 +35,7 @@ _REMEDIES = {  # what to do if one of these packages is missing
     "pip install -r requirements/milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
     "pip install -r requirements/bulk.txt": ("ray",),
     "pip install -r requirements/trackers.txt": ("tensorboardX", "mlflow"),
+    "pip install -r requirements/search.txt": ("optuna", "sqlalchemy", "alembic"),
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
 }
 PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}

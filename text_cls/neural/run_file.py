@@ -58,6 +58,7 @@ _ANY_RUN = {
     "files": _files,
     "chosen": list_of(TEXT),
     "card": CARD,
+    "seeds": fields({"kept": whole(0), "scores": map_of(NUMBER)}),
 }
 RUN = by_kind(
     {

@@ -43,6 +43,7 @@ FREE_ON_RESUME = {
     "resume",
     "save_dir",
     "save_minutes",
+    "seeds",
     "test_file",
     "tracker",
     "tracker_dir",

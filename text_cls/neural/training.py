@@ -17,6 +17,7 @@ from text_cls.card_facts import describe_data, describe_scores, in_words
 from text_cls.cli import UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256
+from text_cls.neural.averaging import Average, NoAverage
 from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.head_start import start_head
@@ -105,6 +106,7 @@ class Trainer:
         self.start_head = start_head
         self.last = last_folder(options.save_dir)
         self.optimization = Optimization(checkpoint.model, options, steps.total)
+        self.average = Average(checkpoint.model) if options.average else NoAverage()
         self.plateau = Plateau(options, rows.get("dev"), evaluation)
         self.saved_at = self.started = time.monotonic()
         self.seconds_before = checkpoint.run["card"].get("seconds", 0)  # of a run that is resumed
@@ -114,6 +116,7 @@ class Trainer:
         with contextlib.closing(self.log):
             if state is not None:
                 try:
+                    self.average.load(state)
                     self.optimization.load(state, self.progress.step)
                 except ValueError as error:
                     raise last_is_damaged(self.options.save_dir, self.checkpoint.run, error) from error
@@ -200,6 +203,7 @@ class Trainer:
                 self.optimization.update()
                 progress.step += 1
                 self.log.steps += 1
+                self.average.update(progress.step)
                 bar.update(1)
                 if self.stopped(shares, stop):
                     return True
@@ -226,21 +230,32 @@ class Trainer:
             self.save_last()
 
     def evaluate_and_keep(self):
-        """Scores dev, and saves the checkpoint if it is the first or the best."""
+        """Scores dev, and saves the checkpoint if it is the first or the best. So does it with the averaged weights."""
         progress = self.progress
         scores = self.evaluation.evaluate(self.rows["dev"], self.tokens["dev"])
         progress.history.append({"epoch": progress.epoch, "step": progress.step, **scores})
         self.log.evaluation(scores, progress.step)
         self.plateau.warn(progress.history)
-        score = scores[self.options.metric_for_best]
+        self.save_if_best(scores)
+        if self.average.exists:
+            with self.average.in_model():
+                scores = self.evaluation.evaluate(self.rows["dev"], self.tokens["dev"])
+                self.log.averaged(scores)
+                if scores[self.options.metric_for_best] > progress.history[-1][self.options.metric_for_best]:
+                    progress.history[-1] |= {**scores, "averaged": True}
+                    self.save_if_best(scores)
+        self.log.best(progress.best_score)
+
+    def save_if_best(self, scores):
+        """Saves the checkpoint if its scores, those of the last entry of the history, are the first or the best."""
+        progress, metric = self.progress, self.options.metric_for_best
         # The scores of the start are no epoch's: training may pass them late.
-        of_epochs = [entry[self.options.metric_for_best] for entry in progress.history if entry["epoch"]]
+        of_epochs = [entry[metric] for entry in progress.history if entry["epoch"]]
         progress.epochs_without_better = len(of_epochs) - 1 - of_epochs.index(max(of_epochs)) if of_epochs else 0
-        if progress.best_score is None or score > progress.best_score:
-            progress.best_score = score
+        if progress.best_score is None or scores[metric] > progress.best_score:
+            progress.best_score = scores[metric]
             self.describe("dev")
             self.save(self.options.save_dir)
-        self.log.best(progress.best_score)
 
     def describe(self, split):
         """Records the scores of the last evaluation for the model card, with their intervals."""
@@ -264,7 +279,7 @@ class Trainer:
             save_checkpoint(path, self.checkpoint, training_state)
 
     def save_last(self):
-        self.save(self.last, saved_state(self.optimization, self.progress))
+        self.save(self.last, saved_state(self.optimization, self.progress) | self.average.state())
         self.saved_at = time.monotonic()
 
     def finish(self):

@@ -64,6 +64,10 @@ class TrainingLog:
         for name, value in scores.items():
             self.trackers.scalar(f"dev/{name}", value, step)
 
+    def averaged(self, scores):
+        """Scores of the dev rows with the averaged weights."""
+        logger.info("With the averaged weights, %s: %.5f", self.metric_name, scores[self.options.metric_for_best])
+
     def log_scores(self, scores):
         logger.info(
             "eval loss: %.5f, micro f1 score: %.5f, macro f1 score: %.5f",

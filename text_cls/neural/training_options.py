@@ -44,6 +44,7 @@ class TrainingOptions(Options):
     gradient_accumulation_steps: int = 1
     max_grad_norm: float = 0.0
     amp: str | None = None
+    average: bool = False
     seed: int = 3
 
     save_dir: str = "./checkpoint"
