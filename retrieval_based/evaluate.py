@@ -143,7 +143,7 @@ def check_args(args, problems):
 
 
 def open_inputs(args, problems):
-    """Labels, decision, encoder and corpus. If there is a result file to score, the corpus is None, and perhaps both."""
+    """Labels, decision, encoder and corpus. The last is None for a result file, the encoder perhaps, too."""
     encoder = None
     if args.params_path:
         from encoder import open_encoder

@@ -1,6 +1,6 @@
-"""Step 2 of the ensemble: token ids to logits, or to vectors. Rows of all waiting requests, whatever their lengths, share
-runs of `seqcls_model`: they are sorted into groups of similar length, and each group is padded to its longest row. A
-fault of one request fails that request alone.
+"""Step 2 of the ensemble: token ids to logits, or to vectors. Rows of all waiting requests, whatever their lengths,
+share runs of `seqcls_model`: they are sorted into groups of similar length, and each group is padded to its longest
+row. A fault of one request fails that request alone.
 """
 
 import json
