@@ -17,8 +17,8 @@ from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, corpus_labels
 
 GRAPH = "inference.get_pooled_embedding"  # as in retrieval_based/export_model.py
-# Log-odds per unit of cosine. Of 10, 15, 20, 25, 30 and 40, it has the lowest log-loss on duee and the news examples,
-# where a text has one label in most cases; on cail-divorce and the review examples, with two, it is 10.
+# Log-odds per unit of cosine: in trials, of 10 to 40 the one with the lowest log-loss on duee and the news examples. On
+# cail-divorce and the review examples, where a text has two labels, 10 has.
 SLOPE = 20.0
 
 
@@ -84,8 +84,8 @@ def calibration_of(index, vectors):
 def zero_shot_decision(labels):
     """Labels that are likelier than not, and at least the best one, with its parents.
 
-    There is nothing to fit a threshold to. A best label is right for half of the texts, and its probability then is
-    often below 0.5; without the minimum, most texts would get no label.
+    There is nothing to fit a threshold to. Most texts have no label above 0.5 and, without the minimum, would get none;
+    benchmarks/zero_shot.py compares this with other decisions.
     """
     return Decision(min_k=int(depths(labels.parents)[corpus_labels(labels)].min()))
 
