@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from prompt_data import read_label_words
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.label_tree import paths_to, split_path
 from text_cls.locks import write_lock
@@ -90,7 +91,7 @@ def read_all_labels(args, problems):
     if described and not os.path.exists(path):
         labels = read_labels(descriptions, problems, described_labels(descriptions))
     else:
-        labels = read_labels(path, problems)
+        labels, _ = read_label_words(path, problems)  # the words of `label==word` are for prompts
     if described:
         labels.descriptions = read_descriptions(descriptions, labels, problems)
     return labels

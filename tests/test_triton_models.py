@@ -6,6 +6,7 @@ A stand-in plays Triton, so that it is certain which requests share a run. tests
 import json
 import re
 import runpy
+import shutil
 import sys
 from types import ModuleType
 
@@ -15,8 +16,10 @@ import pytest
 from conftest import ROOT, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retrieval_bundles import put_index
 
 import build_repository as script
+from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.serving import open_predictor
 
 IDS, TYPES = "input_ids", "token_type_ids"
@@ -234,10 +237,14 @@ def test_logits_of_a_wrong_shape(load, wrong):
     assert "POST_INPUT must be [n, 55]" in bad.error().message() and len(named(good, "POST_label").array) == 2
 
 
-@pytest.mark.parametrize("corpus", ["labels", "rows"])
+@pytest.mark.parametrize("corpus", ["labels", "rows", "calibrated"])
 def test_a_retrieval_bundle_gets_the_predictors_labels(retrieval, monkeypatch, tmp_path, corpus):
-    """Through the batcher's graph and the index: names and scores are those of the bundle's own predictor."""
-    bundle = retrieval["news", corpus]
+    """The bundle's vectors and its index: names and scores are those of the bundle's own predictor."""
+    bundle = retrieval["news", "rows" if corpus == "rows" else "labels"]
+    if corpus == "calibrated":
+        bundle = shutil.copytree(bundle, tmp_path / "bundle")
+        search = {"vote": False, "neighbours": 50, "calibration": {"slope": 20.0, "offset": -8.0}}
+        put_index(bundle, EmbeddedIndex.open(str(bundle)), search=search)
     assert script.main(["--bundle", str(bundle), "--output", str(tmp_path / "models")]) == 0
     load, ours = loader(tmp_path / "models", monkeypatch), open_predictor(str(bundle), num_threads=1)
     texts = [line.partition("\t")[0] for line in lines_of(ROOT / "data/dev.txt")[:20]]

@@ -258,6 +258,12 @@ def test_descriptions_must_be_those_of_the_labels(zero_shot, unlabelled):
     assert not bundle.exists()
 
 
+def test_words_for_prompts_are_no_part_of_a_label(zero_shot, unlabelled):
+    write_lines(unlabelled / "label.txt", ["天气==雨", "天气==雪", "公司"])
+    status, log, bundle = zero_shot(unlabelled)
+    assert status == 0 and lines_of(bundle / "label.txt") == ["天气", "公司"], log
+
+
 # ----------------------------------------------------------------------------------------------------------- messages
 
 
