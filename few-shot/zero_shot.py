@@ -26,7 +26,7 @@ from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
 from text_cls.neural.head_start import DESCRIPTIONS
 from text_cls.rows import read_descriptions, read_labels, read_lines, read_rows, read_texts
-from utils import log_data
+from utils import log_rows
 
 ENCODER = Path(__file__).resolve().parent.parent / "data" / "e5-zh"
 MOST_TEXTS, FEW_TEXTS = 2000, 200  # unlabelled texts: more add nothing; with fewer, the mean is unsure
@@ -143,7 +143,7 @@ def read_data(args):
 
 
 def is_sentence_encoder(name):
-    """Whether the folder of a model says that its vectors are meant to be compared: it records how they are pooled."""
+    """Whether a model's vectors are meant to be compared: by its name, or because its folder records the pooling."""
     from text_cls.neural import hugging_face
     from text_cls.neural.run_file import read_run
     from text_cls.schema import OBJECT, read_json
@@ -151,7 +151,7 @@ def is_sentence_encoder(name):
     folder = hugging_face.find(name) or name
     config = os.path.join(folder, "config.json")
     if not os.path.exists(config):
-        return False
+        return name.startswith("rocketqa")  # the others of PaddleNLP are pretrained only
     if run := read_run(folder):
         return run.get("kind") == "retrieval"
     if os.path.exists(os.path.join(folder, "1_Pooling", "config.json")):
@@ -240,7 +240,9 @@ def log_scores(args, labels, rows):
 def run(args):
     """Reads the data and makes the bundle."""
     labels, rows, texts = read_data(args)
-    log_data(labels, rows)
+    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
+    for part in rows.values():
+        log_rows(part)
     warn(args, labels)
 
     from text_cls.neural.model import set_device
