@@ -52,7 +52,7 @@ WAYS = ("zero-shot", "head", "linear", "prompt", "fine-tuning")
 ROWS = ("0", "1", "2", "4", "8", "16", "64", "all")  # per label
 ONE_SEED = ("0", "64", "all")
 LENGTH, TEST = 96, 500
-PASSES, LEAST_EPOCHS, MOST_EPOCHS = 1500, 3, 20  # rows that training sees in all, repeated or not; within these epochs
+LEAST, EPOCHS, MOST = 600, 3, 6000  # rows that training sees in all: at least; each so often; but at most, or each once
 
 
 def parse_args(argv=None):
@@ -183,7 +183,8 @@ def linear(labels, train, chosen, test, seed):
 
 
 def epochs_for(rows):
-    return min(MOST_EPOCHS, max(LEAST_EPOCHS, round(PASSES / rows)))
+    """Epochs of `prompt` and `fine-tuning` on so many rows, by the time that all runs together may take."""
+    return max(1, round(max(LEAST, min(EPOCHS * rows, MOST)) / rows))
 
 
 def write_cut(folder, train, chosen, labels):

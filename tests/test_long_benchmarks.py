@@ -197,7 +197,8 @@ def test_each_side_trains_and_is_scored(home, run, side):
 def test_the_curve_by_labelled_rows(home, run, monkeypatch):
     """Every way writes its figures, on the rows that a seed draws; features are computed once."""
     monkeypatch.setattr(ZERO_SHOT, "SETS", {"duee": (home / "duee", "这句话包含的要素有")})
-    monkeypatch.setattr(ZERO_SHOT, "PASSES", 60)
+    assert [ZERO_SHOT.epochs_for(rows) for rows in (19, 74, 900, 3500, 12000)] == [32, 8, 3, 2, 1]
+    monkeypatch.setattr(ZERO_SHOT, "LEAST", 60)
     flags = ("--sets", "duee", "--seeds", 3, "--rows", 0, 1)
     status, output = run(ZERO_SHOT.main, *flags, "--only", "duee-head-1-seed3")
     assert status == "the features are missing; first: --sets duee --only duee-features"
