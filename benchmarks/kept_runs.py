@@ -121,8 +121,11 @@ def finish(args, runs, execute):
 def _do(run, execute):
     print(f"{run.name}: {run.folder}", flush=True)
     run.folder.mkdir(parents=True, exist_ok=True)
+    started, before = time.perf_counter(), cpu_seconds()
     result = execute(run)
-    write_json(run.folder / "result.json", {**result, **_read(run.folder / "times.json"), "code": code()})
+    own = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - before}
+    times = _read(run.folder / "times.json") or own  # those of its scripts, if it ran any
+    write_json(run.folder / "result.json", {**result, **times, "code": code()})
 
 
 def _state(run):

@@ -119,10 +119,11 @@ class TrainedEncoder:
     """A checkpoint of train.py. Its small files are read at once, its weights when the first texts are encoded.
 
     labels, decision, max_seq_length: the checkpoint's. corpus: names of the labels that get an entry in an index of
-    label texts. predictor: always None; an `ExportedEncoder` has one.
+    label texts. predictor: always None; an `ExportedEncoder` has one. calibration: of the scores of label texts, as in
+    a bundle's manifest; always None.
     """
 
-    predictor = None
+    predictor = calibration = None
 
     def __init__(self, path, device, batch_size=32, max_seq_length=None):
         problems = Problems()
@@ -170,6 +171,7 @@ class ExportedEncoder:
         self.labels, self.decision = self.predictor.labels, self.predictor.decision
         self.max_seq_length, self.embed = self.predictor.max_seq_length, self.predictor.embed
         self.corpus = None  # the bundle's index has the entries
+        self.calibration = self.predictor.bundle.manifest["search"].get("calibration")
 
 
 def open_encoder(path, device, batch_size=32, max_seq_length=None):

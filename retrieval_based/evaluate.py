@@ -108,12 +108,12 @@ def joined(parts):
     return Found(np.concatenate(cosines), labels)
 
 
-def decide(found, labels, decision, vote):
+def decide(found, labels, decision, vote, calibration):
     """The labels predicted from what was found: bool array [rows, labels]."""
     chosen = np.zeros((len(found.labels), len(labels)), dtype=bool)
     for start in range(0, len(chosen), WINDOW):
         part = slice(start, start + WINDOW)
-        scores = label_scores(Found(found.cosines[part], found.labels[part]), labels, vote)
+        scores = label_scores(Found(found.cosines[part], found.labels[part]), labels, vote, calibration)
         chosen[part] = decision.decide(scores, labels.parents)
     return chosen
 
@@ -143,7 +143,7 @@ def check_args(args, problems):
 
 
 def open_inputs(args, problems):
-    """Labels, decision, encoder and corpus; the last two are None if there is a result file to score."""
+    """Labels, decision, encoder and corpus. The last is None for a result file, the encoder perhaps, too."""
     encoder = None
     if args.params_path:
         from encoder import open_encoder
@@ -158,17 +158,21 @@ def open_inputs(args, problems):
     labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels
     if encoder:
         decision = carry_decision(encoder.decision, encoder.labels, labels)
-        return labels, decision_by_vote(decision) if args.vote else decision, None, None
+        return labels, decision_by_vote(decision) if args.vote else decision, encoder, None
     decision = default_decision(labels)
     logger.info("No model: the decision is a threshold of %s, %s", decision.threshold, decision.hierarchy)
     return labels, decision, None, None
 
 
 def find(args, rows, encoder, corpus):
-    """Searches for the texts of the rows. Returns (`Found`, whether they vote, whether all entries were found)."""
+    """Searches for the texts of the rows.
+
+    Returns:
+        (`Found`, whether they vote, the calibration of their scores or None, whether all entries were found).
+    """
     search = Search(args, encoder, corpus)
     found = joined([part for _, part in search.windows(rows.texts, len(rows))])
-    return found, search.vote, len(search.index) <= search.neighbours
+    return found, search.vote, search.calibration, len(search.index) <= search.neighbours
 
 
 def log_limits(gold, ids, could_vote, all_found):
@@ -205,11 +209,12 @@ def main(argv=None):
     if path:
         k, vote, all_found = args.recall_num or found.cosines.shape[1], bool(args.vote), False
         found = Found(found.cosines[:, :k], [entries[:k] for entries in found.labels])
+        calibration = encoder.calibration if encoder else None
     else:
-        found, vote, all_found = find(args, rows, encoder, corpus)
+        found, vote, calibration, all_found = find(args, rows, encoder, corpus)
     gold, ids = deepest_gold(rows, labels), found_ids(found, labels)
     log_limits(gold, ids, bool(path) and not vote, all_found)
-    predicted = decide(found, labels, decision, vote)
+    predicted = decide(found, labels, decision, vote, calibration)
     report = classification_report(rows.multi_hot(len(labels)), predicted, labels.parents)
     recalls = recall_at(gold, ids, CUTOFFS)
     for number, share in recalls.items():

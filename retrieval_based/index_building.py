@@ -29,15 +29,18 @@ def check_build(args, vote, rows, width, problems):
 
 def search_settings(args, bundle, vote):
     """The manifest's "search" and the decision that belongs to it. Logs if the meaning of the scores changes."""
-    neighbours, decision = bundle.manifest["search"]["neighbours"], bundle.decision
-    if vote != bundle.manifest["search"]["vote"]:
+    before, decision = bundle.manifest["search"], bundle.decision
+    neighbours, calibration = before["neighbours"], before.get("calibration")
+    if vote != before["vote"] or (calibration and args.corpus != bundle.manifest["corpus"]):
+        calibration = None
         neighbours, decision = VOTERS if vote else NEIGHBOURS, vote_decision(decision)
         logger.info(
             "Scores are now %s, and the threshold is 0.5. To fit it: analysis/threshold.py --bundle %s",
             "shares of votes" if vote else "cosines",
             args.bundle,
         )
-    return {"vote": vote, "neighbours": args.neighbours or neighbours}, decision
+    search = {"vote": vote, "neighbours": args.neighbours or neighbours}
+    return {**search, **({"calibration": calibration} if calibration else {})}, decision
 
 
 def new_location(args):

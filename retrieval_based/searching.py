@@ -68,6 +68,7 @@ class Search:
         has_index = corpus.texts is None
         settings = encoder.predictor.bundle.manifest["search"] if has_index else {}
         self.vote = settings.get("vote", corpus.of_rows) if args.vote is None else args.vote
+        self.calibration = None if corpus.of_rows else encoder.calibration
         self.neighbours = args.recall_num or settings.get("neighbours", VOTERS if self.vote else NEIGHBOURS)
         if has_index:
             self.index = encoder.predictor.index
@@ -96,7 +97,7 @@ class Search:
 
     def scores(self, found):
         """The score of each label, from 0 to 1: float32 array [texts, labels]."""
-        return label_scores(found, self.labels, self.vote)
+        return label_scores(found, self.labels, self.vote, self.calibration)
 
 
 def found_ids(found, labels):

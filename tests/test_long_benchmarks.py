@@ -1,4 +1,4 @@
-"""Benchmarks that take hours, on a few rows: pretrained.py, head_start.py and trainers.py in benchmarks/."""
+"""Benchmarks that take hours, on a few rows: pretrained.py, head_start.py, trainers.py and zero_shot.py."""
 
 import argparse
 import json
@@ -15,11 +15,11 @@ from conftest import ROOT, lines_of, load_script, write_lines
 from text_cls.locks import write_lock
 
 PROJECT = sys.modules["project"] = load_script("benchmarks/project.py")
-for module in ("kept_runs", "e5_model", "public_sets", "small_model", "tables"):
+for module in ("kept_runs", "e5_model", "public_sets", "small_model", "tables", "few_shot"):
     PROJECT.load(f"benchmarks/{module}.py")
 KEPT, E5, SETS = (sys.modules[name] for name in ("kept_runs", "e5_model", "public_sets"))
-PRETRAINED, HEAD_START, TRAINERS = (
-    PROJECT.load(f"benchmarks/{name}.py") for name in ("pretrained", "head_start", "trainers")
+PRETRAINED, HEAD_START, TRAINERS, ZERO_SHOT = (
+    PROJECT.load(f"benchmarks/{name}.py") for name in ("pretrained", "head_start", "trainers", "zero_shot")
 )
 SEARCH = load_script("benchmarks/search.py")  # another script has this name, too
 TINY = "--max_seq_length 16 --batch_size 8 --learning_rate 1e-3"
@@ -206,3 +206,25 @@ def test_a_search_is_kept(home, run, monkeypatch):
     status, output = run(SEARCH.main, "--trials", 7)
     assert status == 0 and "0.50 CPU hours" in output and output.endswith("7 trials\n\nepochs: 5\n"), output
     assert run(SEARCH.main, "--trials", 7, "--list")[1].split() == ["search-7", "finished"]
+
+
+def test_the_curve_by_labelled_rows(home, run, monkeypatch):
+    """Every way writes its figures, on the rows that a seed draws; features are computed once."""
+    monkeypatch.setattr(ZERO_SHOT, "SETS", {"duee": (home / "duee", "这句话包含的要素有")})
+    assert [ZERO_SHOT.epochs_for(rows) for rows in (19, 74, 900, 3500, 12000)] == [32, 8, 3, 2, 1]
+    monkeypatch.setattr(ZERO_SHOT, "LEAST", 60)
+    flags = ("--sets", "duee", "--seeds", 3, "--rows", 0, 1)
+    status, output = run(ZERO_SHOT.main, *flags, "--only", "duee-head-1-seed3")
+    assert status == "the features are missing; first: --sets duee --only duee-features"
+    status, output = run(ZERO_SHOT.main, *flags)
+    assert status == 0, output
+    lines = {line.split(" | ")[0]: line.strip("|").split(" | ")[1:] for line in output.splitlines() if "| " in line}
+    for way in ZERO_SHOT.WAYS:
+        for score in ("micro", "macro"):
+            values = [value.strip(" |") for value in lines[f"| {way}, {score}"]]
+            (found,) = filter(None, values)
+            assert values.index(found) == (way != "zero-shot") and 0 <= float(found) <= 100
+    assert [value.strip(" |") for value in lines["| labelled rows"]] == ["0", "19"]
+    assert "missing" not in run(ZERO_SHOT.main, *flags, "--list")[1]
+    monkeypatch.setattr(ZERO_SHOT, "execute", None)  # nothing is done again
+    assert run(ZERO_SHOT.main, *flags)[0] == 0

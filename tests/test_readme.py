@@ -59,7 +59,7 @@ SECTIONS = [
             ("deploy/simple_serving", ("server", "client")),
             ("deploy/triton_serving", ("build_repository", "seqcls_grpc_client", "seqcls_http_client")),
             ("retrieval_based", ("train", "recall", "evaluate", "predict", "export_model", "index")),
-            ("few-shot", ("train", "infer")),
+            ("few-shot", ("zero_shot", "train", "infer")),
         )
         for name in names
     ),

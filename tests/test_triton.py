@@ -17,6 +17,7 @@ from triton_server import TEXTS, assert_same, client, names_and_scores, triton_s
 import build_repository as script
 import predict
 from serving import wait_until
+from text_cls.serving import open_predictor
 from text_cls.serving.predictor import Predictor
 
 
@@ -98,6 +99,17 @@ def test_answers_are_the_predictors(served, trained, count):
     outputs = served.server.infer("seqcls", texts)
     assert_same(outputs, served.predictor, texts)
     assert len(outputs["label"]) == count and (outputs["label"] >= 0).any()
+
+
+def test_a_retrieval_bundle(triton, retrieval, trained, tmp_path):
+    """Triton searches the bundle's index as the bundle's own predictor does."""
+    bundle = retrieval["news", "labels"]
+    assert script.main(["--bundle", str(bundle), "--output", str(tmp_path / "models")]) == 0
+    texts = [*TEXTS, *(line.partition("\t")[0] for line in lines_of(trained["news"][0] / "dev.txt")[:8])]
+    with triton_server(tmp_path / "models", tmp_path / "log.txt") as server:
+        outputs = server.infer("seqcls", texts)
+    assert_same(outputs, open_predictor(str(bundle), num_threads=1), texts)
+    assert (outputs["label"] >= 0).any()
 
 
 def test_a_request_that_is_too_large_is_refused(served):

@@ -6,16 +6,21 @@ A stand-in plays Triton, so that it is certain which requests share a run. tests
 import json
 import re
 import runpy
+import shutil
 import sys
 from types import ModuleType
 
 import numpy as np
 import onnxruntime
 import pytest
+from conftest import ROOT, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retrieval_bundles import put_index
 
 import build_repository as script
+from text_cls.search.embedded_index import EmbeddedIndex
+from text_cls.serving import open_predictor
 
 IDS, TYPES = "input_ids", "token_type_ids"
 
@@ -230,3 +235,37 @@ def test_logits_of_a_wrong_shape(load, wrong):
     postprocess = load("seqcls_postprocess")
     good, bad = postprocess.execute([logits((2, 55), (2, 1)), wrong])
     assert "POST_INPUT must be [n, 55]" in bad.error().message() and len(named(good, "POST_label").array) == 2
+
+
+@pytest.mark.parametrize("corpus", ["labels", "rows", "calibrated"])
+def test_a_retrieval_bundle_gets_the_predictors_labels(retrieval, monkeypatch, tmp_path, corpus):
+    """The bundle's vectors and its index: names and scores are those of the bundle's own predictor."""
+    bundle = retrieval["news", "rows" if corpus == "rows" else "labels"]
+    if corpus == "calibrated":
+        bundle = shutil.copytree(bundle, tmp_path / "bundle")
+        search = {"vote": False, "neighbours": 50, "calibration": {"slope": 20.0, "offset": -8.0}}
+        put_index(bundle, EmbeddedIndex.open(str(bundle)), search=search)
+    assert script.main(["--bundle", str(bundle), "--output", str(tmp_path / "models")]) == 0
+    load, ours = loader(tmp_path / "models", monkeypatch), open_predictor(str(bundle), num_threads=1)
+    texts = [line.partition("\t")[0] for line in lines_of(ROOT / "data/dev.txt")[:20]]
+    vectors = ours.embed(texts)
+    none = np.full((len(texts), 1), b"", object)
+    request = Request([Tensor("POST_INPUT", vectors), Tensor("POST_error", none)])
+    (answer,) = load("seqcls_postprocess").execute([request])
+    found = [set(row) - {b""} for row in named(answer, "POST_label_name").array]
+    scores = named(answer, "POST_confidence").array
+    for row, confidence, (names, wanted) in zip(found, scores, ours.predict(texts), strict=True):
+        assert row == {name.encode("utf-8") for name in names}
+        assert confidence[: len(wanted)] == pytest.approx(wanted, abs=1e-6)
+    assert any(found)
+    malformed = Request([Tensor("POST_INPUT", vectors[:, 1:]), Tensor("POST_error", none)])
+    (refused,) = load("seqcls_postprocess").execute([malformed])
+    assert f"POST_INPUT must be [n, {ours.columns}]" in refused.error().message()
+
+
+def test_vectors_that_padding_changes_are_refused(retrieval, monkeypatch, tmp_path):
+    assert script.main(["--bundle", str(retrieval["news", "labels"]), "--output", str(tmp_path / "models")]) == 0
+    batcher = loader(tmp_path / "models", monkeypatch)("seqcls_batcher")
+    assert batcher.output == "embedding"
+    monkeypatch.setattr(batcher, "difference_by_padding", lambda: 0.02)
+    assert "computes rows with padding wrongly" in batcher.execute([ids(ROW)])[0].error().message()

@@ -1,6 +1,7 @@
 """What build_repository.py writes for a bundle, and when it refuses."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -93,6 +94,17 @@ def test_a_damaged_bundle_is_refused_and_an_existing_repository_stays(bundle, ru
     status, log = run(script.main, "--bundle", tmp_path / "nowhere", "--output", tmp_path / "other")
     assert status == 2 and "name a folder that export_model.py or prune.py wrote" in log
     assert not (tmp_path / "other").exists()
+
+
+def test_an_index_that_triton_cannot_search_is_refused(retrieval, run, tmp_path):
+    milvus = {"kind": "milvus", "uri": "http://127.0.0.1:1", "collection": "labels"}
+    for index, message in ((milvus, "its index is in Milvus"), (None, "it has no index yet")):
+        folder = shutil.copytree(retrieval["news", "labels"], tmp_path / f"bundle{bool(index)}")
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "index": index}), encoding="utf-8")
+        status, log = run(script.main, "--bundle", folder, "--output", tmp_path / "models")
+        assert status == 2 and message in log and f"index.py build --bundle {folder} --corpus labels" in log
+        assert not (tmp_path / "models").exists()
 
 
 def test_only_a_repository_is_replaced(bundles, run, tmp_path):

@@ -30,6 +30,7 @@ from text_cls.schema import (
     fields,
     list_of,
     map_of,
+    number,
     one_of,
     or_null,
     parse_json,
@@ -64,11 +65,12 @@ _FIELDS = {
     "variants": list_of(one_of(*VARIANTS)),
     "files": map_of(SHA256, key=FILE_NAME),
 }
+_CALIBRATION = fields({"slope": number(0, 1e6), "offset": number(-1e6, 1e6)})  # of `search.label_scores`
 _RETRIEVAL_FIELDS = {
     "kind": one_of(RETRIEVAL),
     "width": whole(1),
     "corpus": one_of("labels", "rows"),
-    "search": fields({"vote": FLAG, "neighbours": whole(1)}),
+    "search": fields({"vote": FLAG, "neighbours": whole(1)}, {"calibration": _CALIBRATION}),
     "index": or_null(
         by_kind({"embedded": fields({}), "milvus": fields({"uri": TEXT, "collection": TEXT}, {"bundle": TEXT})})
     ),
@@ -278,6 +280,8 @@ def _contradictions(manifest):
     longest = manifest["longest_input"]
     if longest and manifest["max_seq_length"] > longest:
         yield f"max_seq_length {manifest['max_seq_length']} is above longest_input {longest}"
+    if manifest.get("kind") == RETRIEVAL and manifest["search"]["vote"] and "calibration" in manifest["search"]:
+        yield "search.calibration is for cosines, not for votes"
     needed = {"label.txt", DECISION, "tokenizer_config.json"}
     needed |= {VARIANTS[variant] for variant in manifest["variants"]}
     if "tokenizer.json" not in manifest["files"]:  # Hugging Face's, which needs no other file

@@ -254,7 +254,10 @@ class Rows:
         """`count` random rows in the file's order; all rows if `count` is None or larger than their number."""
         if count is None or count >= len(self):
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
+
+    def take(self, chosen: np.ndarray) -> "Rows":
+        """Some of the rows, at least one, by their numbers: an int array."""
         texts = Texts()
         for i in chosen:
             texts.append(self.texts[i])

@@ -1,4 +1,4 @@
-"""Write a Triton model repository from a bundle of export_model.py or prune.py.
+"""Write a Triton model repository from a bundle.
 
     python build_repository.py --bundle ../../export --output models
     python build_repository.py --bundle ../../export --output models --device gpu --use_fp16
@@ -23,7 +23,7 @@ from text_cls.cli import UserError, command, logger, positive_int
 from text_cls.locks import write_lock
 
 PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
-UNUSED_CODE = shutil.ignore_patterns("neural", "search", "serving", "__pycache__")  # parts of text_cls not needed
+UNUSED_CODE = shutil.ignore_patterns("neural", "serving", "__pycache__")  # parts of text_cls not needed
 MODELS = {*PYTHON_MODELS, "seqcls_model", "seqcls"}
 LIMITS = ("vocab_size", "type_vocab_size", "longest_input")  # of the manifest: what the graph takes
 QUEUE = 1024  # maximum requests waiting for the tokenizer, and for the graph
@@ -164,14 +164,27 @@ def vocabulary_size(bundle):
     return size
 
 
+def index_problem(bundle):
+    """Why Triton cannot serve a bundle for its index, or None: it has to be in the bundle, if it is of that kind."""
+    from text_cls.bundle import RETRIEVAL
+
+    index = bundle.manifest.get("index")
+    if bundle.kind != RETRIEVAL or index == {"kind": "embedded"}:
+        return None
+    where = "its index is in Milvus, which Triton does not ask" if index else "it has no index yet"
+    return f"{bundle.folder}: {where}; python retrieval_based/index.py build --bundle {bundle.folder} --corpus labels"
+
+
 def fill(folder, args):
     """Writes the repository of --bundle into a folder. Returns the bundle's manifest."""
-    from text_cls.bundle import CLASSIFICATION, open_bundle
+    from text_cls.bundle import open_bundle
     from text_cls.files import atomic_write
 
     for name in os.listdir(folder):  # of an attempt during which the bundle changed
         shutil.rmtree(os.path.join(folder, name))
-    bundle = open_bundle(args.bundle, CLASSIFICATION)
+    bundle = open_bundle(args.bundle)
+    if problem := index_problem(bundle):
+        raise UserError(problem)
     graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
     digest = bundle.manifest["files"][os.path.basename(graph)]
     manifest = dict(bundle.manifest)

@@ -133,18 +133,23 @@ def reads_labels(start: str | None) -> bool:
     return start in ("labels", "linear+labels")
 
 
-def label_vectors(options, checkpoint):
-    """Mean features of each label's descriptions, or of its name: float32 array [labels, width].
+def texts_of_label(labels, name):
+    """The texts that say what a label means: its descriptions, or its name.
 
     In a hierarchy, the name is read twice: its last level, and the whole path. The mean of both finds more labels than
     either alone.
     """
+    levels = split_path(name)
+    return labels.descriptions.get(name) or [levels[-1], " ".join(levels)]
+
+
+def label_vectors(options, checkpoint):
+    """Mean features of the texts of each label: float32 array [labels, width]."""
     from text_cls.neural.model import encode, predict_features
 
     labels, texts, ends = checkpoint.labels, [], []
     for name in labels.names:
-        levels = split_path(name)
-        texts += labels.descriptions.get(name) or [levels[-1], " ".join(levels)]
+        texts += texts_of_label(labels, name)
         ends.append(len(texts))
     tokens = encode(texts, checkpoint.tokenizer, checkpoint.model, options.max_seq_length)
     features = predict_features(checkpoint.model, tokens, options.batch_size)
@@ -258,14 +263,14 @@ def weights_of_vectors(
     rates = np.where(present, rates, np.median(rates[present])) if present.any() else rates
     losses, biases = [], []
     for slope in SLOPES:
-        biases.append(_bias_for(slope * scores, rates))
+        biases.append(bias_for(slope * scores, rates))
         logits = (slope * scores + biases[-1])[:, present]
         losses.append(np.logaddexp(0, np.where(targets[:, present], -logits, logits)).mean() if present.any() else 0)
     best = int(np.argmin(losses))
     return SLOPES[best] * weight, biases[best]
 
 
-def _bias_for(logits, rates):
+def bias_for(logits, rates):
     """The bias of each label with which its mean probability is its rate, by bisection: float64 [labels]."""
     low, high = np.full(len(rates), -50.0), np.full(len(rates), 50.0)
     for _ in range(40):

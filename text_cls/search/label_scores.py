@@ -10,6 +10,7 @@ import numpy as np
 
 from text_cls.decision import Decision
 from text_cls.label_tree import depths, split_path
+from text_cls.probabilities import sigmoid
 
 # How many of the nearest entries count, unless the user or the bundle says otherwise.
 NEIGHBOURS = 50  # of label texts, or of rows that do not vote
@@ -123,7 +124,7 @@ def vote_decision(decision):
     return replace(decision, threshold=0.5, none_below=None, temperature=1.0)
 
 
-def label_scores(found, labels, vote=False):
+def label_scores(found, labels, vote=False, calibration=None):
     """The score of every label for each query.
 
     An entry counts for its labels and all their ancestors, so that a parent never scores less than its children.
@@ -133,6 +134,7 @@ def label_scores(found, labels, vote=False):
         labels: `rows.Labels`.
         vote: False, for label texts: a label's score is the highest cosine of the entries that count for it. True, for
             labelled rows: the score is the share of these entries in the sum of the cosines of all entries found.
+        calibration: {"slope", "offset"} of the sigmoid that makes probabilities of cosines; None for the cosines.
     Returns:
         float32 array [q, labels], from 0 (also for negative cosines, or if nothing was found) to 1.
     """
@@ -153,6 +155,8 @@ def label_scores(found, labels, vote=False):
         scores.reshape(-1)[cells] = np.minimum(1, np.divide(sums, total, out=np.zeros(len(cells)), where=total > 0))
     else:
         np.maximum.at(scores, (rows, columns), weights.astype(np.float32))
+        if calibration:
+            scores = sigmoid(calibration["slope"] * scores + calibration["offset"])
     return scores
 
 

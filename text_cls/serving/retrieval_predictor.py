@@ -90,7 +90,8 @@ class RetrievalPredictor(Predictor):
 
     def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:
         """The score of each label, from 0 to 1: float32 array [rows, labels], from the vectors of `run`."""
-        return label_scores(self.search(outputs), self.labels, self.bundle.manifest["search"]["vote"])
+        search = self.bundle.manifest["search"]
+        return label_scores(self.search(outputs), self.labels, search["vote"], search.get("calibration"))
 
     def reopened(self) -> "RetrievalPredictor":
         """The same encoder with the labels, the decision and the index that are in the bundle's folder now.
