@@ -1,0 +1,258 @@
+"""Texts that are longer than the model reads: cut, read at both ends, or read whole in windows.
+
+A window is a stretch of a text, read as if it were a text of its own. So every tokenizer and every consumer of a bundle
+has the same windows, and their places are places in the text. The logits of a text's windows are pooled for each label;
+thresholds and hierarchy then apply to the text.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from text_cls.batching import Encoded
+from text_cls.schema import fields, one_of, or_null, whole
+
+CUT, HEAD_TAIL, WINDOWS = MODES = ("cut", "head_tail", "windows")
+MAX, LSE = POOLINGS = ("max", "lse")
+MOST = 256  # windows of a text
+# Of the tokens that are kept: 128 at the beginning and 382 at the end were best in Sun et al. 2019, arXiv:1905.05583.
+HEAD = 0.25
+FULL = 0.75  # a window that is at least this full ends with a sentence
+AT_ONCE = 256  # texts that are split together, to limit memory
+# Ends of sentences, with the quotes and brackets that close them; then ends of clauses.
+_END = re.compile(r"(?:[。！？；!?;…\n]+|\.(?=\s))[”’」』）)\]】\"']*\s*|(?:[，、：]|[,:](?=\s))\s*")
+_OF_CLAUSE = frozenset("，、：,:")
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """How texts of more than `max_seq_length` tokens are read.
+
+    mode: "cut" reads their beginning, "head_tail" a quarter of the tokens at the beginning and the rest at the end,
+    "windows" all of them. The others are for windows. stride: tokens from the beginning of a window to that of the
+    next; None for windows that do not overlap. max_windows: of a text; what follows is not read. pooling: "max", the
+    highest logit; "lse", log(sum(exp(logits))), to which all windows contribute.
+    """
+
+    mode: str = CUT
+    stride: int | None = None
+    max_windows: int = MOST
+    pooling: str = MAX
+
+    def record(self) -> dict[str, Any]:
+        """What a manifest says, as `LongTexts(**record)` reads it."""
+        return asdict(self)
+
+
+RECORD = fields(
+    {"mode": one_of(*MODES), "stride": or_null(whole(1)), "max_windows": whole(1), "pooling": one_of(*POOLINGS)},
+    others=False,
+)
+
+
+@dataclass
+class Windows:
+    """The windows of many texts, and their tokens.
+
+    tokens: `Encoded`, a row for each window, text after text. offsets: int64 [texts + 1], where the windows of each
+    text begin. spans: int64 [windows, 2], each window's first character in its text, and the one after its last.
+    truncated: number of texts that are not read to their end.
+    """
+
+    tokens: Encoded
+    offsets: np.ndarray
+    spans: np.ndarray
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, in all its windows: int64 [texts]."""
+        return np.diff(self.tokens.offsets[self.offsets])
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Windows of each text: int64 [texts]."""
+        return np.diff(self.offsets)
+
+    def of(self, texts: np.ndarray) -> np.ndarray:
+        """Numbers of the windows of some texts, text after text."""
+        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in texts])
+
+
+# ----------------------------------------------------------------------------------------------------------- splitting
+
+
+def split_texts(
+    texts: Sequence[str], count: Callable[[list[str]], Sequence[int]], room: int, how: LongTexts
+) -> tuple[list[list[tuple[int, int]]], int]:
+    """The windows of texts.
+
+    A window that is full enough ends with a sentence, else where a clause ends, else anywhere but, if possible, not in
+    a word.
+
+    Args:
+        count: function of texts that returns their numbers of tokens, without special ones.
+        room: most tokens of a window, without special ones.
+    Returns:
+        (start, end) of the windows of each text, at least one; and the number of texts with more than
+        `how.max_windows`, of which these are the first.
+    """
+    windows = [[(0, len(text))] for text in texts]
+    long = [i for i, size in enumerate(count(list(texts))) if size > room]
+    for i, pieces in zip(long, _pieces([texts[i] for i in long], count, room)):
+        windows[i] = _packed(pieces, room, how.stride)
+    _split_too_long(texts, windows, long, count, room)
+    truncated = sum(len(found) > how.max_windows for found in windows)
+    return [found[: how.max_windows] for found in windows], truncated
+
+
+def _pieces(texts, count, room):
+    """[(start, end, tokens, whether it ends a sentence)] of each text, each of at most `room` tokens."""
+    pieces = []  # [text, start, end, whether it ends a sentence, tokens]
+    for i, text in enumerate(texts):
+        start = 0
+        for end in _END.finditer(text):
+            pieces.append([i, start, end.end(), end[0][0] not in _OF_CLAUSE, None])
+            start = end.end()
+        if start < len(text):
+            pieces.append([i, start, len(text), True, None])
+    while new := [piece for piece in pieces if piece[4] is None]:
+        for piece, size in zip(new, count([texts[i][start:end] for i, start, end, *_ in new])):
+            piece[4] = size
+        pieces = [half for piece in pieces for half in _halved(texts, piece, room)]
+    found = [[] for _ in texts]
+    for i, start, end, closes, size in pieces:
+        found[i].append((start, end, size, closes))
+    return found
+
+
+def _halved(texts, piece, room):
+    """The piece, or if it has too many tokens, its halves, which must be counted."""
+    i, start, end, closes, size = piece
+    if size <= room or end - start < 2:
+        return [piece]
+    middle = _middle(texts[i], start, end)
+    return [[i, start, middle, False, None], [i, middle, end, closes, None]]
+
+
+def _middle(text, start, end):
+    """Where to divide a stretch of a text: behind the last space in the middle half of it, else in the middle."""
+    quarter = (end - start) // 4
+    space = text.rfind(" ", start + quarter, end - quarter)
+    return space + 1 if space >= 0 else (start + end) // 2
+
+
+def _packed(pieces, room, stride):
+    """(start, end) of windows made of consecutive pieces of a text."""
+    sums = np.cumsum([0, *(size for _, _, size, _ in pieces)])
+    windows, first = [], 0
+    while True:
+        last = max(first + 1, int(np.searchsorted(sums, sums[first] + room, side="right")) - 1)
+        if last < len(pieces):
+            ends = (k for k in range(last, first, -1) if pieces[k - 1][3] and sums[k] - sums[first] >= FULL * room)
+            last = next(ends, last)
+        windows.append((pieces[first][0], pieces[last - 1][1]))
+        if last == len(pieces):
+            return windows
+        following = last if stride is None else int(np.searchsorted(sums, sums[first] + stride))
+        first = max(first + 1, min(last, following))
+
+
+def _split_too_long(texts, windows, long, count, room):
+    """Halves windows that have more tokens than their pieces together, as some tokenizers make; changes `windows`."""
+    while long:
+        places = [(i, k) for i in long for k in range(len(windows[i]))]
+        sizes = count([texts[i][slice(*windows[i][k])] for i, k in places])
+        long = []
+        for (i, k), size in reversed([*zip(places, sizes)]):
+            start, end = windows[i][k]
+            if size > room and end - start > 1:
+                middle = _middle(texts[i], start, end)
+                windows[i][k : k + 1] = [(start, middle), (middle, end)]
+                long += [i] * (i not in long)
+
+
+def make_windows(
+    texts: Sequence[str],
+    count: Callable[[list[str]], Sequence[int]],
+    room: int,
+    how: LongTexts,
+    encode: Callable[[list[str]], Encoded],
+) -> Windows:
+    """Splits texts and encodes their windows.
+
+    Args:
+        count, room, how: as in `split_texts`.
+        encode: function of texts that returns their tokens.
+    """
+    spans, counts, parts, truncated = [], [0], [], 0
+    for start in range(0, max(1, len(texts)), AT_ONCE):
+        some = [texts[i] for i in range(start, min(start + AT_ONCE, len(texts)))]
+        found, unread = split_texts(some, count, room, how)
+        parts.append(encode([text[first:end] for text, of_text in zip(some, found) for first, end in of_text]))
+        spans += [span for of_text in found for span in of_text]
+        counts += map(len, found)
+        truncated += unread
+    offsets = np.cumsum(counts, dtype=np.int64)
+    return Windows(joined(parts), offsets, np.array(spans, dtype=np.int64).reshape(-1, 2), truncated)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The rows of several `Encoded`, one after another."""
+    first = parts[0]
+    return Encoded(
+        {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns},
+        np.cumsum([0, *(length for part in parts for length in part.lengths)], dtype=np.int64),
+        first.padding,
+        first.pad_left,
+        first.with_mask,
+        sum(part.truncated for part in parts),
+    )
+
+
+def keep_ends(tokens: Encoded, max_length: int) -> Encoded:
+    """Rows of at most `max_length` tokens: of a longer one, a quarter from its beginning, the rest from its end."""
+    lengths, head = tokens.lengths, 1 + int(HEAD * (max_length - 2))
+    excess = np.maximum(0, lengths - max_length)
+    offsets = np.cumsum([0, *(lengths - excess)], dtype=np.int64)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))  # in its row
+    source = np.repeat(tokens.offsets[:-1], np.diff(offsets)) + place
+    source += np.where(place >= head, np.repeat(excess, np.diff(offsets)), 0)
+    columns = {name: values[source] for name, values in tokens.columns.items()}
+    cut = int((excess > 0).sum())
+    return Encoded(columns, offsets, tokens.padding, tokens.pad_left, tokens.with_mask, cut)
+
+
+# ------------------------------------------------------------------------------------------------------------- pooling
+
+
+def pool(logits: np.ndarray, counts: np.ndarray, pooling: str) -> np.ndarray:
+    """The logits of texts: float32 [texts, labels]. Those of a text with one window are that window's.
+
+    Args:
+        logits: float32 [windows, labels], text after text.
+        counts: int [texts], windows of each text, at least one.
+        pooling: one of `POOLINGS`.
+    """
+    if len(logits) == len(counts):
+        return logits
+    starts = np.cumsum([0, *counts[:-1]])
+    highest = np.maximum.reduceat(logits, starts, axis=0)
+    if pooling == MAX:
+        return highest
+    return highest + np.log(np.add.reduceat(np.exp(logits - np.repeat(highest, counts, axis=0)), starts, axis=0))
+
+
+def deciding_windows(logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Number, in its text, of the window with the highest logit of each label: int64 [texts, labels].
+
+    logits, counts: as in `pool`.
+    """
+    starts = np.cumsum([0, *counts])
+    return np.array([logits[start:end].argmax(axis=0) for start, end in zip(starts, starts[1:])])
