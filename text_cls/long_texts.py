@@ -6,7 +6,7 @@ thresholds and hierarchy then apply to the text.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from text_cls.schema import fields, one_of, or_null, whole
 CUT, HEAD_TAIL, WINDOWS = MODES = ("cut", "head_tail", "windows")
 MAX, LSE = POOLINGS = ("max", "lse")
 MOST = 256  # windows of a text
+WHOLE = 1 << 30  # tokens: more than any text has
 # Of the tokens that are kept: 128 at the beginning and 382 at the end were best in Sun et al. 2019, arXiv:1905.05583.
 HEAD = 0.25
 FULL = 0.75  # a window that is at least this full ends with a sentence
@@ -178,6 +179,19 @@ def _split_too_long(texts, windows, long, count, room):
                 long += [i] * (i not in long)
 
 
+def texts_in_parts(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Yields lists of consecutive texts, of at least this many characters, and less than one text more."""
+    part, size = [], 0
+    for text in texts:
+        part.append(text)
+        size += len(text)
+        if size >= characters:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
 def make_windows(
     texts: Sequence[str],
     count: Callable[[list[str]], Sequence[int]],
@@ -201,6 +215,32 @@ def make_windows(
         truncated += unread
     offsets = np.cumsum(counts, dtype=np.int64)
     return Windows(joined(parts), offsets, np.array(spans, dtype=np.int64).reshape(-1, 2), truncated)
+
+
+def encode_as(
+    how: LongTexts,
+    tokenizer: Any,
+    pack: Callable[[list[np.ndarray]], Encoded],
+    texts: Sequence[str],
+    max_seq_length: int,
+) -> Encoded | Windows:
+    """The tokens of texts that a bundle's model reads: `Windows`, or without windows `Encoded`, a row for each text.
+
+    Args:
+        tokenizer: what `tokenization.load_tokenizer` returns.
+        pack: function of rows of token ids that returns their `Encoded`.
+        max_seq_length: most tokens of a row.
+    """
+    if how.mode == CUT:
+        return pack(tokenizer.encode(texts, max_seq_length))
+    if how.mode == HEAD_TAIL:
+        return keep_ends(pack(tokenizer.encode(texts, WHOLE)), max_seq_length)
+
+    def count(some):
+        return [len(row) - tokenizer.fixed for row in tokenizer.encode(some, WHOLE)]
+
+    room = max_seq_length - tokenizer.fixed
+    return make_windows(texts, count, room, how, lambda some: pack(tokenizer.encode(some, max_seq_length)))
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -256,3 +296,31 @@ def deciding_windows(logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
     starts = np.cumsum([0, *counts])
     return np.array([logits[start:end].argmax(axis=0) for start, end in zip(starts, starts[1:])])
+
+
+def passages(windows: Windows, logits: np.ndarray, first: int = 0) -> np.ndarray:
+    """The deciding window of each label, as its (start, end) in the text: int64 [texts, labels, 2].
+
+    logits: as in `pool`, of the windows of consecutive texts, the first of which has the number `first`.
+    """
+    last = int(np.searchsorted(windows.offsets, windows.offsets[first] + len(logits)))
+    best = deciding_windows(logits, windows.counts[first:last])
+    return windows.spans[windows.offsets[first:last, None] + best]
+
+
+# ------------------------------------------------------------------------------------------------------------ messages
+
+
+def evidence_problem(how: LongTexts) -> str | None:
+    """Why a model has no passages to show, or None if it has."""
+    if how.mode == WINDOWS:
+        return None
+    return "this model does not read long texts in windows, so that it has no evidence; train one with --long_texts windows"
+
+
+def unread_text(texts: int, how: LongTexts) -> str:
+    """What to log about the number of texts that were not read to their end."""
+    return (
+        f"{texts} texts have more windows than the {how.max_windows} that the model reads; their ends were not read. "
+        "Train with a larger --max_windows to read more"
+    )
