@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, read_unchanged, recover_folder, sha256, write_json
+from text_cls.long_texts import RECORD, LongTexts
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import (
     FILE_NAME,
@@ -75,9 +76,10 @@ _OPTIONAL_FIELDS = {
     "versions": map_of(TEXT),
     "unmeasured": list_of(one_of(*VARIANTS)),
 }
+_CLASSIFICATION_FIELDS = {"long_texts": RECORD}  # all optional
 _CHECK = by_kind(
     {
-        CLASSIFICATION: fields(_FIELDS, _OPTIONAL_FIELDS),
+        CLASSIFICATION: fields(_FIELDS, {**_OPTIONAL_FIELDS, **_CLASSIFICATION_FIELDS}),
         RETRIEVAL: fields({**_FIELDS, **_RETRIEVAL_FIELDS}, _OPTIONAL_FIELDS),
     },
     default=CLASSIFICATION,
@@ -98,6 +100,11 @@ class Bundle:
     def kind(self) -> str:
         """One of `KINDS`."""
         return self.manifest.get("kind", CLASSIFICATION)
+
+    @property
+    def long_texts(self) -> LongTexts:
+        """How texts are read that are longer than max_seq_length; a bundle that does not say it cuts them."""
+        return LongTexts(**self.manifest.get("long_texts", {}))
 
     def onnx_file(self, variant: str) -> str:
         """The path of a variant's graph. Raises UserError if the bundle does not have it."""
