@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
 from text_cls.rows import LINE_BREAKS, one_line
 
@@ -24,13 +25,15 @@ def add_model_flags(
     label_help="labels; if the file exists, it must be the model's (%(default)s)",
     group=None,
 ):
-    """Adds --dataset_dir and --label_file; to `group`, --params_path, --device, --max_seq_length and --batch_size."""
+    """Adds --dataset_dir and --label_file; to `group`, --params_path, --device, those of the texts' length, and
+    --batch_size."""
     parser.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
     parser.add_argument("--label_file", default="label.txt", help=label_help)
     group = group or parser
     group.add_argument("--params_path", default=params_path, help=params_help)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
     group.add_argument("--max_seq_length", type=positive_int, help="maximum tokens per text (as in training; 128)")
+    long_text_flags.add_model_flags(group)
     group.add_argument("--batch_size", type=positive_int, default=batch_size, help=batch_help)
 
 
@@ -42,7 +45,12 @@ def open_model(args, problems):
     from text_cls.neural.checkpoint import open_checkpoint
 
     label_file = os.path.join(args.dataset_dir, args.label_file)
-    return open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
+    checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
+    changed = {name: getattr(args, name) for name in ("long_texts", "stride", "max_windows")}
+    checkpoint.long_texts = long_text_flags.overridden(checkpoint.long_texts, **changed)
+    for problem in long_text_flags.problems_of(checkpoint.long_texts, length):
+        problems.add(problem)
+    return checkpoint, length
 
 
 def load_weights(checkpoint, device, environment):
@@ -55,10 +63,10 @@ def load_weights(checkpoint, device, environment):
 
 
 def encode_texts(checkpoint, texts, max_seq_length):
-    """Tokens of texts as `batching.Encoded`."""
-    from text_cls.neural.model import encode
+    """Tokens of texts, as `batching.Encoded` or `long_texts.Windows`."""
+    from text_cls.neural.windows import encode_long
 
-    return encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    return encode_long(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length, checkpoint.long_texts)
 
 
 def probabilities_of(checkpoint, texts, max_seq_length, batch_size):

@@ -60,13 +60,14 @@ class Windows:
 
     tokens: `Encoded`, a row for each window, text after text. offsets: int64 [texts + 1], where the windows of each
     text begin. spans: int64 [windows, 2], each window's first character in its text, and the one after its last.
-    truncated: number of texts that are not read to their end.
+    truncated: number of texts that are not read to their end. pooling: of `LongTexts`.
     """
 
     tokens: Encoded
     offsets: np.ndarray
     spans: np.ndarray
     truncated: int
+    pooling: str
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -214,7 +215,7 @@ def make_windows(
         counts += map(len, found)
         truncated += unread
     offsets = np.cumsum(counts, dtype=np.int64)
-    return Windows(joined(parts), offsets, np.array(spans, dtype=np.int64).reshape(-1, 2), truncated)
+    return Windows(joined(parts), offsets, np.array(spans, dtype=np.int64).reshape(-1, 2), truncated, how.pooling)
 
 
 def encode_as(

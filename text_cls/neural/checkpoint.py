@@ -26,6 +26,8 @@ from text_cls.cli import Problems, UserError, logger
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, recover_folder, sha256, write_json
 from text_cls.label_names import tidy_name
+from text_cls.long_text_flags import of_arguments
+from text_cls.long_texts import LongTexts
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
@@ -64,6 +66,7 @@ class Checkpoint:
     run: dict  # the contents of run.json
     longest: int | None = None  # maximum tokens of the model
     path: str | None = None  # the folder it was read from
+    long_texts: LongTexts = LongTexts()
 
 
 def last_folder(save_dir):
@@ -160,7 +163,8 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
     config = _read_config(path)
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
-    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path)
+    how = of_arguments(run.get("arguments", {}))
+    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path, how)
 
 
 def _read_config(path):
