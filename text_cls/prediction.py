@@ -176,7 +176,7 @@ def log_passages(text, names, passages):
     for name, passage in zip(names, passages):
         labels.setdefault(tuple(passage), []).append(name)
     for (start, end), decided in labels.items():
-        logger.info("evidence for %s, %d..%d: %s", ",".join(decided), start, end, one_line(text[start:end]))
+        logger.info("evidence for %s: %s", ",".join(decided), one_line(text[start:end]))
 
 
 def log_flat(text, names):

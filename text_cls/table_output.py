@@ -75,7 +75,8 @@ class Output:
         """
         write = {".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".parquet": _parquet}.get(extension(self.path), _rows)
         with atomic_write(self.path) as file, write(file, texts, self) as write_window:
-            yield write_window
+            in_cells = self.with_evidence and self.is_table and texts.is_table
+            yield _in_cells(texts, write_window) if in_cells else write_window
 
     def added(self, names, scores, passages=()):
         """The added values of a row: {column: list}."""
@@ -86,6 +87,16 @@ class Output:
         if self.with_evidence:
             row["evidence"] = [list(passage) for passage in passages]
         return row
+
+
+def _in_cells(texts, write):
+    """Writes with the passages as places in the cells of a table, whose texts are read without line breaks."""
+
+    def write_window(window, answers):
+        pairs = zip(window.records, answers)
+        write(window, [(*some[:2], *(texts.passages(record, each) for each in some[2:])) for record, some in pairs])
+
+    return write_window
 
 
 def joined_scores(scores):

@@ -70,6 +70,7 @@ def parse_args(argv=None):
 
 def measure(predictor, path):
     """Logs F1 on labelled rows, and the time per text of tokenisation, of the model, and in total."""
+    from text_cls.long_texts import Windows
     from text_cls.rows import read_rows
     from text_cls.scores import scores
 
@@ -82,6 +83,7 @@ def measure(predictor, path):
     encoded = predictor.encode(texts)
     tokenised = time.perf_counter()
     outputs = predictor.run(encoded)
+    predictor.unread = encoded.truncated if isinstance(encoded, Windows) else 0  # not those of the warm-up
     computed = time.perf_counter()
     predicted = predictor.decision.decide(predictor.probabilities_of(outputs), parents)
     decided = time.perf_counter()

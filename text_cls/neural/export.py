@@ -17,11 +17,11 @@ from text_cls.batching import sorted_batches
 from text_cls.bundle import VARIANTS, files_of_bundle, write_manifest
 from text_cls.cli import UserError
 from text_cls.files import atomic_folder, overwrite_problem
+from text_cls.long_texts import CUT, Windows
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input, predict_logits
 from text_cls.neural.onnx_graph import optimise
-from text_cls.long_texts import CUT, Windows
 from text_cls.rows import read_texts
 from text_cls.scores import scores
 from text_cls.tokenization import load_tokenizer

@@ -60,9 +60,10 @@ def bundle_of(prefix):
 
 
 class Predictor:
-    """Predicts labels with one bundle. Texts of more than `max_seq_length` tokens are read as the bundle's manifest says.
+    """Predicts labels with one bundle.
 
-    `long_texts`: how, a `LongTexts`. `unread`: number of texts so far that had more than its `max_windows`.
+    `long_texts`: a `LongTexts`, how the bundle reads texts of more than `max_seq_length` tokens. `unread`: number of
+    texts so far that had more windows than it allows.
 
     Args:
         folder: what export_model.py or prune.py wrote. Every file must match manifest.json.
@@ -183,7 +184,8 @@ class Predictor:
             batches: row numbers of each batch; None, as for `Windows`, to batch by length.
         """
         if isinstance(encoded, Windows):
-            return np.concatenate([pooled for pooled, _ in self._pooled(encoded)])
+            none = np.zeros((0, self.columns), dtype=np.float32)
+            return np.concatenate([none, *(pooled for pooled, _ in self._pooled(encoded))])
         return self._run(encoded, budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches)
 
     def _run(self, encoded, batches, first=0, last=None):
