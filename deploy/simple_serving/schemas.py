@@ -50,7 +50,7 @@ class Parameters(_Strict):
         "decision (min_k, max_k, none_below, hierarchy) applies as before",
     )
     evidence: bool | None = Field(
-        None, description="return the passage that decided each label; only if long_texts of /info is windows"
+        None, description="return the passage that decided each label; only if the mode of long_texts is windows"
     )
 
 
@@ -84,7 +84,9 @@ class Info(BaseModel):
     model: str
     bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
     max_seq_len: int = Field(description="maximum tokens per text or window, unless a request sets another number")
-    long_texts: str = Field(description="how longer texts are read: cut, head_tail or windows")
+    long_texts: dict[str, str | int | None] = Field(
+        description="how longer texts are read: mode is cut, head_tail or windows, of which a text has max_windows"
+    )
     limits: dict[str, int | float]
 
 

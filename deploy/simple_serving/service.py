@@ -160,7 +160,7 @@ class Service:
             "model": predictor.bundle.manifest["model"],
             "bundle": predictor.bundle.digest,
             "max_seq_len": predictor.max_seq_length,
-            "long_texts": predictor.long_texts.mode,
+            "long_texts": predictor.long_texts.record(),
             "limits": self.limits,
         }
 
