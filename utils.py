@@ -8,6 +8,7 @@ import numpy as np
 
 from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
+from text_cls.long_texts import WINDOWS
 from text_cls.rows import LINE_BREAKS, one_line
 
 CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
@@ -74,6 +75,23 @@ def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
     from text_cls.neural.model import predict_probabilities
 
     return predict_probabilities(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), batch_size)
+
+
+def probabilities_and_passages(checkpoint, texts, max_seq_length, batch_size):
+    """The probabilities of texts, and for each label the passage that decided it: the window with the highest logit.
+
+    Returns:
+        float32 array [texts, labels]; int32 array [texts, labels, 2], the passage's first character and the one after
+        its last, or None if long texts are not read in windows.
+    """
+    from text_cls.neural.model import predict_passages, predict_probabilities
+    from text_cls.probabilities import sigmoid
+
+    tokens = encode_texts(checkpoint, texts, max_seq_length)
+    if checkpoint.long_texts.mode != WINDOWS:
+        return predict_probabilities(checkpoint.model, tokens, batch_size), None
+    logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
+    return sigmoid(logits), passages
 
 
 # --------------------------------------------------------------------------------------------------------------- data
