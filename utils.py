@@ -47,10 +47,7 @@ def open_model(args, problems):
 
     label_file = os.path.join(args.dataset_dir, args.label_file)
     checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
-    changed = {name: getattr(args, name) for name in ("long_texts", "stride", "max_windows")}
-    checkpoint.long_texts = long_text_flags.overridden(checkpoint.long_texts, **changed)
-    for problem in long_text_flags.problems_of(checkpoint.long_texts, length):
-        problems.add(problem)
+    checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, length, problems)
     return checkpoint, length
 
 
