@@ -8,6 +8,7 @@ import numpy as np
 
 from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
+from text_cls.long_texts import WINDOWS
 from text_cls.rows import LINE_BREAKS, one_line
 
 CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
@@ -46,10 +47,7 @@ def open_model(args, problems):
 
     label_file = os.path.join(args.dataset_dir, args.label_file)
     checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
-    changed = {name: getattr(args, name) for name in ("long_texts", "stride", "max_windows")}
-    checkpoint.long_texts = long_text_flags.overridden(checkpoint.long_texts, **changed)
-    for problem in long_text_flags.problems_of(checkpoint.long_texts, length):
-        problems.add(problem)
+    checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, length, problems)
     return checkpoint, length
 
 
@@ -74,6 +72,23 @@ def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
     from text_cls.neural.model import predict_probabilities
 
     return predict_probabilities(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), batch_size)
+
+
+def probabilities_and_passages(checkpoint, texts, max_seq_length, batch_size):
+    """The probabilities of texts, and for each label the passage that decided it: the window with the highest logit.
+
+    Returns:
+        float32 array [texts, labels]; int32 array [texts, labels, 2], the passage's first character and the one after
+        its last, or None if long texts are not read in windows.
+    """
+    from text_cls.neural.model import predict_passages, predict_probabilities
+    from text_cls.probabilities import sigmoid
+
+    tokens = encode_texts(checkpoint, texts, max_seq_length)
+    if checkpoint.long_texts.mode != WINDOWS:
+        return predict_probabilities(checkpoint.model, tokens, batch_size), None
+    logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
+    return sigmoid(logits), passages
 
 
 # --------------------------------------------------------------------------------------------------------------- data

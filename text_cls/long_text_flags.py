@@ -31,12 +31,15 @@ def add_model_flags(group):
     group.add_argument("--max_windows", type=positive_int, help="windows: most of a text (as in training)")
 
 
-def overridden(trained, long_texts=None, stride=None, max_windows=None):
-    """The `LongTexts` of a checkpoint, changed by the values of the flags of `add_model_flags`."""
-    changes = {"mode": long_texts, "stride": stride, "max_windows": max_windows}
+def chosen(checkpoint, args, max_seq_length, problems):
+    """The `LongTexts` of a `Checkpoint`, changed by the flags of `add_model_flags`. Adds faults to `problems`."""
+    trained, changes = checkpoint.long_texts, {"mode": args.long_texts, "stride": args.stride}
+    changes["max_windows"] = args.max_windows
     how = replace(trained, **{name: value for name, value in changes.items() if value is not None})
     if how.mode != trained.mode:
         logger.warning("--long_texts %s, while the model was trained with %s", how.mode, trained.mode)
+    for problem in problems_of(how, max_seq_length):
+        problems.add(problem)
     return how
 
 

@@ -290,6 +290,16 @@ def pool(logits: np.ndarray, counts: np.ndarray, pooling: str) -> np.ndarray:
     return highest + np.log(np.add.reduceat(np.exp(logits - np.repeat(highest, counts, axis=0)), starts, axis=0))
 
 
+def shares(logits: np.ndarray, pooled: np.ndarray, counts: np.ndarray, pooling: str) -> np.ndarray:
+    """How much each window's logit changes that of its text, the derivative of `pool`: float32 [windows, labels].
+
+    Args:
+        pooled: what `pool` returned for the other arguments.
+    """
+    pooled = np.repeat(pooled, counts, axis=0)
+    return (logits == pooled).astype(np.float32) if pooling == MAX else np.exp(logits - pooled)
+
+
 def deciding_windows(logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Number, in its text, of the window with the highest logit of each label: int64 [texts, labels].
 
