@@ -322,6 +322,12 @@ def passages(windows: Windows, logits: np.ndarray, first: int = 0) -> np.ndarray
 # ------------------------------------------------------------------------------------------------------------ messages
 
 
+def description(how: LongTexts) -> str | None:
+    """What to log about how a bundle reads long texts; None if it cuts them."""
+    most = f"Longer texts are read in windows of that size, at most {how.max_windows} of a text"
+    return {HEAD_TAIL: "Of longer texts, the beginning and the end are read", WINDOWS: most}.get(how.mode)
+
+
 def evidence_problem(how: LongTexts) -> str | None:
     """Why a model has no passages to show, or None if it has."""
     if how.mode == WINDOWS:

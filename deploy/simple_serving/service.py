@@ -328,13 +328,14 @@ def joined_windows(parts):
     """The `Windows` of all texts, from those of some texts each."""
     offsets = np.cumsum([0, *(count for part in parts for count in part.counts)])
     spans = np.concatenate([part.spans for part in parts])
-    return Windows(joined([part.tokens for part in parts]), offsets, spans, sum(part.truncated for part in parts))
+    tokens, truncated = joined([part.tokens for part in parts]), sum(part.truncated for part in parts)
+    return Windows(tokens, offsets, spans, truncated, parts[0].pooling)
 
 
 def labels_of_windows(predictor, outputs, asked):
     """(what `labels_of` returns, further fields of the result) for texts in windows, from the outputs of these."""
     windows, more = asked.windows, {}
-    pooled = pool(outputs, windows.counts, predictor.long_texts.pooling)
+    pooled = pool(outputs, windows.counts, windows.pooling)
     found = labels_of(predictor, pooled, asked.parameters.prob_limit)
     if asked.parameters.evidence:
         places = passages(windows, outputs)

@@ -17,7 +17,7 @@ from text_cls.batching import Encoded, budget_batches
 from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
-from text_cls.long_texts import CUT, WINDOWS, Windows, encode_as, evidence_problem, passages, pool, texts_in_parts
+from text_cls.long_texts import CUT, Windows, description, encode_as, evidence_problem, passages, pool, texts_in_parts
 from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
 from text_cls.tokenization import load_tokenizer
@@ -213,7 +213,7 @@ class Predictor:
             start, end = offsets[first], offsets[last]
             batches = budget_batches(tokens.lengths[start:end], self.batch_tokens)
             logits = self._run(tokens, batches, start, end)
-            pooled = pool(logits, windows.counts[first:last], self.long_texts.pooling)
+            pooled = pool(logits, windows.counts[first:last], windows.pooling)
             yield pooled, passages(windows, logits, first) if with_passages else None
             first = last
 
@@ -268,8 +268,5 @@ class Predictor:
             self.max_seq_length,
             self.session.get_providers()[0].removesuffix("ExecutionProvider"),
         )
-        how = self.long_texts
-        if how.mode == WINDOWS:
-            logger.info("Longer texts are read in windows of that size, at most %d of a text", how.max_windows)
-        elif how.mode != CUT:
-            logger.info("Of longer texts, the beginning and the end are read")
+        if line := description(self.long_texts):
+            logger.info(line)
