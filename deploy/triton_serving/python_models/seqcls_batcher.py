@@ -79,8 +79,8 @@ class TritonPythonModel:
     def arrays(self, request):
         """(the inputs of a request, each [rows, longest], None), or (inputs without rows, why the request is invalid).
 
-        The last one is `windows`, None if the model has no such input. The graph must not see an invalid request: it would fail for all rows of its run, or take a negative id as one
-        from the end of the vocabulary.
+        The last one is `windows`, None if the model has no such input. The graph must not see an invalid request: it
+        would fail for all rows of its run, or take a negative id as one from the end of the vocabulary.
         """
         names = [*self.inputs, *([WINDOWS] if self.pooling else [])]
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in names]
