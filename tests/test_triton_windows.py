@@ -108,7 +108,18 @@ ROW = [1, 9, 10, 2, 1, 11, 2]
 
 
 @pytest.mark.parametrize(
-    "windows", [[[4, 2]], [[4, 4]], [[-4, 11]], [[0]], [[7], [7]], [7], np.zeros((1, 0), dtype=np.int64), None]
+    "windows",
+    [
+        [[4, 2]],
+        [[4, 4]],
+        [[-4, 11]],
+        [[2**62, 2**62, 2**62, 2**62, 7]],
+        [[0]],
+        [[7], [7]],
+        [7],
+        np.zeros((1, 0), dtype=np.int64),
+        None,
+    ],
 )
 def test_windows_that_do_not_match_the_ids(models, windows):
     def ask(sizes):

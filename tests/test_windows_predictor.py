@@ -239,6 +239,6 @@ def test_a_bundle_without_windows_has_no_evidence(run, bundles, reads, trained, 
     where = ("--device", "cpu", "--model_path_prefix", bundles["news"], "--dataset_dir", trained["news"][0])
     status, log = run(infer.main, *where, "--output_file", tmp_path / "out.txt", "--evidence")
     assert status == 2 and "--evidence: the model reads no windows of long texts" in log
-    assert "--long_texts windows" in log and not (tmp_path / "out.txt").exists()
+    assert "train.py --long_texts windows" in log and not (tmp_path / "out.txt").exists()
     with pytest.raises(UserError, match="reads no windows of long texts"):
         next(reads[1].predict_with_evidence(["足球"]))

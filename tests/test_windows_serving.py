@@ -38,7 +38,10 @@ def assert_predicted(result, wanted):
         np.testing.assert_allclose(scores, their_scores, atol=1e-5)
 
 
-def test_answers_are_the_predictors(serve, windows_bundle, predictor, texts):
+@pytest.mark.parametrize("characters", [100, 8192])
+def test_answers_are_the_predictors(serve, windows_bundle, predictor, texts, characters, monkeypatch):
+    """Whether the texts are read one by one or together."""
+    monkeypatch.setattr("service.CHARACTERS_PER_PART", characters)
     client = serve(windows_bundle)
     result = ask(client, texts, evidence=True).json()["result"]
     assert_predicted(result, list(predictor.predict_with_evidence(texts)))
@@ -129,7 +132,9 @@ def test_a_bundle_without_windows_has_no_evidence(serve, run, bundles, tmp_path)
     assert client.get("/info").json()["long_texts"]["mode"] == "cut"
     with serving(bundles["news"], tmp_path / "log") as server:
         status, log = run(script.main, "--url", f"http://127.0.0.1:{server.port}", "--evidence")
-    assert status == 2 and "--evidence: http://127.0.0.1:" in log and "train one with --long_texts windows" in log
+    assert (
+        status == 2 and "--evidence: http://127.0.0.1:" in log and "train one with train.py --long_texts windows" in log
+    )
 
 
 def test_the_schema_describes_evidence(serve, windows_bundle):

@@ -332,7 +332,9 @@ def evidence_problem(how: LongTexts) -> str | None:
     """Why a model has no passages to show, or None if it has."""
     if how.mode == WINDOWS:
         return None
-    return "the model reads no windows of long texts, and so has no evidence; train one with --long_texts windows"
+    return (
+        "the model reads no windows of long texts, and so has no evidence; train one with train.py --long_texts windows"
+    )
 
 
 def unread_text(texts: int, how: LongTexts) -> str:

@@ -112,12 +112,13 @@ class Server:
         self._own, self._connections, self._closed = threading.local(), [], threading.Event()
 
     def info(self):
-        """The server's route, labels and limits, and whether the labels are a hierarchy."""
+        """The server's route, labels and limits, how it reads long texts, and whether the labels are a hierarchy."""
         info = self.ask("GET", "/info", patient=False)
         try:
             hierarchical = any(SEPARATOR in name for name in info["labels"])
             if {"max_texts", "max_characters", "max_body_bytes"} <= set(info["limits"]) and "route" in info:
-                return {**info, "hierarchical": hierarchical}
+                how = LongTexts(**info.get("long_texts", {}))
+                return {**info, "hierarchical": hierarchical, "long_texts": how}
         except (KeyError, TypeError):
             pass
         raise UserError(f"{self.url} does not list its labels at /info. {REMEDIES[None]}")
@@ -231,7 +232,7 @@ class Labeller:
     def __init__(self, server, args, info):
         self.server, self.route = server, server.route or info["route"]
         names = ("max_seq_len", "batch_size", "prob_limit")
-        self.long_texts, self.unread = LongTexts(**info.get("long_texts", {})), 0  # texts not read to their end
+        self.long_texts, self.unread = info["long_texts"], 0  # texts not read to their end
         if args.evidence and (problem := evidence_problem(self.long_texts)):
             raise UserError(f"--evidence: {server.url}: {problem}")
         self.most_bytes = info["limits"]["max_body_bytes"] - 200  # the rest of a request

@@ -63,7 +63,6 @@ class Result(BaseModel):
     label: list[list[int]] = Field(description="for each text: line numbers of its labels in label.txt, from 0")
     confidence: list[list[float]] = Field(description="for each text: the probabilities of those labels")
     label_name: list[list[str]] = Field(description="for each text: the names of those labels, each after its parent")
-
     evidence: list[list[Passage]] | None = Field(
         None, description="if asked for: for each text, the passages with the highest logits of those labels"
     )

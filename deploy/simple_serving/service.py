@@ -269,15 +269,14 @@ class Service:
             )
         if parameters.evidence and (problem := evidence_problem(predictor.long_texts)):
             raise Invalid(f"parameters.evidence: {problem}")
-        in_windows, rows, parts = predictor.long_texts.mode == WINDOWS, [], []
+        in_windows, rows, parts, record["tokens"] = predictor.long_texts.mode == WINDOWS, [], [], 0
         for part in texts_in_parts(texts, CHARACTERS_PER_PART):
             # Awaited part by part: others are read in between, and a request whose client has left ends here.
             encoded = await do(SMALL, self._encode, predictor, part, length, until)
             parts.append(encoded)
             rows += rows_of(encoded.tokens if in_windows else encoded)
-            record["tokens"] = sum(map(len, rows))
-            if in_windows:
-                record["windows"] = len(rows)
+            record["tokens"] += int(encoded.lengths.sum())
+            record.update({"windows": len(rows)} if in_windows else {})
             self._check_size(len(rows), record["tokens"], predictor)
         windows = joined_windows(parts) if in_windows else None
         return Asked(rows, np.array([*map(len, texts)]), windows, parameters)

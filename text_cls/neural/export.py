@@ -116,9 +116,8 @@ def _id_limits(config, inputs):
 
 
 def _long_texts(checkpoint):
-    """The manifest's record of how long texts are read; none if they are cut, as without it. Prompts cut them."""
-    how = getattr(checkpoint, "long_texts", None)
-    return {} if how is None or how.mode == CUT else {"long_texts": how.record()}
+    """The manifest's record of how long texts are read; none if they are cut, as without it."""
+    return {} if checkpoint.long_texts.mode == CUT else {"long_texts": checkpoint.long_texts.record()}
 
 
 def write_static_graph(model, tokenizer, prefix):

@@ -109,7 +109,8 @@ class TritonPythonModel:
         is_token = self.is_token(ids)
         longest = is_token.sum(axis=1).max()
         if windows is not None:
-            if windows.ndim != 2 or len(windows) != len(ids) or not windows.size or (windows < 0).any():
+            fits = windows.ndim == 2 and len(windows) == len(ids) and windows.size
+            if not fits or ((windows < 0) | (windows > ids.shape[1])).any():
                 return MISMATCH
             if (windows.sum(axis=1) != is_token.sum(axis=1)).any():
                 return MISMATCH
