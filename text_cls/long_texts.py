@@ -126,27 +126,31 @@ def _pieces(texts, count, room):
     while new := [piece for piece in pieces if piece[4] is None]:
         for piece, size in zip(new, count([texts[i][start:end] for i, start, end, *_ in new])):
             piece[4] = size
-        pieces = [half for piece in pieces for half in _halved(texts, piece, room)]
+        pieces = [part for piece in pieces for part in _divided(texts, piece, room)]
     found = [[] for _ in texts]
     for i, start, end, closes, size in pieces:
         found[i].append((start, end, size, closes))
     return found
 
 
-def _halved(texts, piece, room):
-    """The piece, or if it has too many tokens, its halves, which must be counted."""
+def _divided(texts, piece, room):
+    """The piece, or if it has too many tokens, parts of it, which must be counted."""
     i, start, end, closes, size = piece
     if size <= room or end - start < 2:
         return [piece]
-    middle = _middle(texts[i], start, end)
-    return [[i, start, middle, False, None], [i, middle, end, closes, None]]
+    places = _places(texts[i], start, end, min(-(-size // room), end - start))
+    return [[i, a, b, closes and b == end, None] for a, b in zip([start, *places], [*places, end])]
 
 
-def _middle(text, start, end):
-    """Where to divide a stretch of a text: behind the last space in the middle half of it, else in the middle."""
-    quarter = (end - start) // 4
-    space = text.rfind(" ", start + quarter, end - quarter)
-    return space + 1 if space >= 0 else (start + end) // 2
+def _places(text, start, end, parts):
+    """Where to divide a stretch of a text into parts of about the same length, if possible behind spaces."""
+    places, before = [], start
+    for k in range(1, parts):
+        place = start + (end - start) * k // parts
+        space = text.rfind(" ", (before + place) // 2, place)
+        before = space + 1 if space > before else place
+        places.append(before)
+    return places
 
 
 def _packed(pieces, room, stride):
@@ -174,7 +178,7 @@ def _split_too_long(texts, windows, long, count, room):
         for (i, k), size in reversed([*zip(places, sizes)]):
             start, end = windows[i][k]
             if size > room and end - start > 1:
-                middle = _middle(texts[i], start, end)
+                [middle] = _places(texts[i], start, end, 2)
                 windows[i][k : k + 1] = [(start, middle), (middle, end)]
                 long += [i] * (i not in long)
 
