@@ -40,27 +40,37 @@ def greedy(texts):
 TEXTS = st.lists(st.text(alphabet="字词。，！ab. \n，；", max_size=90), max_size=4)
 
 
+def windows_of(texts, count, room, how):
+    """The `Windows` of texts, with `count(text)` equal tokens, and two special ones; and the (start, end) of each."""
+
+    def encode(some):
+        return encoded([[1] * (min(size, room + 1) + 2) for size in count(some)])
+
+    windows = make_windows(texts, count, room, how, encode)
+    return windows, [[*map(tuple, part.tolist())] for part in np.split(windows.spans, windows.offsets[1:-1])]
+
+
 @given(TEXTS, st.integers(2, 20), st.none() | st.integers(1, 20), st.sampled_from([characters, with_marker, greedy]))
 def test_windows_cover_the_text_and_fit(texts, room, stride, count):
     how = LongTexts("windows", stride if stride is None else min(stride, room))
-    found, truncated = split_texts(texts, count, room, how)
-    assert truncated == 0 and len(found) == len(texts)
-    for text, windows in zip(texts, found):
-        assert windows[0][0] == 0 and windows[-1][1] == len(text)
-        assert all(start < end for start, end in windows) or text == ""
+    windows, spans = windows_of(texts, count, room, how)
+    assert windows.truncated == 0 and len(windows) == len(texts)
+    for text, found in zip(texts, spans):
+        assert found[0][0] == 0 and found[-1][1] == len(text)
+        assert all(start < end for start, end in found) or text == ""
         # Each begins after the one before it, and where that ends or earlier: nothing is left out.
-        assert all(a < b <= end for (a, end), (b, _) in zip(windows, windows[1:]))
-        sizes = count([text[start:end] for start, end in windows])
-        assert all(size <= room or end - start < 2 for size, (start, end) in zip(sizes, windows))
+        assert all(a < b <= end for (a, end), (b, _) in zip(found, found[1:]))
+        sizes = count([text[start:end] for start, end in found])
+        assert all(size <= room or end - start < 2 for size, (start, end) in zip(sizes, found))
         if count([text])[0] <= room:
-            assert windows == [(0, len(text))]
+            assert found == [(0, len(text))]
         elif stride is None:
-            assert "".join(text[start:end] for start, end in windows) == text
+            assert "".join(text[start:end] for start, end in found) == text
 
 
 def test_windows_end_with_sentences_if_they_are_full_enough():
     def windows(text, room=20):
-        [found], _ = split_texts([text], characters, room, LongTexts("windows"))
+        [found] = split_texts([text], characters, room)
         return [text[start:end] for start, end in found]
 
     assert windows("一" * 14 + "。" + "二" * 10 + "。") == ["一" * 14 + "。", "二" * 10 + "。"]  # 15 of 20 are enough
@@ -79,14 +89,22 @@ def test_windows_end_with_sentences_if_they_are_full_enough():
 
 def test_stride_is_the_step_between_windows():
     text = "".join(f"{i:03d}。" for i in range(30))
-    [found], _ = split_texts([text], characters, 40, LongTexts("windows", stride=20))
+    [found] = split_texts([text], characters, 40, stride=20)
     assert found[:3] == [(0, 40), (20, 60), (40, 80)]
 
 
 def test_more_windows_than_allowed_are_counted():
-    found, truncated = split_texts(["字" * 100, "字" * 30], characters, 10, LongTexts("windows", max_windows=4))
-    assert [len(windows) for windows in found] == [4, 3] and truncated == 1
-    assert found[0][-1][1] < 100
+    windows, spans = windows_of(["字" * 100, "字" * 30], characters, 10, LongTexts("windows", max_windows=4))
+    assert windows.counts.tolist() == [4, 3] and windows.truncated == 1
+    assert spans[0][-1][1] == 40
+
+
+def test_a_text_with_a_long_beginning_of_few_tokens():
+    """A short text is one window, however long its beginning; a long one is windows, even if its tokens come late."""
+    spaces = " " * 8 * 10
+    assert split_texts([spaces + "字" * 10], characters, 10) == [[(0, 90)]]
+    [found] = split_texts([spaces + "字" * 11], characters, 10)
+    assert len(found) == 2 and found[-1][1] == 91
 
 
 def encoded(rows):
@@ -119,7 +137,7 @@ def test_windows_know_their_texts(monkeypatch):
 
 
 def test_no_texts():
-    windows = make_windows([], characters, 10, LongTexts("windows"), lambda some: encoded([]))
+    windows = make_windows([], characters, 10, LongTexts("windows"), lambda some: encoded([[1, 2] for _ in some]))
     assert len(windows) == 0 and windows.tokens.lengths.tolist() == []
 
 

@@ -31,9 +31,10 @@ def encode_long(texts, tokenizer, model, max_seq_length, how):
     def count(some):
         return [len(ids) - fixed for ids in tokenizer(some)["input_ids"]]
 
-    return make_windows(
-        texts, count, max_seq_length - fixed, how, lambda some: encode(some, tokenizer, model, max_seq_length)
-    )
+    def one_more(some):
+        return encode(some, tokenizer, model, max_seq_length + 1)
+
+    return make_windows(texts, count, max_seq_length - fixed, how, one_more)
 
 
 def log_lengths(name, tokens, max_seq_length, max_windows):
