@@ -29,7 +29,7 @@ def encode_long(texts, tokenizer, model, max_seq_length, how):
     fixed = len(tokenizer("")["input_ids"])
 
     def count(some):
-        return [len(ids) - fixed for ids in tokenizer(some)["input_ids"]]
+        return [len(ids) - fixed for ids in tokenizer(some)["input_ids"]] if some else []  # PaddleNLP refuses none
 
     def one_more(some):
         return encode(some, tokenizer, model, max_seq_length + 1)
