@@ -23,6 +23,7 @@ TOGETHER = 1 << 18  # characters tokenised together: of each token, the library 
 # Of the tokens that are kept: 128 at the beginning and 382 at the end were best in Sun et al. 2019, arXiv:1905.05583.
 HEAD = 0.25
 FULL = 0.75  # a window that is at least this full ends with a sentence
+BEGINNING = 8  # times as many characters as a window has tokens: most texts of so many characters are longer
 AT_ONCE = 256  # texts that are split together, to limit memory
 # Ends of sentences, with the quotes and brackets that close them; then ends of clauses.
 _END = re.compile(r"(?:[。！？；!?;…\n]+|\.(?=\s))[”’」』）)\]】\"']*\s*|(?:[，、：]|[,:](?=\s))\s*")
@@ -91,9 +92,13 @@ class Windows:
 # ----------------------------------------------------------------------------------------------------------- splitting
 
 
-def split_texts(
-    texts: Sequence[str], count: Callable[[list[str]], Sequence[int]], room: int, how: LongTexts
-) -> tuple[list[list[tuple[int, int]]], int]:
+def make_windows(
+    texts: Sequence[str],
+    count: Callable[[list[str]], Sequence[int]],
+    room: int,
+    how: LongTexts,
+    encode: Callable[[list[str]], Encoded],
+) -> Windows:
     """The windows of texts.
 
     A window that is full enough ends with a sentence, else where a clause ends, else anywhere but, if possible, not in
@@ -102,17 +107,62 @@ def split_texts(
     Args:
         count: function of texts that returns their numbers of tokens, without special ones.
         room: most tokens of a window, without special ones.
-    Returns:
-        (start, end) of the windows of each text, at least one; and the number of texts with more than
-        `how.max_windows`, of which these are the first.
+        encode: function of texts that returns their tokens, special ones included, of each text at least `room + 1`, if
+            it has so many. A window that has them is divided again.
+    """
+    spans, counts, parts, truncated, longest = [], [0], [], 0, room + int(encode([""]).lengths[0])
+    for start in range(0, max(1, len(texts)), AT_ONCE):
+        some = [texts[i] for i in range(start, min(start + AT_ONCE, len(texts)))]
+        found = split_texts(some, count, room, how.stride)
+        while True:
+            read = [of_text[: how.max_windows] for of_text in found]
+            tokens = encode([text[first:end] for text, of_text in zip(some, read) for first, end in of_text])
+            if not _divide_too_long(some, found, read, tokens.lengths > longest):
+                break
+        parts.append(tokens)
+        spans += [span for of_text in read for span in of_text]
+        counts += map(len, read)
+        truncated += sum(len(of_text) > how.max_windows for of_text in found)
+    offsets = np.cumsum(counts, dtype=np.int64)
+    return Windows(joined(parts), offsets, np.array(spans, dtype=np.int64).reshape(-1, 2), truncated, how.pooling)
+
+
+def split_texts(
+    texts: Sequence[str], count: Callable[[list[str]], Sequence[int]], room: int, stride: int | None = None
+) -> list[list[tuple[int, int]]]:
+    """(start, end) of the windows of each text, at least one. Their pieces have at most `room` tokens together.
+
+    count, room: as in `make_windows`. stride: of `LongTexts`.
     """
     windows = [[(0, len(text))] for text in texts]
-    long = [i for i, size in enumerate(count(list(texts))) if size > room]
+    long = _longer(texts, count, room)
     for i, pieces in zip(long, _pieces([texts[i] for i in long], count, room)):
-        windows[i] = _packed(pieces, room, how.stride)
-    _split_too_long(texts, windows, long, count, room)
-    truncated = sum(len(found) > how.max_windows for found in windows)
-    return [found[: how.max_windows] for found in windows], truncated
+        windows[i] = _packed(pieces, room, stride)
+    return windows
+
+
+def _longer(texts, count, room):
+    """Numbers of the texts of more than `room` tokens. In most long texts, their beginning alone has them."""
+    sizes = [*count([text[: BEGINNING * room] for text in texts])]
+    whole = [i for i, text in enumerate(texts) if len(text) > BEGINNING * room and sizes[i] <= room]
+    for i, size in zip(whole, count([texts[i] for i in whole])):
+        sizes[i] = size
+    return [i for i, size in enumerate(sizes) if size > room]
+
+
+def _divide_too_long(texts, windows, read, too_long):
+    """Halves windows with more tokens than their pieces together, as some tokenizers make. Returns whether there are.
+
+    Args:
+        windows: of `split_texts`; it is changed. read: those that were encoded. too_long: bool array over these.
+    """
+    places = [(i, k) for i, of_text in enumerate(read) for k in range(len(of_text))]
+    places = [(i, k) for (i, k), is_long in zip(places, too_long) if is_long and np.diff(read[i][k]) > 1]
+    for i, k in reversed(places):
+        start, end = windows[i][k]
+        [middle] = _places(texts[i], start, end, 2)
+        windows[i][k : k + 1] = [(start, middle), (middle, end)]
+    return bool(places)
 
 
 def _pieces(texts, count, room):
@@ -128,27 +178,31 @@ def _pieces(texts, count, room):
     while new := [piece for piece in pieces if piece[4] is None]:
         for piece, size in zip(new, count([texts[i][start:end] for i, start, end, *_ in new])):
             piece[4] = size
-        pieces = [half for piece in pieces for half in _halved(texts, piece, room)]
+        pieces = [part for piece in pieces for part in _divided(texts, piece, room)]
     found = [[] for _ in texts]
     for i, start, end, closes, size in pieces:
         found[i].append((start, end, size, closes))
     return found
 
 
-def _halved(texts, piece, room):
-    """The piece, or if it has too many tokens, its halves, which must be counted."""
+def _divided(texts, piece, room):
+    """The piece, or if it has too many tokens, parts of it, which must be counted."""
     i, start, end, closes, size = piece
     if size <= room or end - start < 2:
         return [piece]
-    middle = _middle(texts[i], start, end)
-    return [[i, start, middle, False, None], [i, middle, end, closes, None]]
+    places = _places(texts[i], start, end, min(-(-size // room), end - start))
+    return [[i, a, b, closes and b == end, None] for a, b in zip([start, *places], [*places, end])]
 
 
-def _middle(text, start, end):
-    """Where to divide a stretch of a text: behind the last space in the middle half of it, else in the middle."""
-    quarter = (end - start) // 4
-    space = text.rfind(" ", start + quarter, end - quarter)
-    return space + 1 if space >= 0 else (start + end) // 2
+def _places(text, start, end, parts):
+    """Where to divide a stretch of a text into parts of about the same length, if possible behind spaces."""
+    places, before = [], start
+    for k in range(1, parts):
+        place = start + (end - start) * k // parts
+        space = text.rfind(" ", (before + place) // 2, place)
+        before = space + 1 if space > before else place
+        places.append(before)
+    return places
 
 
 def _packed(pieces, room, stride):
@@ -167,20 +221,6 @@ def _packed(pieces, room, stride):
         first = max(first + 1, min(last, following))
 
 
-def _split_too_long(texts, windows, long, count, room):
-    """Halves windows that have more tokens than their pieces together, as some tokenizers make; changes `windows`."""
-    while long:
-        places = [(i, k) for i in long for k in range(len(windows[i]))]
-        sizes = count([texts[i][slice(*windows[i][k])] for i, k in places])
-        long = []
-        for (i, k), size in reversed([*zip(places, sizes)]):
-            start, end = windows[i][k]
-            if size > room and end - start > 1:
-                middle = _middle(texts[i], start, end)
-                windows[i][k : k + 1] = [(start, middle), (middle, end)]
-                long += [i] * (i not in long)
-
-
 def texts_in_parts(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
     """Yields lists of consecutive texts, of at least this many characters, and less than one text more."""
     part, size = [], 0
@@ -192,31 +232,6 @@ def texts_in_parts(texts: Iterable[str], characters: int) -> Iterator[list[str]]
             part, size = [], 0
     if part:
         yield part
-
-
-def make_windows(
-    texts: Sequence[str],
-    count: Callable[[list[str]], Sequence[int]],
-    room: int,
-    how: LongTexts,
-    encode: Callable[[list[str]], Encoded],
-) -> Windows:
-    """Splits texts and encodes their windows.
-
-    Args:
-        count, room, how: as in `split_texts`.
-        encode: function of texts that returns their tokens.
-    """
-    spans, counts, parts, truncated = [], [0], [], 0
-    for start in range(0, max(1, len(texts)), AT_ONCE):
-        some = [texts[i] for i in range(start, min(start + AT_ONCE, len(texts)))]
-        found, unread = split_texts(some, count, room, how)
-        parts.append(encode([text[first:end] for text, of_text in zip(some, found) for first, end in of_text]))
-        spans += [span for of_text in found for span in of_text]
-        counts += map(len, found)
-        truncated += unread
-    offsets = np.cumsum(counts, dtype=np.int64)
-    return Windows(joined(parts), offsets, np.array(spans, dtype=np.int64).reshape(-1, 2), truncated, how.pooling)
 
 
 def encode_as(
@@ -245,7 +260,7 @@ def encode_as(
     if how.mode == HEAD_TAIL:
         return keep_ends(pack([*rows(texts, WHOLE)]), max_seq_length)
     room = max_seq_length - tokenizer.fixed
-    return make_windows(texts, count, room, how, lambda some: pack([*rows(some, max_seq_length)]))
+    return make_windows(texts, count, room, how, lambda some: pack([*rows(some, max_seq_length + 1)]))
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:

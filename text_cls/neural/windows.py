@@ -29,11 +29,12 @@ def encode_long(texts, tokenizer, model, max_seq_length, how):
     fixed = len(tokenizer("")["input_ids"])
 
     def count(some):
-        return [len(ids) - fixed for ids in tokenizer(some)["input_ids"]]
+        return [len(ids) - fixed for ids in tokenizer(some)["input_ids"]] if some else []  # PaddleNLP refuses none
 
-    return make_windows(
-        texts, count, max_seq_length - fixed, how, lambda some: encode(some, tokenizer, model, max_seq_length)
-    )
+    def one_more(some):
+        return encode(some, tokenizer, model, max_seq_length + 1)
+
+    return make_windows(texts, count, max_seq_length - fixed, how, one_more)
 
 
 def log_lengths(name, tokens, max_seq_length, max_windows):
@@ -108,13 +109,15 @@ def pooled(logits, counts, pooling):
         logits: float32 tensor [windows, labels]. counts: int64 tensor [texts].
     """
     import paddle
-    from paddle.geometric import segment_max, segment_sum
 
     if len(logits) == len(counts):
         return logits
-    text = paddle.repeat_interleave(paddle.arange(len(counts)), counts)
-    highest = segment_max(logits, text)
+    column = paddle.arange(int(counts.max()))
+    is_window = column < counts.unsqueeze(1)
+    windows = counts.cumsum().unsqueeze(1) - counts.unsqueeze(1) + paddle.where(is_window, column, column * 0)
+    padded = logits.index_select(windows.flatten()).reshape([*windows.shape, -1])  # with the first window of the text
     if pooling == MAX:
-        return highest
-    highest = highest.detach()
-    return highest + segment_sum((logits - highest[text]).exp(), text).log()
+        # paddle.geometric.segment_max (3.0) would give each of several equal windows the whole gradient.
+        highest = padded.detach().argmax(axis=1, keepdim=True)
+        return padded.take_along_axis(highest, axis=1).squeeze(1)
+    return (padded + (is_window.astype(padded.dtype).unsqueeze(-1) - 1) * 1e9).logsumexp(axis=1)
