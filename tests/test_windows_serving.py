@@ -176,6 +176,7 @@ def test_the_file_of_the_client_is_the_one_of_infer(run, server, windows_bundle,
     assert status == 0 and len(json.loads(log)["result"]["evidence"]) == 2
 
 
+EDGES = "return [...arguments].map(one => one.getBoundingClientRect()).map(box => [box.top, box.bottom])"
 PRESSED = "return [...document.querySelectorAll('button.name')].map(one => one.getAttribute('aria-pressed'))"
 
 
@@ -184,7 +185,7 @@ def test_the_page_highlights_the_passage(server, predictor, texts):
     text = f"😀😀{texts[-1]}"
     windows = {text[start:end] for start, end in predictor.encode([text]).spans}
     with ExitStack() as stack:
-        page = Page(stack.enter_context(chromium()), f"http://127.0.0.1:{server.port}/")
+        page = Page(stack.enter_context(chromium(390)), f"http://127.0.0.1:{server.port}/")
         assert page.ask(text)
         page.threshold(0.02)
         assert (
@@ -197,11 +198,7 @@ def test_the_page_highlights_the_passage(server, predictor, texts):
             marked = page.driver.find_element(By.TAG_NAME, "mark")
             shown = page.driver.execute_script("return arguments[0].textContent", marked)
             assert shown in windows and shown != text
-        top, mark = page.driver.execute_script(
-            "return [...arguments].map(one => one.getBoundingClientRect()).map(box => [box.top, box.bottom])",
-            page.driver.find_element(By.CLASS_NAME, "text"),
-            page.driver.find_element(By.TAG_NAME, "mark"),
-        )
-        assert top[0] <= mark[0] < top[1]  # scrolled into view
+            box, mark = page.driver.execute_script(EDGES, page.driver.find_element(By.CLASS_NAME, "text"), marked)
+            assert box[0] <= mark[0] < box[1]  # scrolled into view
         assert_sound(page.driver)
         assert page.ask("足球") and not page.driver.find_elements(By.TAG_NAME, "mark")
