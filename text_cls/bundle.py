@@ -1,9 +1,9 @@
 """The bundle: a folder that can be served without Paddle, and whose files always belong together.
 
 It has the static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), the tokenizer files, label.txt,
-decision.json, and manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, versions. None of the
-files read here is a pickle. A bundle of kind "retrieval" has an encoder instead of a classifier, and an index from
-vectors to label names; its labels may change while its graph stays the same.
+decision.json, and manifest.json: the SHA-256 of every file, inputs and outputs, maximum length, how longer texts are
+read, versions. None of the files read here is a pickle. A bundle of kind "retrieval" has an encoder instead of a
+classifier, and an index from vectors to label names; its labels may change while its graph stays the same.
 """
 
 import contextlib
