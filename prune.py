@@ -12,9 +12,11 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 
+from text_cls import long_text_flags
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment, use_old_ir
@@ -32,6 +34,7 @@ def make_parser():
     parser.add_argument(
         "--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)"
     )
+    long_text_flags.add_model_flags(parser)
     parser.add_argument("--device", default="gpu", help="cpu, gpu, or one card: gpu:0 (%(default)s)")
     parser.add_argument(
         "--width_mult_list",
@@ -99,12 +102,11 @@ def export_width(args, checkpoint, value, model, rows):
     import paddle
 
     from text_cls.files import write_json
-    from text_cls.neural.checkpoint import Checkpoint
     from text_cls.neural.export import bundle_folder, check
     from text_cls.serving.predictor import Predictor
 
     model.eval()
-    pruned = Checkpoint(model, checkpoint.tokenizer, checkpoint.labels, checkpoint.decision, checkpoint.run)
+    pruned = replace(checkpoint, model=model)
     path = os.path.join(args.output_dir, folder_of(value))
     with bundle_folder(path, pruned, PREFIX, args.max_seq_length) as draft:
         texts, predictor = list(islice(rows["dev"].texts, 32)), Predictor(draft.folder)
@@ -166,6 +168,7 @@ def read(args):
 
     problems, rows = Problems(), {}
     checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems, "--params_dir")
+    checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, args.max_seq_length, problems)
     if problem := paddle_device_problem(args.device):
         problems.add(problem)
     for value in args.width_mult_list:

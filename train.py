@@ -24,6 +24,8 @@ from text_cls.cli import (
 )
 from text_cls.config_file import parse_with_config
 from text_cls.locks import write_lock
+from text_cls.long_text_flags import add_training_flags as add_long_text_flags
+from text_cls.long_text_flags import of_arguments, problems_of
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.head_start import DEFAULT, DESCRIPTIONS, HEAD_STARTS, reads_labels
 from text_cls.neural.losses import LOSSES
@@ -81,6 +83,7 @@ def add_data_flags(group):
     group.add_argument("--max_train_samples", type=positive_int, help="train on this many rows, drawn by seed (all)")
     group.add_argument("--max_dev_samples", type=positive_int, help="evaluate on this many rows, drawn by seed (all)")
     group.add_argument("--max_seq_length", type=positive_int, default=128, help="maximum tokens per text (%(default)s)")
+    add_long_text_flags(group)
     group.add_argument("--length_buckets", action=FLAG, default=True, help="batch rows of similar length (on)")
     group.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches (0)")
 
@@ -135,6 +138,7 @@ def argument_problems(args):
         max_seq_length=args.max_seq_length,
     )
     yield from tracker_problems([*args.tracker, *(["visualdl"] if args.visualdl_dir else [])])
+    yield from problems_of(of_arguments(vars(args)), args.max_seq_length)
     if args.init_from_ckpt and args.head_start not in (None, "random"):
         yield (
             f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
+from text_cls.long_texts import WINDOWS
 from text_cls.rows import LINE_BREAKS, one_line
 
 CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
@@ -24,13 +26,15 @@ def add_model_flags(
     label_help="labels; if the file exists, it must be the model's (%(default)s)",
     group=None,
 ):
-    """Adds --dataset_dir and --label_file; to `group`, --params_path, --device, --max_seq_length and --batch_size."""
+    """Adds --dataset_dir and --label_file; to `group`, --params_path, --device, those of the texts' length, and
+    --batch_size."""
     parser.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
     parser.add_argument("--label_file", default="label.txt", help=label_help)
     group = group or parser
     group.add_argument("--params_path", default=params_path, help=params_help)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
     group.add_argument("--max_seq_length", type=positive_int, help="maximum tokens per text (as in training; 128)")
+    long_text_flags.add_model_flags(group)
     group.add_argument("--batch_size", type=positive_int, default=batch_size, help=batch_help)
 
 
@@ -42,7 +46,9 @@ def open_model(args, problems):
     from text_cls.neural.checkpoint import open_checkpoint
 
     label_file = os.path.join(args.dataset_dir, args.label_file)
-    return open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
+    checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
+    checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, length, problems)
+    return checkpoint, length
 
 
 def load_weights(checkpoint, device, environment):
@@ -55,10 +61,10 @@ def load_weights(checkpoint, device, environment):
 
 
 def encode_texts(checkpoint, texts, max_seq_length):
-    """Tokens of texts as `batching.Encoded`."""
-    from text_cls.neural.model import encode
+    """Tokens of texts, as `batching.Encoded` or `long_texts.Windows`."""
+    from text_cls.neural.windows import encode_long
 
-    return encode(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length)
+    return encode_long(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length, checkpoint.long_texts)
 
 
 def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
@@ -66,6 +72,23 @@ def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
     from text_cls.neural.model import predict_probabilities
 
     return predict_probabilities(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), batch_size)
+
+
+def probabilities_and_passages(checkpoint, texts, max_seq_length, batch_size):
+    """The probabilities of texts, and for each label the passage that decided it: the window with the highest logit.
+
+    Returns:
+        float32 array [texts, labels]; int32 array [texts, labels, 2], the passage's first character and the one after
+        its last, or None if long texts are not read in windows.
+    """
+    from text_cls.neural.model import predict_passages, predict_probabilities
+    from text_cls.probabilities import sigmoid
+
+    tokens = encode_texts(checkpoint, texts, max_seq_length)
+    if checkpoint.long_texts.mode != WINDOWS:
+        return predict_probabilities(checkpoint.model, tokens, batch_size), None
+    logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
+    return sigmoid(logits), passages
 
 
 # --------------------------------------------------------------------------------------------------------------- data

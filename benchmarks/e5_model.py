@@ -6,7 +6,7 @@ import kept_runs
 from project import run_script
 from text_cls.locks import try_lock, unlock
 
-LAYERS = {6: "2 4 6 8 10 12", 12: "1 2 3 4 5 6 7 8 9 10 11 12"}  # of the original, by their number
+LAYERS = {3: "4 8 12", 6: "2 4 6 8 10 12", 12: "1 2 3 4 5 6 7 8 9 10 11 12"}  # of the original, by their number
 
 
 def add_flag(parser):
@@ -14,7 +14,7 @@ def add_flag(parser):
 
 
 def make(layers, wheel=None, pooling="mean"):
-    """Folder of the model with 6 or 12 layers."""
+    """Folder of the model with one of the numbers of `LAYERS`."""
     folder = kept_runs.HOME / f"e5-{layers}-{pooling}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

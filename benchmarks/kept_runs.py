@@ -12,7 +12,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from project import ROOT, cpu_seconds, used
+from project import ROOT, cpu_seconds, peak_mib, used
 from text_cls.cli import UserError
 from text_cls.files import write_json
 from text_cls.locks import write_lock
@@ -33,7 +33,7 @@ class Run(NamedTuple):
         return HOME / f"{self.name}-{digest[:8]}"
 
     def result(self):
-        """What `execute` returned, and "seconds", "cpu_seconds" and "code"; None if the run is not finished."""
+        """What `execute` returned, and "seconds", "cpu_seconds", "peak_mib" and "code"; None if it is not finished."""
         return _read(self.folder / "result.json")
 
     def script(self, *words, python=sys.executable):
@@ -42,12 +42,13 @@ class Run(NamedTuple):
         If this process is asked to end, so is the script; train.py then saves its state.
         """
         log = self.folder / "log.txt"
-        spent = _read(self.folder / "times.json") or {"seconds": 0.0, "cpu_seconds": 0.0}
-        started, before = time.perf_counter(), cpu_seconds()
+        spent = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_mib": 0.0, **(_read(self.folder / "times.json") or {})}
+        started, before, total = time.perf_counter(), cpu_seconds(), dict(spent)
 
-        def note(cpu):
+        def note(cpu, mib=None):
             seconds = time.perf_counter() - started
-            total = {"seconds": spent["seconds"] + seconds, "cpu_seconds": spent["cpu_seconds"] + cpu}
+            total.update(seconds=spent["seconds"] + seconds, cpu_seconds=spent["cpu_seconds"] + cpu)
+            total["peak_mib"] = max(total["peak_mib"], mib or 0.0)
             write_json(self.folder / "times.json", total)
 
         with open(log, "a", encoding="utf-8") as file:
@@ -56,7 +57,7 @@ class Run(NamedTuple):
             process = subprocess.Popen([str(python), *map(str, words)], cwd=ROOT, **output)
             try:
                 while process.poll() is None:
-                    note(used(process) or 0.0)
+                    note(used(process) or 0.0, peak_mib(process))
                     _wait(process)
             finally:
                 process.terminate()

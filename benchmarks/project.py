@@ -67,6 +67,14 @@ def used(process):
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def peak_mib(process):
+    """The most memory that a running process has used so far, in MiB; None if it has ended."""
+    if process.poll() is not None:
+        return None
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+
+
 def processor():
     """The CPU's name."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:

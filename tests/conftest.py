@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -205,6 +206,21 @@ def bundles(trained, tmp_path_factory):
         folders[name] = tmp_path_factory.mktemp("bundles") / name
         assert export_model.main(["--params_path", str(checkpoint), "--output_path", str(folders[name])]) == 0
     return folders
+
+
+@pytest.fixture(scope="session")
+def windows_bundle(trained, tmp_path_factory):
+    """Bundle of the hierarchical model, as if it had been trained with --long_texts windows --max_windows 6."""
+    import export_model
+
+    folder = tmp_path_factory.mktemp("windows")
+    checkpoint = shutil.copytree(trained["news"][1], folder / "checkpoint")
+    run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    run["arguments"] |= {"long_texts": "windows", "max_windows": 6}
+    (checkpoint / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    flags = ["--params_path", str(checkpoint), "--output_path", str(folder / "export")]
+    assert export_model.main(flags) == 0
+    return folder / "export"
 
 
 @pytest.fixture

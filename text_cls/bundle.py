@@ -2,9 +2,9 @@
 
 It has the static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), the tokenizer files, label.txt,
 decision.json, README.md (the model card), and manifest.json: the SHA-256 of every file, inputs and outputs, maximum
-length, versions, the facts of the card. None of the files read here is a pickle. A bundle of kind "retrieval" has an
-encoder instead of a classifier, and an index from vectors to label names; its labels may change while its graph stays
-the same.
+length, how longer texts are read, versions, the facts of the card. None of the files read here is a pickle. A bundle of
+kind "retrieval" has an encoder instead of a classifier, and an index from vectors to label names; its labels may change
+while its graph stays the same.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from text_cls.card_usage import bundle_usage
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
+from text_cls.long_texts import RECORD, LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import (
@@ -82,9 +83,10 @@ _OPTIONAL_FIELDS = {
     "unmeasured": list_of(one_of(*VARIANTS)),
     "card": CARD_FACTS,
 }
+_CLASSIFICATION_FIELDS = {"long_texts": RECORD}  # all optional
 _CHECK = by_kind(
     {
-        CLASSIFICATION: fields(_FIELDS, _OPTIONAL_FIELDS),
+        CLASSIFICATION: fields(_FIELDS, {**_OPTIONAL_FIELDS, **_CLASSIFICATION_FIELDS}),
         RETRIEVAL: fields({**_FIELDS, **_RETRIEVAL_FIELDS}, _OPTIONAL_FIELDS),
     },
     default=CLASSIFICATION,
@@ -105,6 +107,11 @@ class Bundle:
     def kind(self) -> str:
         """One of `KINDS`."""
         return self.manifest.get("kind", CLASSIFICATION)
+
+    @property
+    def long_texts(self) -> LongTexts:
+        """How texts are read that are longer than max_seq_length; a bundle that does not say it cuts them."""
+        return LongTexts(**self.manifest.get("long_texts", {}))
 
     def onnx_file(self, variant: str) -> str:
         """The path of a variant's graph. Raises UserError if the bundle does not have it."""

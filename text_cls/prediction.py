@@ -23,7 +23,17 @@ class Job:
     output: Output | None = None
 
 
-def check_files(path, output, problems, labels, with_scores=False, skip_blank=False, longest=None, tables=None):
+def check_files(
+    path,
+    output,
+    problems,
+    labels,
+    with_scores=False,
+    skip_blank=False,
+    longest=None,
+    tables=None,
+    with_evidence=False,
+):
     """The `Job` to predict a file: rows of text, or a table, as its name ends. Adds what is wrong to `problems`.
 
     Args:
@@ -33,6 +43,7 @@ def check_files(path, output, problems, labels, with_scores=False, skip_blank=Fa
         with_scores, skip_blank: scores in rows of text; no rows where there is no text.
         longest: maximum characters per text.
         tables: `TableOptions`.
+        with_evidence: a column for the passages that decided the labels.
     """
     tables, texts, target, is_table = tables or TableOptions(), None, None, extension(path) in READABLE
     with problems.collect():
@@ -45,7 +56,7 @@ def check_files(path, output, problems, labels, with_scores=False, skip_blank=Fa
             problems.add(f"--{flag} is for tables; {path} does not end with {', '.join(READABLE)}")
     if output:
         levels = _level_columns(tables.level_columns, labels, problems) if labels else []
-        target = Output(output, levels, with_scores, tables.excel_safe)
+        target = Output(output, levels, with_scores, tables.excel_safe, with_evidence)
         for problem in target.problems(texts):
             problems.add(problem)
         if is_table and not target.is_table and not problems.count:
@@ -94,7 +105,8 @@ def predict_file(job, predict, log_row):
     Row i of the output belongs to row i of the input. A row without a text is not predicted and has no labels.
 
     Args:
-        predict: takes a list of texts, returns (label names, their probabilities) of each.
+        predict: takes a list of texts, returns (label names, their probabilities) of each, perhaps with passages, see
+            `named_labels`.
         log_row: takes a text and its label names. Called for each row without an output, else for the first 10.
     """
     texts, output = job.texts, job.output
@@ -105,10 +117,13 @@ def predict_file(job, predict, log_row):
         bar = stack.enter_context(progress_bar(texts.count, "row"))
         for window in texts.windows(WINDOW):
             answers = []
-            for text, names, scores in _answers(window.texts, predict):
+            for text, answer in _answers(window.texts, predict):
+                names = answer[0]
                 if done < shown:
                     log_row(one_line(text), names)
-                answers.append((names, scores))
+                    if len(answer) > 2:
+                        log_passages(text, names, answer[2])
+                answers.append(answer)
                 done += 1
                 blank += not text
                 bare += bool(text) and not len(names)
@@ -135,19 +150,33 @@ def predict_file(job, predict, log_row):
 
 
 def _answers(window, predict):
-    """Yields (text, label names, their probabilities) of each text of the list `window`, of which some are empty."""
+    """Yields (text, what `predict` returns for it) for each text of the list `window`, of which some are empty."""
     texts = [text for text in window if text]
     found = iter(predict(texts) if texts else ())
     for text in window:
-        yield text, *(next(found) if text else ((), ()))
+        yield text, next(found) if text else ((), ())
 
 
-def named_labels(probabilities, labels, decision):
-    """Yields (label names, their probabilities) of each row of probabilities, float array [rows, labels]."""
+def named_labels(probabilities, labels, decision, passages=None):
+    """Yields (label names, their probabilities) of each row of probabilities, float array [rows, labels].
+
+    passages: int array [rows, labels, 2], what `long_texts.passages` returns; then a third item is yielded, the
+    [start, end] of each label.
+    """
     shown = decision.calibrated(probabilities)
-    for row, chosen in zip(shown, decision.decide(probabilities, labels.parents)):
+    for i, chosen in enumerate(decision.decide(probabilities, labels.parents)):
         numbers = chosen.nonzero()[0]
-        yield [labels.names[i] for i in numbers], row[numbers]
+        more = () if passages is None else (passages[i, numbers].tolist(),)
+        yield [labels.names[k] for k in numbers], shown[i, numbers], *more
+
+
+def log_passages(text, names, passages):
+    """Logs the passages of a text that decided its labels, each with its labels."""
+    labels = {}
+    for name, passage in zip(names, passages):
+        labels.setdefault(tuple(passage), []).append(name)
+    for (start, end), decided in labels.items():
+        logger.info("evidence for %s: %s", ",".join(decided), one_line(text[start:end]))
 
 
 def log_flat(text, names):

@@ -196,6 +196,15 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(" ", text)
 
 
+def place_in(text: str, place: int) -> int:
+    """The place in a text that a place in `one_line(text)` stands for."""
+    for run in _BREAKS.finditer(text):
+        if run.start() >= place:
+            break
+        place += len(run[0]) - 1
+    return place
+
+
 def format_row(*columns: str) -> str:
     """A row of these columns as a line of a file."""
     return "\t".join(map(one_line, columns)) + "\n"

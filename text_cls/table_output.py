@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from text_cls.files import atomic_write
 from text_cls.label_tree import levels_of
-from text_cls.rows import format_row
+from text_cls.rows import format_row, one_line
 from text_cls.table_texts import extension
 from text_cls.tables import cell_text
 
@@ -28,12 +28,14 @@ class Output:
     """A file for predictions.
 
     levels: names of the columns for labels by level. with_scores: whether rows of text have them; tables always do.
+    with_evidence: whether there is a column for the passages that decided the labels.
     """
 
     path: str
     levels: list = field(default_factory=list)
     with_scores: bool = False
     excel_safe: bool = False
+    with_evidence: bool = False
 
     @property
     def is_table(self):
@@ -42,7 +44,7 @@ class Output:
     @property
     def columns(self):
         """Names of the columns that are added to those of the input."""
-        return ["labels", "scores", *self.levels]
+        return ["labels", "scores", *self.levels, *(["evidence"] if self.with_evidence else [])]
 
     def problems(self, texts):
         """Yields why this file cannot be written. texts: the `TextFile` or `TableFile`, None if it cannot be read."""
@@ -66,21 +68,35 @@ class Output:
 
     @contextlib.contextmanager
     def open(self, texts):
-        """Yields a function that writes a `Window` of `texts` and its answers, a list of (label names, scores).
+        """Yields a function that writes a `Window` of `texts` and its answers.
 
-        The file appears whole, or not at all.
+        An answer is a tuple of label names, scores and, `with_evidence`, passages, see `prediction.named_labels`. The
+        file appears whole, or not at all.
         """
         write = {".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".parquet": _parquet}.get(extension(self.path), _rows)
         with atomic_write(self.path) as file, write(file, texts, self) as write_window:
-            yield write_window
+            in_cells = self.with_evidence and self.is_table and texts.is_table
+            yield _in_cells(texts, write_window) if in_cells else write_window
 
-    def added(self, names, scores):
+    def added(self, names, scores, passages=()):
         """The added values of a row: {column: list}."""
         row = {"labels": list(names), "scores": [round(float(score), 5) for score in scores]}
         if self.levels:
             found = levels_of(names)
             row |= {level: found[i] if i < len(found) else [] for i, level in enumerate(self.levels)}
+        if self.with_evidence:
+            row["evidence"] = [list(passage) for passage in passages]
         return row
+
+
+def _in_cells(texts, write):
+    """Writes with the passages as places in the cells of a table, whose texts are read without line breaks."""
+
+    def write_window(window, answers):
+        pairs = zip(window.records, answers)
+        write(window, [(*some[:2], *(texts.passages(record, each) for each in some[2:])) for record, some in pairs])
+
+    return write_window
 
 
 def joined_scores(scores):
@@ -88,14 +104,26 @@ def joined_scores(scores):
     return ",".join(f"{score:.5f}" for score in scores)
 
 
+def joined_passages(passages):
+    """Passages as text files have them: start..end of each. Excel would take 3-12 for a date, and 3:12 for a time."""
+    return ",".join(f"{start}..{end}" for start, end in passages)
+
+
 @contextlib.contextmanager
 def _rows(file, texts, output):
     def write(window, answers):
-        for text, (names, scores) in zip(window.texts, answers):
-            scores = [joined_scores(scores)] if output.with_scores else []
-            file.write(format_row(text, ",".join(names), *scores))
+        for text, (names, scores, *passages) in zip(window.texts, answers):
+            more = [joined_scores(scores)] if output.with_scores else []
+            if output.with_evidence:
+                # Places in the text as it is written, with a space for each run of line breaks.
+                more.append(joined_passages([_written(text, passage) for each in passages for passage in each]))
+            file.write(format_row(text, ",".join(names), *more))
 
     yield write
+
+
+def _written(text, passage):
+    return [len(one_line(text[:place])) for place in passage]
 
 
 # ------------------------------------------------------------------------------------------------------ CSV, JSON lines
@@ -130,12 +158,12 @@ def _csv(file, texts, output):
         rows.writerow(cells)
 
     def write(window, answers):
-        for record, (names, scores) in zip(window.records, answers):
-            added = output.added(names, scores)
-            joined = [",".join(added[column]) for column in ("labels", *output.levels)]
+        for record, answer in zip(window.records, answers):
+            added = output.added(*answer)
+            joined = {"scores": joined_scores, "evidence": joined_passages}
             write_row(
                 [flat(record.get(column)) for column in texts.columns]
-                + [joined[0], joined_scores(added["scores"]), *joined[1:]]
+                + [joined.get(column, ",".join)(added[column]) for column in output.columns]
             )
 
     if texts.has_names:
@@ -167,8 +195,8 @@ def _parquet(file, texts, output):
     schema = texts.schema
     if schema is None:
         schema = pa.schema([(name, _arrow_type(texts.kinds.get(name, set()))) for name in texts.columns])
-    strings, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
-    fields = [pa.field(name, numbers if name == "scores" else strings) for name in output.columns]
+    kinds = {"scores": pa.list_(pa.float32()), "evidence": pa.list_(pa.list_(pa.int64()))}
+    fields = [pa.field(name, kinds.get(name, pa.list_(pa.string()))) for name in output.columns]
     whole = pa.schema([*schema, *fields], metadata=schema.metadata)
     waiting = []
 

@@ -6,8 +6,8 @@ import os
 from collections import defaultdict
 
 from text_cls.cli import Problems, logger
-from text_cls.rows import one_line, read_texts
-from text_cls.tables import find_columns, has_surrogate, known_columns, open_table, records_of, row_text
+from text_cls.rows import one_line, place_in, read_texts
+from text_cls.tables import cell_text, find_columns, has_surrogate, known_columns, open_table, records_of, row_text
 
 READABLE = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".json")
 TEXT_NAMES = set("text texts content sentence body 文本 内容 正文".split())
@@ -145,6 +145,14 @@ class TableFile:
         rows = (record for _, record in self._table.rows(Problems()))
         while records := list(itertools.islice(rows, size)):
             yield Window(self.path, self._texts_of(records), records)
+
+    def passages(self, record, passages):
+        """Passages of a row's text as places in its cell; if the text is that of several cells, in the text as read."""
+        if len(self._texts) > 1:
+            return passages
+        cell = cell_text(record.get(self._texts[0]))
+        blank = len(cell) - len(cell.lstrip())
+        return [[blank + place_in(cell[blank:], place) for place in passage] for passage in passages]
 
     def _texts_of(self, records):
         return [one_line(row_text(record, self._texts)) for record in records]

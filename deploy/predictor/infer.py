@@ -55,6 +55,9 @@ def parse_args(argv=None):
     files.add_argument("--input_file", help="texts, one per line, or a table (data.txt in --dataset_dir)")
     files.add_argument("--output_file", help="file to write, text<TAB>label,label as predict.py writes it (log only)")
     files.add_argument("--scores", action="store_true", help="also write the labels' probabilities (off)")
+    files.add_argument(
+        "--evidence", action="store_true", help="also write the passage that decided each label, start..end (off)"
+    )
     files.add_argument("--perf", action="store_true", help="score and time labelled rows instead of predicting (off)")
     files.add_argument(
         "--perf_dataset", default="dev", choices=("dev", "test"), help="labelled rows of --perf (%(default)s)"
@@ -67,6 +70,7 @@ def parse_args(argv=None):
 
 def measure(predictor, path):
     """Logs F1 on labelled rows, and the time per text of tokenisation, of the model, and in total."""
+    from text_cls.long_texts import Windows
     from text_cls.rows import read_rows
     from text_cls.scores import scores
 
@@ -79,6 +83,7 @@ def measure(predictor, path):
     encoded = predictor.encode(texts)
     tokenised = time.perf_counter()
     outputs = predictor.run(encoded)
+    predictor.unread = encoded.truncated if isinstance(encoded, Windows) else 0  # not those of the warm-up
     computed = time.perf_counter()
     predicted = predictor.decision.decide(predictor.probabilities_of(outputs), parents)
     decided = time.perf_counter()
@@ -99,6 +104,7 @@ def main(argv=None):
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
         raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+    from text_cls.long_texts import evidence_problem, unread_text
     from text_cls.serving import open_predictor
     from text_cls.serving.predictor import bundle_of
 
@@ -121,15 +127,27 @@ def main(argv=None):
     if not args.perf:
         tables = table_options(args)
         job = check_files(
-            path, args.output_file, problems, predictor.labels, args.scores, args.skip_blank, tables=tables
+            path,
+            args.output_file,
+            problems,
+            predictor.labels,
+            args.scores,
+            args.skip_blank,
+            tables=tables,
+            with_evidence=args.evidence,
         )
+    if args.evidence and (problem := evidence_problem(predictor.long_texts)):
+        problems.add(f"--evidence: {problem}")
     with problems.collect():
         predictor.decision = overridden(predictor.decision, **decision_options(args))
     problems.stop_if_any()
     if args.perf:
         measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
     else:
-        predict_file(job, predictor.predict, log_hierarchy if predictor.labels.hierarchical else log_flat)
+        predict = predictor.predict_with_evidence if args.evidence else predictor.predict
+        predict_file(job, predict, log_hierarchy if predictor.labels.hierarchical else log_flat)
+    if predictor.unread:
+        logger.warning(unread_text(predictor.unread, predictor.long_texts))
     return 0
 
 

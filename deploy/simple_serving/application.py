@@ -24,6 +24,7 @@ from schemas import Answer, Info, Invalid, refine, share_errors
 from service import RETRIEVAL, ROUTES, Service, TooSlow
 from settings import parse_args
 from text_cls.cli import PACKAGES, UserError
+from text_cls.long_texts import WINDOWS
 
 LATE_SECONDS = 1  # by which an answer may be late that only has to be written: to lose it would help nobody
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -172,7 +173,8 @@ def add_health(app, state):
 def schema_of(app, service):
     """The OpenAPI schema of the routes that work with the served bundle. Its version is the bundle's, as in /info."""
     if app.openapi_schema is None:
-        schema = refine(app.openapi(), service.limits, service.longest)
+        windows = service.predictor.long_texts.mode == WINDOWS
+        schema = refine(app.openapi(), service.limits, service.longest, windows)
         for path in set(ROUTES.values()) - {service.route}:
             del schema["paths"][path]
         for path in OPEN:

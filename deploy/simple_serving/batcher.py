@@ -93,7 +93,7 @@ class Batcher:
         self.tokens = self.texts = 0  # accepted but not yet run
         self._clock = 0  # tokens run so far
         self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens; a guess until `warm_up` measures it
-        self._speed = Speed()
+        self._speed, self._highest = Speed(), 0.0  # the second: tokens per second
         self._heap, self._number = [], itertools.count()  # (turn, number, job, row)
         self._jobs = {}  # those not answered yet, in the order in which they came: a set with an order
         self._closed = False
@@ -125,6 +125,7 @@ class Batcher:
         seconds = np.maximum.accumulate(np.minimum.accumulate(seconds / tokens) * tokens)
         self._cost = np.interp(np.arange(self.batch_tokens + 1), tokens, seconds)
         self._speed = Speed(tokens[-1], seconds[-1])
+        self._highest = self._speed.per_second
         return dict(zip(tokens.tolist(), seconds.tolist()))
 
     def submit(self, rows, batch_size=None, patience=math.inf):
@@ -168,6 +169,10 @@ class Batcher:
         late = max(total / speed - patience, (total - self.queue_tokens) / speed)
         if late > 0 or total > self.queue_tokens:
             raise Full(late)
+
+    def least_seconds(self, tokens):
+        """How long the model runs for these tokens if nothing else does, by its highest speed so far."""
+        return tokens / self._highest if self._highest else 0.0
 
     def close(self, seconds):
         """Accepts nothing new; returns when all accepted requests are answered, or after `seconds`."""
@@ -216,6 +221,7 @@ class Batcher:
                 faster = tokens > (end - begin) * self._speed.per_second
                 if self.tokens >= self.batch_tokens or not self.batching or faster:
                     self._speed = self._speed.add(tokens, end - begin)
+                    self._highest = max(self._highest, self._speed.per_second)
                 self._refuse_late()
             self.observe(len(entries), tokens, end - start)
 

@@ -24,8 +24,9 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from settings import API_KEY, seconds
-from text_cls.cli import Problems, UserError, add_blank_flag, command, non_negative_float, positive_int
+from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_float, positive_int
 from text_cls.label_tree import SEPARATOR
+from text_cls.long_texts import LongTexts, evidence_problem, unread_text
 from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
 from text_cls.rows import Labels
 from text_cls.table_flags import add_table_flags, table_options
@@ -59,6 +60,9 @@ def parse_args(argv=None):
         "--batch_size", type=positive_int, help="texts per request and, if set, per run of the model (32)"
     )
     request.add_argument("--prob_limit", type=non_negative_float, help="probability a label must exceed (the server's)")
+    request.add_argument(
+        "--evidence", action="store_true", help="ask for the passage that decided each label, and show it (off)"
+    )
 
     files = parser.add_argument_group("files")
     files.add_argument("--input_file", help="texts, one per line, or a table (sample texts)")
@@ -108,12 +112,13 @@ class Server:
         self._own, self._connections, self._closed = threading.local(), [], threading.Event()
 
     def info(self):
-        """The server's route, labels and limits, and whether the labels are a hierarchy."""
+        """The server's route, labels and limits, how it reads long texts, and whether the labels are a hierarchy."""
         info = self.ask("GET", "/info", patient=False)
         try:
             hierarchical = any(SEPARATOR in name for name in info["labels"])
             if {"max_texts", "max_characters", "max_body_bytes"} <= set(info["limits"]) and "route" in info:
-                return {**info, "hierarchical": hierarchical}
+                how = LongTexts(**info.get("long_texts", {}))
+                return {**info, "hierarchical": hierarchical, "long_texts": how}
         except (KeyError, TypeError):
             pass
         raise UserError(f"{self.url} does not list its labels at /info. {REMEDIES[None]}")
@@ -227,8 +232,13 @@ class Labeller:
     def __init__(self, server, args, info):
         self.server, self.route = server, server.route or info["route"]
         names = ("max_seq_len", "batch_size", "prob_limit")
+        self.long_texts, self.unread = info["long_texts"], 0  # texts not read to their end
+        if args.evidence and (problem := evidence_problem(self.long_texts)):
+            raise UserError(f"--evidence: {server.url}: {problem}")
         self.most_bytes = info["limits"]["max_body_bytes"] - 200  # the rest of a request
         self.parameters = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        self.parameters |= {"evidence": True} if args.evidence else {}
+        self.fields = ("label_name", "confidence", *(["evidence"] if args.evidence else []))
 
     def result(self, texts):
         """`result` of the answer to one request."""
@@ -236,7 +246,7 @@ class Labeller:
         answer = self.server.ask("POST", self.route, request)
         try:
             result = answer["result"]
-            if len(result["label_name"]) == len(result["confidence"]) == len(texts):
+            if all(len(result[name]) == len(texts) for name in self.fields):
                 return result
         except (KeyError, TypeError):
             pass
@@ -255,7 +265,7 @@ class Labeller:
         yield request
 
     def predict(self, texts, batch_size, pool):
-        """Yields (label names, their probabilities) for each text, in order; the pool's threads send the requests."""
+        """Yields what `predict_file` expects of each text, in order; the pool's threads send the requests."""
         futures = [pool.submit(self.result, request) for request in self._requests(texts, batch_size)]
         pending = set(futures)
         for future in futures:
@@ -264,7 +274,8 @@ class Labeller:
                 for one in done:
                     one.result()  # raises its error, even if an earlier request is still running
             result = future.result()
-            yield from zip(result["label_name"], result["confidence"])
+            self.unread += sum(result.get("truncated", ()))
+            yield from zip(*(result[name] for name in self.fields))
 
 
 def label_file(args, labeller, info):
@@ -281,6 +292,7 @@ def label_file(args, labeller, info):
         args.skip_blank,
         limits["max_characters"],
         table_options(args),
+        args.evidence,
     )
     problems.stop_if_any()
     log_row = log_hierarchy if info["hierarchical"] else log_flat
@@ -290,6 +302,8 @@ def label_file(args, labeller, info):
     finally:
         labeller.server.close()
         pool.shutdown(cancel_futures=True)
+    if labeller.unread:
+        logger.warning(unread_text(labeller.unread, labeller.long_texts))
 
 
 @command

@@ -22,10 +22,15 @@ class Metrics:
         )
         self.errors = Counter("errors", "Errors of the server (status 500)", **own)
         self.texts = Counter("texts", "Texts answered with labels", **own)
+        self.windows = Counter("windows", "Windows of those texts; 1 of a text that is not read in windows", **own)
         self.under_way = Gauge("requests_under_way", "Requests received but not answered yet", **own)
-        self.queue_texts = Gauge("queue_texts", "Texts that wait for the model or are being run", **own)
+        self.queue_texts = Gauge(
+            "queue_texts", "Texts, or windows of them, that wait for the model or are being run", **own
+        )
         self.queue_tokens = Gauge("queue_tokens", "Tokens that wait for the model or are being run", **own)
-        self.batch_texts = Histogram("batch_texts", "Texts of one run of the model", buckets=TEXTS, **own)
+        self.batch_texts = Histogram(
+            "batch_texts", "Texts, or windows of them, of one run of the model", buckets=TEXTS, **own
+        )
         self.batch_tokens = Histogram("batch_tokens", "Tokens of one run, without padding", buckets=TOKENS, **own)
         self.run_seconds = Histogram("run_seconds", "Time of one run of the model", buckets=SECONDS, **own)
         self.search_seconds = Histogram(

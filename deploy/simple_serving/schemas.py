@@ -26,6 +26,11 @@ def _whole(number):
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+# Not an object, of which an answer with a hundred labels would repeat the keys as often.
+Passage = Annotated[
+    list[int],
+    Field(min_length=2, max_length=2, description="[start, end) in the text, in characters: Unicode code points"),
+]
 Length = Annotated[int, Field(ge=LEAST_TOKENS), BeforeValidator(_whole)]
 Size = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 
@@ -35,14 +40,17 @@ class Data(_Strict):
 
 
 class Parameters(_Strict):
-    max_seq_len: Length | None = Field(None, description="maximum tokens per text; by default as in training")
-    batch_size: Size | None = Field(None, description="maximum texts of this request in one run of the model")
+    max_seq_len: Length | None = Field(None, description="maximum tokens per text or window; by default as in training")
+    batch_size: Size | None = Field(None, description="maximum texts or windows of this request in one run")
     prob_limit: float | None = Field(
         None,
         ge=0,
         le=1,
         description="the probability a label must exceed, instead of the bundle's thresholds; the rest of its "
         "decision (min_k, max_k, none_below, hierarchy) applies as before",
+    )
+    evidence: bool | None = Field(
+        None, description="return the passage that decided each label; only if the mode of long_texts is windows"
     )
 
 
@@ -55,6 +63,13 @@ class Result(BaseModel):
     label: list[list[int]] = Field(description="for each text: line numbers of its labels in label.txt, from 0")
     confidence: list[list[float]] = Field(description="for each text: the probabilities of those labels")
     label_name: list[list[str]] = Field(description="for each text: the names of those labels, each after its parent")
+    evidence: list[list[Passage]] | None = Field(
+        None, description="if asked for: for each text, the passages with the highest logits of those labels"
+    )
+    truncated: list[bool] | None = Field(
+        None,
+        description="for each text: whether its end was not read, as it has too many windows; only if one was not",
+    )
 
 
 class Answer(BaseModel):
@@ -67,7 +82,10 @@ class Info(BaseModel):
     labels: list[str]
     model: str
     bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
-    max_seq_len: int = Field(description="maximum tokens per text, unless a request sets another number")
+    max_seq_len: int = Field(description="maximum tokens per text or window, unless a request sets another number")
+    long_texts: dict[str, str | int | None] = Field(
+        description="how longer texts are read: mode is cut, head_tail or windows, of which a text has max_windows"
+    )
     limits: dict[str, int | float]
 
 
@@ -116,8 +134,11 @@ def _explain(error):
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def refine(schema, limits, longest):
-    """Adds the classes of requests and errors, and the limits in force, to the application's OpenAPI schema."""
+def refine(schema, limits, longest, windows):
+    """Adds the classes of requests and errors, and the limits in force, to the application's OpenAPI schema.
+
+    windows: whether the bundle reads long texts in windows; without, what is about them is left out.
+    """
     parts = schema["components"]["schemas"]
     parts["Error"] = Error.model_json_schema()
     definition = Question.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -127,6 +148,8 @@ def refine(schema, limits, longest):
     text["maxLength"] = texts["items"]["maxLength"] = limits["max_characters"]
     texts["maxItems"] = limits["max_texts"]
     parts["Parameters"]["properties"]["max_seq_len"]["anyOf"][0]["maximum"] = longest
+    for part, name in () if windows else (("Parameters", "evidence"), ("Result", "evidence"), ("Result", "truncated")):
+        del parts[part]["properties"][name]
     return schema
 
 

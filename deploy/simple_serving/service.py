@@ -5,23 +5,25 @@ writing its answer. It is accepted only if what waits for all of them leaves it 
 """
 
 import asyncio
+import itertools
 import json
 import signal
 import threading
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from batcher import Batcher, Closed, Full
 from lookup import Lookup
 from metrics import Metrics
-from schemas import LEAST_TOKENS, Invalid, parse
+from schemas import LEAST_TOKENS, Invalid, Parameters, parse
 from settings import CLOSING_SECONDS, describe
 from stage import SMALL, Stage
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import logger, set_up_log, stop_signals
+from text_cls.long_texts import WINDOWS, Windows, evidence_problem, joined, passages, pool, texts_in_parts
 from text_cls.serving import open_predictor
 
 HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
@@ -34,11 +36,22 @@ DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
 EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
+MAX_OUTPUTS = 1 << 24  # of the windows of a request, which are held until the last of them has been run
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
 
 
 class TooSlow(Exception):
     """The body of a request did not arrive in time. The text says what to do."""
+
+
+@dataclass
+class Asked:
+    """A request that has been read. windows: of its texts, if the bundle reads texts in windows."""
+
+    rows: list[np.ndarray]  # token ids of each text, or of each window
+    characters: np.ndarray  # of each text
+    windows: Windows | None
+    parameters: Parameters
 
 
 class Service:
@@ -103,8 +116,8 @@ class Service:
         """A request within the limits, and its answer by the served model, for the API documentation."""
         predictor, limits = self._predictor, self.limits
         texts = [text[: limits["max_characters"]] for text in EXAMPLE[: limits["max_texts"]]]
-        outputs = self.batcher.run(predictor.tokenizer.encode(texts, predictor.max_seq_length))
-        answer = json.loads(encode_answer(labels_of(predictor, outputs, None), predictor.labels.names))
+        outputs = predictor.run(predictor.encode(texts))
+        answer = json.loads(encode_answer(labels_of(predictor, outputs, None), predictor.labels.names, {}))
         return {"data": {"text": texts}}, answer
 
     def heed_signals(self):
@@ -147,6 +160,7 @@ class Service:
             "model": predictor.bundle.manifest["model"],
             "bundle": predictor.bundle.digest,
             "max_seq_len": predictor.max_seq_length,
+            "long_texts": predictor.long_texts.record(),
             "limits": self.limits,
         }
 
@@ -228,21 +242,21 @@ class Service:
             predictor = self.predictor  # kept to the end, even if the index changes meanwhile
             self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
             with self.reading.work(len(body)) as do:
-                rows, parameters = await self._read(body, record, predictor, until, do)
+                asked = await self._read(body, record, predictor, until, do)
             if time.monotonic() > until - seconds / 4:  # too late, even if nothing waits for the model
                 raise Full(self.reading.seconds)
-            job = self.batcher.submit(rows, parameters.batch_size, self._patience(until))
-            with self.writing.work(len(rows) * predictor.columns) as do:
+            job = self.batcher.submit(asked.rows, asked.parameters.batch_size, self._patience(until))
+            with self.writing.work(len(asked.rows) * predictor.columns) as do:
                 outputs = await asyncio.wrap_future(job)
                 ran.set()
-                return await self._write(outputs, parameters, predictor, do)
+                return await self._write(outputs, asked, predictor, do)
         except asyncio.CancelledError:
             if job and job.begun:
                 raise
             raise Full(self.reading.seconds) from None
 
     async def _read(self, body, record, predictor, until, do):
-        """(The token ids of each text, the parameters) of a request."""
+        """The `Asked` of a request."""
         limits = self.limits["max_texts"], self.limits["max_characters"]
         texts, parameters = await do(len(body), parse, body, *limits)
         record.update(texts=len(texts), characters=sum(map(len, texts)))
@@ -253,34 +267,81 @@ class Service:
             raise Invalid(
                 f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
             )
-        rows = []
-        for part in _parts(texts):
+        if parameters.evidence and (problem := evidence_problem(predictor.long_texts)):
+            raise Invalid(f"parameters.evidence: {problem}")
+        in_windows, rows, parts, record["tokens"] = predictor.long_texts.mode == WINDOWS, [], [], 0
+        for part in texts_in_parts(texts, CHARACTERS_PER_PART):
             # Awaited part by part: others are read in between, and a request whose client has left ends here.
-            rows += await do(SMALL, self._encode, predictor, part, length, until)
-        record["tokens"] = tokens = sum(map(len, rows))
-        if tokens > self.limits["queue_tokens"]:
+            encoded = await do(SMALL, self._encode, predictor, part, length, until)
+            parts.append(encoded)
+            rows += rows_of(encoded.tokens if in_windows else encoded)
+            record["tokens"] += int(encoded.lengths.sum())
+            record.update({"windows": len(rows)} if in_windows else {})
+            self._check_size(len(rows), record["tokens"], predictor)
+        windows = joined_windows(parts) if in_windows else None
+        return Asked(rows, np.array([*map(len, texts)]), windows, parameters)
+
+    def _check_size(self, rows, tokens, predictor):
+        """Raises Invalid if a request of at least these rows and tokens is too large, whatever else waits."""
+        most, remedy = self.limits["queue_tokens"], "send the texts in several requests, or "
+        remedy += "shorten them" if predictor.long_texts.mode == WINDOWS else "set a smaller parameters.max_seq_len"
+        if tokens > most:
+            raise Invalid(f"at least {tokens} tokens, but at most {most} may wait at a time; {remedy}")
+        if rows * predictor.columns > MAX_OUTPUTS and rows > self.limits["max_texts"]:
+            raise Invalid(f"at least {rows} windows, too many for {predictor.columns} labels; {remedy}")
+        seconds, limit = self.batcher.least_seconds(tokens), self.limits["deadline_seconds"]
+        if seconds > limit:
             raise Invalid(
-                f"{tokens} tokens, but at most {self.limits['queue_tokens']} may wait at a time; send the texts in "
-                "several requests, or set a smaller parameters.max_seq_len"
+                f"{tokens} tokens take this server at least {seconds:.1f} s, but its limit is {limit:g} s; {remedy}"
             )
-        return rows, parameters
 
     def _encode(self, predictor, texts, length, until):
-        """The token ids of some texts, unless it is too late for them by now. Called in the thread for reading."""
+        """The tokens of some texts, unless it is too late for them by now. Called in the thread for reading."""
         self.batcher.check(patience=self._patience(until))
-        return predictor.tokenizer.encode(texts, length)
+        return predictor.encode(texts, length)
 
-    async def _write(self, outputs, parameters, predictor, do):
+    async def _write(self, outputs, asked, predictor, do):
         """The answer in JSON, from the model's outputs."""
+        size, limit, more = outputs.size, asked.parameters.prob_limit, {}
         if self.lookup:
             found = []
             for start in range(0, len(outputs), ROWS_PER_SEARCH):
                 part = outputs[start : start + ROWS_PER_SEARCH]
-                found += await self.lookup.run(labels_of, predictor, part, parameters.prob_limit)
+                found += await self.lookup.run(labels_of, predictor, part, limit)
+        elif asked.windows is None:
+            found = await do(size, labels_of, predictor, outputs, limit)
         else:
-            found = await do(outputs.size, labels_of, predictor, outputs, parameters.prob_limit)
-        self.metrics.texts.inc(len(outputs))
-        return await do(outputs.size, encode_answer, found, predictor.labels.names)
+            found, more = await do(size, labels_of_windows, predictor, outputs, asked)
+        self.metrics.texts.inc(len(found))
+        self.metrics.windows.inc(len(outputs))
+        return await do(size, encode_answer, found, predictor.labels.names, more)
+
+
+def rows_of(encoded):
+    """The token ids of each row of an `Encoded`."""
+    ids = encoded.columns["input_ids"]
+    return [ids[start:end] for start, end in itertools.pairwise(encoded.offsets)]
+
+
+def joined_windows(parts):
+    """The `Windows` of all texts, from those of some texts each."""
+    offsets = np.cumsum([0, *(count for part in parts for count in part.counts)])
+    spans = np.concatenate([part.spans for part in parts])
+    tokens, truncated = joined([part.tokens for part in parts]), sum(part.truncated for part in parts)
+    return Windows(tokens, offsets, spans, truncated, parts[0].pooling)
+
+
+def labels_of_windows(predictor, outputs, asked):
+    """(what `labels_of` returns, further fields of the result) for texts in windows, from the outputs of these."""
+    windows, more = asked.windows, {}
+    pooled = pool(outputs, windows.counts, windows.pooling)
+    found = labels_of(predictor, pooled, asked.parameters.prob_limit)
+    if asked.parameters.evidence:
+        places = passages(windows, outputs)
+        more["evidence"] = [places[i, numbers].tolist() for i, (numbers, _) in enumerate(found)]
+    if windows.truncated:
+        more["truncated"] = (windows.spans[windows.offsets[1:] - 1, 1] < asked.characters).tolist()
+    return found, more
 
 
 def labels_of(predictor, outputs, prob_limit):
@@ -293,24 +354,12 @@ def labels_of(predictor, outputs, prob_limit):
     return [(some.tolist(), row[some].tolist()) for row, some in zip(shown, numbers)]
 
 
-def encode_answer(found, names):
-    """The answer as bytes of JSON, from the result of `labels_of` and the names of all labels."""
+def encode_answer(found, names, more):
+    """The answer as bytes of JSON, from the result of `labels_of`, the names of all labels, and further fields."""
     result = {
         "label": [numbers for numbers, _ in found],
         "confidence": [scores for _, scores in found],
         "label_name": [[names[i] for i in numbers] for numbers, _ in found],
+        **more,
     }
     return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-
-
-def _parts(texts):
-    """Yields lists of consecutive texts with about `CHARACTERS_PER_PART` characters each."""
-    part, characters = [], 0
-    for text in texts:
-        part.append(text)
-        characters += len(text)
-        if characters >= CHARACTERS_PER_PART:
-            yield part
-            part, characters = [], 0
-    if part:
-        yield part

@@ -21,6 +21,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import UserError, command, logger, positive_int
 from text_cls.locks import write_lock
+from text_cls.long_texts import WINDOWS, LongTexts, description
 
 PYTHON_MODELS = ("tokenizer", "seqcls_batcher", "seqcls_postprocess")
 UNUSED_CODE = shutil.ignore_patterns("neural", "serving", "__pycache__")  # parts of text_cls not needed
@@ -94,7 +95,10 @@ def configurations(manifest, labels, args, digest):
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
     ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
-    tokens = [(f"OUTPUT_{i}", kind, dims) for i, (_, kind, dims) in enumerate(inputs)]
+    # A row has the tokens of all windows of its text, end to end; this tensor has how many tokens each of them has.
+    how = LongTexts(**manifest.get("long_texts", {}))
+    windows = [("windows", "INT64", [-1])] if how.mode == WINDOWS else []
+    tokens = [*((f"OUTPUT_{i}", kind, dims) for i, (_, kind, dims) in enumerate(inputs)), *windows]
 
     def model(kind, ins, outs, *more, ragged=False):
         head = f"{kind}\nmax_batch_size: {args.max_batch_size}\n"
@@ -105,16 +109,17 @@ def configurations(manifest, labels, args, digest):
     checks = parameters(
         pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest, **known
     )
+    checks += parameters(pooling=how.pooling) if windows else ""
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
     listed = parameters(labels=json.dumps(labels))
     processor = CPU.replace("CPU", args.device.upper())
     graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
     results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
-    steps = ensemble([name for name, _, _ in inputs], output)
+    steps = ensemble([name for name, _, _ in inputs], output, [name for name, _, _ in windows])
     models = {
         "tokenizer": model(PYTHON, [("INPUT_0", *TEXT)], [*tokens, ERROR], CPU, bounded, limit),
-        "seqcls_batcher": model(PYTHON, inputs, logits, CPU, bounded, checks, ragged=True),
+        "seqcls_batcher": model(PYTHON, [*inputs, *windows], logits, CPU, bounded, checks, ragged=True),
         "seqcls_model": model(graph, inputs, logits, processor, threads),  # not merged: one fault would fail all
         "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
         "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, listed),
@@ -122,13 +127,14 @@ def configurations(manifest, labels, args, digest):
     return {name: f"name: {quoted(name)}\n{content}" for name, content in models.items()}
 
 
-def ensemble(names, output):
-    """The steps from texts to labels. names, output: tensors of the graph."""
+def ensemble(names, output, windows):
+    """The steps from texts to labels. names, output: tensors of the graph. windows: further ones of the tokenizer."""
     tokens = {f"OUTPUT_{i}": f"tokenizer_{name}" for i, name in enumerate(names)}
+    tokens |= {name: f"tokenizer_{name}" for name in windows}
     answers = {f"POST_{name}": name for name, _, _ in ANSWERS}
     steps = [
         step("tokenizer", {"INPUT_0": "INPUT"}, {**tokens, "error": "error"}),
-        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in names}, {output: "OUTPUT_2"}),
+        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in [*names, *windows]}, {output: "OUTPUT_2"}),
         step("seqcls_postprocess", {"POST_INPUT": "OUTPUT_2", "POST_error": "error"}, answers),
     ]
     return "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n"
@@ -227,6 +233,8 @@ def build(args):
         args.max_batch_size,
         args.device,
     )
+    if line := description(LongTexts(**manifest.get("long_texts", {}))):
+        logger.info(line)
 
 
 @command

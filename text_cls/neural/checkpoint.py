@@ -37,6 +37,8 @@ from text_cls.files import (
     write_json,
 )
 from text_cls.label_names import tidy_name
+from text_cls.long_text_flags import of_arguments
+from text_cls.long_texts import LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
@@ -76,6 +78,7 @@ class Checkpoint:
     run: dict  # the contents of run.json
     longest: int | None = None  # maximum tokens of the model
     path: str | None = None  # the folder it was read from
+    long_texts: LongTexts = LongTexts()
 
 
 def last_folder(save_dir):
@@ -206,7 +209,8 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
     config = _read_config(path)
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
-    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path)
+    how = of_arguments(run.get("arguments", {}))
+    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path, how)
 
 
 def _read_config(path):

@@ -18,6 +18,7 @@ from text_cls.bundle import VARIANTS, files_of_bundle, write_card, write_manifes
 from text_cls.card_facts import facts_of
 from text_cls.cli import UserError
 from text_cls.files import atomic_folder, overwrite_problem
+from text_cls.long_texts import CUT, Windows
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input, predict_logits
@@ -99,6 +100,7 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
             "max_seq_length": max_seq_length,
             "longest_input": longest_input(model.config),
             **_id_limits(model.config, inputs),
+            **_long_texts(checkpoint),
             "pad_token_id": tokenizer.pad_token_id,
             "versions": versions(packages),
             "card": facts_of(checkpoint.run),
@@ -114,6 +116,11 @@ def _id_limits(config, inputs):
     """How many ids a model has for each of its inputs; servers refuse others before they reach the graph."""
     sizes = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
     return {sizes[name]: getattr(config, sizes[name]) for name in inputs if hasattr(config, sizes[name])}
+
+
+def _long_texts(checkpoint):
+    """The manifest's record of how long texts are read; none if they are cut, as without it."""
+    return {} if checkpoint.long_texts.mode == CUT else {"long_texts": checkpoint.long_texts.record()}
 
 
 def write_static_graph(model, tokenizer, prefix):
@@ -233,7 +240,7 @@ def compare(expected, logits, predictor, texts, max_seq_length):
     Raises:
         UserError: the difference is above `tolerance`, or the tokens differ.
     """
-    found = predictor.encode(texts, max_seq_length)
+    found = predictor.pack(predictor.tokenizer.encode(texts, max_seq_length))  # cut: the graph reads rows
     if not np.array_equal(expected.columns["input_ids"], found.columns["input_ids"]):
         raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
     difference = float(np.abs(logits - predictor.run(found)).max())
@@ -263,6 +270,7 @@ def measure(predictors, rows):
         results[name] = {kind: 100 * found[kind] for kind in ("micro_f1", "macro_f1")}
     seconds = {name: [] for name in predictors}
     encoded = {name: predictor.encode(texts[:TIMED_ROWS]) for name, predictor in predictors.items()}
+    encoded = {name: one.tokens if isinstance(one, Windows) else one for name, one in encoded.items()}
     for _ in range(ROUNDS):
         for name, predictor in predictors.items():
             started = time.perf_counter()

@@ -13,6 +13,7 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.cli import UserError, logger
 from text_cls.label_tree import split_path
+from text_cls.long_texts import MAX, Windows, pool, shares
 from text_cls.probabilities import logit, sigmoid
 
 HEAD_STARTS = ("linear", "linear+labels", "labels", "prior", "random")
@@ -67,13 +68,14 @@ def fit_head(options, checkpoint, rows, tokens, start=DEFAULT):
     Returns:
         what was done and how long it took, for the log.
     """
-    chosen, features, seconds = features_of(options, checkpoint.model, tokens)
+    chosen, features, counts, seconds = features_of(options, checkpoint.model, tokens)
     started = time.perf_counter()
     rates = label_rates(rows.support(len(checkpoint.labels)), len(rows))
     targets = rows.multi_hot(len(checkpoint.labels), chosen)
     vectors = label_vectors(options, checkpoint) if reads_labels(start) else None
     layer, _ = _classifier(checkpoint.model)
-    _set(layer, *fit(features, targets, rates, vectors, regress=start != "labels"))
+    pooling = tokens.pooling if isinstance(tokens, Windows) else MAX
+    _set(layer, *fit(features, targets, rates, vectors, start != "labels", counts, pooling))
     fitted = time.perf_counter() - started
     return f"{start}, from the features of {len(chosen)} training rows (features {seconds:.1f} s, fit {fitted:.1f} s)"
 
@@ -111,21 +113,34 @@ def _set(layer, weight, bias):
 def features_of(options, model, tokens):
     """Features of the rows, of which each process computes a share: of at most `MOST_ROWS`, drawn by seed.
 
+    Args:
+        tokens: of the rows; of `Windows`, features and their limit are those of windows.
     Returns:
-        (row numbers, float32 array [rows, width] of their features, seconds it took).
+        (row numbers, float32 array [rows, width] of their features, windows of each row or None, seconds it took).
     """
     import paddle
 
     from text_cls.neural.evaluation import all_reduce
     from text_cls.neural.model import predict_features
 
-    started, chosen = time.perf_counter(), np.arange(len(tokens))
-    if len(chosen) > MOST_ROWS:
-        chosen = np.sort(np.random.default_rng(options.seed).choice(len(tokens), MOST_ROWS, replace=False))
+    started, counts = time.perf_counter(), None
+    if isinstance(tokens, Windows):
+        most = int(MOST_ROWS / tokens.counts.mean())
+        rows = _drawn(len(tokens), max(1, most), options.seed)
+        chosen, counts, tokens = tokens.of(rows), tokens.counts[rows], tokens.tokens
+    else:
+        rows = chosen = _drawn(len(tokens), MOST_ROWS, options.seed)
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     batches = [chosen[batch] for batch in sorted_batches(tokens.lengths[chosen], options.batch_size)]
     features = predict_features(model, tokens, options.batch_size, batches[rank::world])
-    return chosen, all_reduce(features[chosen]), time.perf_counter() - started
+    return rows, all_reduce(features[chosen]), counts, time.perf_counter() - started
+
+
+def _drawn(count, most, seed):
+    """All numbers below `count`, or `most` of them, drawn by seed, in order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def reads_labels(start: str | None) -> bool:
@@ -174,6 +189,8 @@ def fit(
     rates: np.ndarray,
     vectors: np.ndarray | None = None,
     regress: bool = True,
+    counts: np.ndarray | None = None,
+    pooling: str = MAX,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One logistic regression per label.
 
@@ -182,11 +199,13 @@ def fit(
     has, or every row; without vectors, its weights are 0 and its bias the log-odds of its rate.
 
     Args:
-        features: float32 array [rows, width].
+        features: float32 array [rows, width]; [windows, width] with counts.
         targets: bool array [rows, labels].
         rates: `label_rates` of the labels.
         vectors: `label_vectors`, float32 array [labels, width].
         regress: False for the weights of the vectors alone.
+        counts: int array [rows], windows of each row; the logits of a row are then those of its windows, pooled.
+        pooling: of `LongTexts`.
     Returns:
         weight [width, labels] and bias [labels] for the features as they are.
     """
@@ -195,38 +214,42 @@ def fit(
     features = (features - mean) / spread
     weight, bias = np.zeros((features.shape[1], len(rates))), logit(rates)
     if vectors is not None:
-        weight, bias = weights_of_vectors(features, targets, rates, (vectors - vectors.mean(axis=0)) / spread)
+        vectors = (vectors - vectors.mean(axis=0)) / spread
+        weight, bias = weights_of_vectors(features, targets, rates, vectors, counts)
     varied = np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0))
     for start in range(0, len(varied) if regress else 0, MOST_LABELS):
         some = varied[start : start + MOST_LABELS]
-        weight[:, some], bias[some] = _fit(features, targets[:, some], weight[:, some], bias[some])
+        weight[:, some], bias[some] = _fit(features, targets[:, some], weight[:, some], bias[some], counts, pooling)
     weight /= spread
     return weight, bias - mean @ weight
 
 
-def _fit(features, targets, near, bias):
+def _fit(features, targets, near, bias, counts, pooling):
     """Weights and biases that minimise the penalised loss of some labels, by L-BFGS.
 
-    near: the weights that have no penalty, and to start from. bias: to start from.
+    near: the weights that have no penalty, and to start from. bias: to start from. counts, pooling: as in `fit`.
     """
     from scipy.optimize import minimize
 
     shape = (features.shape[1] + 1, targets.shape[1])  # the last row is the bias
-    rows = max(1, MOST_CELLS // targets.shape[1])
+    pieces = _pieces(len(targets), counts, max(1, MOST_CELLS // targets.shape[1]))
 
     def loss_and_gradient(flat):
         parameters = flat.reshape(shape)
         weight, bias = parameters[:-1].astype(np.float32), parameters[-1].astype(np.float32)
         loss, gradient = STRENGTH / 2 * ((parameters[:-1] - near) ** 2).sum(), np.zeros(shape)
         gradient[:-1] = STRENGTH * (parameters[:-1] - near)
-        for start in range(0, len(features), rows):
-            x, y = features[start : start + rows], targets[start : start + rows]
-            logits = x @ weight + bias
-            loss += np.logaddexp(0, np.where(y, -logits, logits)).sum(dtype=np.float64)
-            errors = sigmoid(logits) - y
+        for rows, of_rows in pieces:
+            x, y = features[of_rows], targets[rows]
+            logits, of_row = x @ weight + bias, None if counts is None else counts[rows]
+            pooled = logits if of_row is None else pool(logits, of_row, pooling)
+            loss += np.logaddexp(0, np.where(y, -pooled, pooled)).sum(dtype=np.float64)
+            errors = sigmoid(pooled) - y
+            if of_row is not None:
+                errors = np.repeat(errors, of_row, axis=0) * shares(logits, pooled, of_row, pooling)
             gradient[:-1] += x.T @ errors
             gradient[-1] += errors.sum(axis=0)
-        return loss / len(features), gradient.ravel() / len(features)
+        return loss / len(targets), gradient.ravel() / len(targets)
 
     first = np.concatenate([near, bias[None]])
     # Less exact, another rounding would give noticeably other weights; more exact, float32 cannot be.
@@ -235,11 +258,22 @@ def _fit(features, targets, near, bias):
     return found.x.reshape(shape)[:-1], found.x.reshape(shape)[-1]
 
 
+def _pieces(rows, counts, most):
+    """Slices of all rows, and of their features, such that each has about `most` of these."""
+    ends = np.arange(rows + 1) if counts is None else np.cumsum([0, *counts])
+    starts = np.unique(np.searchsorted(ends[:-1], np.arange(0, ends[-1], most)))
+    return [(slice(a, b), slice(ends[a], ends[b])) for a, b in zip(starts, [*starts[1:], rows])]
+
+
 # ------------------------------------------------------------------------------------------------------ labels' vectors
 
 
 def weights_of_vectors(
-    features: np.ndarray, targets: np.ndarray, rates: np.ndarray, vectors: np.ndarray
+    features: np.ndarray,
+    targets: np.ndarray,
+    rates: np.ndarray,
+    vectors: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights in the direction of each label's vector.
 
@@ -252,12 +286,16 @@ def weights_of_vectors(
         targets, rates: as in `fit`. A label without rows gets the median rate of the others: that nobody has labelled a
             row with it says nothing about how frequent it is.
         vectors: float32 array [labels, width], centred and scaled as the features.
+        counts: as in `fit`; the score of a row is then the highest of its windows.
     Returns:
         weight [width, labels] and bias [labels].
     """
-    every = -(-len(features) // CALIBRATION_ROWS)
-    features, targets = features[::every], targets[::every]
+    if counts is None:
+        every = -(-len(features) // CALIBRATION_ROWS)
+        features, targets = features[::every], targets[::every]
     scores = features @ vectors.T
+    if counts is not None:
+        scores = pool(scores, counts, MAX)
     spread = scores.std(axis=0) + 1e-6
     scores, weight, present = scores / spread, vectors.T / spread, targets.any(axis=0)
     rates = np.where(present, rates, np.median(rates[present])) if present.any() else rates

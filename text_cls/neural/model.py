@@ -9,6 +9,7 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
+from text_cls.long_texts import Windows, deciding_windows, pool
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
 from text_cls.neural.hugging_face_tokenizers import open_tokenizer
@@ -274,16 +275,49 @@ def forward_batches(model, encoded, batches):
         model.train()
 
 
-def predict_logits(model, encoded, batch_size, batches=None):
+def predict_logits(model, tokens, batch_size, batches=None):
     """Logits of the rows in the batches (of all rows by default), without gradient or dropout.
 
+    Args:
+        tokens: of the rows, as `Encoded` or `Windows`; those of a row's windows are pooled.
+        batch_size: rows, or windows, of a run of the model.
     Returns:
         float32 array [rows, labels]; rows in no batch stay 0. The model is in the same mode as before.
     """
-    logits = np.zeros((len(encoded), model.config.num_labels), dtype=np.float32)
-    batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
-    for rows, values in forward_batches(model, encoded, batches):
+    logits = np.zeros((len(tokens), model.config.num_labels), dtype=np.float32)
+    batches = sorted_batches(tokens.lengths, batch_size) if batches is None else batches
+    if isinstance(tokens, Windows):
+        for rows in batches:  # one after the other, so that the logits of few windows are in memory
+            logits[rows] = pool(window_logits(model, tokens, rows, batch_size), tokens.counts[rows], tokens.pooling)
+        return logits
+    for rows, values in forward_batches(model, tokens, batches):
         logits[rows] = values
+    return logits
+
+
+def predict_passages(model, windows, batch_size):
+    """Logits of texts that are read in windows, and the passage that decided each of them.
+
+    Returns:
+        float32 array [texts, labels]; int32 array [texts, labels, 2], the first character of the window with the
+        highest logit, and the one after its last.
+    """
+    logits = np.zeros((len(windows), model.config.num_labels), dtype=np.float32)
+    passages = np.zeros((*logits.shape, 2), dtype=np.int32)
+    for rows in sorted_batches(windows.lengths, batch_size):
+        of_windows, counts = window_logits(model, windows, rows, batch_size), windows.counts[rows]
+        logits[rows] = pool(of_windows, counts, windows.pooling)
+        passages[rows] = windows.spans[windows.offsets[rows][:, None] + deciding_windows(of_windows, counts)]
+    return logits, passages
+
+
+def window_logits(model, tokens, rows, batch_size):
+    """Logits of the windows of some rows: float32 array [windows, labels], row after row."""
+    numbers = tokens.of(rows)
+    logits = np.zeros((len(numbers), model.config.num_labels), dtype=np.float32)
+    batches = sorted_batches(tokens.tokens.lengths[numbers], batch_size)
+    for batch, (_, values) in zip(batches, forward_batches(model, tokens.tokens, [numbers[b] for b in batches])):
+        logits[batch] = values
     return logits
 
 
@@ -294,13 +328,18 @@ def last_linear(model):
     return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.Linear)][-1]
 
 
-def predict_features(model, encoded, batch_size, batches=None):
+def predict_features(model, tokens, batch_size, batches=None):
     """The input of the last linear layer, the classifier: the text as the model represents it.
 
+    Args:
+        tokens: of the rows, as `Encoded`; or `Windows`, whose features are averaged.
     Returns:
-        float32 array [rows, width]; rows in no batch (all are by default) stay 0.
+        float32 array [rows, width]; rows in no batch (all are by default, and for windows) stay 0.
     """
-    last, seen = last_linear(model), []
+    if isinstance(tokens, Windows):
+        features = predict_features(model, tokens.tokens, batch_size)
+        return np.add.reduceat(features, tokens.offsets[:-1]) / tokens.counts[:, None]
+    encoded, last, seen = tokens, last_linear(model), []
     features = np.zeros((len(encoded), last.weight.shape[0]), dtype=np.float32)
     batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -314,9 +353,9 @@ def predict_features(model, encoded, batch_size, batches=None):
     return features
 
 
-def predict_probabilities(model, encoded, batch_size):
+def predict_probabilities(model, tokens, batch_size):
     """One sigmoid per label: float32 array [rows, labels]."""
-    return sigmoid(predict_logits(model, encoded, batch_size))
+    return sigmoid(predict_logits(model, tokens, batch_size))
 
 
 def log_model(model, tokenizer, device, environment):

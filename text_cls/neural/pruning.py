@@ -10,10 +10,12 @@ import numpy as np
 
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import logger
+from text_cls.long_texts import Windows, pool
 from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log
 from text_cls.neural.head_start import fit_head
-from text_cls.neural.model import encode, last_linear, logits_of, predict_logits
+from text_cls.neural.model import last_linear, logits_of, predict_logits
 from text_cls.neural.training_options import Options
+from text_cls.neural.windows import encode_long
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
 
@@ -123,54 +125,78 @@ class EpochBatches:
 
 
 class PruningTrainer(Trainer):
-    """PaddleNLP's trainer, whose compress() prunes. The arguments are those of `prune`."""
+    """PaddleNLP's trainer, whose compress() prunes. The arguments are those of `prune`.
+
+    Each window of a long text is an input of its own: the logits of the whole model are the targets for it.
+    """
 
     def __init__(self, checkpoint, rows, options, work):
         self.checkpoint, self.rows, self.options = checkpoint, rows, options
+        model, tokenizer, how = checkpoint.model, checkpoint.tokenizer, checkpoint.long_texts
         self.tokens = {
-            split: encode(part.texts, checkpoint.tokenizer, checkpoint.model, options.max_seq_length)
+            split: encode_long(part.texts, tokenizer, model, options.max_seq_length, how)
             for split, part in rows.items()
         }
+        self.targets = {split: self.make_targets(split) for split in rows}
+        self.inputs = {
+            split: tokens.tokens if isinstance(tokens, Windows) else tokens for split, tokens in self.tokens.items()
+        }
         self.train_batches = EpochBatches(
-            self.tokens["train"].lengths, options.per_device_train_batch_size, options.seed
+            self.inputs["train"].lengths, options.per_device_train_batch_size, options.seed
         )
         super().__init__(
             model=checkpoint.model,
             criterion=paddle.nn.BCEWithLogitsLoss(),
             args=compression_arguments(options, work, len(self.train_batches)),
             tokenizer=checkpoint.tokenizer,
-            train_dataset=rows["train"].texts,
-            eval_dataset=rows["dev"].texts,
+            train_dataset=range(len(self.inputs["train"])),
+            eval_dataset=range(len(self.inputs["dev"])),
             data_collator=list,
         )
 
+    def make_targets(self, split):
+        """Labels of the inputs: float32 array [inputs, labels]. compress() only uses those of dev, to order the heads.
+
+        A label of a long text need not show in each of its windows, so that they have the model's probabilities.
+        """
+        tokens, rows = self.tokens[split], self.rows[split]
+        if not isinstance(tokens, Windows):
+            return rows.multi_hot(len(self.checkpoint.labels), dtype=np.float32)
+        if split == "train":
+            return np.zeros((len(tokens.tokens), 1), dtype=np.float32)
+        return sigmoid(predict_logits(self.checkpoint.model, tokens.tokens, self.options.batch_size))
+
     def inputs_of(self, split, chosen):
-        labels = self.rows[split].multi_hot(len(self.checkpoint.labels), chosen, np.float32)
-        inputs = self.tokens[split].batch(np.array(chosen))
+        inputs = self.inputs[split].batch(np.array(chosen))
         inputs.pop("attention_mask", None)  # compress() replaces the forward pass by one that makes its own
-        return {**inputs, "labels": labels}
+        return {**inputs, "labels": self.targets[split][chosen]}
 
     def loader(self, split, batches):
-        numbers = range(len(self.rows[split]))
+        numbers = range(len(self.inputs[split]))
         return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda chosen: self.inputs_of(split, chosen))
 
     def get_train_dataloader(self):
         return self.loader("train", self.train_batches)
 
+    def dev_batches(self):
+        return sorted_batches(self.inputs["dev"].lengths, self.options.per_device_eval_batch_size)
+
     def get_eval_dataloader(self, eval_dataset=None):
-        batches = sorted_batches(self.tokens["dev"].lengths, self.options.per_device_eval_batch_size)
-        return self.loader("dev", batches)
+        return self.loader("dev", self.dev_batches())
 
     @paddle.no_grad()
     def macro_f1(self, model, batches):
         """Macro F1 of the whole model or of a width, by this project's metric and the checkpoint's decision."""
         model.eval()
-        logits, gold = [], []
-        for batch in batches:
-            gold.append(batch.pop("labels").numpy() > 0)
-            logits.append(logits_of(model, batch).numpy())
+        tokens, count = self.tokens["dev"], len(self.checkpoint.labels)
+        logits = np.zeros((len(self.inputs["dev"]), count), dtype=np.float32)
+        for chosen, batch in zip(self.dev_batches(), batches, strict=True):
+            batch.pop("labels")
+            logits[chosen] = logits_of(model, batch).numpy()
         model.train()
-        found = dev_scores(self.checkpoint, np.concatenate(logits), np.concatenate(gold))
+        if isinstance(tokens, Windows):
+            logits = pool(logits, tokens.counts, tokens.pooling)
+        found = dev_scores(self.checkpoint, logits, self.rows["dev"].multi_hot(count))
         logger.info("micro f1 score: %.5f, macro f1 score: %.5f", found["micro_f1"], found["macro_f1"])
         return found["macro_f1"] + 1e-9  # compress() keeps what is better than 0; a score of 0 must be kept as well
 

@@ -7,6 +7,7 @@ import os
 
 from text_cls.card_facts import CARD
 from text_cls.files import recover_folder, sha256
+from text_cls.long_texts import MODES, POOLINGS
 from text_cls.schema import (
     ANY,
     FILE_NAME,
@@ -33,6 +34,10 @@ LONGEST = 1_000_000  # tokens per text that any model could take
 REMEDY = "train again, or restore the folder from a backup"
 
 _MAX_SEQ_LENGTH = {"max_seq_length": whole(1, LONGEST)}
+_LONG_TEXTS = {
+    **{"long_texts": one_of(*MODES), "window_pooling": one_of(*POOLINGS)},
+    **{"stride": or_null(whole(1)), "max_windows": whole(1)},
+}
 
 
 def _files(where, value):
@@ -51,7 +56,7 @@ _PROGRESS = {
     "finished": FLAG,
 }
 _ANY_RUN = {
-    "arguments": fields({}, _MAX_SEQ_LENGTH),
+    "arguments": fields({}, {**_MAX_SEQ_LENGTH, **_LONG_TEXTS}),
     "data": map_of(TEXT),
     "processes": whole(1),
     "progress": fields({}, _PROGRESS, others=False),

@@ -10,6 +10,7 @@ import numpy as np
 from text_cls.card_facts import changed_arguments
 from text_cls.cli import Problems, UserError, logger, stop_signals
 from text_cls.files import read_unchanged, sha256
+from text_cls.long_texts import CUT, MAX, MOST
 from text_cls.neural.checkpoint import (
     STATE_FILE,
     checkpoint_folder_problem,
@@ -51,6 +52,7 @@ FREE_ON_RESUME = {
     "log_steps",  # this and the next: of retrieval_based/train.py
     "save_steps",
 }
+BEFORE = {"long_texts": CUT, "max_windows": MOST, "window_pooling": MAX}  # flags of which older versions had no others
 PROGRESS = "progress"  # in the saved state: a second copy, which shows a change in that of run.json
 
 
@@ -259,7 +261,7 @@ def _differences(saved, run):
     """What differs between a saved run and a new one, as texts: arguments, data, processes."""
     found = []
     for name, now in run["arguments"].items():
-        then = saved.get("arguments", {}).get(name)
+        then = saved.get("arguments", {}).get(name, BEFORE.get(name))
         by_the_data = now is None and name in saved.get("chosen", ("early_stop_nums", "metric_for_best"))
         if name not in FREE_ON_RESUME and then != now and not by_the_data:
             found.append(f"--{name} was {then}, now it is {now}")

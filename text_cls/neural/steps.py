@@ -118,6 +118,7 @@ class Steps:
         batches = -(-len(tokens) // (options.batch_size * self.world))
         self.per_epoch = -(-batches // options.gradient_accumulation_steps)
         self.total = self.per_epoch * options.epochs
+        self.epoch = 0  # the current one
 
     def seed(self, step):
         """Makes dropout depend only on seed, step and process, so that resuming needs no generator's state."""
@@ -138,30 +139,44 @@ class Steps:
         labels = self.rows.multi_hot(len(self.checkpoint.labels), mine, np.float32)
         return {**self.tokens.batch(mine), "labels": labels, "weight": weight}
 
+    def parts_of(self, batch):
+        """The `inputs_of` a batch, in as many parts as memory needs."""
+        return [self.inputs_of(batch)]
+
     def loader(self, batches):
-        """Yields the `inputs_of` each batch as tensors, made by `num_workers` processes."""
+        """Yields the `parts_of` each batch as tensors, made by `num_workers` processes."""
         from paddle.io import DataLoader
 
         numbers = list(range(len(batches)))
         return DataLoader(
             numbers,
             batch_sampler=[[number] for number in numbers],
-            collate_fn=lambda chosen: self.inputs_of(batches[chosen[0]]),
+            collate_fn=lambda chosen: self.parts_of(batches[chosen[0]]),
             num_workers=self.options.num_workers,
         )
 
     def losses(self, inputs):
         """One loss per row: float32 tensor [rows]."""
+        labels = inputs.pop("labels")
+        return self.loss(self.logits(inputs), smoothed(labels, self.options.label_smoothing)).mean(axis=1)
+
+    def logits(self, inputs):
+        """float32 tensor [rows, labels]"""
         import paddle
 
-        labels, amp = inputs.pop("labels"), self.options.amp
+        amp = self.options.amp
         # Without AMP the type has no effect, but must be one that Paddle knows.
         with paddle.amp.auto_cast(enable=amp is not None, dtype=AMP_DTYPES.get(amp, "float16")):
-            logits = logits_of(self.layer, inputs)
-        return self.loss(logits.astype("float32"), smoothed(labels, self.options.label_smoothing)).mean(axis=1)
+            return logits_of(self.layer, inputs).astype("float32")
+
+    def backward_parts(self, parts, loss_count, optimization, exchange=True):
+        """What `backward` does and returns, for a batch in parts."""
+        *before, last = parts
+        shares = [self.backward(inputs, loss_count, optimization, exchange=False) for inputs in before]
+        return sum(shares, self.backward(last, loss_count, optimization, exchange))
 
     def backward(self, inputs, loss_count, optimization, exchange=True):
-        """Adds a batch's share to the gradients of a step.
+        """Adds the share of a batch, or of a part of it, to the gradients of a step.
 
         Args:
             loss_count: number of losses that the step averages over, in all its batches and processes.

@@ -17,12 +17,13 @@ from text_cls.card_facts import describe_data, describe_scores, in_words
 from text_cls.cli import UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256
+from text_cls.long_texts import WINDOWS
 from text_cls.neural.averaging import Average, NoAverage
 from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.head_start import start_head
 from text_cls.neural.losses import make_loss
-from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
+from text_cls.neural.model import load_pretrained, log_model, longest_input
 from text_cls.neural.plateau import Plateau
 from text_cls.neural.pooling import start_pooling
 from text_cls.neural.run_file import read_run
@@ -30,6 +31,7 @@ from text_cls.neural.run_state import Progress, StopSignal, last_is_damaged, loa
 from text_cls.neural.steps import Optimization, Steps
 from text_cls.neural.training_log import TrainingLog
 from text_cls.neural.weights import load_weights
+from text_cls.neural.windows import WindowSteps, encode_long, log_lengths
 
 
 def train(options, labels, rows, arguments, files, environment, progress, defaults=None):
@@ -56,7 +58,8 @@ def train(options, labels, rows, arguments, files, environment, progress, defaul
     )
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
     run["card"] |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
-    trainer = make_trainer(options, Checkpoint(model, tokenizer, labels, Decision(), run), rows, tokens, progress)
+    checkpoint = Checkpoint(model, tokenizer, labels, Decision(), run, long_texts=options.reading)
+    trainer = make_trainer(options, checkpoint, rows, tokens, progress)
     return trainer.run(state)
 
 
@@ -72,17 +75,18 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
     if options.init_from_ckpt and not progress.step:
         load_weights(model, options.init_from_ckpt)
     log_model(model, tokenizer, options.device, environment)
-    tokens = {split: encode(part.texts, tokenizer, model, options.max_seq_length) for split, part in rows.items()}
-    for split, encoded in tokens.items():
-        mean, cut = encoded.lengths.mean(), 100 * encoded.truncated / len(encoded)
-        logger.info("%s: %.1f tokens per row, %.1f%% of the rows cut at %d", split, mean, cut, options.max_seq_length)
+    tokens = {}
+    for split, part in rows.items():
+        tokens[split] = encode_long(part.texts, tokenizer, model, options.max_seq_length, options.reading)
+        log_lengths(split, tokens[split], options.max_seq_length, options.max_windows)
     return tokens
 
 
 def make_trainer(options, checkpoint, rows, tokens, progress):
     """The `Trainer` of a classifier."""
     loss = make_loss(options.loss, rows["train"].support(len(checkpoint.labels)), len(rows["train"]))
-    steps = Steps(options, checkpoint, rows["train"], tokens["train"], loss)
+    kind = WindowSteps if options.long_texts == WINDOWS else Steps
+    steps = kind(options, checkpoint, rows["train"], tokens["train"], loss)
     evaluation = Evaluation(options, checkpoint, loss)
     start = functools.partial(start_head, options, checkpoint, rows["train"], tokens["train"])
     return Trainer(options, checkpoint, rows, tokens, progress, steps, evaluation, TrainingLog(options), start)
@@ -139,12 +143,13 @@ class Trainer:
         longest = np.argsort(-self.tokens["train"].lengths, kind="stable")[: count * steps.world]
         model.train()
         for _ in range(2 if options.epochs else 0):
-            inputs = {name: paddle.to_tensor(value) for name, value in steps.inputs_of(longest).items()}
-            steps.backward(inputs, steps.loss_count(longest), optimization)
+            for inputs in steps.parts_of(longest):
+                inputs = {name: paddle.to_tensor(value) for name, value in inputs.items()}
+                steps.backward(inputs, steps.loss_count(longest), optimization)
             optimization.update()
         if "dev" in self.rows:
             few = self.rows["dev"].sample(8, options.seed)
-            tokens = encode(few.texts, self.checkpoint.tokenizer, model, options.max_seq_length)
+            tokens = encode_long(few.texts, self.checkpoint.tokenizer, model, options.max_seq_length, options.reading)
             self.evaluation.evaluate(few, tokens)
         self.checkpoint.decision = decision
         model.set_state_dict({name: paddle.to_tensor(value) for name, value in weights.items()})
@@ -190,7 +195,8 @@ class Trainer:
         self.optimization.freeze_encoder(progress.epoch < options.freeze_epochs)
         self.log.restart_clock()
         self.checkpoint.model.train()
-        for inputs in steps.loader(plan[progress.batch :]):
+        steps.epoch = progress.epoch
+        for parts in steps.loader(plan[progress.batch :]):
             first = progress.batch // group * group  # of the batches of this step
             loss_count = sum(map(steps.loss_count, plan[first : first + group]))
             if progress.batch == first:
@@ -198,7 +204,7 @@ class Trainer:
             self.log.texts += len(plan[progress.batch])
             progress.batch += 1
             complete = progress.batch == min(first + group, len(plan))
-            shares.append(steps.backward(inputs, loss_count, self.optimization, exchange=complete))
+            shares.append(steps.backward_parts(parts, loss_count, self.optimization, exchange=complete))
             if complete:
                 self.optimization.update()
                 progress.step += 1

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, fields
 
+from text_cls.long_texts import CUT, MAX, MOST, LongTexts
+
 
 @dataclass(kw_only=True)
 class Options:
@@ -19,6 +21,10 @@ class TrainingOptions(Options):
     """The options of `train.py`, with its defaults; its help explains them."""
 
     max_seq_length: int = 128
+    long_texts: str = CUT
+    stride: int | None = None
+    max_windows: int = MOST
+    window_pooling: str = MAX
     length_buckets: bool = True
     num_workers: int = 0
 
@@ -55,3 +61,8 @@ class TrainingOptions(Options):
     tracker: list[str] = field(default_factory=list)
     tracker_dir: str = "./runs"
     visualdl_dir: str | None = None
+
+    @property
+    def reading(self) -> LongTexts:
+        """How long texts are read."""
+        return LongTexts(self.long_texts, self.stride, self.max_windows, self.window_pooling)

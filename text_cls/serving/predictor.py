@@ -17,6 +17,7 @@ from text_cls.batching import Encoded, budget_batches
 from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
+from text_cls.long_texts import CUT, Windows, description, encode_as, evidence_problem, passages, pool, texts_in_parts
 from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
 from text_cls.tokenization import load_tokenizer
@@ -24,6 +25,8 @@ from text_cls.tokenization import load_tokenizer
 GPU_PACKAGE = "onnxruntime-gpu"
 # Older ones compute padded rows wrongly: with 1.18 to 1.20 on a CPU, logits are off by 0.9 to 7.
 OLDEST = (1, 21)
+# Limits of memory for long texts: characters that are tokenised together, and outputs of windows that are held.
+CHARACTERS, OUTPUTS = 1 << 22, 1 << 22
 
 
 def onnx_device_problem(device):
@@ -59,13 +62,16 @@ def bundle_of(prefix):
 class Predictor:
     """Predicts labels with one bundle.
 
+    `long_texts`: a `LongTexts`, how the bundle reads texts of more than `max_seq_length` tokens. `unread`: number of
+    texts so far that had more windows than it allows.
+
     Args:
         folder: what export_model.py or prune.py wrote. Every file must match manifest.json.
         variant: "float32", or "int8" (CPU) or "fp16" (GPU) if the bundle has it.
         device, device_id: "cpu", or "gpu" and its number.
         num_threads: threads of one run of the model; None for one per core.
         batch_size: rows per batch if all have full length; of shorter rows, as many as have the same number of tokens.
-        max_seq_length: maximum tokens per text; None for the value of training.
+        max_seq_length: maximum tokens per text, or window of a text; None for the value of training.
         spin: threads busy-wait for the next run, which pays off if runs follow each other without a pause. In a server,
             whose other threads need the cores, it doubled the CPU time per text on two cores.
     Raises:
@@ -99,7 +105,7 @@ class Predictor:
             self._open_session(variant, device, device_id, num_threads, spin)
 
         read_unchanged(folder, load)  # what was verified is what is loaded
-        self.batch_tokens = batch_size * self.max_seq_length
+        self.batch_tokens, self.unread = batch_size * self.max_seq_length, 0
 
     def _load_tokenizer(self, max_seq_length):
         folder, manifest = self.bundle.folder, self.bundle.manifest
@@ -148,15 +154,20 @@ class Predictor:
     def take(self, bundle: Bundle) -> None:
         """Uses the labels and the decision of another bundle from now on."""
         self.bundle, self.labels, self.decision = bundle, bundle.labels, bundle.decision
+        self.long_texts = bundle.long_texts
 
     @property
     def columns(self) -> int:
         """Outputs of the graph per row: one logit per label."""
         return len(self.labels)
 
-    def encode(self, texts: Sequence[str], max_seq_length: int | None = None) -> Encoded:
-        """The tokens of texts, each truncated to `max_seq_length` (by default as in training)."""
-        return self.pack(self.tokenizer.encode(texts, max_seq_length or self.max_seq_length))
+    def encode(self, texts: Sequence[str], max_seq_length: int | None = None) -> Encoded | Windows:
+        """The tokens of texts: `Windows` if the bundle reads texts in windows, else `Encoded`.
+
+        max_seq_length: most tokens of a text, or of a window (by default as in training).
+        """
+        length = max_seq_length or self.max_seq_length
+        return encode_as(self.long_texts, self.tokenizer, self.pack, texts, length)
 
     def pack(self, rows: Sequence[np.ndarray]) -> Encoded:
         """Rows of token ids, int32 arrays, as `Encoded`."""
@@ -166,22 +177,45 @@ class Predictor:
         padding = {name: self.tokenizer.pad_id if name == "input_ids" else 0 for name in self.inputs}
         return Encoded(columns, offsets, padding, pad_left=False, with_mask=False, truncated=0)
 
-    def run(self, encoded: Encoded, batches: Iterable[np.ndarray] | None = None) -> np.ndarray:
-        """The outputs of the graph: float32 array [rows, columns].
+    def run(self, encoded: Encoded | Windows, batches: Iterable[np.ndarray] | None = None) -> np.ndarray:
+        """The outputs of the graph: float32 array [rows, columns]; of `Windows`, pooled: [texts, columns].
 
         Args:
-            batches: row numbers of each batch; None to batch by length.
+            batches: row numbers of each batch; None, as for `Windows`, to batch by length.
         """
-        outputs = np.zeros((len(encoded), self.columns), dtype=np.float32)
-        for rows in budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches:
+        if isinstance(encoded, Windows):
+            none = np.zeros((0, self.columns), dtype=np.float32)
+            return np.concatenate([none, *(pooled for pooled, _ in self._pooled(encoded))])
+        return self._run(encoded, budget_batches(encoded.lengths, self.batch_tokens) if batches is None else batches)
+
+    def _run(self, encoded, batches, first=0, last=None):
+        """The outputs of the rows from `first` to `last`; the batches count from `first`."""
+        outputs = np.zeros(((len(encoded) if last is None else last) - first, self.columns), dtype=np.float32)
+        for rows in batches:
             try:
-                outputs[rows] = self.session.run(None, encoded.batch(rows))[0]
+                outputs[rows] = self.session.run(None, encoded.batch(first + rows))[0]
             except Exception as error:  # as ONNX Runtime's, if the manifest names a length that the graph does not take
                 raise UserError(
-                    f"{self.bundle.folder}: the graph fails on rows of {encoded.lengths[rows].max()} tokens; check "
-                    f"longest_input of manifest.json, or {REMEDIES[self.kind]} ({str(error).strip()})"
+                    f"{self.bundle.folder}: the graph fails on rows of {encoded.lengths[first + rows].max()} tokens; "
+                    f"check longest_input of manifest.json, or {REMEDIES[self.kind]} ({str(error).strip()})"
                 ) from error
         return outputs
+
+    def _pooled(self, windows, with_passages=False):
+        """Yields (outputs [texts, columns], passages [texts, columns, 2] or None) of consecutive texts.
+
+        Texts without long ones among them are one part, and so share batches as if there were no windows.
+        """
+        tokens, offsets, first = windows.tokens, windows.offsets, 0
+        most = len(tokens) if len(tokens) == len(windows) else max(1, OUTPUTS // self.columns)
+        while first < len(windows):
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most, side="right")) - 1)
+            start, end = offsets[first], offsets[last]
+            batches = budget_batches(tokens.lengths[start:end], self.batch_tokens)
+            logits = self._run(tokens, batches, start, end)
+            pooled = pool(logits, windows.counts[first:last], windows.pooling)
+            yield pooled, passages(windows, logits, first) if with_passages else None
+            first = last
 
     def probabilities_of(self, outputs: np.ndarray) -> np.ndarray:
         """The probability of each label: float32 array [rows, labels], the sigmoid of the outputs of `run`."""
@@ -189,13 +223,40 @@ class Predictor:
 
     def probabilities(self, texts: Sequence[str], max_seq_length: int | None = None) -> np.ndarray:
         """The probability of each label: float32 array [texts, labels]."""
-        return self.probabilities_of(self.run(self.encode(texts, max_seq_length)))
+        parts = [self.probabilities_of(self.run(encoded)) for encoded in self._encoded(texts, max_seq_length)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _encoded(self, texts, max_seq_length):
+        """Yields the tokens of consecutive texts, of which few are held if they are long."""
+        whole = self.long_texts.mode == CUT or not len(texts)
+        for part in [texts] if whole else texts_in_parts(texts, CHARACTERS):
+            encoded = self.encode(part, max_seq_length)
+            if isinstance(encoded, Windows):
+                self.unread += encoded.truncated
+            yield encoded
 
     def predict(
         self, texts: Sequence[str], max_seq_length: int | None = None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields (label names, their probabilities) for each text, in order."""
         return named_labels(self.probabilities(texts, max_seq_length), self.labels, self.decision)
+
+    def predict_with_evidence(
+        self, texts: Sequence[str], max_seq_length: int | None = None
+    ) -> Iterator[tuple[list[str], np.ndarray, list[list[int]]]]:
+        """Yields (label names, their probabilities, passages) for each text, in order.
+
+        A passage is the [start, end] in the text, in characters, of the window in which its label has the highest
+        logit; of equal ones, the first.
+
+        Raises:
+            UserError: the bundle does not read texts in windows.
+        """
+        if problem := evidence_problem(self.long_texts):
+            raise UserError(f"{self.bundle.folder}: {problem}")
+        for windows in self._encoded(texts, max_seq_length):
+            for outputs, found in self._pooled(windows, with_passages=True):
+                yield from named_labels(self.probabilities_of(outputs), self.labels, self.decision, found)
 
     def log(self) -> None:
         """Logs the model, the number of labels, the maximum length and the device."""
@@ -207,3 +268,5 @@ class Predictor:
             self.max_seq_length,
             self.session.get_providers()[0].removesuffix("ExecutionProvider"),
         )
+        if line := description(self.long_texts):
+            logger.info(line)

@@ -1,5 +1,10 @@
-"""Step 1 of the ensemble: texts to token ids. A row that cannot be read gets an error and no ids."""
+"""Step 1 of the ensemble: texts to token ids. A row that cannot be read gets an error and no ids.
 
+If the bundle reads long texts in windows, a row has the ids of all windows of its text, end to end, and the output
+`windows` has the number of ids of each of them.
+"""
+
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,8 +15,10 @@ import triton_python_backend_utils as pb_utils
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.batching import Encoded
 from text_cls.bundle import open_bundle
 from text_cls.files import read_unchanged
+from text_cls.long_texts import Windows, encode_as
 from text_cls.tokenization import load_tokenizer
 
 EMPTY = "the request has no rows; INPUT is [n, 1], with n of at least 1"
@@ -21,11 +28,9 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         folder = str(HERE / "bundle")
-        self.manifest, self.tokenizer = read_unchanged(
-            folder, lambda: (open_bundle(folder).manifest, load_tokenizer(folder))
-        )
+        self.bundle, self.tokenizer = read_unchanged(folder, lambda: (open_bundle(folder), load_tokenizer(folder)))
         self.max_characters = int(config["parameters"]["max_characters"]["string_value"])
-        self.outputs = [output["name"] for output in config["output"] if output["name"].startswith("OUTPUT_")]
+        self.outputs = [output["name"] for output in config["output"] if output["name"] != "error"]
 
     def read(self, raw):
         """(text, "") for the bytes of a row, or ("", error message)."""
@@ -46,8 +51,8 @@ class TritonPythonModel:
     def execute(self, requests):
         batches = [self.rows(request) for request in requests]
         read = [self.read(raw) for batch in batches for raw in batch]
-        good = iter(self.tokenizer.encode([text for text, error in read if not error], self.manifest["max_seq_length"]))
-        rows = [np.zeros(0, dtype=np.int32) if error else next(good) for _, error in read]
+        good, nothing = self.encode([text for text, error in read if not error]), np.zeros(0, dtype=np.int64)
+        rows = [(nothing, nothing) if error else next(good) for _, error in read]
         responses, start = [], 0
         for batch in batches:
             if not len(batch):
@@ -60,9 +65,33 @@ class TritonPythonModel:
             responses.append(pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("error", errors)]))
         return responses
 
+    def encode(self, texts):
+        """Yields (ids, number of ids of each window) of each text; without windows, there is one of all its ids."""
+        how, most = self.bundle.long_texts, self.bundle.manifest["max_seq_length"]
+        encoded = encode_as(how, self.tokenizer, self.pack, texts, most)
+        tokens, ends = encoded, np.arange(len(encoded) + 1)
+        if isinstance(encoded, Windows):
+            tokens, ends = encoded.tokens, encoded.offsets
+        for first, last in itertools.pairwise(ends):
+            ids = tokens.columns["input_ids"][tokens.offsets[first] : tokens.offsets[last]]
+            yield ids, np.diff(tokens.offsets[first : last + 1])
+
+    def pack(self, rows):
+        ids = np.concatenate([np.zeros(0, dtype=np.int32), *rows])
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        padding = {"input_ids": self.tokenizer.pad_id}
+        return Encoded({"input_ids": ids}, offsets, padding, pad_left=False, with_mask=False, truncated=0)
+
     def padded(self, rows):
-        """The rows of one request, padded to tensors [rows, longest]: OUTPUT_0 has the ids, OUTPUT_1 zeros."""
-        ids = np.full((len(rows), max(1, *map(len, rows))), self.tokenizer.pad_id, dtype=np.int64)
-        for row, values in zip(ids, rows):
-            row[: len(values)] = values
-        return [pb_utils.Tensor(name, ids if name == "OUTPUT_0" else np.zeros_like(ids)) for name in self.outputs]
+        """The rows of one request as tensors [rows, longest]: OUTPUT_0 has the ids, OUTPUT_1 zeros, windows sizes."""
+        ids, windows = (filled(arrays, fill) for arrays, fill in zip(zip(*rows), (self.tokenizer.pad_id, 0)))
+        made = {"OUTPUT_0": ids, "OUTPUT_1": np.zeros_like(ids), "windows": windows}
+        return [pb_utils.Tensor(name, made[name]) for name in self.outputs]
+
+
+def filled(arrays, fill):
+    """Arrays of any lengths as the rows of one, int64 [rows, longest], of at least one column."""
+    rows = np.full((len(arrays), max(1, *map(len, arrays))), fill, dtype=np.int64)
+    for row, values in zip(rows, arrays):
+        row[: len(values)] = values
+    return rows
