@@ -67,7 +67,7 @@ def fit_head(checkpoint, rows, tokens, options):
     from text_cls.neural.model import last_linear
 
     labels, seed = checkpoint.labels, options.seed
-    chosen, features, _ = features_of(options, checkpoint.model, tokens)
+    chosen, features, *_ = features_of(options, checkpoint.model, tokens)
     targets, texts = rows.multi_hot(len(labels), chosen), [rows.texts[i] for i in chosen]
     vectors = label_vectors(options, checkpoint)
     weight, bias = fit(features, targets, label_rates(targets.sum(axis=0), len(targets)), vectors)

@@ -184,6 +184,11 @@ def test_pooling(counts, pooling, seed):
         assert smooth.all() or pooling == MAX  # the maximum has corners
 
 
+def test_equal_windows_share_the_derivative():
+    logits, counts = np.ones((4, 1), np.float32), np.array([3, 1])
+    assert shares(logits, pool(logits, counts, MAX), counts, MAX).ravel() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+
+
 def test_large_logits_are_no_overflow():
     assert pool(np.full((2, 1), 500, np.float32), np.array([2]), LSE)[0, 0] == pytest.approx(500 + np.log(2))
 

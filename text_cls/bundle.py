@@ -134,6 +134,7 @@ def write_card(folder, fields):
         labels,
         decision,
         fields["max_seq_length"],
+        LongTexts(**fields.get("long_texts", {})),
         {"library_name": "onnx", "tags": ["onnx", fields["model_type"]]},
         bundle_usage(kind),
         ENCODER if kind == RETRIEVAL else MODEL,

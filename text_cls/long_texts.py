@@ -315,8 +315,11 @@ def shares(logits: np.ndarray, pooled: np.ndarray, counts: np.ndarray, pooling: 
     Args:
         pooled: what `pool` returned for the other arguments.
     """
-    pooled = np.repeat(pooled, counts, axis=0)
-    return (logits == pooled).astype(np.float32) if pooling == MAX else np.exp(logits - pooled)
+    whole = np.repeat(pooled, counts, axis=0)
+    if pooling == LSE:
+        return np.exp(logits - whole)
+    highest = (logits == whole).astype(np.float32)  # equal windows share it
+    return highest / np.repeat(np.add.reduceat(highest, np.cumsum([0, *counts[:-1]]), axis=0), counts, axis=0)
 
 
 def deciding_windows(logits: np.ndarray, counts: np.ndarray) -> np.ndarray:

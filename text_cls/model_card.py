@@ -11,6 +11,7 @@ import re
 from text_cls.card_facts import FEW, SHOWN, in_words
 from text_cls.decision import Decision
 from text_cls.label_tree import split_path
+from text_cls.long_texts import CUT, HEAD_TAIL, WINDOWS, LongTexts
 from text_cls.rows import Labels
 
 CARD = "README.md"
@@ -28,6 +29,11 @@ WRITING = {  # first words of Unicode's names of letters: how the card calls the
 }
 # Languages that their writing gives away. Latin or Cyrillic letters may be of any of many.
 LANGUAGES = {"HIRAGANA": "ja", "HANGUL": "ko", "THAI": "th", "GREEK": "el", "HEBREW": "he", "CJK": "zh"}
+CHINESE_INPUT = {
+    CUT: "最多读取 {length} 个 token，超出部分被截断",
+    HEAD_TAIL: "最多读取 {length} 个 token，超长的文本只读开头和结尾",
+    WINDOWS: "分窗口读取全文，每个窗口最多 {length} 个 token，最多 {most} 个窗口",
+}
 UNKNOWN, UNKNOWN_CUT = "unknown", "how many rows that cuts is unknown"
 
 
@@ -36,6 +42,7 @@ def model_card(
     labels: Labels,
     decision: Decision,
     max_seq_length: int,
+    how: LongTexts,
     header: dict[str, str | list[str]],
     usage: str,
     computes: str = MODEL,
@@ -45,6 +52,7 @@ def model_card(
 
     Args:
         facts: of `card_facts.facts_of`; whatever is missing is unknown.
+        how: how longer texts are read.
         header: metadata of this kind of artefact, in the words of Hugging Face's hub.
         usage: how to use the model, in Markdown.
         computes: MODEL or ENCODER.
@@ -58,7 +66,7 @@ def model_card(
         "",
         f"# {title}",
         "",
-        *_summary(labels, decision, max_seq_length, computes),
+        *_summary(labels, decision, max_seq_length, how, computes),
         "",
         "## Data",
         "",
@@ -74,7 +82,7 @@ def model_card(
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in (*_limits(facts, labels, decision, max_seq_length, computes), *notes)),
+        *(f"- {limit}" for limit in (*_limits(facts, decision, len(labels), max_seq_length, how, computes), *notes)),
         "",
         "## Use",
         "",
@@ -82,7 +90,7 @@ def model_card(
         "",
         "## 中文摘要",
         "",
-        *_chinese(facts, labels, max_seq_length),
+        *_chinese(facts, labels, max_seq_length, how),
     ]
     return "\n".join(lines) + "\n"
 
@@ -161,7 +169,7 @@ def _scalar(value):
 # ---------------------------------------------------------------------------------------------------------------- text
 
 
-def _summary(labels, decision, max_seq_length, computes):
+def _summary(labels, decision, max_seq_length, how, computes):
     levels = max(len(split_path(name)) for name in labels.names)
     what = f"{len(labels)} labels in {levels} levels" if labels.hierarchical else f"{len(labels)} labels"
     shown = ", ".join(_code(name[:40]) for name in labels.names[:10]) + (", ..." if len(labels) > 10 else "")
@@ -169,7 +177,7 @@ def _summary(labels, decision, max_seq_length, computes):
     yield f"It assigns labels to texts. It knows {what}: {shown} (all are in `label.txt`).{below}"
     yield "A text may get several labels, or none."
     yield ""
-    yield f"- Input: a text of at most {max_seq_length} tokens; what follows them is cut off."
+    yield f"- Input: {_input(max_seq_length, how)}."
     if computes == ENCODER:
         yield (
             "- Output: a vector of length 1. A text gets the labels whose own texts have the nearest vectors, by "
@@ -180,6 +188,16 @@ def _summary(labels, decision, max_seq_length, computes):
             "- Output: one logit per label, in the order of `label.txt`. The sigmoid of it is the label's probability."
         )
     yield f"- Decision, in `decision.json`: {in_words(decision)}."
+
+
+def _input(max_seq_length, how):
+    if how.mode == WINDOWS:
+        return (
+            f"a text, read in windows of at most {max_seq_length} tokens, whose logits are pooled ({how.pooling}); at "
+            f"most {how.max_windows} windows"
+        )
+    rest = "what follows them is cut off" if how.mode == CUT else "of a longer one, its beginning and its end"
+    return f"a text of at most {max_seq_length} tokens; {rest}"
 
 
 def _code(text):
@@ -293,14 +311,15 @@ def _score(values, to=" to "):
     return f"{value} ({to.join(interval)})" if interval else value
 
 
-def _limits(facts, labels, decision, max_seq_length, computes):
+def _limits(facts, decision, count, max_seq_length, how, computes):
     yield "It knows these labels only, and was trained on texts of one kind. On other texts, measure first."
-    yield _few(facts.get("few"), len(labels))
+    yield _few(facts.get("few"), count)
     yield f"Writing of the training texts: {_writing(facts, 0)}. On texts in another language, measure first."
     cut = {_file(part["file"]): part["cut"] for part in facts.get("data", {}).values() if "cut" in part}
     shares = ", ".join(f"{share:.1%} of the rows of {name}" for name, share in cut.items())
     share = f"that cuts {shares}" if any(cut.values()) else "none of its rows is longer" if cut else UNKNOWN_CUT
-    yield f"Length: it reads {max_seq_length} tokens of a text and does not see the rest; {share}."
+    windows = f"{how.max_windows} windows of " if how.mode == WINDOWS else ""
+    yield f"Length: it reads {windows}{max_seq_length} tokens of a text and does not see the rest; {share}."
     if computes == MODEL and decision.temperature == 1:
         yield "Probabilities are not calibrated: 0.8 does not mean that 8 of 10 such labels are right."
     yield "Licence: none is recorded. The licences of the base model and of the training texts apply."
@@ -330,14 +349,14 @@ def _writing(facts, language):
     return (", ", "、")[language].join(f"{names[name]} {share:.0%}" for name, share in shares.items())
 
 
-def _chinese(facts, labels, max_seq_length):
+def _chinese(facts, labels, max_seq_length, how):
     """A short summary in Chinese."""
     kind = "层次文本分类" if labels.hierarchical else "多标签文本分类"
     rows = facts.get("data", {}).get("train", {}).get("rows")
     yield (
         f"{kind}模型，共 {len(labels)} 个标签（见 `label.txt`），一条文本可有多个标签，也可没有标签。"
         f"训练样本：{f'{rows:,} 条' if rows is not None else '未知'}；"
-        f"文字：{_writing(facts, 1)}；最多读取 {max_seq_length} 个 token，超出部分被截断。"
+        f"文字：{_writing(facts, 1)}；{CHINESE_INPUT[how.mode].format(length=max_seq_length, most=how.max_windows)}。"
     )
     for split, found in facts.get("scores", {}).items():
         shown = "，".join(f"{_title(name)} {_score(values, '～')}" for name, values in found.items())

@@ -117,6 +117,7 @@ def write_card(folder: str, run: dict, labels: Labels, decision: Decision) -> No
         labels,
         decision,
         run.get("arguments", {}).get("max_seq_length", 128),
+        of_arguments(run.get("arguments", {})),
         {"library_name": "paddlenlp", "tags": ["paddlepaddle"]},
         checkpoint_usage(kind, multilingual),
         ENCODER if kind == "retrieval" else MODEL,

@@ -14,6 +14,7 @@ import numpy as np
 
 from text_cls.cli import UserError, shorten
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, write_json
+from text_cls.long_texts import CUT, LongTexts
 from text_cls.model_card import CARD, model_card
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
@@ -233,6 +234,11 @@ def _card(path, config, trained):
     notes = [
         "Hugging Face's `pipeline` and vLLM do not read `decision.json`: they return probabilities, no label sets."
     ]
+    if predictor.long_texts.mode != CUT:
+        notes.append(
+            f"It was trained with `--long_texts {predictor.long_texts.mode}`, which transformers does not know: there, "
+            "long texts are cut."
+        )
     if cut:
         notes.append(
             f"It was pruned to {cut:g} of its width. The attention heads that were cut are zeros here, so attention is "
@@ -245,6 +251,7 @@ def _card(path, config, trained):
         predictor.labels,
         predictor.decision,
         predictor.max_seq_length,
+        LongTexts(),
         header,
         usage,
         notes=notes,
@@ -270,7 +277,7 @@ def check(folder, predictor):
     texts += [
         f"a{token}b" for name, token in specials.items() if name != "pad_token"
     ]  # a bundle masks padding in a text
-    expected = predictor.encode(texts, longest)
+    expected = predictor.pack(predictor.tokenizer.encode(texts, longest))  # cut: the folder knows no windows
     model, tokenizer = hugging_face.load_classifier(folder, len(predictor.labels))
     found = encode(texts, tokenizer, model, longest)
     rust = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))

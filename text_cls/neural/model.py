@@ -9,7 +9,7 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
-from text_cls.long_texts import Windows, deciding_windows, pool
+from text_cls.long_texts import Windows, passages, pool
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
 from text_cls.neural.hugging_face_tokenizers import open_tokenizer
@@ -303,12 +303,13 @@ def predict_passages(model, windows, batch_size):
         highest logit, and the one after its last.
     """
     logits = np.zeros((len(windows), model.config.num_labels), dtype=np.float32)
-    passages = np.zeros((*logits.shape, 2), dtype=np.int32)
-    for rows in sorted_batches(windows.lengths, batch_size):
-        of_windows, counts = window_logits(model, windows, rows, batch_size), windows.counts[rows]
-        logits[rows] = pool(of_windows, counts, windows.pooling)
-        passages[rows] = windows.spans[windows.offsets[rows][:, None] + deciding_windows(of_windows, counts)]
-    return logits, passages
+    found = np.zeros((*logits.shape, 2), dtype=np.int32)
+    for first in range(0, len(windows), batch_size):
+        rows = np.arange(first, min(first + batch_size, len(windows)))
+        of_windows = window_logits(model, windows, rows, batch_size)
+        logits[rows] = pool(of_windows, windows.counts[rows], windows.pooling)
+        found[rows] = passages(windows, of_windows, first)
+    return logits, found
 
 
 def window_logits(model, tokens, rows, batch_size):
