@@ -23,7 +23,7 @@ from text_cls.rows import read_cases
 from utils import add_model_flags, keep_inputs, load_weights, open_model, probabilities_of
 from word_interpret_page import write_interpretation_page
 
-SHOWN = 10  # rows in the log
+SHOWN, LONGEST_SHOWN = 10, 600  # rows in the log, and characters of their texts
 
 
 def parse_args(argv=None):
@@ -179,7 +179,8 @@ def write_jsonl(path, rows, method):
 
 def log_rows(rows):
     for row in rows[:SHOWN]:
-        logger.info("text: %s", row["text"])
+        text = row["text"]
+        logger.info("text: %s", text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ...")
         for entry in row["labels"]:
             words = ", ".join(f"{word} {value:+.2f}" for word, value in entry["key_words"])
             place = "characters {} to {}: ".format(*entry["passage"]) if "passage" in entry else ""

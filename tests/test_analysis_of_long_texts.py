@@ -134,10 +134,11 @@ def test_each_label_is_explained_in_the_window_that_decided_it(run_on, checkpoin
 
 
 def test_what_follows_the_last_window_is_not_read(run_on, checkpoint, long_rows):
-    text, names = long_rows(2, 12)[1]
+    text, names = long_rows(2, 20)[1]
     log, folder = run_on(script.main, "bad_case.txt", as_lines([(text, names)]), *WINDOWS, "--max_windows", 2)
     spans, _ = windows_by_hand(checkpoint, text, max_windows=2)
     assert len(spans) == 2 and "1 texts exceed the maximum length" in log
+    assert len(text) > 600 and f"text: {text[:600]} ...\n" in log
     for record in records_of(folder):
         assert record["passage"] in spans and record["read"] in range(spans[1][1], spans[1][1] + 4)  # a word may go on
         assert not any(word["attribution"] for word in record["words"] if word["start"] >= record["read"])
