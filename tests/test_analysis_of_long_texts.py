@@ -272,7 +272,8 @@ def test_a_pressed_label_marks_its_passage(report, checkpoint, width):
                 continue
             spans, logits = windows_by_hand(checkpoint, text)
             top = chips[0].rect["y"]
-            for chip, (label, _, _, start, end) in zip(chips, labels, strict=True):
+            assert len(chips) == len(labels) > 1
+            for chip, (label, _, _, start, end) in [*zip(chips, labels)][:5]:
                 assert [start, end] == [*spans[logits[:, label].argmax()]]
                 driver.execute_script("arguments[0].focus({preventScroll: true})", chip)
                 (passage,) = case.find_elements("css selector", ".passage")
@@ -313,7 +314,7 @@ def test_the_page_of_words_shows_the_passage_of_the_chosen_label(report, width):
     with chromium(width) as driver:
         driver.get((report / "word_interpret.html").as_uri())
         for case, row in zip(driver.find_elements("css selector", ".case"), rows, strict=True):
-            for chip in case.find_elements("css selector", ".chip"):
+            for chip in case.find_elements("css selector", ".chip")[:5]:
                 driver.execute_script("arguments[0].click()", chip)
                 (record,) = (
                     r for r in records if r["line"] == row["line"] and chip.text == f"{r['status']}: {r['label']}"
