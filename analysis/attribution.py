@@ -3,15 +3,20 @@
 TrustAI explains the probability of the one class with the highest softmax. With one sigmoid per label there is no such
 class, and a probability near 0 or 1 hides what moves it. Each interpreter therefore gets a function that returns the
 logits of the requested labels. The baseline is the text with every word's embedding at zero; [CLS] and [SEP] are kept.
+
+Of a text that is read in windows, each label is explained in the one that decided it, which has its highest logit.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from text_cls.batching import Encoded
+from text_cls.long_texts import HEAD_TAIL, LongTexts, Windows, deciding_windows, keep_ends
 from text_cls.neural.compat import gradient, import_trustai
 from text_cls.neural.hugging_face_tokenizers import JsonTokenizer
-from text_cls.neural.model import encode, logits_of
+from text_cls.neural.model import logits_of, window_logits
+from text_cls.neural.windows import encode_long
 from token_spans import TokenSpans, word_spans, words_of_tokens
 
 METHODS = {"ig": "integrated gradients", "lime": "LIME", "grad": "gradient SHAP"}
@@ -24,17 +29,20 @@ LIME_SAMPLES, LIME_SAMPLES_A_WORD, SHAP_SAMPLES, SHAP_NOISE = 500, 4, 50, 0.1
 class Attribution:
     """The attributions of one text.
 
-    spans: [(start, end)] of the words. values: float64 [labels, words] in logits, 0 for words beyond the maximum
-    length. read: number of words within it. logits, base_logits: float64 [labels], of the text and of the baseline.
-    steps: evaluations of the model.
+    spans: [(start, end)] of the words. values: float64 [labels, words] in logits, 0 for words that the model does not
+    read, and for those outside the label's passage. logits, base_logits: float64 [labels], of the text or the passage,
+    and of its baseline. steps: evaluations of the model. unread: numbers of the first word that the model does not
+    read, and of the one after the last; None if it reads all. passages: int64 [labels, 2], first character of the
+    window that decided each label, and the one after its last; None if the model reads the text at once.
     """
 
     spans: list
     values: np.ndarray
-    read: int
     logits: np.ndarray
     base_logits: np.ndarray
     steps: int
+    unread: tuple | None = None
+    passages: np.ndarray | None = None
 
     @property
     def errors(self):
@@ -49,9 +57,10 @@ class Explainer:
 
     Args:
         batch_size: number of changed copies of a text per forward pass.
+        long_texts: `LongTexts`, how the model reads texts of more than `max_seq_length` tokens (their beginning).
     """
 
-    def __init__(self, model, tokenizer, method, max_seq_length, batch_size=16, seed=3):
+    def __init__(self, model, tokenizer, method, max_seq_length, batch_size=16, seed=3, long_texts=None):
         self._trustai = import_trustai()
         self._model, self._tokenizer = model, tokenizer
         self._spans = tokenizer.spans if isinstance(tokenizer, JsonTokenizer) else TokenSpans(tokenizer)
@@ -59,24 +68,64 @@ class Explainer:
         self._embeddings = next(layer for name, layer in model.named_sublayers() if name.endswith("word_embeddings"))
         self._attribute = {"ig": self._ig, "lime": self._lime, "grad": self._grad}[method]
         self._max_seq_length, self._batch_size, self._seed = max_seq_length, batch_size, seed
+        self._long_texts = long_texts or LongTexts()
 
     def explain(self, text, labels):
         """The `Attribution` of a text for labels, a list of label numbers."""
+        encoded = encode_long([text], self._tokenizer, self._model, self._max_seq_length, self._long_texts)
+        in_windows = isinstance(encoded, Windows)
+        spans, words, unread = (self._words_of_windows if in_windows else self._words)(text, encoded)
+        self._evaluations, passages, deciding = 0, None, np.zeros(len(labels), dtype=np.int64)
+        if len(words) > 1:
+            logits = window_logits(self._model, encoded, np.array([0]), self._batch_size)
+            deciding = deciding_windows(logits, encoded.counts)[0, np.array(labels, dtype=np.int64)]
+            passages, self._evaluations = encoded.spans[deciding], len(logits)
+        values, whole, base = np.zeros((len(labels), len(spans))), np.zeros(len(labels)), np.zeros(len(labels))
+        for window in np.unique(deciding):
+            chosen = np.flatnonzero(deciding == window)
+            self._labels = [labels[i] for i in chosen]
+            batch = (encoded.tokens if in_windows else encoded).batch(np.array([window]))
+            used, attributions, whole[chosen], base[chosen] = self._explain_tokens(batch, words[window])
+            values[np.ix_(chosen, used)] = attributions
+        return Attribution(spans, values, whole, base, self._evaluations, unread, passages)
+
+    def _words(self, text, encoded):
+        """Words of a text that is read at once: spans, [number of the word of each token read], unread words."""
+        spans, word_of_token = words_of_tokens(word_spans(text), self._spans(text))
+        places = np.arange(len(word_of_token) + 2)  # of the text's tokens, [CLS] and [SEP] included
+        if self._long_texts.mode == HEAD_TAIL:
+            whole = Encoded({"place": places}, np.array([0, len(places)]), {}, False, False, 0)
+            places = keep_ends(whole, self._max_seq_length).columns["place"]
+        read = places[1 : int(encoded.lengths[0]) - 1] - 1
+        left_out = np.flatnonzero(np.diff(read, prepend=-1, append=len(word_of_token)) > 1)
+        if not len(left_out):
+            return spans, [word_of_token[read]], None
+        before, after = read[: left_out[0]], read[left_out[0] :]
+        first = word_of_token[before].max(initial=-1) + 1
+        end = word_of_token[after].min(initial=len(spans))
+        return spans, [word_of_token[read]], (int(first), int(end)) if first < end else None
+
+    def _words_of_windows(self, text, windows):
+        """What `_words` returns, with an array of each window. A word may be in two of them."""
+        sizes = windows.tokens.lengths - 2  # tokens without [CLS] and [SEP]
+        tokens = [self._spans(text[start:end])[:n] + start for (start, end), n in zip(windows.spans, sizes)]
+        spans, word_of_token = words_of_tokens(word_spans(text), np.concatenate(tokens))
+        first = sum(start < windows.spans[-1, 1] for start, _ in spans)
+        unread = (first, len(spans)) if windows.truncated and first < len(spans) else None
+        return spans, np.split(word_of_token, np.cumsum(sizes)[:-1]), unread
+
+    def _explain_tokens(self, batch, word_of_token):
+        """(numbers of the words, attributions [labels, words], logits, logits of the baseline) of a batch of one."""
         import paddle
 
-        encoded = encode([text], self._tokenizer, self._model, self._max_seq_length)
-        batch = encoded.batch(np.array([0]))
-        spans, word_of_token = words_of_tokens(word_spans(text), self._spans(text))
-        word_of_token = word_of_token[: int(encoded.lengths[0]) - 2]
         self._names = list(batch)
         inputs = [paddle.to_tensor(values) for values in batch.values()]
-        self._labels, self._evaluations = list(labels), 0
         base, whole = (self._logits_at(inputs, scale) for scale in (0.0, 1.0))
-        attributions = np.zeros((len(self._labels), len(spans)))
-        if len(word_of_token) and self._labels:
-            attributions[:] = self._attribute(inputs, word_of_token, len(spans), whole - base)
-        read = len(spans) if not encoded.truncated else int(word_of_token.max(initial=-1)) + 1
-        return Attribution(spans, attributions, read, whole, base, self._evaluations)
+        words, word_of_token = np.unique(word_of_token, return_inverse=True)
+        attributions = np.zeros((len(self._labels), 0))
+        if len(words):
+            attributions = self._attribute(inputs, word_of_token, whole - base)
+        return words, attributions, whole, base
 
     def _logits_at(self, inputs, scale):
         import paddle
@@ -87,7 +136,9 @@ class Explainer:
 
     # ---------------------------------------------------------------------------------------------------- the methods
 
-    def _ig(self, inputs, word_of_token, num_words, difference):
+    # word_of_token: int array [tokens without [CLS] and [SEP]], numbers of words, each of which has a token.
+
+    def _ig(self, inputs, word_of_token, difference):
         """Sundararajan, Taly and Yan 2017. Doubles the steps until the sums are right, up to `MOST_STEPS`."""
         interpreter = self._trustai.IntGradInterpreter(
             self._model, batch_size=self._batch_size, predict_fn=self._gradients_on_path
@@ -96,7 +147,7 @@ class Explainer:
         while True:
             # One entry for the one row; the label numbers are in self._labels, for one forward pass of all labels.
             result = interpreter.interpret(tuple(inputs), labels=np.zeros(1), steps=steps)[0]
-            by_word = _by_word(result.attributions, word_of_token, num_words)
+            by_word = _by_word(result.attributions, word_of_token)
             is_exact = np.abs(by_word.sum(axis=1) - difference) <= TOLERANCE * np.abs(difference)
             if is_exact.all() or steps >= MOST_STEPS:
                 return by_word
@@ -115,7 +166,7 @@ class Explainer:
         by_token, logits = self._run(inputs, lambda embeddings: (embeddings, scale))
         return by_token[..., None], label, positions[..., None], logits[:, self._labels]
 
-    def _lime(self, inputs, word_of_token, num_words, difference):
+    def _lime(self, inputs, word_of_token, difference):
         """Ribeiro, Singh and Guestrin 2016, on words: all tokens of an omitted word become [UNK]."""
         import paddle
 
@@ -132,16 +183,14 @@ class Explainer:
         interpreter = self._trustai.LIMEInterpreter(
             self._model, unk_id=0, random_seed=self._seed, predict_fn=logits_without, batch_size=self._batch_size
         )
-        read = int(word_of_token.max()) + 1  # words beyond the maximum length have no token, and would get noise
-        ones = paddle.ones([1, read], dtype="int64")
+        words = int(word_of_token.max()) + 1
+        ones = paddle.ones([1, words], dtype="int64")
         # The class of the one row is a list of labels: scikit-learn fits them all to the same samples.
-        samples = max(LIME_SAMPLES, LIME_SAMPLES_A_WORD * read)
+        samples = max(LIME_SAMPLES, LIME_SAMPLES_A_WORD * words)
         result = interpreter.interpret((ones,), labels=[self._labels], num_samples=samples)[0]
-        attributions = np.zeros((len(self._labels), num_words))
-        attributions[:, :read] = np.reshape(result.attributions, (len(self._labels), read))
-        return attributions
+        return np.reshape(result.attributions, (len(self._labels), words))
 
-    def _grad(self, inputs, word_of_token, num_words, difference):
+    def _grad(self, inputs, word_of_token, difference):
         def attribute(many, transform):
             parts = []
             for start in range(0, len(many[0]), self._batch_size):
@@ -152,7 +201,7 @@ class Explainer:
             self._model, device=None, n_samples=SHAP_SAMPLES, noise_amount=SHAP_NOISE
         )
         interpreter.gradshap.predict_fn, interpreter.gradshap.random = attribute, np.random.default_rng(self._seed)
-        return _by_word(interpreter.interpret(tuple(inputs))[0].attributions, word_of_token, num_words)
+        return _by_word(interpreter.interpret(tuple(inputs))[0].attributions, word_of_token)
 
     # ------------------------------------------------------------------------------------------------------ the model
 
@@ -195,8 +244,8 @@ class Explainer:
         return np.stack(by_label, axis=1), logits.numpy()
 
 
-def _by_word(by_token, word_of_token, num_words):
+def _by_word(by_token, word_of_token):
     """Sums over each word's tokens, [labels, words]. by_token: [labels, tokens], including [CLS] and [SEP]."""
-    by_word = np.zeros((len(by_token), num_words))
+    by_word = np.zeros((len(by_token), word_of_token.max() + 1))
     np.add.at(by_word.T, word_of_token, np.asarray(by_token, np.float64)[:, 1:-1].T)
     return by_word

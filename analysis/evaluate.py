@@ -18,7 +18,7 @@ from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write, write_json
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import format_row, read_rows
-from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_model, probabilities_of
+from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_model, probabilities_and_passages
 
 
 def parse_args(argv=None):
@@ -118,7 +118,7 @@ def main(argv=None):
     log_rows(rows)
     load_weights(checkpoint, args.device, environment)
 
-    probabilities = probabilities_of(checkpoint, rows.texts, max_seq_length, args.batch_size)
+    probabilities, passages = probabilities_and_passages(checkpoint, rows.texts, max_seq_length, args.batch_size)
     gold = rows.multi_hot(len(labels))
     predicted = checkpoint.decision.decide(probabilities, labels.parents)
     report = classification_report(gold, predicted, labels.parents)
@@ -140,7 +140,7 @@ def main(argv=None):
 
         source = f"{rows.path}, predicted by the model in {args.params_path}"
         shown = checkpoint.decision.calibrated(probabilities)
-        write_evaluation_page(args.html, source, rows, labels, shown, gold, predicted, report)
+        write_evaluation_page(args.html, source, rows, labels, shown, gold, predicted, report, passages)
         logger.info("Page saved in %s; open it in a browser", args.html)
     return 0
 

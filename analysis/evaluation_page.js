@@ -199,15 +199,33 @@ const lowered = DATA.cases.map((entry) => entry[1].toLowerCase());
 const casePager = pager($("case-pager"), 20, (numbers) => {
   $("case-rows").replaceChildren(...numbers.map((number) => {
     const [lineNumber, text, labels] = DATA.cases[number];
-    const box = element("div", "case"), paragraph = element("p", "text");
-    paragraph.append(element("small", "", `line ${lineNumber}`), " ", text);
-    box.append(paragraph);
-    for (const [id, state, chance] of labels)
-      box.append(element("span", `chip ${STATES[state]}`, `${LABELS[id].shown} ${chance.toFixed(3)}`,
-        { title: `${STATES[state]}: ${LABELS[id].name}` }));
+    const box = element("div", "case"), paragraph = element("p", "text", text), chips = element("div");
+    const length = Array.from(text).length; // offsets count Unicode characters, as in Python; some are two of JavaScript's
+    const lineOf = element("small", "", `line ${lineNumber} `), place = element("small", "", "", { role: "status" });
+    for (const [id, state, chance, ...passage] of labels) {
+      const chip = chips.appendChild(element(passage.length ? "button" : "span", `chip ${STATES[state]}`,
+        `${LABELS[id].shown} ${chance.toFixed(3)}`, { title: `${STATES[state]}: ${LABELS[id].name}` }));
+      if (!passage.length) continue;
+      chip.setAttribute("aria-pressed", "false");
+      chip.onclick = chip.onfocus = () => {
+        for (const other of chips.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === chip));
+        markPassage(paragraph, text, passage);
+        place.textContent = `${LABELS[id].shown}: ${placeOf(passage, length)}`;
+      };
+    }
+    const lines = textBox(paragraph, length), hasPassages = labels.some((label) => label.length > 3);
+    (hasPassages ? chips : paragraph).prepend(lineOf);
+    // What is pressed must not move, so it is above what it changes.
+    box.append(...(hasPassages ? [chips, place, lines] : [lines, chips]));
     return box;
   }));
 });
+
+function markPassage(paragraph, text, [from, to]) {
+  const characters = Array.from(text), piece = (...ends) => characters.slice(...ends).join("");
+  paragraph.replaceChildren(piece(0, from), element("span", "passage", piece(from, to)), piece(to));
+  scrollToPassage(paragraph);
+}
 
 function choosePair(pair) {
   chosenPair = pair;

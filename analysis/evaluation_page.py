@@ -1,10 +1,9 @@
 """The HTML page of `evaluate.py --html`: a model's report with plots and bad cases."""
 
-from pathlib import Path
-
 import numpy as np
 
 from metric import average_precision, calibration_error, confused_pairs, precision_recall, reliability
+from text_box import BOX_STYLE, page_script
 from text_cls.html_page import escape, tiles, write_page
 from text_cls.label_tree import depths
 
@@ -46,6 +45,8 @@ h3 { font-size: 1rem; margin: .4em 0; }
 .chip.right { color: var(--right); }
 .chip.missed { color: var(--missed); border-style: dashed; }
 .chip.wrong { color: var(--wrong); }
+button.chip { padding: 2px 8px; }
+.chip[aria-pressed=true] { background: var(--tint); font-weight: 600; outline: 1px solid; }
 .pager { display: flex; gap: 8px; align-items: center; margin: 10px 0; }
 button { cursor: pointer; }
 button:disabled { opacity: .45; cursor: default; }
@@ -108,7 +109,8 @@ the right{level}. With two missed labels and one wrong label, it counts for both
 
 <h2 id="cases">Bad cases</h2>
 <p class="note">Predicted and gold labels differ in {bad} of {rows} rows. Each label with its probability:<br>
-<span class="chip right">right</span><span class="chip missed">missed</span><span class="chip wrong">wrong</span></p>
+<span class="chip right">right</span><span class="chip missed">missed</span><span class="chip wrong">wrong</span>
+{passages}</p>
 <div class="controls">
 <label>Search <input id="case-find" type="search" placeholder="part of a text"></label>
 <label>Label <select id="case-label"></select></label>
@@ -122,23 +124,29 @@ the right{level}. With two missed labels and one wrong label, it counts for both
 <div class="pager" id="case-pager"></div>
 """
 
+PASSAGES = """<br>Long texts are read in windows. Press a label to mark the passage that decided it: the window in which
+its probability is the highest."""
+
 
 def percent(ratio):
     return f"{100 * ratio:.2f}"
 
 
-def write_evaluation_page(path, source, rows, labels, probabilities, gold, predicted, report):
+def write_evaluation_page(path, source, rows, labels, probabilities, gold, predicted, report, passages=None):
     """Writes the page, whole or not at all.
 
     Args:
         source: what was scored, and by what model, in words.
         rows: `Rows` [rows]. labels: `Labels` [labels]. probabilities: calibrated, float array [rows, labels].
         gold, predicted: bool arrays [rows, labels]. report: dict of `classification_report`.
+        passages: int array [rows, labels, 2], the window that decided each label: its first character, and the one
+            after its last; None if the model reads a text at once.
     """
     depth = depths(labels.parents)
     curves, calibration, mean_error = _curves(gold, probabilities)
     pairs, alone = _pairs(gold, predicted, labels.parents)
-    cases = [_case(rows, i, probabilities, gold, predicted) for i in np.flatnonzero((gold != predicted).any(axis=1))]
+    bad = np.flatnonzero((gold != predicted).any(axis=1))
+    cases = [_case(rows, i, probabilities, gold, predicted, passages) for i in bad]
     data = {
         "labels": [
             [
@@ -169,11 +177,11 @@ def write_evaluation_page(path, source, rows, labels, probabilities, gold, predi
         level=", both of one level" if labels.hierarchical else "",
         bad=len(cases),
         rows=len(rows),
+        passages=PASSAGES if passages is not None else "",
         alone=f"Of {missed} missed labels, {alone} are not replaced by a wrong label.",
         most=f" Only the {PAIRS} most frequent pairs are shown." if len(pairs) == PAIRS else "",
     )
-    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    write_page(path, "Evaluation", body, STYLE, script, data)
+    write_page(path, "Evaluation", body, STYLE + BOX_STYLE, page_script(__file__), data)
 
 
 def _headline(report, bad, calibration):
@@ -286,9 +294,15 @@ def _pairs(gold, predicted, parents):
     return np.column_stack([missed, instead, rows])[:PAIRS].tolist(), int(alone.sum())
 
 
-def _case(rows, i, probabilities, gold, predicted):
-    """[line, text, [[label, state, probability], ...]]; states: 0 right, 1 missed, 2 wrong."""
+def _case(rows, i, probabilities, gold, predicted, passages):
+    """[line, text, [[label, state, probability], ...]]; states: 0 right, 1 missed, 2 wrong.
+
+    If the text has more than one window, start and end of the label's passage follow the probability.
+    """
     shown = np.flatnonzero(gold[i] | predicted[i])
     states = np.where(gold[i] & predicted[i], 0, np.where(gold[i], 1, 2))[shown]
     chances = probabilities[i, shown].astype(float).round(3)
-    return [int(rows.lines[i]), rows.texts[i], list(zip(shown.tolist(), states.tolist(), chances.tolist()))]
+    columns = [shown, states, chances]
+    if passages is not None and (passages[i, shown] != (0, len(rows.texts[i]))).any():
+        columns += [*passages[i, shown].T]
+    return [int(rows.lines[i]), rows.texts[i], list(zip(*(column.tolist() for column in columns)))]

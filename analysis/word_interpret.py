@@ -23,7 +23,7 @@ from text_cls.rows import read_cases
 from utils import add_model_flags, keep_inputs, load_weights, open_model, probabilities_of
 from word_interpret_page import write_interpretation_page
 
-SHOWN = 10  # rows in the log
+SHOWN, LONGEST_SHOWN = 10, 600  # rows in the log, and characters of their texts
 
 
 def parse_args(argv=None):
@@ -56,11 +56,12 @@ def interpret(args):
     Returns:
         list of dicts, one per text, with the keys
         line, text, gold, predicted: line number, text, and lists of label names; gold is None if the file has none;
-        read: number of characters within the maximum length;
+        read: number of characters that the model reads; unread: [start, end] of the others, or None;
         spans: [(start, end)] of the words; steps: evaluations of the model;
         labels: list of {label, status, probability, logit, base_logit, error, attributions [words], key_words}. status
         is right, wrong or missed, or predicted without gold labels. Attributions and key words, [(word, attribution)],
-        are in logits. base_logit and error are None for LIME, which has no baseline.
+        are in logits. base_logit and error are None for LIME, which has no baseline. For a text that is read in
+        windows, also passage, [start, end] of the window that decided the label; then logits are those of that window.
     """
     environment = prepare_environment()
     problems, cases = Problems(), []
@@ -92,7 +93,8 @@ def interpret(args):
             "%d rows have a prediction that differs from this model's; is the file from another model?", differing
         )
 
-    explainer = Explainer(model, tokenizer, args.interpreter, max_seq_length, args.batch_size, args.seed)
+    how = checkpoint.long_texts
+    explainer = Explainer(model, tokenizer, args.interpreter, max_seq_length, args.batch_size, args.seed, how)
     rows = []
     with progress_bar(len(cases), "row") as bar:
         for case, probability in zip(cases, shown):
@@ -104,12 +106,14 @@ def interpret(args):
 def _explain(case, explainer, labels, probability, temperature, args):
     label_ids = sorted({*case.predicted, *(case.gold or ())})
     found = explainer.explain(case.text, label_ids)
+    unread = _characters_unread(case.text, found)
     row = {
         "line": case.line,
         "text": case.text,
         "gold": None if case.gold is None else [labels.names[i] for i in case.gold],
         "predicted": [labels.names[i] for i in case.predicted],
-        "read": _characters_read(case.text, found),
+        "read": len(case.text) - (unread[1] - unread[0] if unread else 0),
+        "unread": unread,
         "spans": found.spans,
         "steps": found.steps,
         "labels": [],
@@ -122,6 +126,7 @@ def _explain(case, explainer, labels, probability, temperature, args):
             {
                 "label": labels.names[label],
                 "status": _status(label, case),
+                **({} if found.passages is None else {"passage": found.passages[k].tolist()}),
                 "probability": float(probability[label]),
                 "logit": float(logits[k]),
                 "base_logit": float(base[k]) if complete else None,
@@ -133,11 +138,12 @@ def _explain(case, explainer, labels, probability, temperature, args):
     return row
 
 
-def _characters_read(text, found):
-    """Characters of the text within the maximum length."""
-    if found.read == len(found.spans):
-        return len(text)
-    return found.spans[found.read - 1][1] if found.read else 0
+def _characters_unread(text, found):
+    """[start, end] of the characters that the model does not read, or None."""
+    if found.unread is None:
+        return None
+    first, end = found.unread
+    return [found.spans[first - 1][1] if first else 0, found.spans[end][0] if end < len(found.spans) else len(text)]
 
 
 def _status(label, case):
@@ -164,6 +170,8 @@ def write_jsonl(path, rows, method):
                     for (start, end), value in zip(row["spans"], entry["attributions"])
                 ]
                 record = {name: row[name] for name in ("line", "text", "gold", "predicted", "read", "steps")}
+                if row["unread"] and row["unread"][1] < len(row["text"]):  # else it is the text's end
+                    record["unread"] = row["unread"]
                 record |= {"method": method, **entry, "words": words}
                 del record["attributions"]
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -171,17 +179,19 @@ def write_jsonl(path, rows, method):
 
 def log_rows(rows):
     for row in rows[:SHOWN]:
-        logger.info("text: %s", row["text"])
+        text = row["text"]
+        logger.info("text: %s", text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ...")
         for entry in row["labels"]:
             words = ", ".join(f"{word} {value:+.2f}" for word, value in entry["key_words"])
-            logger.info("%s %s (%.3f): %s", entry["status"], entry["label"], entry["probability"], words)
+            place = "characters {} to {}: ".format(*entry["passage"]) if "passage" in entry else ""
+            logger.info("%s %s (%.3f): %s%s", entry["status"], entry["label"], entry["probability"], place, words)
         logger.info("-" * 28)
     empty = sum(not row["labels"] for row in rows)
     if empty:
         logger.info("%d rows have neither predicted nor gold labels, so nothing to explain", empty)
-    cut = sum(row["read"] < len(row["text"]) for row in rows)
+    cut = sum(row["unread"] is not None for row in rows)
     if cut:
-        logger.info("%d texts exceed the maximum length; words beyond it have no attribution", cut)
+        logger.info("%d texts exceed the maximum length; the words that are not read have no attribution", cut)
 
 
 def log_errors(rows, tolerance):

@@ -18,41 +18,55 @@ function tint(node, value, strongest) {
 }
 
 // Offsets count Unicode characters, as in Python; JavaScript strings count some of them twice.
-function drawText(row, entry) {
-  const line = element("p"), characters = Array.from(row.text);
-  const strongest = entry ? Math.max(0, ...entry.words.map(Math.abs)) : 0;
+function drawText(line, row, entry) {
+  const characters = Array.from(row.text), words = entry ? entry.words : [];
+  const [from, to] = (entry && entry.passage) || [0, characters.length], unread = row.unread || [Infinity, Infinity];
+  const strongest = Math.max(0, ...words.map(Math.abs));
   const piece = (start, end) => characters.slice(start, end).join("");
-  let end = 0;
-  row.spans.forEach(([start, stop], i) => {
-    if (start >= row.read) return;
-    line.append(piece(end, start));
+  let target = line, end = from;
+  const plain = (start, stop) => {
+    const [out, back] = unread.map((place) => Math.min(Math.max(place, start), stop));
+    target.append(piece(start, out));
+    if (out < back) target.append(element("span", piece(out, back), "unread"));
+    target.append(piece(back, stop));
+  };
+  line.replaceChildren();
+  plain(0, from);
+  if (entry && entry.passage) line.append(target = element("span", undefined, "passage"));
+  words.forEach((value, i) => {
+    const [start, stop] = row.spans[entry.first + i].map((place) => Math.min(Math.max(place, from), to));
+    if (start >= unread[0] && start < unread[1]) return;
+    plain(end, start);
     const word = element("mark", piece(start, stop));
-    if (entry) {
-      tint(word, entry.words[i], strongest);
-      word.title = signed(entry.words[i]);
-    }
-    line.append(word);
+    tint(word, value, strongest);
+    word.title = signed(value);
+    target.append(word);
     end = stop;
   });
-  if (end < characters.length) line.append(element("span", piece(end), row.read < characters.length ? "unread" : ""));
-  return line;
+  plain(end, to);
+  target = line;
+  plain(to, characters.length);
+  scrollToPassage(line);
 }
 
 const signed = (value) => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value);
 
-function describe(entry) {
+function describe(entry, length) {
   const words = entry.key.map(([word, value]) => `${word} ${signed(value)}`).join(", ");
   const from = entry.base === null ? "" : ` (${signed(entry.base)} without words)`;
   const rough = entry.rough ? " Inexact: the strengths of the words do not add up to that difference." : "";
-  return `Probability ${entry.probability}, logit ${signed(entry.logit)}${from}. Strongest: ${words || "none"}.${rough}`;
+  const place = entry.passage ? `. Passage: ${placeOf(entry.passage, length)}` : "";
+  return `Probability ${entry.probability}${place}, logit ${signed(entry.logit)}${from}. ` +
+    `Strongest: ${words || "none"}.${rough}`;
 }
 
 function drawRow(row) {
   const box = element("section", undefined, "case"), chips = element("div", undefined, "chips");
-  const body = element("div");
+  const line = element("p"), note = element("small"), length = Array.from(row.text).length;
   const choose = (entry) => {
     for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip.entry === entry));
-    body.replaceChildren(drawText(row, entry), element("small", entry ? describe(entry) : "No label to explain."));
+    drawText(line, row, entry);
+    note.textContent = entry ? describe(entry, length) : "No label to explain.";
   };
   for (const entry of row.labels) {
     const chip = element("button", `${entry.status}: ${entry.label}`, `chip ${entry.status}`);
@@ -60,7 +74,7 @@ function drawRow(row) {
     chip.addEventListener("click", () => choose(entry));
     chips.append(chip);
   }
-  box.append(element("small", `line ${row.line}`), chips, body);
+  box.append(element("small", `line ${row.line}`), chips, textBox(line, length), note);
   const open = row.labels.filter(wanted);
   choose(open.find((entry) => entry.status === "wrong") || open.find((entry) => entry.status === "missed") || open[0]);
   return box;
@@ -72,6 +86,7 @@ const wanted = (entry) =>
 
 function draw() {
   byId("rows").replaceChildren(...shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(drawRow));
+  for (const line of document.querySelectorAll(".box p")) scrollToPassage(line); // only now does it have a height
   const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
   byId("page").textContent = `${page + 1} of ${pages}`;
   byId("back").disabled = page === 0;

@@ -1,8 +1,8 @@
 """The HTML page of `word_interpret.py`: each text with its words coloured by their attributions."""
 
 from collections import Counter
-from pathlib import Path
 
+from text_box import BOX_STYLE, page_script
 from text_cls.html_page import escape, tiles, write_page
 
 STATUSES = ("wrong", "missed", "right", "predicted")
@@ -40,9 +40,8 @@ button:disabled { opacity: .45; cursor: default; }
 
 def write_interpretation_page(path, rows, method, tolerance):
     """rows: from `word_interpret.interpret`. method: its full name. tolerance: share of the logit difference."""
-    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    data = [_row_data(row, tolerance) for row in rows]
-    write_page(path, "Words for and against labels", _body(rows, method, tolerance), STYLE, script, data)
+    data, body = [_row_data(row, tolerance) for row in rows], _body(rows, method, tolerance)
+    write_page(path, "Words for and against labels", body, STYLE + BOX_STYLE, page_script(__file__), data)
 
 
 def _body(rows, method, tolerance):
@@ -60,8 +59,13 @@ def _body(rows, method, tolerance):
     status_options = "".join(
         f'<option value="{status}">{status} ({counts[status]})</option>' for status in STATUSES if counts[status]
     )
-    cut = sum(row["read"] < len(row["text"]) for row in rows)
-    cut_note = f" {cut} texts exceed the maximum length: the grey ends have no attribution." if cut else ""
+    cut = sum(row["unread"] is not None for row in rows)
+    notes = f" {cut} texts exceed the maximum length: the grey parts are not read, and get no colour." if cut else ""
+    if any("passage" in entry for entry in entries):
+        notes += (
+            " Long texts are read in windows: a label is explained in the passage that decided it, the window in which "
+            "its logit is the highest. The logits below are those of that passage, with and without its words."
+        )
     meaning = (
         "what it adds to the label's logit, compared with a text without words"
         if checked
@@ -70,7 +74,7 @@ def _body(rows, method, tolerance):
     return f"""<h1>Words for and against labels</h1>
 {tiles(figures)}
 <p class="note">By {escape(method)}. A word's strength is {meaning}; colours are relative to the strongest word for the
-label in its text.{cut_note}</p>
+label in its text.{notes}</p>
 <p class="legend"><span><mark id="for">supports</mark> the label</span>
 <span><mark id="against" class="against">opposes</mark> it</span>
 <span>stronger colour: stronger word; hover over a word for its value</span></p>
@@ -88,7 +92,7 @@ def _row_data(row, tolerance):
     return {
         "line": row["line"],
         "text": row["text"],
-        "read": row["read"],
+        "unread": row["unread"],
         "spans": row["spans"],
         "labels": [
             {
@@ -98,9 +102,21 @@ def _row_data(row, tolerance):
                 "logit": round(entry["logit"], 3),
                 "base": None if entry["base_logit"] is None else round(entry["base_logit"], 3),
                 "rough": entry["error"] is not None and entry["error"] > tolerance,
-                "words": [float(f"{value:.3g}") for value in entry["attributions"]],
+                "passage": entry.get("passage"),
+                "first": first,
+                "words": [float(f"{value:.3g}") for value in entry["attributions"][first:end]],
                 "key": [[word, float(f"{value:.3g}")] for word, value in entry["key_words"]],
             }
             for entry in row["labels"]
+            for first, end in [_words_shown(row, entry)]
         ],
     }
+
+
+def _words_shown(row, entry):
+    """Numbers of the first word that may have an attribution, and of the one after the last."""
+    start, end = entry.get("passage", (0, len(row["text"])))
+    if row["unread"] and row["unread"][1] >= end:
+        end = min(end, row["unread"][0])
+    first = sum(stop <= start for _, stop in row["spans"])
+    return first, sum(begin < end for begin, _ in row["spans"])

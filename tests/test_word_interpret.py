@@ -140,7 +140,7 @@ def test_gradient_shap_is_near_integrated_gradients(models):
 
 
 def test_errors():
-    found = Attribution([(0, 1)], np.array([[2.0], [0.5], [0.0]]), 1, np.array([3, 1, 0.0]), np.array([1, 1, 0.0]), 16)
+    found = Attribution([(0, 1)], np.array([[2.0], [0.5], [0.0]]), np.array([3, 1, 0.0]), np.array([1, 1, 0.0]), 16)
     assert found.errors.tolist() == [0, np.inf, 0]
 
 
@@ -339,7 +339,7 @@ def test_hundreds_of_rows(tmp_path):
         "key_words": [("乙", -2.0)],
     }
     rows = [
-        {"line": i, "text": "甲乙丙", "read": 3, "spans": [(0, 1), (1, 2), (2, 3)], "labels": [entry] * (i % 3)}
+        {"line": i, "text": "甲乙丙", "unread": None, "spans": [(0, 1), (1, 2), (2, 3)], "labels": [entry] * (i % 3)}
         for i in range(700)
     ]
     write_interpretation_page(tmp_path / "page.html", rows, "integrated gradients", TOLERANCE)

@@ -1,0 +1,20 @@
+"""A long text of a page: some lines of it in a box, around the passage that decided a label."""
+
+from pathlib import Path
+
+BOX_STYLE = """
+.passage { display: block; margin: 3px 0; padding: 0 0 0 9px; border-left: 3px solid var(--blue);
+  background: var(--tint); print-color-adjust: exact; }
+.box { max-height: 17em; margin: 4px 0; padding: 4px 10px; border: 1px solid var(--line);
+  border-radius: 6px; overflow-y: auto; }
+.box.all { max-height: none; }
+button.open { padding: 1px 9px; font-size: .88em; }
+@media (max-width: 620px) { .box { max-height: 60vh; } }
+@media print { .box { max-height: none; } button.open { display: none; } }
+"""
+
+
+def page_script(page):
+    """JavaScript of a page: that of the box, and that of the module `page`, a path, beside it."""
+    paths = (Path(__file__), Path(page))
+    return "\n".join(path.with_suffix(".js").read_text(encoding="utf-8") for path in paths)
