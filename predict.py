@@ -18,10 +18,11 @@ import unicodedata
 
 from text_cls.cli import Problems, add_blank_flag, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.long_texts import evidence_problem, unread_text
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import check_files, log_hierarchy, named_labels, predict_file
 from text_cls.table_flags import add_table_flags, table_options
-from utils import add_model_flags, load_weights, open_model, probabilities_of
+from utils import add_model_flags, load_weights, open_model, predict_texts
 
 
 def parse_args(argv=None):
@@ -32,6 +33,8 @@ def parse_args(argv=None):
     parser.add_argument("--data_file", default="data.txt", help="texts, one per line, or a table (%(default)s)")
     parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: only the log)")
     parser.add_argument("--scores", action="store_true", help="write the probabilities of the labels as well (off)")
+    evidence = "also write the passage that decided each label, start..end (off)"
+    parser.add_argument("--evidence", action="store_true", help=evidence)
     add_blank_flag(parser)
     add_table_flags(parser)
     add_decision_flags(parser)
@@ -55,17 +58,27 @@ def main(argv=None):
     path = os.path.join(args.dataset_dir, args.data_file)
     labels = checkpoint.labels
     output = args.output_file or (None if labels.hierarchical else "output.txt")
-    job = check_files(path, output, problems, labels, args.scores, args.skip_blank, tables=table_options(args))
+    job = check_files(
+        path, output, problems, labels, args.scores, args.skip_blank, None, table_options(args), args.evidence
+    )
+    if args.evidence and (problem := evidence_problem(checkpoint.long_texts)):
+        problems.add(f"--evidence: {problem}")
     with problems.collect():
         decision = overridden(checkpoint.decision, **decision_options(args))
     problems.stop_if_any()
     load_weights(checkpoint, args.device, environment)
 
+    unread = 0
+
     def predict(texts):
-        probabilities = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size)
-        return named_labels(probabilities, labels, decision)
+        nonlocal unread
+        found = predict_texts(checkpoint, texts, max_seq_length, args.batch_size, with_passages=args.evidence)
+        unread += found.unread
+        return named_labels(found.probabilities, labels, decision, found.passages)
 
     predict_file(job, predict, log_hierarchy if labels.hierarchical else log_table_row)
+    if unread:
+        logger.warning(unread_text(unread, checkpoint.long_texts))
     return 0
 
 

@@ -3,12 +3,13 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
-from text_cls.long_texts import WINDOWS
+from text_cls.long_texts import WINDOWS, unread_text
 from text_cls.rows import LINE_BREAKS, one_line
 
 CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
@@ -67,28 +68,42 @@ def encode_texts(checkpoint, texts, max_seq_length):
     return encode_long(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length, checkpoint.long_texts)
 
 
-def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
-    """float32 array [texts, labels] from a loaded checkpoint, before its temperature."""
-    from text_cls.neural.model import predict_probabilities
+class Predicted(NamedTuple):
+    """What `predict_texts` returns.
 
-    return predict_probabilities(checkpoint.model, encode_texts(checkpoint, texts, max_seq_length), batch_size)
-
-
-def probabilities_and_passages(checkpoint, texts, max_seq_length, batch_size):
-    """The probabilities of texts, and for each label the passage that decided it: the window with the highest logit.
-
-    Returns:
-        float32 array [texts, labels]; int32 array [texts, labels, 2], the passage's first character and the one after
-        its last, or None if long texts are not read in windows.
+    probabilities: float32 array [texts, labels], before the checkpoint's temperature. passages: int32 array [texts,
+    labels, 2], or None. unread: number of texts with more windows than the checkpoint reads.
     """
-    from text_cls.neural.model import predict_passages, predict_probabilities
+
+    probabilities: np.ndarray
+    passages: np.ndarray | None
+    unread: int
+
+
+def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=False):
+    """The probabilities of texts by a loaded checkpoint.
+
+    with_passages: also for each label the passage that decided it, of a checkpoint that reads long texts in windows:
+        the first character of the window with the highest logit, and the one after its last.
+    """
+    from text_cls.neural.model import predict_logits, predict_passages
     from text_cls.probabilities import sigmoid
 
     tokens = encode_texts(checkpoint, texts, max_seq_length)
-    if checkpoint.long_texts.mode != WINDOWS:
-        return predict_probabilities(checkpoint.model, tokens, batch_size), None
-    logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
-    return sigmoid(logits), passages
+    is_windows = checkpoint.long_texts.mode == WINDOWS
+    if is_windows and with_passages:
+        logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
+    else:
+        logits, passages = predict_logits(checkpoint.model, tokens, batch_size), None
+    return Predicted(sigmoid(logits), passages, tokens.truncated if is_windows else 0)
+
+
+def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
+    """The probabilities of `predict_texts`. Logs how many texts are not read to their end."""
+    found = predict_texts(checkpoint, texts, max_seq_length, batch_size)
+    if found.unread:
+        logger.warning(unread_text(found.unread, checkpoint.long_texts))
+    return found.probabilities
 
 
 # --------------------------------------------------------------------------------------------------------------- data

@@ -16,9 +16,10 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write, write_json
+from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import format_row, read_rows
-from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_model, probabilities_and_passages
+from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_model, predict_texts
 
 
 def parse_args(argv=None):
@@ -118,7 +119,11 @@ def main(argv=None):
     log_rows(rows)
     load_weights(checkpoint, args.device, environment)
 
-    probabilities, passages = probabilities_and_passages(checkpoint, rows.texts, max_seq_length, args.batch_size)
+    probabilities, passages, unread = predict_texts(
+        checkpoint, rows.texts, max_seq_length, args.batch_size, with_passages=args.html is not None
+    )
+    if unread:
+        logger.warning(unread_text(unread, checkpoint.long_texts))
     gold = rows.multi_hot(len(labels))
     predicted = checkpoint.decision.decide(probabilities, labels.parents)
     report = classification_report(gold, predicted, labels.parents)

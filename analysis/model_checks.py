@@ -44,8 +44,8 @@ def check_lengths(lengths, unit, max_seq_lengths):
         remedy = f"--max_seq_length {enough} cuts {about}1 text in 100. Shorter is faster, but cut texts lose their end"
         if enough > COMMON_LIMIT:
             remedy = (
-                f"Many models take at most {COMMON_LIMIT} tokens (ERNIE 3.0: 2048): shorten the texts, or move what "
-                "decides the label to the front; cut texts lose their end"
+                f"Many models take at most {COMMON_LIMIT} tokens (ERNIE 3.0: 2048), and cut texts lose their end. "
+                "train.py --long_texts windows reads all of a text"
             )
         findings.append(
             Finding(

@@ -91,11 +91,11 @@ def fine_tune(run, wheel):
 
 def dev_scores(checkpoint, labels, dev):
     """{"f1": (micro, macro F1 in percent), "predict_seconds", and of windows "evidence": see `evidence`}."""
-    from utils import probabilities_and_passages
+    from utils import predict_texts
 
     trained = open_trained(checkpoint)
     length, started = trained.run["arguments"]["max_seq_length"], time.process_time()
-    probabilities, passages = probabilities_and_passages(trained, dev.texts, length, 16)
+    probabilities, passages, _ = predict_texts(trained, dev.texts, length, 16, with_passages=True)
     result = {"predict_seconds": time.process_time() - started}
     gold, predicted = dev.multi_hot(len(labels)), trained.decision.decide(probabilities, labels.parents)
     if passages is not None:

@@ -189,6 +189,14 @@ def test_equal_windows_share_the_derivative():
     assert shares(logits, pool(logits, counts, MAX), counts, MAX).ravel() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
 
 
+def test_rounding_does_not_decide():
+    """Windows with the same text, of which a later one is rounded up."""
+    logits = np.array([[1.0], [3.0], [3.00001], [3.0002]], np.float32)
+    assert deciding_windows(logits[:3], np.array([3])).tolist() == [[1]]
+    assert deciding_windows(logits, np.array([3, 1])).tolist() == [[1], [0]]
+    assert deciding_windows(logits, np.array([4])).tolist() == [[3]]
+
+
 def test_large_logits_are_no_overflow():
     assert pool(np.full((2, 1), 500, np.float32), np.array([2]), LSE)[0, 0] == pytest.approx(500 + np.log(2))
 

@@ -25,7 +25,7 @@ from text_cls.neural.training_options import TrainingOptions
 from text_cls.neural.windows import WindowSteps, encode_long, pooled
 from text_cls.probabilities import sigmoid
 from text_cls.rows import read_labels, read_rows
-from utils import probabilities_and_passages, probabilities_of
+from utils import predict_texts, probabilities_of
 
 paddle = import_paddle()
 LENGTH = 32
@@ -92,7 +92,8 @@ def test_a_document_has_the_highest_logits_of_its_windows(documents, opened):
 
 def test_the_passage_shows_the_label(documents, opened):
     rows = read_rows(str(documents / "dev.txt"), opened.labels, Problems())
-    probabilities, passages = probabilities_and_passages(opened, rows.texts, LENGTH, 8)
+    probabilities, passages, unread = predict_texts(opened, rows.texts, LENGTH, 8, with_passages=True)
+    assert unread == 0
     gold, shown = rows.multi_hot(4), []
     for i, text in enumerate(rows.texts):
         for label in np.flatnonzero(gold[i] & (probabilities[i] > 0.5)):

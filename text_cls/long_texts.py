@@ -24,6 +24,7 @@ TOGETHER = 1 << 18  # characters tokenised together: of each token, the library 
 HEAD = 0.25
 FULL = 0.75  # a window that is at least this full ends with a sentence
 BEGINNING = 8  # times as many characters as a window has tokens: most texts of so many characters are longer
+TIE = 1e-4  # of logits
 AT_ONCE = 256  # texts that are split together, to limit memory
 # Ends of sentences, with the quotes and brackets that close them; then ends of clauses.
 _END = re.compile(r"(?:[。！？；!?;…\n]+|\.(?=\s))[”’」』）)\]】\"']*\s*|(?:[，、：]|[,:](?=\s))\s*")
@@ -325,10 +326,12 @@ def shares(logits: np.ndarray, pooled: np.ndarray, counts: np.ndarray, pooling: 
 def deciding_windows(logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Number, in its text, of the window with the highest logit of each label: int64 [texts, labels].
 
+    Of windows that differ by less than `TIE`, it is the first, since the rounding of equal ones depends on their batch.
+
     logits, counts: as in `pool`.
     """
-    starts = np.cumsum([0, *counts])
-    return np.array([logits[start:end].argmax(axis=0) for start, end in zip(starts, starts[1:])])
+    parts = np.split(logits, np.cumsum(counts)[:-1])
+    return np.array([(part >= part.max(axis=0) - TIE).argmax(axis=0) for part in parts])
 
 
 def passages(windows: Windows, logits: np.ndarray, first: int = 0) -> np.ndarray:
