@@ -31,13 +31,13 @@ note("start")
 if args.batch_size == 64:
     sys.exit("out of memory, says the stand-in")
 peak = 0.9 - 0.2 * abs(math.log10(args.learning_rate) + 3) - 0.001 * args.seed
-history = []
+history, until = [], time.monotonic() + 60  # so that a test that fails ends
 for epoch in range(1, args.epochs + 1):
     history.append({"epoch": epoch, "macro_f1": peak * epoch / args.epochs})
     last.mkdir(parents=True, exist_ok=True)
     progress = {"progress": {"history": history, "best_score": history[-1]["macro_f1"]}}
     (last / "run.json").write_text(json.dumps(progress), encoding="utf-8")
-    while (here / "wait").exists() and epoch == args.epochs // 2:
+    while (here / "wait").exists() and epoch == args.epochs // 2 and time.monotonic() < until:
         time.sleep(0.02)
 folder.mkdir(exist_ok=True)
 last.joinpath("run.json").rename(folder / "run.json")

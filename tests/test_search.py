@@ -166,13 +166,20 @@ def test_defaults_that_fail_end_the_search_and_are_tried_again(search, stand_in)
     assert status == 0 and "3 trials (3 finished)" in log, log
 
 
-def test_settings_are_not_run_twice(search, stand_in):
-    status, log = search(
-        "--trials", 9, "--seeds", 0, "--epochs", 4, "--learning_rate", "1e-3", "--space", "batch_size=16,32", "seed=3,4"
-    )
-    runs = [call for call in calls_in(stand_in) if call["what"] == "start"]
-    assert status == 0 and "4 trials" in log and len(runs) <= 4  # there are no more
-    assert "repeated" in log or len(runs) == 4
+def test_settings_are_not_run_twice(search, stand_in, tmp_path):
+    assert search("--trials", 1, "--seeds", 0)[0] == 0
+    [first] = trials_in(tmp_path / "out")
+    Trials(tmp_path / "out", "trial", {}, 3).enqueue(first.params)
+    status, log = search("--trials", 2, "--seeds", 0)
+    assert status == 0 and "trial 1 would have the settings of 0, and is not run" in log, log
+    assert trials_in(tmp_path / "out")[1].value == first.value and "2 trials (1 finished, 1 repeated)" in log
+    assert sum(call["what"] == "start" for call in calls_in(stand_in)) == 1
+
+
+def test_a_space_that_is_exhausted_ends_the_search(search, stand_in):
+    few = ("--epochs", 4, "--learning_rate", "1e-3", "--space", "batch_size=16,32", "seed=3,4")
+    status, log = search("--trials", 9, "--seeds", 0, *few)
+    assert status == 0 and "- 4 trials (" in log
 
 
 def test_minutes_end_a_search_and_more_continue_it(search, stand_in, tmp_path, monkeypatch):

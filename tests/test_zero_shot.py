@@ -15,7 +15,7 @@ from frozen_head import chosen_decision, out_of_fold
 from label_similarity import calibration_of, label_index, load_centred, unit, zero_shot_decision
 from serving import ask
 from text_cls.bundle import open_bundle
-from text_cls.cli import Problems, UserError
+from text_cls.cli import Problems, UserError, set_up_log
 from text_cls.decision import Decision
 from text_cls.rows import Labels, read_labels
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -267,20 +267,38 @@ def test_words_for_prompts_are_no_part_of_a_label(zero_shot, unlabelled):
 # ----------------------------------------------------------------------------------------------------------- messages
 
 
-def test_labels_that_are_codes(zero_shot, unlabelled):
+@pytest.fixture
+def warnings(run, sentence_encoder):
+    """warnings(dataset, encoder=...) -> what the script logs before it loads the encoder."""
+
+    def call(dataset, encoder=sentence_encoder):
+        def warn(argv):
+            args = script.parse_args(argv)
+            set_up_log()
+            script.warn(args, script.read_all_labels(args, Problems()))
+
+        return run(warn, *flags(dataset, encoder, "bundle"))[1]
+
+    return call
+
+
+def test_labels_that_are_codes(warnings, unlabelled):
     write_lines(unlabelled / "label.txt", ["A01", "B-12", "3.2", "退货", "Sports", "covid19"])
-    status, log, _ = zero_shot(unlabelled)
-    assert status == 0 and "3 labels look like codes" in log and "A01, B-12, 3.2." in log
+    log = warnings(unlabelled)
+    assert "3 labels look like codes" in log and "A01, B-12, 3.2." in log
     assert f"into {unlabelled / 'label_descriptions.txt'}" in log
     write_lines(unlabelled / "label_descriptions.txt", ["A01\t付款", "B-12\t退款", "3.2\t送货"])
-    assert "look like codes" not in zero_shot(unlabelled)[1]
+    assert "look like codes" not in warnings(unlabelled)
 
 
-def test_an_encoder_that_is_none_for_sentences(zero_shot, unlabelled, learner, trained):
-    for encoder in (learner, trained["news"][1]):  # a pretrained ERNIE, and a classifier
-        status, log, _ = zero_shot(unlabelled, encoder=encoder)
-        assert status == 0 and "not a sentence encoder" in log and "python data/make_pretrained_model.py" in log
-    assert "not a sentence encoder" not in zero_shot(unlabelled)[1]
+def test_an_encoder_that_is_none_for_sentences(warnings, zero_shot, unlabelled, learner, trained):
+    for encoder in (learner, trained["news"][1], "ernie-3.0-medium-zh"):  # pretrained ones, and a classifier
+        log = warnings(unlabelled, encoder)
+        assert "not a sentence encoder" in log and "python data/make_pretrained_model.py" in log
+    assert "rocketqa-zh-dureader-query-encoder" not in warnings(unlabelled, "rocketqa-zh-dureader-query-encoder")
+    assert warnings(unlabelled) == ""
+    status, log, bundle = zero_shot(unlabelled, encoder=learner)
+    assert status == 0 and "not a sentence encoder" in log and bundle.exists()
 
 
 def test_what_is_missing_is_named(zero_shot, unlabelled, tmp_path):
