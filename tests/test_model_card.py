@@ -13,6 +13,7 @@ from text_cls.card_facts import CARD, changed_arguments, describe_data, describe
 from text_cls.card_usage import bundle_usage, checkpoint_usage
 from text_cls.cross_fitting import intervals
 from text_cls.decision import Decision
+from text_cls.long_texts import LongTexts
 from text_cls.model_card import ENCODER, MODEL, model_card
 from text_cls.rows import Labels, Rows, Texts
 from text_cls.scores import scores
@@ -48,9 +49,10 @@ FACTS = {
 }
 
 
-def card(names=("a", "a##b"), decision=None, facts=FACTS, computes=MODEL):
+def card(names=("a", "a##b"), decision=None, facts=FACTS, computes=MODEL, how=None):
     header = {"library_name": "transformers", "tags": ["x", "y"]}
-    return model_card(facts, Labels(list(names)), decision or Decision(), 48, header, "USAGE", computes, ["NOTE"])
+    labels, how = Labels(list(names)), how or LongTexts()
+    return model_card(facts, labels, decision or Decision(), 48, how, header, "USAGE", computes, ["NOTE"])
 
 
 def metadata(text):
@@ -118,6 +120,22 @@ def test_the_text():
         "汉字 97%、拉丁字母 3%" in chinese and "40.00～60.00" in chinese and "2 个标签的训练样本少于 10 条" in chinese
     )
     assert "nearest vectors" in card(computes=ENCODER) and "nearest vectors" not in text
+
+
+def test_how_long_texts_are_read():
+    texts = [card(how=LongTexts(mode, max_windows=9, pooling="lse")) for mode in ("cut", "head_tail", "windows")]
+    inputs = [re.search("- Input: (.*)", text)[1] for text in texts]
+    assert inputs == [
+        "a text of at most 48 tokens; what follows them is cut off.",
+        "a text of at most 48 tokens; of a longer one, its beginning and its end.",
+        "a text, read in windows of at most 48 tokens, whose logits are pooled (lse); at most 9 windows.",
+    ]
+    assert [re.search("Length: (.*) of a text", text)[1] for text in texts] == [
+        "it reads 48 tokens",
+        "it reads 48 tokens",
+        "it reads 9 windows of 48 tokens",
+    ]
+    assert "超出部分被截断" in texts[0] and "只读开头和结尾" in texts[1] and "最多 9 个窗口" in texts[2]
 
 
 def test_a_card_of_nothing_known():

@@ -240,7 +240,7 @@ def test_a_run_of_an_older_version_is_resumed(news, train, monkeypatch):
         _, _, folder = train(news)
     path = folder.with_name(f"{folder.name}_last") / "run.json"
     run = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("long_texts", "stride", "max_windows", "window_pooling"):
+    for name in ("long_texts", "stride", "max_windows", "window_pooling", "average", "seeds", "tracker", "tracker_dir"):
         del run["arguments"][name]
     path.write_text(json.dumps(run), encoding="utf-8")
     status, log, _ = train(news, "--resume", "--long_texts", "windows")

@@ -52,7 +52,8 @@ FREE_ON_RESUME = {
     "log_steps",  # this and the next: of retrieval_based/train.py
     "save_steps",
 }
-BEFORE = {"long_texts": CUT, "max_windows": MOST, "window_pooling": MAX}  # flags of which older versions had no others
+# What a run had that is older than these flags.
+BEFORE = {"long_texts": CUT, "max_windows": MOST, "window_pooling": MAX, "average": False}
 PROGRESS = "progress"  # in the saved state: a second copy, which shows a change in that of run.json
 
 
