@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from text_cls.bundle import DECISION, MANIFEST, write_manifest
+from text_cls.bundle import DECISION, MANIFEST, write_card, write_manifest
 from text_cls.cli import Problems
 from text_cls.decision import Decision
 from text_cls.rows import Labels, read_labels
@@ -45,6 +45,7 @@ def make_encoder(source, folder, **fields):
     outputs = [{"name": "embedding", "dtype": "float32", "shape": [-1, width]}]
     search = {"vote": False, "neighbours": 20}
     own = {"kind": "retrieval", "width": width, "outputs": outputs, "corpus": "labels", "search": search, "index": None}
+    write_card(str(folder), {**kept, **own, **fields})
     write_manifest(str(folder), {**kept, **own, **fields})
     return folder
 

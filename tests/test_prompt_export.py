@@ -30,7 +30,7 @@ def test_the_classifier_gives_the_logits_of_the_prompt_model(masked, prompt):
 def test_the_bundle_gives_the_logits_of_the_prompt_model(masked, tmp_path, prompt, flags):
     task = make_task(masked, PROMPTS[prompt], LABELS, WORDS, **flags)
     folder = tmp_path / "export"
-    assert prompt_export.export(str(folder), task, Decision(), 48, "onnx") < 1e-4
+    assert prompt_export.export(str(folder), task, Decision(), 48, "onnx", {}) < 1e-4
     predictor = Predictor(str(folder))
     assert np.abs(predictor.run(predictor.encode(HARD)) - task.logits(task.encode(HARD, 48), 4)).max() < 1e-4
     assert not list(folder.glob("*.pdmodel")) and predictor.bundle.manifest["static_graph"] is None
@@ -65,5 +65,5 @@ def test_a_bundle_with_other_logits_is_refused(masked, tmp_path, monkeypatch):
 
     monkeypatch.setattr(prompt_export, "make_classifier", wrong)
     with pytest.raises(UserError, match="logits differ from the trained one's by 1.0e-03"):
-        prompt_export.export(str(tmp_path / "export"), task, Decision(), 48, "paddle")
+        prompt_export.export(str(tmp_path / "export"), task, Decision(), 48, "paddle", {})
     assert not (tmp_path / "export").exists()

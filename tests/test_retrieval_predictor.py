@@ -127,15 +127,6 @@ def test_a_bundle_is_opened_by_its_kind(retrieval, bundles, tmp_path):
         RetrievalPredictor(str(tmp_path))
 
 
-def test_triton_serves_only_classifiers(retrieval, run, tmp_path):
-    import build_repository
-
-    where = ("--bundle", retrieval["news", "labels"], "--output", tmp_path / "models")
-    status, log = run(build_repository.main, *where)
-    assert status == 2 and "is a bundle of kind retrieval, but classification is needed here" in log
-    assert not (tmp_path / "models").exists()
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -291,6 +291,10 @@ class Trainer:
     def finish(self):
         """Scores the test file with the best checkpoint, and marks the run as finished. Returns the exit status."""
         save_dir, progress, checkpoint = self.options.save_dir, self.progress, self.checkpoint
+        if self.steps.world > 1:
+            import paddle
+
+            paddle.distributed.barrier()  # all processes read what the first one has written
         decision = Decision.load(os.path.join(save_dir, "decision.json"), checkpoint.labels.names)
         if "test" in self.tokens:
             load_weights(checkpoint.model, save_dir)
