@@ -18,7 +18,7 @@ from text_cls.files import write_json
 from text_cls.locks import write_lock
 
 HOME = ROOT / ".cache" / "benchmarks"
-NOTED = 10  # seconds after which the time that a script has used is noted, in case this process is killed
+NOTED = 1  # seconds after which time and memory of a script are noted, in case this process is killed
 
 
 class Run(NamedTuple):

@@ -1,4 +1,4 @@
-"""Benchmarks that take hours, on a few rows: pretrained.py, head_start.py, trainers.py and zero_shot.py."""
+"""Benchmarks that take hours, on a few rows: pretrained, head_start, trainers, zero_shot, long_texts and search."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import ROOT, lines_of, load_script, write_lines
+from long_documents import EVIDENCE, write_documents
 
 from text_cls.locks import write_lock
 
@@ -18,8 +19,9 @@ PROJECT = sys.modules["project"] = load_script("benchmarks/project.py")
 for module in ("kept_runs", "e5_model", "public_sets", "small_model", "tables", "few_shot"):
     PROJECT.load(f"benchmarks/{module}.py")
 KEPT, E5, SETS = (sys.modules[name] for name in ("kept_runs", "e5_model", "public_sets"))
-PRETRAINED, HEAD_START, TRAINERS, ZERO_SHOT = (
-    PROJECT.load(f"benchmarks/{name}.py") for name in ("pretrained", "head_start", "trainers", "zero_shot")
+PRETRAINED, HEAD_START, TRAINERS, ZERO_SHOT, LONG_TEXTS = (
+    PROJECT.load(f"benchmarks/{name}.py")
+    for name in ("pretrained", "head_start", "trainers", "zero_shot", "long_texts")
 )
 SEARCH = load_script("benchmarks/search.py")  # another script has this name, too
 TINY = "--max_seq_length 16 --batch_size 8 --learning_rate 1e-3"
@@ -65,6 +67,38 @@ def test_pretrained_scores_dev_and_says_what_is_finished(home, run, monkeypatch)
     monkeypatch.setattr(KEPT, "code", lambda: "new")
     assert "with other code than today's" in run(PRETRAINED.main, *flags, "--list")[1]
     assert "missing" in run(PRETRAINED.main, *flags[:-1], f"--training={TINY} --epochs 3", "--list")[1]
+
+
+def test_long_texts_are_scored_with_their_evidence(home, run, monkeypatch):
+    """Documents whose labels show in one sentence each: the deciding window has it, a random one seldom."""
+    folder = write_documents(home / LONG_TEXTS.SET, train=60, dev=20)
+    evidence = []
+    for line in lines_of(folder / "dev.txt"):
+        text, _, names = line.partition("\t")
+        places = {name: text.index(EVIDENCE[name]) for name in names.split(",")}
+        evidence.append({name: [[place, place + len(EVIDENCE[name])]] for name, place in places.items()})
+    write_lines(folder / "dev.evidence.jsonl", [json.dumps(found, ensure_ascii=False) for found in evidence])
+    monkeypatch.setattr(LONG_TEXTS, "DATA", home)
+    ways = {"cut": ("--max_seq_length 32", True), "windows": (f"--max_seq_length 32 {LONG_TEXTS.WINDOWS} max", False)}
+    monkeypatch.setattr(LONG_TEXTS, "WAYS", ways)
+    flags = ("--ways", *ways, "--seeds", 3, 4, "--training=--batch_size 8 --learning_rate 3e-3 --epochs 3")
+    listed = run(LONG_TEXTS.main, *flags, "--list")[1]
+    assert listed.split() == ["cut-seed3", "missing", "windows-seed3", "missing", "cut-seed4", "missing"]
+    status, output = run(LONG_TEXTS.main, *flags)
+    assert status == 0, output
+    lines = {line.split(" | ")[0]: line.strip("|").split(" | ")[1:] for line in output.splitlines() if "| " in line}
+    cut, windows = lines["| cut, seeds: 2"], lines["| windows, seeds: 1"]
+    assert "(" in cut[0] and cut[-1].strip(" |") == cut[-2].strip() == ""
+    assert all(0 <= float(value) <= 100 for value in windows[:2]) and float(windows[3].replace(",", "")) > 100
+    assert float(windows[-2]) > float(windows[-1].strip(" |"))
+    assert [line for line in lines if "linear model" in line] == [
+        f"| linear model, {name}" for name in LONG_TEXTS.LINEAR
+    ]
+
+
+def test_windows_and_evidence_overlap_if_they_share_a_character():
+    assert LONG_TEXTS.overlaps((10, 20), [[0, 5], [19, 30]]) and LONG_TEXTS.overlaps((10, 20), [[0, 11]])
+    assert not LONG_TEXTS.overlaps((10, 20), [[0, 10], [20, 30]])
 
 
 def test_the_linear_model_is_that_of_check_data(home, tmp_path):
