@@ -10,12 +10,10 @@ second terminal to share the work. All other flags are those of the script, for 
 """
 
 import argparse
-import contextlib
 import importlib
 import math
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +39,7 @@ from text_cls.cli import (
 from text_cls.config_file import read_config
 from text_cls.files import sha256
 from text_cls.neural.head_start import DESCRIPTIONS
+from text_cls.neural.run_state import StopSignal
 from text_cls.rows import read_labels, read_rows
 
 KINDS = {"train": Training, "prune": Pruning}
@@ -189,7 +188,7 @@ def results_of(args, trials):
     return Results(args.kind.metric, args.kind.report_metric, found, best, found[0], held_out, path_of(args, "dev"))
 
 
-def compare(args, trials, results):
+def compare(args, trials, results, stop):
     """Runs the defaults and the best settings with the same seeds, and scores dev at the end of each run."""
     from optuna.distributions import IntDistribution
 
@@ -203,7 +202,7 @@ def compare(args, trials, results):
         for trial, seed in wanted:
             if (trial.number, seed) not in known:
                 runs.enqueue({**trial.settings, "seed": seed}, of=trial.number, seed=seed)
-    run_trials(args, runs, 0, report=path_of(args, "dev"))
+    run_trials(args, runs, 0, stop, report=path_of(args, "dev"))
     scores = {(run.user_attrs["of"], run.user_attrs["seed"]): run.value for run in runs.latest().values()}
     for seed in range(first, first + args.seeds):
         pair = [scores[trial.number, seed] for trial in (results.start, results.best)]
@@ -225,26 +224,16 @@ def write_results(args, folder, results):
     logger.info("Saved in %s. To use the settings with all rows: %s", folder / "search.html", command)
 
 
-@contextlib.contextmanager
-def sigterm_as_ctrl_c():
-    """In the block, SIGTERM interrupts as Ctrl-C does: the running trial saves its state, and waits to be continued."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @command
 def main(argv=None):
     args = parse_args(argv)
     make_space(args)
-    with sigterm_as_ctrl_c(), storage_errors(Path(args.output_dir)):
+    with StopSignal() as stop, storage_errors(Path(args.output_dir)):
         trials = prepare(args)
-        run_trials(args, trials, min(args.trials or math.inf, size(args.space)))
+        run_trials(args, trials, min(args.trials or math.inf, size(args.space)), stop)
         results = results_of(args, trials)
         if args.seeds and results.best is not results.start:
-            compare(args, trials, results)
+            compare(args, trials, results, stop)
     write_results(args, trials.folder, results)
 
 

@@ -5,12 +5,14 @@ import math
 import shutil
 import subprocess
 import time
+from typing import NamedTuple
 
 from search_results import described, words
 from search_space import rounded, words_of
 from search_study import ROWS, work_of
 from search_trials import LOG, last_words, started
 from text_cls.cli import UserError, logger
+from text_cls.neural.run_state import StopSignal
 
 PARTS = 4  # of a trial's epochs, after each of which it may be stopped
 POLL = 0.5  # seconds
@@ -20,10 +22,25 @@ class OutOfTime(Exception):
     """--minutes are over."""
 
 
-def run_trials(args, trials, most, report=None):
+class Limits(NamedTuple):
+    """What ends a trial from outside: a time of `time.monotonic`, and a signal in a `StopSignal`."""
+
+    deadline: float
+    stop: StopSignal
+
+    def check(self):
+        """Raises here, and not within a transaction of the trials' file, which an interrupt would leave locked."""
+        if self.stop.number:
+            raise KeyboardInterrupt
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+
+def run_trials(args, trials, most, stop, report=None):
     """Runs trials until there are `most`, or --minutes are over, and all of them have ended, also in other processes.
 
     Args:
+        stop: `StopSignal`; when it has caught a signal, the running trial saves its state, and waits to be continued.
         report: path of rows that each trial scores at its end, without a limit of time; None to judge it by the
             held-out rows.
     """
@@ -32,12 +49,13 @@ def run_trials(args, trials, most, report=None):
         with trials.next(most) as trial:
             if trial is not None:
                 try:
-                    run_trial(args, trials, trial, report, time.monotonic() + left)
+                    run_trial(args, trials, trial, report, Limits(time.monotonic() + left, stop))
                 except OutOfTime:
                     break
         if trial is None:
             if not trials.running():
                 return
+            Limits(math.inf, stop).check()
             time.sleep(POLL)
     logger.info(
         "%g minutes are over; trials that have not finished go on where they are if you give more", args.minutes
@@ -49,7 +67,7 @@ def spent(trials):
     return sum(trial.user_attrs.get("seconds", 0.0) for trial in trials.latest().values())
 
 
-def run_trial(args, trials, trial, report, deadline):
+def run_trial(args, trials, trial, report, limits):
     """Runs one trial, and tells the study how it ended. If that does not happen, it was interrupted."""
     name, study = f"{trials.name} {work_of(trial)}", trials.study
     settings = rounded({flag: trial.params[flag] for flag in trials.space})
@@ -67,7 +85,7 @@ def run_trial(args, trials, trial, report, deadline):
     values |= args.kind.settings(folder, trials.folder / ROWS, report, values)
     with noted_seconds(trial) as note:
         with started(args.kind.script, words_of(args.flags, values), folder / LOG) as process:
-            stopped = watch(args, trial, process, folder, values, deadline, note, may_stop=report is None)
+            stopped = watch(args, trial, process, folder, values, limits, note, may_stop=report is None)
     if stopped:
         logger.info("%s is stopped early", name)
         study.tell(trial, state=trials.state.PRUNED)
@@ -114,7 +132,7 @@ def same_settings(trials, settings):
     return next(same, None)
 
 
-def watch(args, trial, process, folder, values, deadline, note, may_stop):
+def watch(args, trial, process, folder, values, limits, note, may_stop):
     """Waits until a trial ends, or should be stopped early, and reports its scores. Returns whether it is stopped.
 
     Trials differ in their number of epochs. They are compared after the same share of them, since the learning rate
@@ -125,8 +143,8 @@ def watch(args, trial, process, folder, values, deadline, note, may_stop):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL)
         running = process.poll() is None
-        if running and time.monotonic() > deadline:
-            raise OutOfTime
+        if running:
+            limits.check()
         history = args.kind.history(folder, values)
         now = min(PARTS - 1, PARTS * len(history) // max(1, epochs))
         for each in range(part + 1, now + 1) if may_stop else ():

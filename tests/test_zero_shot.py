@@ -236,7 +236,7 @@ def test_votes_have_no_calibration(made, tmp_path):
 
 
 def test_descriptions_instead_of_a_label_file(zero_shot, unlabelled):
-    """Parents need no line; several lines of a label are one entry, the mean of their vectors."""
+    """A parent may be left out; a label with several lines has one entry, the mean of their vectors."""
     os.remove(unlabelled / "label.txt")
     lines = ["A##A01\t台风、暴雨等天气", "B\t公司上市", "A##A01\t暴雪预警", "", "A##A02\t地震"]
     write_lines(unlabelled / "label_descriptions.txt", lines)
