@@ -68,6 +68,14 @@ def test_windows_cover_the_text_and_fit(texts, room, stride, count):
             assert "".join(text[start:end] for start, end in found) == text
 
 
+def test_windows_with_more_tokens_than_their_pieces_are_divided_again():
+    text = "字字字字，" * 12
+    windows, [found] = windows_of([text], greedy, 20, LongTexts("windows"))
+    assert greedy([text[:5], text[:20]]) == [5, 28]  # so four pieces have 20 tokens, and together 28
+    assert "".join(text[start:end] for start, end in found) == text
+    assert max(greedy([text[start:end] for start, end in found])) <= 20 and windows.tokens.lengths.max() <= 22
+
+
 def test_windows_end_with_sentences_if_they_are_full_enough():
     def windows(text, room=20):
         [found] = split_texts([text], characters, room)
