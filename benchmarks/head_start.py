@@ -6,7 +6,7 @@
 
 multilingual-e5-small with 6 layers, as data/make_pretrained_model.py makes it. A seed draws the rows, their order and
 dropout. F1 is that on 500 dev rows, the same for all runs, with a threshold of 0.5; nothing is chosen by it. Step 0 is
-the classifier alone: one that was not fitted is not scored there. What is finished is kept in .cache/benchmarks.
+the classifier alone: one that was not fitted is not scored there. What is finished is kept in benchmarks/results.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 

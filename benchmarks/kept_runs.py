@@ -1,6 +1,8 @@
 """Runs that take long, kept on disk: a benchmark that was stopped goes on where it was, and knows what is done.
 
-Each run has a folder in .cache/benchmarks, named after the run and a hash of its settings. Deleting it starts it anew.
+Each run has a folder in .cache/benchmarks, named after the run and a hash of its settings. Its result is a file of this
+name in benchmarks/results, to be committed: RESULTS.md's tables are made of them, on any machine. Deleting both starts
+the run anew.
 """
 
 import contextlib
@@ -18,23 +20,33 @@ from text_cls.files import write_json
 from text_cls.locks import write_lock
 
 HOME = ROOT / ".cache" / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "results"
 NOTED = 1  # seconds after which time and memory of a script are noted, in case this process is killed
 
 
 class Run(NamedTuple):
-    """A run. settings: all that its result depends on but for the code, as JSON values."""
+    """A run.
+
+    settings: all that its result depends on but for the code, as JSON values.
+    local: whether others need the files in its folder; its result is then of no use on another machine.
+    """
 
     name: str
     settings: dict
+    local: bool = False
 
     @property
     def folder(self):
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         return HOME / f"{self.name}-{digest[:8]}"
 
+    @property
+    def result_file(self):
+        return self.folder / "result.json" if self.local else RESULTS / f"{self.folder.name}.json"
+
     def result(self):
-        """What `execute` returned, and "seconds", "cpu_seconds", "peak_mib" and "code"; None if it is not finished."""
-        return _read(self.folder / "result.json")
+        """What `execute` returned and what it took, with settings and code; None if it is not finished."""
+        return _read(self.result_file)
 
     def script(self, *words, python=sys.executable):
         """Runs a script of the project as a user does, and adds its output to log.txt and its time to that of the run.
@@ -126,7 +138,8 @@ def _do(run, execute):
     result = execute(run)
     own = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - before}
     times = _read(run.folder / "times.json") or own  # those of its scripts, if it ran any
-    write_json(run.folder / "result.json", {**result, **times, "code": code()})
+    run.result_file.parent.mkdir(exist_ok=True)
+    write_json(run.result_file, {"settings": run.settings, **result, **times, "code": code()})
 
 
 def _state(run):

@@ -9,7 +9,7 @@ The set is cail-docs; the encoder multilingual-e5-small with 3 layers, as data/m
 trained on nine tenths of the training rows; the other tenth chooses the best epoch. Dev is only scored, once, at the
 end, with a threshold of 0.5. Evidence: of the labels that are predicted and right, the share whose deciding window
 overlaps a passage that an annotator marked for it, beside the same share for a window drawn at random.
-What is finished is kept in .cache/benchmarks; a run that was stopped goes on from its last save.
+What is finished is kept in benchmarks/results; a run that was stopped goes on from its last save.
 The set is read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 

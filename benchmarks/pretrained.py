@@ -8,7 +8,7 @@
 The encoder is multilingual-e5-small as data/make_pretrained_model.py makes it. train.py trains on nine tenths of the
 training rows; the other tenth chooses the best epoch, and one threshold per label is fitted to it. Dev is only scored,
 once, at the end. The linear model gets all training rows, and thresholds fitted to its scores of them out of fold.
-What is finished is kept in .cache/benchmarks; a run that was stopped goes on from its last save.
+What is finished is kept in benchmarks/results; a run that was stopped goes on from its last save.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 

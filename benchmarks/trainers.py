@@ -16,7 +16,7 @@ token ids. A seed draws the rows, and others of train.txt that choose the best e
                          epochs of the others have, and SetFit's own learning rate and batch size
 
 Times are those of whole processes, with loading and the scoring of dev. "thresholds": one per label, fitted to four
-fifths of dev and applied to the other fifth, in turns. What is finished is kept in .cache/benchmarks.
+fifths of dev and applied to the other fifth, in turns. What is finished is kept in benchmarks/results.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 

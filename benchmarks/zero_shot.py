@@ -12,7 +12,7 @@ embeddings. `fine-tuning` is train.py with `--head_start linear+labels`.
 A seed draws rows for each label, rare labels first. All ways get the same rows and no others: where a script wants dev
 rows, these are the training rows. The texts of the training set count as unlabelled. Every way may use that all its
 rows have a label, or a single path; `linear` and `head` fit thresholds out of fold where that gains. F1 is that on 500
-dev rows. What is finished is kept in .cache/benchmarks.
+dev rows. What is finished is kept in benchmarks/results.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA; news and reviews are the examples.
 """
 
@@ -49,6 +49,7 @@ SETS = {
     "reviews": (ROOT / "data" / "multi_label", ASPECTS),
 }
 WAYS = ("zero-shot", "head", "linear", "prompt", "fine-tuning")
+FROZEN = ("zero-shot", "head")  # their scores come from the features
 ROWS = ("0", "1", "2", "4", "8", "16", "64", "all")  # per label
 ONE_SEED = ("0", "64", "all")
 LENGTH, TEST = 96, 500
@@ -68,9 +69,13 @@ def parse_args(argv=None):
 
 
 def planned(args):
-    """The runs, in their order: cheap ways first."""
-    for name in args.sets:
-        yield features_run(name)
+    """The runs, in their order: features that others need, then cheap ways first."""
+    runs = [*scored_runs(args)]
+    needed = {run.settings["set"] for run in runs if run.settings["way"] in FROZEN and run.result() is None}
+    return [*map(features_run, sorted(needed)), *runs]
+
+
+def scored_runs(args):
     for way in args.ways:
         for name in args.sets:
             for rows in [rows for rows in args.rows if (way == "zero-shot") == (rows == "0")]:
@@ -80,7 +85,7 @@ def planned(args):
 
 
 def features_run(name):
-    return Run(f"{name}-features", {"set": name, "way": "features", "length": LENGTH})
+    return Run(f"{name}-features", {"set": name, "way": "features", "length": LENGTH}, local=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ features

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def home(tmp_path, tiny_model, monkeypatch):
     for module in (PRETRAINED, HEAD_START, TRAINERS):
         monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(KEPT, "HOME", tmp_path / "kept")
+    monkeypatch.setattr(KEPT, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(E5, "make", lambda *_: tiny_model)
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path
@@ -63,6 +65,8 @@ def test_pretrained_scores_dev_and_says_what_is_finished(home, run, monkeypatch)
     assert lines["| ERNIE 3.0 Nano (the guide's)"][:2] == ["93.98", "91.25"]
     assert run(PRETRAINED.main, *flags, "--list")[1].split() == ["duee-6-seed3", "finished"]
     monkeypatch.setattr(PRETRAINED, "fine_tune", None)  # it is not done again
+    assert "seeds: 1" in run(PRETRAINED.main, *flags)[1]
+    shutil.rmtree(KEPT.HOME)  # on another machine, which has only what was committed
     assert "seeds: 1" in run(PRETRAINED.main, *flags)[1]
     monkeypatch.setattr(KEPT, "code", lambda: "new")
     assert "with other code than today's" in run(PRETRAINED.main, *flags, "--list")[1]
@@ -110,7 +114,7 @@ def test_the_linear_model_is_that_of_check_data(home, tmp_path):
     assert found["fitted"] == pytest.approx(SETS.percent(baseline["dev_with_thresholds"]))
 
 
-def test_a_stopped_run_goes_on(home, tiny_model):
+def test_a_stopped_run_goes_on(home, tiny_model, monkeypatch):
     """As a user stops it: the benchmark gets SIGTERM, train.py saves, and the next start resumes."""
     program = home / "program.py"
     write_lines(
@@ -121,11 +125,14 @@ def test_a_stopped_run_goes_on(home, tiny_model):
             f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'benchmarks')!r}]",
             "import e5_model, head_start, kept_runs",
             f"head_start.DATA, kept_runs.HOME = Path({str(home)!r}), Path({str(home / 'kept')!r})",
+            f"kept_runs.RESULTS = Path({str(home / 'results')!r})",
+            'head_start.EPOCHS["500"] = 40',
             f"e5_model.make = lambda *_: {str(tiny_model)!r}",
             "sys.exit(head_start.main())",
         ],
     )
     words = ["--rows", "500", "--ways", "prior", "--seeds", "3", f"--training={TINY} --logging_steps 1"]
+    monkeypatch.setitem(HEAD_START.EPOCHS, "500", 40)  # seconds even on a fast machine: the signal comes before the end
     command = [sys.executable, str(program), *words]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     (planned,) = HEAD_START.planned(HEAD_START.parse_args(words))
@@ -261,4 +268,6 @@ def test_the_curve_by_labelled_rows(home, run, monkeypatch):
     assert [value.strip(" |") for value in lines["| labelled rows"]] == ["0", "19"]
     assert "missing" not in run(ZERO_SHOT.main, *flags, "--list")[1]
     monkeypatch.setattr(ZERO_SHOT, "execute", None)  # nothing is done again
+    assert run(ZERO_SHOT.main, *flags)[0] == 0
+    shutil.rmtree(KEPT.HOME)  # the features are not committed, and nothing that needs them is missing
     assert run(ZERO_SHOT.main, *flags)[0] == 0
