@@ -4,6 +4,7 @@
     python train.py --dataset_dir data/multi_label --device cpu --model_name ./my-ernie --max_seq_length 64
     python train.py --dataset_dir data --device gpu --resume        # continues after Ctrl-C, a kill or a power cut
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data --device gpu
+    python train.py --dataset_dir data --model_name linear          # TF-IDF and linear SVMs: seconds on a CPU
 
 The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default, except
 --head_start.
@@ -23,6 +24,7 @@ from text_cls.cli import (
     positive_int,
 )
 from text_cls.config_file import parse_with_config
+from text_cls.linear_classifier import LINEAR
 from text_cls.locks import write_lock
 from text_cls.long_text_flags import add_training_flags as add_long_text_flags
 from text_cls.long_text_flags import of_arguments, problems_of
@@ -47,7 +49,7 @@ def make_parser():
     add_data_flags(parser.add_argument_group("data"))
 
     group = parser.add_argument_group("model")
-    name = "pretrained model: its name or local folder (%(default)s)"
+    name = "pretrained model: its name or local folder; or linear, which needs none (%(default)s)"
     group.add_argument("--model_name", default="ernie-3.0-medium-zh", help=name)
     group.add_argument("--init_from_ckpt", help="start from the weights of this file or folder (none)")
     pooling = "what the classifier gets: first token or mean of tokens (what the model's folder records, else first)"
@@ -127,6 +129,12 @@ def add_training_flags(group):
 
 def argument_problems(args):
     """Yields problems with the arguments themselves, as texts, or None."""
+    if args.model_name == LINEAR:
+        from text_cls.neural import linear_training
+
+        yield from tracker_problems([*args.tracker, *(["visualdl"] if args.visualdl_dir else [])])
+        yield from linear_training.argument_problems(vars(args), defaults_of(args))
+        return
     from text_cls.neural.run_state import run_problems
 
     yield from run_problems(
@@ -160,6 +168,8 @@ def argument_problems(args):
 
 def model_labels_problem(args, label_file, labels):
     """Why the weights to start from are those of other labels, or None."""
+    if args.model_name == LINEAR:
+        return None
     from text_cls.neural.checkpoint import start_labels_problem
     from text_cls.neural.hugging_face import find
     from text_cls.neural.run_file import weights_folder
@@ -232,14 +242,30 @@ def run(args, environment):
 
     from text_cls.neural.training import train  # Paddle is imported from here on
 
-    options, defaults = TrainingOptions.from_args(args), vars(parse_args(["--dataset_dir", args.dataset_dir]))
+    options = TrainingOptions.from_args(args)
     try:
-        return train(options, labels, rows, arguments, files, environment, progress, defaults)
+        return train(options, labels, rows, arguments, files, environment, progress, defaults_of(args))
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
             "batch and use --gradient_accumulation_steps 2, which gives the same training"
         ) from error
+
+
+def defaults_of(args):
+    """{name: default} of the arguments."""
+    return vars(parse_args(["--dataset_dir", args.dataset_dir]))
+
+
+def run_linear(args):
+    """Reads the data and trains a linear model. Returns the exit status."""
+    labels, rows = read_data(args)
+    rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
+    rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
+    from text_cls.neural import linear_training
+
+    linear_training.train(vars(args), defaults_of(args), labels, rows, files_of(args))
+    return 0
 
 
 def run_seeds(args, seeds, environment):
@@ -268,6 +294,9 @@ def main(argv=None):
     from text_cls.neural.checkpoint import last_folder
     from text_cls.neural.seeds import seed_folder
 
+    if args.model_name == LINEAR:
+        with write_lock(args.save_dir):
+            return run_linear(args)
     seeds = range(args.seed, args.seed + args.seeds)
     several = [seed_folder(args.save_dir, seed) for seed in seeds] if args.seeds > 1 else []
     with write_lock(*(path for folder in (args.save_dir, *several) for path in (folder, last_folder(folder)))):

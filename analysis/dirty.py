@@ -89,11 +89,11 @@ def read_all(args, problems):
 
 def find_label_errors(args, rows, targets, checkpoint, max_seq_length, environment):
     """(`LabelErrors`, out-of-fold probabilities, the model's probabilities or None), arrays [rows, labels]."""
-    import linear_baseline
     from label_errors import calibrated_by_label, confident_learning, representer_values
+    from text_cls import linear_model
 
     logger.info("Computing out-of-fold probabilities of %d rows with a linear model ...", len(rows))
-    scores, pooled = linear_baseline.out_of_fold(list(rows.texts), targets, seed=args.seed)
+    scores, pooled = linear_model.out_of_fold(list(rows.texts), targets, seed=args.seed)
     unseen, own = calibrated_by_label(scores, pooled, targets, args.seed), None
     found = confident_learning(unseen, targets) if args.method == "confident" else None
     if checkpoint is not None:

@@ -40,7 +40,7 @@ def calibrated_by_label(scores, pooled, targets, seed):
     sigmoids of a row are fitted to other rows.
 
     Args:
-        scores, pooled: float [rows, labels], from `linear_baseline.out_of_fold`.
+        scores, pooled: float [rows, labels], from `linear_model.out_of_fold`.
         targets: bool [rows, labels].
     """
     from sklearn.linear_model import LogisticRegression

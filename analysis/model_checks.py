@@ -120,7 +120,7 @@ def check_vocabulary(splits, tokenizer, name):
 
 def check_similarity(train, dev, labels, seed):
     """How similar dev is to train: whether a linear model can tell them apart, and the share of each label in both."""
-    import linear_baseline
+    from text_cls import linear_model
 
     figures, findings = {}, []
     sample = [train.sample(SAMPLE, seed), dev.sample(SAMPLE, seed)]
@@ -130,10 +130,10 @@ def check_similarity(train, dev, labels, seed):
     if min(is_dev.sum(), (~is_dev).sum()) >= 20:
         from sklearn.metrics import roc_auc_score
 
-        features = linear_baseline.features_of(texts)
-        scores, _ = linear_baseline.out_of_fold(texts, is_dev[:, None], seed=seed, features=features)
+        features = linear_model.features_of(texts)
+        scores, _ = linear_model.out_of_fold(texts, is_dev[:, None], seed=seed, features=features)
         auc = float(roc_auc_score(is_dev, scores[:, 0]))
-        model = linear_baseline.fit(texts, is_dev[:, None], seed=seed, calibrate=False, features=features)
+        model = linear_model.fit(texts, is_dev[:, None], seed=seed, calibrate=False, features=features)
         names = model.vectorizer.get_feature_names_out()
         order = np.argsort(model.coef[0])
         figures = {
@@ -193,18 +193,18 @@ def check_baseline(train, dev, labels, seed):
 
     Thresholds are fitted to out-of-fold scores of train; dev is only scored.
     """
-    import linear_baseline
+    from text_cls import linear_model
 
     rows = train.sample(max(1, CELLS // max(1, len(labels))), seed)
     targets, texts = rows.multi_hot(len(labels)), list(rows.texts)
-    features = linear_baseline.features_of(texts)
-    unseen, _ = linear_baseline.out_of_fold(texts, targets, FOLDS, seed, features)
+    features = linear_model.features_of(texts)
+    unseen, _ = linear_model.out_of_fold(texts, targets, FOLDS, seed, features)
     thresholds = fit_thresholds(unseen, targets)
     figures = {"rows": len(rows), "thresholds": dict(zip(labels.names, thresholds.tolist()))}
     figures["out_of_fold"] = _report(targets, unseen > 0, labels)
     if dev is not None and len(dev):
         dev = dev.sample(max(1, CELLS // max(1, len(labels))), seed)
-        model = linear_baseline.fit(texts, targets, seed=seed, calibrate=False, features=features)
+        model = linear_model.fit(texts, targets, seed=seed, calibrate=False, features=features)
         scores, gold = model.scores(dev.texts), dev.multi_hot(len(labels))
         figures["dev"] = _report(gold, scores > 0, labels)
         figures["dev_with_thresholds"] = _report(gold, scores > thresholds, labels)

@@ -4,7 +4,7 @@
     python benchmarks/augmentation.py --sets duee --models linear
 
 A seed draws the rows to train on (2,000 of duee, 500 of cail-divorce), the new rows, and the weights. Two models are
-trained and scored on all of dev: the linear baseline (analysis/linear_baseline.py, no thresholds) and a small ERNIE
+trained and scored on all of dev: the linear baseline (text_cls/linear_model.py, no thresholds) and a small ERNIE
 from random weights, made as in benchmarks/real_data.py and trained for as many steps with new rows as without (a third
 of the epochs). The words of substitute, insert and mix are GROUPS below, written before any figure was seen.
 """

@@ -17,12 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from analysis import linear_baseline
 from project import DATA
 from public_sets import LINEAR, read_set
 from small_model import dev_probabilities
 from tables import spread
-from text_cls import cross_fitting, thresholds
+from text_cls import cross_fitting, linear_model, thresholds
 from text_cls.cli import non_negative_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.probabilities import sigmoid
@@ -42,12 +41,12 @@ def parse_args(argv=None):
 
 
 def linear_probabilities(train, dev, labels, dataset, seed):
-    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed)
+    model = linear_model.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed)
     return model.probabilities(list(dev.texts))
 
 
 def svm_probabilities(train, dev, labels, dataset, seed):
-    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed, calibrate=False)
+    model = linear_model.fit(list(train.texts), train.multi_hot(len(labels)), seed=seed, calibrate=False)
     return sigmoid(model.scores(list(dev.texts)))
 
 

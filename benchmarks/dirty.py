@@ -7,7 +7,7 @@ Of 2,000 training rows drawn by seed, 200 get wrong labels in one of two ways:
   swapped  the row gets the label set of another random row with a different set
   flipped  one random label is removed with the labels below it if the row has it, else added with the labels above it
 dirty.py then names 200 rows. `found` is the share of the wrong rows that are among them. The macro F1 on dev is that of
-the linear baseline (analysis/linear_baseline.py) trained on the true labels, on the wrong ones, without the 200 rows,
+the linear baseline (text_cls/linear_model.py) trained on the true labels, on the wrong ones, without the 200 rows,
 and with the true labels restored in the 200 rows. `representer` examines a small ERNIE, trained from random weights on
 the wrong labels.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.

@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from analysis import linear_baseline
 from project import DATA, cpu_seconds, run_script
 from public_sets import micro_macro, read_set
 from small_model import MODEL, make_model, train_model
 from tables import spread
+from text_cls import linear_model
 from text_cls.cli import non_negative_int, positive_int
 
 SETS = {"duee": (2, "这句话描述的事件是"), "cail-divorce": (4, "这句话包含的要素有")}
@@ -84,7 +84,7 @@ def linear_figures(folder):
     """Test micro and macro F1 in percent, and CPU seconds of training, of the linear baseline."""
     labels, train, test = read_set(folder, "train.txt", "test.txt")
     before = cpu_seconds()
-    model = linear_baseline.fit(list(train.texts), train.multi_hot(len(labels)), calibrate=False)
+    model = linear_model.fit(list(train.texts), train.multi_hot(len(labels)), calibrate=False)
     seconds = cpu_seconds() - before
     predicted = model.scores(list(test.texts)) > 0
     return *micro_macro(test.multi_hot(len(labels)), predicted, labels.parents), seconds

@@ -22,13 +22,12 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import e5_model
 import kept_runs
-from analysis import linear_baseline
 from kept_runs import Run
 from project import DATA
 from public_sets import hold_out, micro_macro, read_set
 from small_model import open_trained
 from tables import cell
-from text_cls import thresholds
+from text_cls import linear_model, thresholds
 from text_cls.cli import non_negative_int, positive_int
 from text_cls.decision import Decision
 
@@ -104,9 +103,9 @@ def linear_scores(name):
     """What `neural_scores` returns, for the linear model; the same as analysis/check_data.py reports."""
     labels, train, dev = read_set(DATA / name, "train.txt", "dev.txt")
     texts, targets, gold = list(train.texts), train.multi_hot(len(labels)), dev.multi_hot(len(labels))
-    features = linear_baseline.features_of(texts)
-    unseen, _ = linear_baseline.out_of_fold(texts, targets, folds=3, features=features)
-    scores = linear_baseline.fit(texts, targets, calibrate=False, features=features).scores(dev.texts)
+    features = linear_model.features_of(texts)
+    unseen, _ = linear_model.out_of_fold(texts, targets, folds=3, features=features)
+    scores = linear_model.fit(texts, targets, calibrate=False, features=features).scores(dev.texts)
     ways = {"plain": scores > 0, "fitted": scores > thresholds.fit_thresholds(unseen, targets)}
     return {way: micro_macro(gold, predicted, labels.parents) for way, predicted in ways.items()}
 

@@ -2,9 +2,10 @@
 
 import os
 
-# Not through `load`: its worker processes import it, too, and find it only by this name.
-from analysis import linear_baseline
 from metric import classification_report
+
+# Not through `load`: its worker processes import it, too, and find it only by this name.
+from text_cls import linear_model
 from text_cls.cli import Problems
 from text_cls.rows import format_row, read_labels, read_rows
 from text_cls.splitting import stratified_split
@@ -40,7 +41,7 @@ def write_rows(path, rows, chosen, labels):
 
 def linear_predictions(texts, targets, new_texts):
     """bool array [new texts, labels]: what the linear baseline, trained on texts and targets, predicts by its SVMs."""
-    model = linear_baseline.fit(list(texts), targets, calibrate=False)
+    model = linear_model.fit(list(texts), targets, calibrate=False)
     return model.scores(list(new_texts)) > 0
 
 

@@ -28,13 +28,13 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import e5_model
 import kept_runs
-from analysis import linear_baseline
 from few_shot import draw
 from kept_runs import Run
 from project import DATA, ROOT, load
 from public_sets import micro_macro, read_set, write_rows
 from small_model import open_trained
 from tables import cell
+from text_cls import linear_model
 from text_cls.cli import non_negative_int
 from text_cls.neural.head_start import fit, label_rates, texts_of_label
 from text_cls.probabilities import sigmoid
@@ -181,8 +181,8 @@ def linear(labels, train, chosen, test, seed):
 
     rows, targets = train.take(chosen), train.multi_hot(len(labels), chosen)
     texts = list(rows.texts)
-    model = linear_baseline.fit(texts, targets, seed)
-    _, unseen = linear_baseline.out_of_fold(texts, targets, seed=seed)
+    model = linear_model.fit(texts, targets, seed)
+    _, unseen = linear_model.out_of_fold(texts, targets, seed=seed)
     folds = draw_folds(targets, texts, seed)
     return decided(labels, rows, targets, unseen, folds, model.probabilities(test), seed)
 

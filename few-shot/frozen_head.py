@@ -6,9 +6,8 @@ One logistic regression per label, whose weights are drawn toward the direction 
 
 import numpy as np
 
-from text_cls import thresholds
 from text_cls.cli import logger
-from text_cls.cross_fitting import better_fit, cross_chosen, draw_folds, figures, gain_of
+from text_cls.cross_fitting import chosen_decision, draw_folds, figures
 from text_cls.neural.head_start import features_of, fit, label_rates, label_vectors
 from text_cls.probabilities import sigmoid
 from text_cls.search.label_scores import default_decision
@@ -35,25 +34,6 @@ def out_of_fold(features, targets, texts, vectors, seed):
         weight, bias = fit(features[rows], targets[rows], rates, vectors)
         probabilities[fold] = sigmoid(features[fold] @ weight + bias)
     return probabilities, folds
-
-
-def chosen_decision(base, probabilities, targets, folds, parents, seed):
-    """`base` with fitted thresholds, if they gain more than chance on rows that they were not fitted to.
-
-    One threshold for all labels and one per label are tried; the gain is that of the better one in micro plus macro F1.
-
-    Args:
-        base: `Decision`. probabilities, folds: of `out_of_fold`. targets: bool [rows, labels].
-    Returns:
-        (`Decision`, label sets of the rows by it out of fold, bool [rows, labels]).
-    """
-    before = base.decide(probabilities, parents)
-    fits = [thresholds.fitter(base, "both", each, False, parents) for each in (False, True)]
-    data = probabilities, targets, folds
-    after = cross_chosen(*data, fits, "both", parents) if len(folds) > 2 else before
-    if gain_of(targets, before, after, "both", seed)[1] <= 0:
-        return base, before
-    return better_fit(*data, fits, "both", parents)(probabilities, targets), after
 
 
 def fit_head(checkpoint, rows, tokens, options):

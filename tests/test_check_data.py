@@ -9,8 +9,8 @@ from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 
 import check_data as script
 import data_checks
-import linear_baseline
 import model_checks
+from text_cls import linear_model
 from text_cls.cli import Problems
 from text_cls.rows import Labels, read_labels, read_rows
 from text_cls.thresholds import fit_thresholds
@@ -118,7 +118,7 @@ def test_thresholds_come_only_from_train(check, reviews):
     labels = read_labels(str(reviews / "label.txt"), problems)
     train = read_rows(str(reviews / "train.txt"), labels, problems)
     targets = train.multi_hot(len(labels))
-    unseen, _ = linear_baseline.out_of_fold(list(train.texts), targets, model_checks.FOLDS)
+    unseen, _ = linear_model.out_of_fold(list(train.texts), targets, model_checks.FOLDS)
     assert list(before["thresholds"].values()) == fit_thresholds(unseen, targets).tolist()
     after = check(reviews)[2]["baseline"]
     assert after["thresholds"] == before["thresholds"] and after["out_of_fold"] == before["out_of_fold"]

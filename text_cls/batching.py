@@ -6,6 +6,7 @@ import numpy as np
 
 # Measured with ernie-3.0-medium on two cores: from this many tokens on, larger matrix products are not faster.
 ENOUGH, SIMILAR = 512, 0.95
+LONGEST_COUNTED = 512  # tokens of a row in `token_budget`: a model may take 20,000, of which few rows have a tenth
 
 
 @dataclass
@@ -44,6 +45,11 @@ class Encoded:
             # ERNIE finds padding by its id. PaddleNLP's ERNIE-M (2.8) looks for id 0, its [CLS], and attends to [PAD].
             inputs["attention_mask"] = (inputs["input_ids"] != self.padding["input_ids"]).astype(np.int64)
         return inputs
+
+
+def token_budget(rows, max_seq_length):
+    """Most tokens of a batch of so many full rows. Longer rows come in smaller batches, as memory allows."""
+    return rows * min(max_seq_length, LONGEST_COUNTED)
 
 
 def sorted_batches(lengths, batch_size):

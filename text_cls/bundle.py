@@ -18,6 +18,7 @@ from text_cls.card_usage import bundle_usage
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
+from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import RECORD, LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
 from text_cls.rows import Labels, read_labels
@@ -118,7 +119,9 @@ class Bundle:
         variants = self.manifest["variants"]
         if variant not in variants:
             remedy, held = REMEDIES[self.kind], f", only {', '.join(variants)}" if variants else ""
-            if variant != "float32" and self.kind == CLASSIFICATION:
+            if self.manifest["model_type"] == LINEAR:
+                remedy = "a linear model needs no other"
+            elif variant != "float32" and self.kind == CLASSIFICATION:
                 remedy = f"make it: python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
             raise UserError(f"{self.folder} holds no {variant} model{held}; {remedy}")
         return os.path.join(self.folder, VARIANTS[variant])
@@ -137,7 +140,7 @@ def write_card(folder, fields):
         LongTexts(**fields.get("long_texts", {})),
         {"library_name": "onnx", "tags": ["onnx", fields["model_type"]]},
         bundle_usage(kind),
-        ENCODER if kind == RETRIEVAL else MODEL,
+        LINEAR if fields["model_type"] == LINEAR else ENCODER if kind == RETRIEVAL else MODEL,
     )
     with atomic_write(os.path.join(folder, CARD)) as file:
         file.write(text)
@@ -292,7 +295,7 @@ def _contradictions(manifest):
         yield "search.calibration is for cosines, not for votes"
     needed = {"label.txt", DECISION, "tokenizer_config.json"}
     needed |= {VARIANTS[variant] for variant in manifest["variants"]}
-    if "tokenizer.json" not in manifest["files"]:  # Hugging Face's, which needs no other file
+    if manifest["model_type"] != LINEAR and "tokenizer.json" not in manifest["files"]:  # these need no other file
         needed |= {"vocab.txt", "sentencepiece.bpe.model"} if manifest["model_type"] == "ernie_m" else {"vocab.txt"}
     if manifest.get("kind") == RETRIEVAL and manifest["index"] and manifest["index"]["kind"] == "embedded":
         needed |= {"vectors.npy", "entries.json"}

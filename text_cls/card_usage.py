@@ -1,5 +1,7 @@
 """The commands of a model card, for each kind of checkpoint and of bundle. FOLDER stands for the artefact's folder."""
 
+from text_cls.linear_classifier import LINEAR
+
 _SERVER = "python deploy/simple_serving/server.py --bundle {bundle} --port 8189"
 _TRITON = "python deploy/triton_serving/build_repository.py --bundle {bundle} --output models"
 _FILES = "texts.txt --output_file out.txt"
@@ -44,10 +46,11 @@ has one text per line. `server.py` serves HTTP and has a web page, http://127.0.
 ```"""
 
 
-def checkpoint_usage(kind: str, multilingual: bool) -> str:
-    """How to use a checkpoint. multilingual: whether its model is an ERNIE-M."""
-    commands = "\n".join(_CHECKPOINT[kind]).format(flags=" --multilingual" if multilingual else "")
-    return _usage("Prediction and export need Paddle (`make setup`), serving does not.", commands)
+def checkpoint_usage(kind: str, model_type: str | None) -> str:
+    """How to use a checkpoint. model_type: of its config.json."""
+    commands = "\n".join(_CHECKPOINT[kind]).format(flags=" --multilingual" if model_type == "ernie_m" else "")
+    needs = "Prediction and export need Paddle (`make setup`), serving does not."
+    return _usage("They need no Paddle." if model_type == LINEAR else needs, commands)
 
 
 def bundle_usage(kind: str) -> str:

@@ -6,6 +6,7 @@ rows. On the very rows they are fitted to, thresholds always gain.
 
 import numpy as np
 
+from text_cls import thresholds
 from text_cls.scores import averages, ratio
 
 FEWEST = 50  # rows; with fewer, folds say little
@@ -149,3 +150,24 @@ def figures(gold, predicted):
     summary = averages(gold, predicted)[0]
     ratios = (*summary["micro"].values(), summary["macro"]["f1"], summary["accuracy"])
     return tuple(100 * ratio for ratio in ratios)
+
+
+def chosen_decision(base, probabilities, targets, folds, parents, seed):
+    """`base` with fitted thresholds, if they gain more than chance on rows that they were not fitted to.
+
+    One threshold for all labels and one per label are tried; the gain is that of the better one in micro plus macro F1.
+
+    Args:
+        base: `Decision`.
+        probabilities: float [rows, labels], each row's by a model that has not seen it. targets: bool [rows, labels].
+        folds: as in `cross_fitted`.
+    Returns:
+        (`Decision`, label sets of the rows by it out of fold, bool [rows, labels]).
+    """
+    before = base.decide(probabilities, parents)
+    fits = [thresholds.fitter(base, "both", each, False, parents) for each in (False, True)]
+    data = probabilities, targets, folds
+    after = cross_chosen(*data, fits, "both", parents) if len(folds) > 2 else before
+    if gain_of(targets, before, after, "both", seed)[1] <= 0:
+        return base, before
+    return better_fit(*data, fits, "both", parents)(probabilities, targets), after

@@ -11,6 +11,7 @@ import re
 from text_cls.card_facts import FEW, SHOWN, in_words
 from text_cls.decision import Decision
 from text_cls.label_tree import split_path
+from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import CUT, HEAD_TAIL, WINDOWS, LongTexts
 from text_cls.rows import Labels
 
@@ -55,7 +56,7 @@ def model_card(
         how: how longer texts are read.
         header: metadata of this kind of artefact, in the words of Hugging Face's hub.
         usage: how to use the model, in Markdown.
-        computes: MODEL or ENCODER.
+        computes: MODEL, ENCODER or LINEAR.
         notes: further limits, as sentences.
     """
     title = f"{'Hierarchical' if labels.hierarchical else 'Multi-label'} text classifier"
@@ -70,7 +71,7 @@ def model_card(
         "",
         "## Data",
         "",
-        *_data(facts),
+        *_data(facts, computes),
         "",
         "## Training",
         "",
@@ -78,7 +79,7 @@ def model_card(
         "",
         "## Scores",
         "",
-        *_scores(facts, decision),
+        *_scores(facts, decision, computes),
         "",
         "## Limits",
         "",
@@ -90,7 +91,7 @@ def model_card(
         "",
         "## 中文摘要",
         "",
-        *_chinese(facts, labels, max_seq_length, how),
+        *_chinese(facts, labels, max_seq_length, how, computes),
     ]
     return "\n".join(lines) + "\n"
 
@@ -177,7 +178,7 @@ def _summary(labels, decision, max_seq_length, how, computes):
     yield f"It assigns labels to texts. It knows {what}: {shown} (all are in `label.txt`).{below}"
     yield "A text may get several labels, or none."
     yield ""
-    yield f"- Input: {_input(max_seq_length, how)}."
+    yield f"- Input: {_input(max_seq_length, how, computes)}."
     if computes == ENCODER:
         yield (
             "- Output: a vector of length 1. A text gets the labels whose own texts have the nearest vectors, by "
@@ -190,14 +191,19 @@ def _summary(labels, decision, max_seq_length, how, computes):
     yield f"- Decision, in `decision.json`: {in_words(decision)}."
 
 
-def _input(max_seq_length, how):
+def _input(max_seq_length, how, computes):
     if how.mode == WINDOWS:
         return (
             f"a text, read in windows of at most {max_seq_length} tokens, whose logits are pooled ({how.pooling}); at "
             f"most {how.max_windows} windows"
         )
     rest = "what follows them is cut off" if how.mode == CUT else "of a longer one, its beginning and its end"
-    return f"a text of at most {max_seq_length} tokens; {rest}"
+    return f"a text of at most {max_seq_length} {_unit(computes)}; {rest}"
+
+
+def _unit(computes):
+    """What a model reads of a text."""
+    return "characters" if computes == LINEAR else "tokens"
 
 
 def _code(text):
@@ -205,14 +211,15 @@ def _code(text):
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
-def _data(facts):
+def _data(facts, computes):
     data, sums = facts.get("data", {}), dict(facts.get("files", {}))
     if not data and not sums:
         yield f"{UNKNOWN.capitalize()}."
         return
-    yield "| file | used for | rows | tokens per row | rows cut | SHA-256 |"
+    yield f"| file | used for | rows | {_unit(computes)} per row | rows cut | SHA-256 |"
     yield f"|{' --- |' * 6}"
     purposes = {"train": "training", "dev": "choosing the checkpoint", "test": "scoring it once, at the end"}
+    purposes |= {"dev": "scoring it"} if computes == LINEAR else {}
     for split, found in data.items():
         digest = _code(sums.pop(found["file"], UNKNOWN))
         cells = _file(found["file"]), purposes.get(split, split), f"{found['rows']:,}"
@@ -272,7 +279,7 @@ def _duration(seconds):
     )
 
 
-def _scores(facts, decision):
+def _scores(facts, decision, computes):
     """A table with a line for each split that was scored."""
     scores, data = facts.get("scores", {}), facts.get("data", {})
     names = list(dict.fromkeys(name for found in scores.values() for name in found))
@@ -292,7 +299,7 @@ def _scores(facts, decision):
             " In brackets, the 95 percent interval of a bootstrap over the rows: how far the score may differ on other "
             "rows like these. It does not cover that another training would give another model."
         )
-    if "dev" in scores:
+    if "dev" in scores and computes != LINEAR:
         text += " The dev rows chose this checkpoint, so expect a little less on new texts."
     yield text
     decided = facts.get("decided")
@@ -319,7 +326,8 @@ def _limits(facts, decision, count, max_seq_length, how, computes):
     shares = ", ".join(f"{share:.1%} of the rows of {name}" for name, share in cut.items())
     share = f"that cuts {shares}" if any(cut.values()) else "none of its rows is longer" if cut else UNKNOWN_CUT
     windows = f"{how.max_windows} windows of " if how.mode == WINDOWS else ""
-    yield f"Length: it reads {windows}{max_seq_length} tokens of a text and does not see the rest; {share}."
+    read = f"{windows}{max_seq_length} {_unit(computes)}"
+    yield f"Length: it reads {read} of a text and does not see the rest; {share}."
     if computes == MODEL and decision.temperature == 1:
         yield "Probabilities are not calibrated: 0.8 does not mean that 8 of 10 such labels are right."
     yield "Licence: none is recorded. The licences of the base model and of the training texts apply."
@@ -349,14 +357,16 @@ def _writing(facts, language):
     return (", ", "、")[language].join(f"{names[name]} {share:.0%}" for name, share in shares.items())
 
 
-def _chinese(facts, labels, max_seq_length, how):
+def _chinese(facts, labels, max_seq_length, how, computes):
     """A short summary in Chinese."""
     kind = "层次文本分类" if labels.hierarchical else "多标签文本分类"
     rows = facts.get("data", {}).get("train", {}).get("rows")
+    read = CHINESE_INPUT[how.mode].format(length=max_seq_length, most=how.max_windows)
+    read = read.replace("个 token", "个字符") if computes == LINEAR else read
     yield (
         f"{kind}模型，共 {len(labels)} 个标签（见 `label.txt`），一条文本可有多个标签，也可没有标签。"
         f"训练样本：{f'{rows:,} 条' if rows is not None else '未知'}；"
-        f"文字：{_writing(facts, 1)}；{CHINESE_INPUT[how.mode].format(length=max_seq_length, most=how.max_windows)}。"
+        f"文字：{_writing(facts, 1)}；{read}。"
     )
     for split, found in facts.get("scores", {}).items():
         shown = "，".join(f"{_title(name)} {_score(values, '～')}" for name, values in found.items())

@@ -7,6 +7,7 @@ split off symbols, and uses another version of Unicode than Python. Hugging Face
 
 import os
 import re
+import sys
 import unicodedata
 
 import numpy as np
@@ -35,6 +36,7 @@ def load_tokenizer(folder):
         changed.append("added_tokens.json")
     classes = {**dict.fromkeys(WORDPIECE, WordPiece), **dict.fromkeys(SENTENCEPIECE, SentencePiece)}
     classes[FROM_JSON] = lambda folder, config: TokenizerJson(open_tokenizer_json(folder), config)
+    classes["CodePoints"] = lambda folder, config: CodePoints()
     if kind not in classes or changed:
         what = f"{kind} with {', '.join(changed)}" if changed else kind
         raise ValueError(f"{what} is not supported; use a model with {', '.join(classes)}")
@@ -254,6 +256,25 @@ class TokenizerJson:
     def encode(self, texts, max_length):
         """Ids of each text, special tokens included, cut at `max_length`: a list of int32 arrays."""
         return _rust_encode(self._rust, texts, max_length, self.sep_id)
+
+
+class CodePoints:
+    """The characters of a text as numbers, for a linear model: the code point + 2. 0 is padding, 1 the end of a row.
+
+    Before, as scikit-learn's TfidfVectorizer(analyzer="char") does, letters become small and several spaces one.
+    """
+
+    fixed, pad_id, end_id, size = 1, 0, 1, sys.maxunicode + 3
+    _spaces = re.compile(r"\s\s+")
+
+    def encode(self, texts, max_length):
+        """Ids of each text, the end included, cut at `max_length`: a list of int32 arrays."""
+        return self.encode_exactly([self._spaces.sub(" ", text.lower())[: max_length - 1] for text in texts])
+
+    def encode_exactly(self, texts):
+        """Ids of each text as it is, the end included: a list of int32 arrays."""
+        codes = (np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4") for text in texts)
+        return [np.append(row + np.uint32(2), np.uint32(self.end_id)).astype(np.int32) for row in codes]
 
 
 class Prompted:

@@ -2,7 +2,8 @@
 
 config.json, the weights as model.safetensors and as model_state.pdparams, tokenizer files, label.txt, decision.json,
 README.md (the model card), run.json. Both files of weights have PaddleNLP's names. model.safetensors is the preferred
-one, since it is no pickle; PaddleNLP (2.8) prefers it, too. The guides' commands name the other. The folder
+one, since it is no pickle; PaddleNLP (2.8) prefers it, too. The guides' commands name the other. A linear model
+(`train.py --model_name linear`) has only the first, and is opened without Paddle. The folder
 `<save_dir>_last` holds the latest step and the optimiser's state, without model_state.pdparams: `--resume` continues
 from it.
 """
@@ -37,6 +38,8 @@ from text_cls.files import (
     write_json,
 )
 from text_cls.label_names import tidy_name
+from text_cls.linear_classifier import LINEAR
+from text_cls.linear_classifier import load as load_linear
 from text_cls.long_text_flags import of_arguments
 from text_cls.long_texts import LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
@@ -57,6 +60,7 @@ from text_cls.neural.run_file import (
 )
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import TEXT, fields, map_of, or_null, read_json, whole
+from text_cls.tokenization import CodePoints
 
 DECISION, STATE_FILE, SCALER = "decision.json", "training_state.npz", "scaler/"
 CONFIG = fields({}, {"id2label": or_null(map_of(TEXT)), "max_position_embeddings": or_null(whole(1)), **POOLING_FIELD})
@@ -79,6 +83,7 @@ class Checkpoint:
     longest: int | None = None  # maximum tokens of the model
     path: str | None = None  # the folder it was read from
     long_texts: LongTexts = LongTexts()
+    is_linear: bool = False  # a `LinearClassifier`, with `CodePoints`
 
 
 def last_folder(save_dir):
@@ -89,14 +94,10 @@ def last_folder(save_dir):
 def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarray] | None = None) -> None:
     """Writes the folder, replacing an older one. state: what `training_state` returns, for a run to be resumed."""
     with atomic_folder(path) as folder:
-        checkpoint.model.config.id2label = dict(enumerate(checkpoint.labels.names))
-        checkpoint.model.config.label2id = dict(checkpoint.labels.index)
-        checkpoint.model.save_pretrained(folder, safe_serialization=True)
-        # safetensors makes a file that only its owner may read.
-        shutil.copymode(os.path.join(folder, "config.json"), os.path.join(folder, SAFETENSORS))
-        if state is None:
-            checkpoint.model.save_pretrained(folder)
-        checkpoint.tokenizer.save_pretrained(folder)
+        if checkpoint.is_linear:
+            checkpoint.model.save(folder, checkpoint.labels.names)
+        else:
+            _save_pretrained(folder, checkpoint, for_paddlenlp=state is None)
         checkpoint.labels.write(os.path.join(folder, "label.txt"))
         checkpoint.decision.save(os.path.join(folder, "decision.json"), checkpoint.labels.names)
         if state is not None:
@@ -109,18 +110,31 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
         write_json(os.path.join(folder, RUN_FILE), {**checkpoint.run, "files": files})
 
 
+def _save_pretrained(folder, checkpoint, for_paddlenlp):
+    """Writes model and tokenizer. for_paddlenlp: also model_state.pdparams."""
+    checkpoint.model.config.id2label = dict(enumerate(checkpoint.labels.names))
+    checkpoint.model.config.label2id = dict(checkpoint.labels.index)
+    checkpoint.model.save_pretrained(folder, safe_serialization=True)
+    # safetensors makes a file that only its owner may read.
+    shutil.copymode(os.path.join(folder, "config.json"), os.path.join(folder, SAFETENSORS))
+    if for_paddlenlp:
+        checkpoint.model.save_pretrained(folder)
+    checkpoint.tokenizer.save_pretrained(folder)
+
+
 def write_card(folder: str, run: dict, labels: Labels, decision: Decision) -> None:
     """Writes the model card of a checkpoint. run: contents of its `run.json`."""
-    kind, multilingual = checkpoint_kind(run), _read_config(folder).get("model_type") == "ernie_m"
+    kind, model_type = checkpoint_kind(run), _read_config(folder).get("model_type")
+    header = {"library_name": "paddlenlp", "tags": ["paddlepaddle"]}
     text = model_card(
         facts_of(run),
         labels,
         decision,
         run.get("arguments", {}).get("max_seq_length", 128),
         of_arguments(run.get("arguments", {})),
-        {"library_name": "paddlenlp", "tags": ["paddlepaddle"]},
-        checkpoint_usage(kind, multilingual),
-        ENCODER if kind == "retrieval" else MODEL,
+        {"tags": [LINEAR]} if model_type == LINEAR else header,
+        checkpoint_usage(kind, model_type),
+        LINEAR if model_type == LINEAR else ENCODER if kind == "retrieval" else MODEL,
     )
     with atomic_write(os.path.join(folder, CARD)) as file:
         file.write(text)
@@ -210,8 +224,8 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
     config = _read_config(path)
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
-    how = of_arguments(run.get("arguments", {}))
-    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path, how)
+    how, is_linear = of_arguments(run.get("arguments", {})), config.get("model_type") == LINEAR
+    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path, how, is_linear)
 
 
 def _read_config(path):
@@ -292,7 +306,14 @@ def _load_decision(path, names):
 
 
 def load_model(checkpoint: Checkpoint, device: str, flag: str = "--params_path") -> None:
-    """Loads model and tokenizer of a checkpoint from `load_checkpoint`, on the device, in evaluation mode."""
+    """Loads model and tokenizer of a checkpoint from `load_checkpoint`, on the device, in evaluation mode.
+
+    A linear model is loaded without Paddle, and runs on the CPU.
+    """
+    if checkpoint.is_linear:
+        checkpoint.model = load_rest(checkpoint, lambda: load_linear(checkpoint.path, len(checkpoint.labels)))
+        checkpoint.tokenizer = CodePoints()
+        return
     set_device(device)
     checkpoint.model, checkpoint.tokenizer = load_rest(
         checkpoint, lambda: load_pretrained(checkpoint.path, len(checkpoint.labels), flag=flag)
@@ -358,7 +379,7 @@ def open_checkpoint(
     """
     found = Problems() if problems is None else problems
     checkpoint = load_checkpoint(path, label_file, found)
-    if problem := paddle_device_problem(device):
+    if not checkpoint.is_linear and (problem := paddle_device_problem(device)):
         found.add(problem)
     trained_with = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
     if checkpoint.longest and (max_seq_length or 0) > checkpoint.longest:
@@ -373,12 +394,12 @@ def open_checkpoint(
 # ----------------------------------------------------------------------------------------------------------- the run
 
 
-def describe_run(arguments, files):
+def describe_run(arguments, files, packages=("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")):
     """What `run.json` says about the origin of a checkpoint. files: {name: path} of the data."""
     return {
         "arguments": arguments,
         "data": {name: sha256(path, again=True) for name, path in files.items()},
-        "packages": versions(("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")),
+        "packages": versions(packages),
         "python": platform.python_version(),
         "commit": _commit(),
     }

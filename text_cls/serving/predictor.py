@@ -13,7 +13,7 @@ from importlib import metadata
 
 import numpy as np
 
-from text_cls.batching import Encoded, budget_batches
+from text_cls.batching import Encoded, budget_batches, token_budget
 from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
@@ -105,7 +105,7 @@ class Predictor:
             self._open_session(variant, device, device_id, num_threads, spin)
 
         read_unchanged(folder, load)  # what was verified is what is loaded
-        self.batch_tokens, self.unread = batch_size * self.max_seq_length, 0
+        self.batch_tokens, self.unread = token_budget(batch_size, self.max_seq_length), 0
 
     def _load_tokenizer(self, max_seq_length):
         folder, manifest = self.bundle.folder, self.bundle.manifest

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from text_cls.batching import Encoded, budget_batches
+from text_cls.batching import Encoded, budget_batches, token_budget
 from text_cls.cli import UserError
 from text_cls.files import sha256
 from text_cls.long_texts import pool
@@ -130,7 +130,8 @@ class TritonPythonModel:
         logits = np.zeros((len(encoded), self.num_labels), dtype=np.float32)
         errors = np.full(len(encoded), None, dtype=np.object_)
         filled = np.flatnonzero(encoded.lengths)  # rows without ids are those with an error
-        groups = [filled[group] for group in budget_batches(encoded.lengths[filled], ROWS * self.max_seq_length)]
+        most = token_budget(ROWS, self.max_seq_length)
+        groups = [filled[group] for group in budget_batches(encoded.lengths[filled], most)]
         while groups:
             rows = groups.pop(0)
             response = self.infer(encoded.batch(rows))

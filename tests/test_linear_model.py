@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from conftest import REAL_DATA, ROOT, lines_of
 
-import linear_baseline
 from metric import classification_report
+from text_cls import linear_model
 from text_cls.cli import Problems
 from text_cls.rows import read_labels, read_rows
 
@@ -29,7 +29,7 @@ def test_scores_are_those_of_scikit_learn(reviews_rows):
     from sklearn.svm import LinearSVC
 
     texts, targets, _ = reviews_rows
-    model = linear_baseline.fit(texts[:300], targets[:300])
+    model = linear_model.fit(texts[:300], targets[:300])
     scores = model.scores(texts[300:])
     assert scores.dtype == np.float32 and scores.shape == (100, targets.shape[1])
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
@@ -42,7 +42,7 @@ def test_labels_that_no_row_or_every_row_has(reviews_rows):
     texts, targets, _ = reviews_rows
     targets = targets[:60, :3].copy()
     targets[:, 0], targets[:, 1] = False, True
-    model = linear_baseline.fit(texts[:60], targets)
+    model = linear_model.fit(texts[:60], targets)
     scores, probabilities = model.scores(["😀"]), model.probabilities(["😀"])
     assert scores[0, 0] < 0 < scores[0, 1] and probabilities[0, 0] < 0.5 < probabilities[0, 1]
 
@@ -56,15 +56,15 @@ def test_few_and_strange_texts(texts, labels):
     """No n-gram in two texts, texts all the same, one label: nothing to learn, but scores for all."""
     targets = np.zeros((len(texts), labels), dtype=bool)
     targets[0] = True
-    model = linear_baseline.fit(texts, targets)
+    model = linear_model.fit(texts, targets)
     probabilities = model.probabilities(["新的", *texts])
     assert probabilities.shape == (len(texts) + 1, labels)
     assert np.isfinite(probabilities).all() and (0 <= probabilities).all() and (probabilities <= 1).all()
     if len(set(texts)) == 1:
         with pytest.raises(ValueError, match="two distinct texts"):
-            linear_baseline.out_of_fold(texts, targets)
+            linear_model.out_of_fold(texts, targets)
     else:
-        assert np.isfinite(linear_baseline.out_of_fold(texts, targets)).all()
+        assert np.isfinite(linear_model.out_of_fold(texts, targets)).all()
 
 
 def test_no_row_is_scored_by_a_model_that_has_seen_its_text():
@@ -72,8 +72,8 @@ def test_no_row_is_scored_by_a_model_that_has_seen_its_text():
     random = np.random.default_rng(3)
     words = ["".join(map(chr, random.integers(0x4E00, 0x4E40, 12))) for _ in range(300)]
     texts, targets = [*words, *words], np.tile(random.random((300, 4)) < 0.5, (2, 1))
-    seen = linear_baseline.fit(texts, targets, calibrate=False).scores(texts) > 0
-    scores, probabilities = linear_baseline.out_of_fold(texts, targets)
+    seen = linear_model.fit(texts, targets, calibrate=False).scores(texts) > 0
+    scores, probabilities = linear_model.out_of_fold(texts, targets)
     assert (seen == targets).mean() > 0.95
     assert abs(((scores > 0) == targets).mean() - 0.5) < 0.06
     assert np.array_equal(scores[:300] != 0, np.ones((300, 4), bool))
@@ -83,7 +83,7 @@ def test_no_row_is_scored_by_a_model_that_has_seen_its_text():
 
 def test_it_learns_and_its_probabilities_are_calibrated(reviews_rows):
     texts, targets, labels = reviews_rows
-    scores, probabilities = linear_baseline.out_of_fold(texts, targets)
+    scores, probabilities = linear_model.out_of_fold(texts, targets)
     report = classification_report(targets, scores > 0, labels.parents)
     assert report["micro"]["f1"] > 0.3
     prior = np.broadcast_to(targets.mean(axis=0), targets.shape)
@@ -97,24 +97,24 @@ def test_it_learns_and_its_probabilities_are_calibrated(reviews_rows):
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)):
         part = (probabilities >= low) & (probabilities < high)
         assert part.sum() > 20 and abs(probabilities[part].mean() - targets[part].mean()) < 0.2
-    model = linear_baseline.fit(texts[:300], targets[:300])
+    model = linear_model.fit(texts[:300], targets[:300])
     order = np.argsort(model.scores(texts[300:]).ravel())
     assert (np.diff(model.probabilities(texts[300:]).ravel()[order]) >= 0).all()
 
 
 def test_the_same_seed_gives_the_same_scores_also_in_processes(reviews_rows, monkeypatch):
     texts, targets, _ = reviews_rows
-    alone = linear_baseline.out_of_fold(texts, targets, folds=2)[0]
-    monkeypatch.setattr(linear_baseline, "WORTH_PROCESSES", 0)
-    assert np.array_equal(alone, linear_baseline.out_of_fold(texts, targets, folds=2)[0])
-    assert not np.array_equal(alone, linear_baseline.out_of_fold(texts, targets, folds=2, seed=4)[0])
+    alone = linear_model.out_of_fold(texts, targets, folds=2)[0]
+    monkeypatch.setattr(linear_model, "WORTH_PROCESSES", 0)
+    assert np.array_equal(alone, linear_model.out_of_fold(texts, targets, folds=2)[0])
+    assert not np.array_equal(alone, linear_model.out_of_fold(texts, targets, folds=2, seed=4)[0])
 
 
 def test_features_can_be_shared(reviews_rows):
     texts, targets, _ = reviews_rows
-    features = linear_baseline.features_of(texts)
-    once = linear_baseline.fit(texts, targets, calibrate=False, features=features)
-    assert np.array_equal(once.coef, linear_baseline.fit(texts, targets, calibrate=False).coef)
+    features = linear_model.features_of(texts)
+    once = linear_model.fit(texts, targets, calibrate=False, features=features)
+    assert np.array_equal(once.coef, linear_model.fit(texts, targets, calibrate=False).coef)
     with pytest.raises(ValueError, match="calibrate=True"):
         once.probabilities(texts)
 
@@ -128,7 +128,7 @@ def test_scores_on_the_public_sets_match_their_notes(name, micro, macro):
     texts, targets, labels = rows_of(folder, None)
     dev = read_rows(str(folder / "dev.txt"), labels, Problems())
     assert len(dev) == len(lines_of(folder / "dev.txt"))
-    scores = linear_baseline.fit(texts, targets, calibrate=False).scores(dev.texts)
+    scores = linear_model.fit(texts, targets, calibrate=False).scores(dev.texts)
     report = classification_report(dev.multi_hot(len(labels)), scores > 0, labels.parents)
     assert report["micro"]["f1"] == pytest.approx(micro, abs=2e-4)
     assert report["macro"]["f1"] == pytest.approx(macro, abs=2e-4)

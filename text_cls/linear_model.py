@@ -1,7 +1,8 @@
-"""The linear baseline: TF-IDF of character n-grams and one linear SVM per label. Needs seconds on a CPU.
+"""The linear model: TF-IDF of character n-grams and one linear SVM per label. Needs seconds on a CPU.
 
 A neural model has to beat it, and it is cheap enough to train once per fold, to score every row by a model that was not
-trained on it. scikit-learn is imported inside functions.
+trained on it. `train.py --model_name linear` makes a checkpoint of it (`linear_classifier`). scikit-learn is imported
+inside functions.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import numpy as np
 
 from text_cls.cli import progress_bar
 
-NGRAMS, LEAST_TEXTS, MOST_FEATURES = (1, 3), 2, 300_000
+LONGEST_NGRAM = 3
+LEAST_TEXTS, MOST_FEATURES = 2, 300_000
 WORTH_PROCESSES = 2e7  # n-grams x labels; with less work, a second process costs more time than it saves
 
 
@@ -43,15 +45,18 @@ class LinearModel:
         return _calibrated(self.scores(texts), self.calibration)
 
 
-def features_of(texts):
-    """`Features` of a sequence of texts: all runs of 1 to 3 characters, ignoring case, with counts as 1 + log."""
+def features_of(texts, most=MOST_FEATURES):
+    """`Features` of a sequence of texts: all runs of 1 to 3 characters, ignoring case, with counts as 1 + log.
+
+    most: n-grams to use, the most frequent ones.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
         analyzer="char",
-        ngram_range=NGRAMS,
+        ngram_range=(1, LONGEST_NGRAM),
         sublinear_tf=True,
-        max_features=MOST_FEATURES,
+        max_features=most,
         min_df=LEAST_TEXTS if _share_a_character(texts) else 1,
     )
     return Features(vectorizer, vectorizer.fit_transform(texts))

@@ -1,0 +1,122 @@
+"""The training behind `train.py --model_name linear`: seconds on a CPU, without Paddle."""
+
+import os
+import time
+from collections.abc import Iterator
+
+from text_cls import linear_model
+from text_cls.card_facts import changed_arguments, describe_data, describe_scores, in_words
+from text_cls.cli import logger
+from text_cls.cross_fitting import chosen_decision, draw_folds, figures
+from text_cls.decision import Decision
+from text_cls.linear_classifier import LINEAR, LONGEST, LinearClassifier, encode
+from text_cls.model_card import CARD
+from text_cls.neural.checkpoint import (
+    Checkpoint,
+    checkpoint_folder_problem,
+    describe_run,
+    last_folder,
+    save_checkpoint,
+)
+from text_cls.neural.run_file import read_run
+from text_cls.probabilities import sigmoid
+from text_cls.rows import Labels, Rows
+from text_cls.scores import scores
+from text_cls.tokenization import CodePoints
+from text_cls.trackers import Trackers
+
+# Flags of train.py that a linear model has a use for; it always runs on the CPU, whatever --device says.
+FLAGS = {
+    *("dataset_dir", "train_file", "dev_file", "test_file", "label_file", "max_train_samples", "max_dev_samples"),
+    *("model_name", "device", "seed", "save_dir", "tracker", "tracker_dir", "visualdl_dir", "config"),
+}
+PACKAGES = ("scikit-learn", "scipy", "numpy")
+MOST_WEIGHTS = 1 << 28  # n-grams times labels, 1 GiB; an ONNX file takes 2
+FEWEST_TEXTS = 2  # different ones, of which folds can be made
+
+
+def argument_problems(arguments: dict, defaults: dict) -> Iterator[str | None]:
+    """Yields problems with the arguments of train.py for a linear model, as texts, or None."""
+    given = [name for name, value in arguments.items() if name not in FLAGS and value != defaults[name]]
+    if given:
+        flags = ", ".join(f"--{name}" for name in given)
+        yield f"--model_name {LINEAR}: {flags} {'is' if len(given) == 1 else 'are'} for pretrained models; leave out"
+    save_dir = arguments["save_dir"]
+    yield checkpoint_folder_problem(save_dir)
+    if read_run(last := last_folder(save_dir)):
+        yield f"{last} holds a stopped run that --resume would continue; delete it, or name another --save_dir"
+
+
+def train(
+    arguments: dict, defaults: dict, labels: Labels, rows: dict[str, Rows], files: dict[str, tuple[str, str]]
+) -> None:
+    """Trains a linear model on checked data, and writes the checkpoint.
+
+    Args:
+        arguments, defaults: of the script.
+        rows: {"train", "dev" and perhaps "test": labelled rows}.
+        files: {"label", "train", ...: (name, path)} of the data files.
+    """
+    started, seed, save_dir = time.monotonic(), arguments["seed"], arguments["save_dir"]
+    trackers = Trackers(
+        arguments["tracker"],
+        arguments["tracker_dir"],
+        os.path.basename(os.path.abspath(save_dir)),
+        arguments["visualdl_dir"],
+    )
+    try:
+        trackers.arguments(arguments)
+        model, decision = fit(rows["train"], labels, seed)
+        tokens = {split: encode(part.texts) for split, part in rows.items()}
+        paths = {name: path for name, path in files.values()}
+        run = {"kind": "classification", **describe_run(arguments, paths, PACKAGES), "chosen": ["max_seq_length"]}
+        run["arguments"] = {**arguments, "max_seq_length": LONGEST}
+        card = {"changed": changed_arguments(arguments, defaults), "decided": in_words(decision)}
+        card |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
+        card["scores"] = {}
+        for split in [split for split in ("dev", "test") if split in rows]:
+            gold = rows[split].multi_hot(len(labels))
+            predicted = decision.decide(sigmoid(model.logits(tokens[split])), labels.parents)
+            log_scores(split, scores(gold, predicted))
+            card["scores"][split] = describe_scores(gold, predicted, seed)
+        run["card"] = card | {"seconds": round(time.monotonic() - started, 1)}
+        checkpoint = Checkpoint(model, CodePoints(), labels, decision, run, LONGEST, is_linear=True)
+        save_checkpoint(save_dir, checkpoint)
+        with open(os.path.join(save_dir, CARD), encoding="utf-8") as file:
+            trackers.result(card["scores"], file.read(), 0)
+    finally:
+        trackers.close()
+    logger.info("Save linear text classification model in %s (%.0f s)", save_dir, time.monotonic() - started)
+
+
+def fit(rows: Rows, labels: Labels, seed: int) -> tuple[LinearClassifier, Decision]:
+    """A model of labelled rows, and a decision whose thresholds are fitted to them, each row scored by a model of
+    others."""
+    texts, targets = [text[:LONGEST] for text in rows.texts], rows.multi_hot(len(labels))
+    most = min(linear_model.MOST_FEATURES, max(1, MOST_WEIGHTS // len(labels)))
+    features = linear_model.features_of(texts, most)
+    count = features.matrix.shape[1]
+    logger.info("Linear model: TF-IDF of %d n-grams of characters, one linear SVM per label; on the CPU", count)
+    if count == most < linear_model.MOST_FEATURES:
+        logger.warning(
+            "Only the %d most frequent n-grams are used, so that %d labels fit into memory", most, len(labels)
+        )
+    model = linear_model.fit(texts, targets, seed, features=features)
+    decision = Decision()
+    if len(set(texts)) >= FEWEST_TEXTS:
+        logger.info("Fitting thresholds to the training rows, each scored by a model of other rows ...")
+        _, unseen = linear_model.out_of_fold(texts, targets, seed=seed, features=features)
+        folds = draw_folds(targets, texts, seed)
+        decision, predicted = chosen_decision(decision, unseen, targets, folds, labels.parents, seed)
+        what = "as fitted ones gain no more than chance" if decision == Decision() else "fitted, in decision.json"
+        micro, macro = figures(targets, predicted)[2:4]
+        form = "Thresholds: %s (%s). Train, out of fold: micro f1 score: %.5f, macro f1 score: %.5f"
+        shown = "one per label" if isinstance(decision.threshold, tuple) else f"{decision.threshold:g}"
+        logger.info(form, shown, what, micro / 100, macro / 100)
+    return LinearClassifier.of(model), decision
+
+
+def log_scores(split, found):
+    """Logs the scores of the rows of a file."""
+    form = "%s: micro f1 score: %.5f, macro f1 score: %.5f, accuracy: %.5f"
+    logger.info(form, split.capitalize(), found["micro_f1"], found["macro_f1"], found["accuracy"])
