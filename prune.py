@@ -169,6 +169,8 @@ def read(args):
     problems, rows = Problems(), {}
     checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems, "--params_dir")
     checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, args.max_seq_length, problems)
+    if checkpoint.is_linear:
+        problems.add(f"--params_dir {args.params_dir} holds a linear model, which has no layers to prune")
     if problem := paddle_device_problem(args.device):
         problems.add(problem)
     for value in args.width_mult_list:

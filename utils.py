@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from text_cls import long_text_flags
+from text_cls import linear_classifier, long_text_flags
 from text_cls.cli import logger, positive_int
-from text_cls.long_texts import WINDOWS, unread_text
+from text_cls.long_texts import CUT, WINDOWS, unread_text
 from text_cls.rows import LINE_BREAKS, one_line
 
 CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by train.py in the project's folder
@@ -42,13 +42,21 @@ def add_model_flags(
 # -------------------------------------------------------------------------------------------------------------- model
 
 
-def open_model(args, problems):
-    """(checkpoint without weights, maximum length), by the flags of `add_model_flags`."""
+def open_model(args, problems, uses=None):
+    """(checkpoint without weights, maximum length), by the flags of `add_model_flags`.
+
+    uses: what the script needs of a neural network, for the message if the checkpoint is a linear model; None if it
+        needs nothing but probabilities.
+    """
     from text_cls.neural.checkpoint import open_checkpoint
 
     label_file = os.path.join(args.dataset_dir, args.label_file)
     checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
     checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, length, problems)
+    if checkpoint.is_linear and checkpoint.long_texts.mode != CUT:
+        problems.add(f"--long_texts {args.long_texts}: a linear model reads no windows; leave it out")
+    if checkpoint.is_linear and uses:
+        problems.add(f"--params_path {args.params_path} holds a linear model, which has no {uses}; name another model")
     return checkpoint, length
 
 
@@ -58,11 +66,16 @@ def load_weights(checkpoint, device, environment):
     from text_cls.neural.model import log_model
 
     load_model(checkpoint, device)
-    log_model(checkpoint.model, checkpoint.tokenizer, device, environment)
+    if checkpoint.is_linear:
+        logger.info("Linear model of %d n-grams, on the CPU", len(checkpoint.model.keys))
+    else:
+        log_model(checkpoint.model, checkpoint.tokenizer, device, environment)
 
 
 def encode_texts(checkpoint, texts, max_seq_length):
     """Tokens of texts, as `batching.Encoded` or `long_texts.Windows`."""
+    if checkpoint.is_linear:
+        return linear_classifier.encode(texts, max_seq_length)
     from text_cls.neural.windows import encode_long
 
     return encode_long(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length, checkpoint.long_texts)
@@ -91,7 +104,9 @@ def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=F
 
     tokens = encode_texts(checkpoint, texts, max_seq_length)
     is_windows = checkpoint.long_texts.mode == WINDOWS
-    if is_windows and with_passages:
+    if checkpoint.is_linear:
+        logits, passages = checkpoint.model.logits(tokens), None
+    elif is_windows and with_passages:
         logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
     else:
         logits, passages = predict_logits(checkpoint.model, tokens, batch_size), None

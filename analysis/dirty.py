@@ -21,7 +21,16 @@ from text_cls.files import atomic_write
 from text_cls.inputs import changed
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import format_row, read_labels, read_lines, read_rows
-from utils import CHECKPOINT, add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
+from utils import (
+    CHECKPOINT,
+    add_model_flags,
+    encode_texts,
+    keep_inputs,
+    load_weights,
+    log_rows,
+    open_model,
+    probabilities_of,
+)
 
 OUTPUTS = ("dirty_file", "rest_file", "report_file")
 REPORT = ("rank", "line", "label", "fault", "out_of_fold", "model", "why", "suggested", "given", "text")
@@ -77,7 +86,8 @@ def read_all(args, problems):
     """(rows, labels, checkpoint or None, maximum length), checked; problems go to `problems`."""
     checkpoint, max_seq_length = None, None
     if args.params_path is not None:
-        checkpoint, max_seq_length = open_model(args, problems)
+        uses = "features, which --method representer compares" if args.method == "representer" else None
+        checkpoint, max_seq_length = open_model(args, problems, uses)
         labels = checkpoint.labels
     else:
         labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
@@ -97,12 +107,12 @@ def find_label_errors(args, rows, targets, checkpoint, max_seq_length, environme
     unseen, own = calibrated_by_label(scores, pooled, targets, args.seed), None
     found = confident_learning(unseen, targets) if args.method == "confident" else None
     if checkpoint is not None:
-        from text_cls.neural.model import predict_features, predict_probabilities
-
         load_weights(checkpoint, args.device, environment)
-        encoded = encode_texts(checkpoint, rows.texts, max_seq_length)
-        own = checkpoint.decision.calibrated(predict_probabilities(checkpoint.model, encoded, args.batch_size))
+        own = checkpoint.decision.calibrated(probabilities_of(checkpoint, rows.texts, max_seq_length, args.batch_size))
         if args.method == "representer":
+            from text_cls.neural.model import predict_features
+
+            encoded = encode_texts(checkpoint, rows.texts, max_seq_length)
             features = predict_features(checkpoint.model, encoded, args.batch_size)
             found = representer_values(features, targets, args.dirty_threshold)
     return found, unseen, own

@@ -78,7 +78,7 @@ def main(argv=None):
     from text_cls.search.neighbours import Neighbours
 
     problems, cases = Problems(), []
-    checkpoint, max_seq_length = open_model(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems, "features")
     labels = checkpoint.labels
     with problems.collect():
         rows = read_rows(os.path.join(args.dataset_dir, args.train_file), labels, problems)

@@ -159,7 +159,7 @@ def log_next_step(args, support_path):
 def read_inputs(args):
     """(checkpoint, maximum length, train, dev, texts to choose from or None, `Augmenter` or None), checked."""
     problems, rows = Problems(), {}
-    checkpoint, max_seq_length = open_model(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems, "features")
     labels = checkpoint.labels
     for name in (args.train_file, args.dev_file):
         with problems.collect():

@@ -65,7 +65,7 @@ def interpret(args):
     """
     environment = prepare_environment()
     problems, cases = Problems(), []
-    checkpoint, max_seq_length = open_model(args, problems)
+    checkpoint, max_seq_length = open_model(args, problems, "gradients")
     labels = checkpoint.labels
     with problems.collect():
         cases = read_cases(os.path.join(args.dataset_dir, args.interpret_input_file), labels, problems)
