@@ -120,10 +120,14 @@ def read(args):
     if args.dataset_dir:
         with problems.collect():
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
-    elif args.int8 or args.fp16:
+    elif not checkpoint.is_linear and (args.int8 or args.fp16):
         problems.add(
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
         )
+    if checkpoint.is_linear:
+        given = [name for name in ("int8", "fp16", "hf", "multilingual") if getattr(args, name)]
+        for name in given:
+            problems.add(f"--params_path {args.params_path} holds a linear model, for which there is no --{name}")
     problems.stop_if_any()
     return checkpoint, rows
 
@@ -185,6 +189,18 @@ def run_on_pruned(args):
     return 0
 
 
+def run_on_linear(args, checkpoint, texts):
+    """Exports a linear model. Returns the exit status."""
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.linear_export import export_linear
+
+    load_model(checkpoint, "cpu")
+    difference = export_linear(args.output_path, checkpoint, texts)
+    logger.info("The bundle's logits match the trained model's within %.1e", difference)
+    logger.info("The bundle is in %s", args.output_path)
+    return 0
+
+
 def run(args):
     """Exports the checkpoint. Returns the exit status."""
     from text_cls.neural.checkpoint import load_model
@@ -193,10 +209,12 @@ def run(args):
     from text_cls.serving.predictor import Predictor
 
     checkpoint, rows = read(args)
+    texts = list(islice(rows.texts, 64)) if rows else example_texts()
+    if checkpoint.is_linear:
+        return run_on_linear(args, checkpoint, texts)
     load_model(checkpoint, "cpu")
     check_model(args, checkpoint)
     max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
-    texts = list(islice(rows.texts, 64)) if rows else example_texts()
     with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
         predictor = Predictor(draft.folder)
         difference, shortest, longest = check(checkpoint, predictor, texts, max_seq_length)

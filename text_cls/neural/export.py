@@ -71,37 +71,27 @@ class Draft:
 
 
 @contextlib.contextmanager
-def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **more):
-    """Yields the `Draft` of a complete float32 bundle, which replaces `path` when the block ends without an error.
+def draft_folder(path, checkpoint, write, max_seq_length, output="logits", **more):
+    """Yields the `Draft` of a complete bundle, which replaces `path` when the block ends without an error.
 
     Args:
-        checkpoint: `Checkpoint` with model and tokenizer, on a CPU.
-        prefix: name of the static graph's files: float32 or pruned_model.
-        output: name of the model's output, `width` numbers per row, by default one per label.
-        more: further fields of the manifest.
+        write: function of a folder that writes graph and tokenizer, and returns what of the manifest depends on them;
+            "inputs" are the names.
+        output, more: as in `bundle_folder`.
     """
-    model, tokenizer, labels = checkpoint.model, checkpoint.tokenizer, checkpoint.labels
+    labels = checkpoint.labels
     with atomic_folder(path) as folder:
-        static_graph = os.path.join(folder, prefix)
-        inputs = write_static_graph(model, tokenizer, static_graph)
-        write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id, output)
-        tokenizer.save_pretrained(folder)
+        fields = write(folder)
         labels.write(os.path.join(folder, "label.txt"))
         checkpoint.decision.save(os.path.join(folder, "decision.json"), labels.names)
         packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddle2onnx", "onnx", "onnxruntime")
-        fields = {
-            "model": type(model).__name__,
-            "model_type": model.config.model_type,
-            "static_graph": prefix,
-            "inputs": [{"name": name, "dtype": "int64", "shape": [-1, -1]} for name in inputs],
+        fields |= {
+            "inputs": [{"name": name, "dtype": "int64", "shape": [-1, -1]} for name in fields["inputs"]],
             "outputs": [{"name": output, "dtype": "float32", "shape": [-1, more.get("width", len(labels))]}],
             "num_labels": len(labels),
             "hierarchical": labels.hierarchical,
             "max_seq_length": max_seq_length,
-            "longest_input": longest_input(model.config),
-            **_id_limits(model.config, inputs),
             **_long_texts(checkpoint),
-            "pad_token_id": tokenizer.pad_token_id,
             "versions": versions(packages),
             "card": facts_of(checkpoint.run),
             **more,
@@ -110,6 +100,35 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
         draft.seal()
         yield draft
         draft.seal()
+
+
+def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **more):
+    """What `draft_folder` yields, of a float32 bundle.
+
+    Args:
+        checkpoint: `Checkpoint` with model and tokenizer of Paddle, on a CPU.
+        prefix: name of the static graph's files: float32 or pruned_model.
+        output: name of the model's output, `width` numbers per row, by default one per label.
+        more: further fields of the manifest.
+    """
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+
+    def write(folder):
+        static_graph = os.path.join(folder, prefix)
+        inputs = write_static_graph(model, tokenizer, static_graph)
+        write_onnx_graph(static_graph, os.path.join(folder, VARIANTS["float32"]), tokenizer.pad_token_id, output)
+        tokenizer.save_pretrained(folder)
+        return {
+            "model": type(model).__name__,
+            "model_type": model.config.model_type,
+            "static_graph": prefix,
+            "inputs": inputs,
+            "longest_input": longest_input(model.config),
+            **_id_limits(model.config, inputs),
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+
+    return draft_folder(path, checkpoint, write, max_seq_length, output, **more)
 
 
 def _id_limits(config, inputs):
