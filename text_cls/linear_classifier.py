@@ -13,6 +13,7 @@ from text_cls.batching import Encoded
 from text_cls.cli import UserError
 from text_cls.files import write_json
 from text_cls.linear_model import LONGEST_NGRAM, LinearModel
+from text_cls.schema import OBJECT, read_json
 from text_cls.tokenization import CodePoints
 
 LINEAR = "linear"  # as --model_name of train.py, and as model_type of config.json and manifest.json
@@ -122,6 +123,12 @@ class LinearClassifier:
 def save_tokenizer(folder: str) -> None:
     """Writes the tokenizer of a linear model, which `load_tokenizer` reads."""
     write_json(os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "CodePoints"})
+
+
+def is_linear(folder: str) -> bool:
+    """Whether a folder is the checkpoint of a linear model."""
+    path = os.path.join(folder, "config.json")
+    return os.path.exists(path) and read_json(path, OBJECT, "copy the whole folder again").get("model_type") == LINEAR
 
 
 def load(folder: str, num_labels: int) -> LinearClassifier:

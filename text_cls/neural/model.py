@@ -9,14 +9,13 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
-from text_cls.linear_classifier import LINEAR
+from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import Windows, passages, pool
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle, keep_freed_memory
 from text_cls.neural.hugging_face_tokenizers import open_tokenizer
 from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.probabilities import sigmoid
-from text_cls.schema import OBJECT, read_json
 
 # The guide's names. Any other name that PaddleNLP knows is accepted, too, as is a local folder.
 MODEL_NAMES = (
@@ -82,6 +81,8 @@ def set_device(device):
 
 def model_name_problem(name, flag="--model_name"):
     """What is wrong with a `--model_name`, as far as it shows without loading or downloading, or None."""
+    if is_linear(name):
+        return f"{flag} {name}: a linear model, which no other training starts from; name a pretrained model"
     if folder := hugging_face.find(name):
         try:
             hugging_face.read_config(folder)
@@ -92,8 +93,6 @@ def model_name_problem(name, flag="--model_name"):
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
         return f"{flag} {name}: no such folder" if is_path else None
     files = os.listdir(name)
-    if "config.json" in files and read_json(os.path.join(name, "config.json"), OBJECT, "").get("model_type") == LINEAR:
-        return f"{flag} {name}: a linear model, which no other training starts from; name a pretrained model"
     wanted = {
         "config.json": any(file in files for file in ("config.json", "model_config.json")),
         "model_state.pdparams": any(file.endswith((".pdparams", ".safetensors")) for file in files),

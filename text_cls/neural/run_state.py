@@ -10,6 +10,7 @@ import numpy as np
 from text_cls.card_facts import changed_arguments
 from text_cls.cli import Problems, UserError, logger, stop_signals
 from text_cls.files import read_unchanged, sha256
+from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import CUT, MAX, MOST
 from text_cls.neural.checkpoint import (
     STATE_FILE,
@@ -99,7 +100,9 @@ def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, 
     yield model_name_problem(model, flag)
     yield checkpoint_folder_problem(save_dir, kind)
     yield checkpoint_folder_problem(last_folder(save_dir), kind)
-    if init_from_ckpt and os.path.isdir(init_from_ckpt) and not weight_files(init_from_ckpt):
+    if init_from_ckpt and is_linear(init_from_ckpt):
+        yield f"--init_from_ckpt {init_from_ckpt}: a linear model, which no other training starts from"
+    elif init_from_ckpt and os.path.isdir(init_from_ckpt) and not weight_files(init_from_ckpt):
         yield f"--init_from_ckpt {init_from_ckpt}: the folder has no {' and no '.join(WEIGHT_FILES)}"
     elif init_from_ckpt and not os.path.exists(init_from_ckpt):
         yield f"--init_from_ckpt {init_from_ckpt}: no such file"
