@@ -3,8 +3,6 @@
 import os
 
 from metric import classification_report
-
-# Not through `load`: its worker processes import it, too, and find it only by this name.
 from text_cls import linear_model
 from text_cls.cli import Problems
 from text_cls.rows import format_row, read_labels, read_rows
