@@ -249,13 +249,13 @@ def test_intervals_are_about_as_wide_as_theory_says():
 def test_the_commands_are_those_of_the_scripts(run):
     from conftest import load_script
 
-    usages = [checkpoint_usage(kind, True) for kind in ("classification", "retrieval", "prompt")]
+    usages = [checkpoint_usage(kind, "ernie_m") for kind in ("classification", "retrieval", "prompt")]
     usages += [bundle_usage(kind) for kind in ("classification", "retrieval")]
     commands = re.findall(r"^python (\S+\.py) ?(.*)$", "\n".join(usages), re.MULTILINE)
     assert (
         len(commands) == 17
         and "--multilingual" in usages[0]
-        and "--multilingual" not in checkpoint_usage("prompt", True)
+        and "--multilingual" not in checkpoint_usage("prompt", "ernie_m")
     )
     helps = {}
     for script, flags in commands:
