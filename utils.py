@@ -54,7 +54,7 @@ def open_model(args, problems, uses=None):
     checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
     checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, length, problems)
     if checkpoint.is_linear and checkpoint.long_texts.mode != CUT:
-        problems.add(f"--long_texts {args.long_texts}: a linear model reads no windows; leave it out")
+        problems.add(f"--long_texts {args.long_texts}: a linear model reads a text as a whole; leave it out")
     if checkpoint.is_linear and uses:
         problems.add(f"--params_path {args.params_path} holds a linear model, which has no {uses}; name another model")
     return checkpoint, length

@@ -24,6 +24,7 @@ from text_cls.bundle import open_bundle
 from text_cls.cli import UserError
 from text_cls.linear_classifier import encode, load
 from text_cls.serving.predictor import Predictor
+from text_cls.tokenization import CodePoints
 
 train_script = load_script("train.py")
 # Runs scripts as a user does, on a machine without Paddle.
@@ -73,6 +74,9 @@ def test_the_log_and_the_checkpoint(run, linear, tmp_path):
     card = (checkpoint / "README.md").read_text(encoding="utf-8")
     assert "a text of at most 20000 characters" in card and "They need no Paddle." in card
     assert "20000 个字符" in card and "token" not in card
+    assert (
+        "Base model: none (`--model_name linear`). TF-IDF" in card and "licence of the training texts applies" in card
+    )
     assert "not calibrated" not in card and "chose this checkpoint" not in card
 
 
@@ -117,7 +121,7 @@ def test_dirty_reports_the_probabilities_of_the_model(run, linear, tmp_path):
         (sent_interpret, (), "holds a linear model, which has no features"),
         (sparse, (), "holds a linear model, which has no features"),
         (dirty, ("--method", "representer"), "holds a linear model, which has no features"),
-        (predict, ("--long_texts", "windows"), "--long_texts windows: a linear model reads no windows"),
+        (predict, ("--long_texts", "windows"), "--long_texts windows: a linear model reads a text as a whole"),
         (predict, ("--max_seq_length", 20_001), "this model takes at most 20000 tokens"),
     ],
 )
@@ -156,11 +160,22 @@ def test_the_classifier_and_the_graph_compute_what_scikit_learn_does(linear, tex
     assert np.allclose(predictor.run(predictor.encode(texts)), expected, atol=1e-4)
 
 
+@given(st.text("一a\n\t \u3000ＡİΣ😀\0", max_size=12) | st.text(st.characters(codec="utf-8")))
+def test_characters_are_those_of_scikit_learn(text):
+    """Oracle: its analyser of single characters."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    [ids] = CodePoints().encode([text], 10_000)
+    assert [chr(number - 2) for number in ids[:-1]] == TfidfVectorizer(analyzer="char").build_analyzer()(text)
+    assert ids[-1] == 1
+
+
 def test_long_texts_are_cut_alike(linear):
     classifier, predictor = load(str(linear[1]), len(open_bundle(str(linear[2])).labels)), Predictor(str(linear[2]))
     texts = ["台风登陆，学校停课" * 3000, "短"]
     encoded = encode(texts)
     assert encoded.truncated == 1 and encoded.lengths.tolist() == [20_000, 2]
+    assert np.array_equal(encoded.columns["input_ids"], predictor.encode(texts).columns["input_ids"])
     assert np.allclose(classifier.logits(encoded), predictor.run(predictor.encode(texts)), atol=1e-4)
 
 

@@ -119,7 +119,7 @@ class Bundle:
         variants = self.manifest["variants"]
         if variant not in variants:
             remedy, held = REMEDIES[self.kind], f", only {', '.join(variants)}" if variants else ""
-            if self.manifest["model_type"] == LINEAR:
+            if variant != "float32" and self.manifest["model_type"] == LINEAR:
                 remedy = "a linear model needs no other"
             elif variant != "float32" and self.kind == CLASSIFICATION:
                 remedy = f"make it: python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"

@@ -64,10 +64,9 @@ class LinearClassifier:
     def of(cls, model: LinearModel) -> "LinearClassifier":
         """The same model. It must have been calibrated."""
         slope, offset = model.calibration
-        end, ids = 1, CodePoints()  # tokens behind those of the text
-        grams = sorted(model.vectorizer.vocabulary_.items(), key=lambda item: item[1])
-        rows = ids.encode_exactly([gram for gram, _ in grams])
-        keys = np.array([ngram_keys(row[:-end], len(row) - end)[0] for row in rows], np.int64)
+        vocabulary = model.vectorizer.vocabulary_  # {n-gram: its column}
+        rows = CodePoints().encode_exactly(sorted(vocabulary, key=vocabulary.get))
+        keys = np.array([ngram_keys(row[:-1], len(row) - 1)[0] for row in rows], np.int64)  # the last id is the end
         order = np.argsort(keys)
         weight = (slope * model.coef.T[order]).astype(np.float32)
         bias = (slope * model.intercept + offset).astype(np.float32)

@@ -75,7 +75,7 @@ def model_card(
         "",
         "## Training",
         "",
-        *_training(facts),
+        *_training(facts, computes),
         "",
         "## Scores",
         "",
@@ -236,10 +236,13 @@ def _file(name):
     return _code(name.replace("|", "\\|"))
 
 
-def _training(facts):
+def _training(facts, computes):
     base, changed, seconds = (facts.get(name) for name in ("base_model", "changed", "seconds"))
     script = facts.get("script", "train.py")
-    yield f"- Base model: {_code(base) if base else UNKNOWN}."
+    if computes == LINEAR:
+        yield "- Base model: none (`--model_name linear`). TF-IDF of 1 to 3 characters, and one linear SVM per label."
+    else:
+        yield f"- Base model: {_code(base) if base else UNKNOWN}."
     yield f"- Trained by: {_arguments(script, changed)}"
     yield f"- Time, with evaluation: {_duration(seconds) if seconds is not None else UNKNOWN}."
     packages = {**facts.get("packages", {}), **({"Python": facts["python"]} if facts.get("python") else {})}
@@ -330,7 +333,9 @@ def _limits(facts, decision, count, max_seq_length, how, computes):
     yield f"Length: it reads {read} of a text and does not see the rest; {share}."
     if computes == MODEL and decision.temperature == 1:
         yield "Probabilities are not calibrated: 0.8 does not mean that 8 of 10 such labels are right."
-    yield "Licence: none is recorded. The licences of the base model and of the training texts apply."
+    both = "licences of the base model and of the training texts apply"
+    licences = "licence of the training texts applies" if computes == LINEAR else both
+    yield f"Licence: none is recorded. The {licences}."
 
 
 def _few(few, count):

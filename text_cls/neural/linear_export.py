@@ -117,7 +117,7 @@ def export_linear(path, checkpoint, texts):
     Returns:
         the largest difference between a logit of the graph and of the model, on the texts and pieces of them.
     Raises:
-        UserError: it is too large.
+        UserError: it is more than `export.tolerance`.
     """
     from text_cls.serving.predictor import Predictor
 
