@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evaluate as evaluate_script
+import threshold as threshold_script
 import word_interpret as script
 from attribution import TOLERANCE, Explainer
+from text_cls.decision import Decision
 from text_cls.long_texts import LongTexts
 from text_cls.neural.model import encode, predict_logits
 from text_cls.neural.windows import encode_long
 from text_cls.probabilities import sigmoid
+from text_cls.thresholds import fit_one
 
 LENGTH = 48  # tokens, as the models were trained
 WINDOWS = ("--long_texts", "windows")
@@ -212,6 +216,22 @@ def test_scores_are_those_of_windows_predicted_alone(run_on, checkpoint, long_ro
     gold = np.array([[name in of_row for name in names] for _, of_row in rows])
     assert f1["windows"] == pytest.approx(2 * (gold & predicted).sum() / (gold.sum() + predicted.sum()))
     assert f1["windows"] > f1["cut"] + 0.05
+
+
+@pytest.mark.parametrize("mode", ["windows", "cut"])
+def test_thresholds_are_fitted_to_the_pooled_probabilities(run, trained, checkpoint, long_rows, tmp_path, mode):
+    rows, names = long_rows(60), checkpoint.labels.names
+    write_lines(tmp_path / "label.txt", lines_of(trained["news"][0] / "label.txt"))
+    write_lines(tmp_path / "dev.txt", as_lines(rows))
+    model = shutil.copytree(trained["news"][1], tmp_path / "model")
+    where = ("--dataset_dir", tmp_path, "--params_path", model, "--device", "cpu", "--long_texts", mode)
+    status, log = run(threshold_script.main, *where, "--mode", "single", "--force")
+    assert status == 0, log
+    logits = [windows_by_hand(checkpoint, text)[1] for text, _ in rows]
+    pooled = np.stack([each.max(axis=0) if mode == "windows" else each[0] for each in logits])
+    gold = np.array([[name in of_row for name in names] for _, of_row in rows])
+    fitted = Decision.load(model / "decision.json").threshold
+    assert fitted == fit_one(sigmoid(pooled), gold, "both")
 
 
 @pytest.mark.parametrize(

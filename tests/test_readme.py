@@ -21,7 +21,17 @@ FOLDERS = (
     "few-shot/",
     "retrieval_based/",
 )
-MANUALS = ("install", "files", "train", "evaluate", "predict", "export_model", "prune", "troubleshooting")
+MANUALS = (
+    "install",
+    "files",
+    "train",
+    "evaluate",
+    "predict",
+    "export_model",
+    "prune",
+    "large_corpus",
+    "troubleshooting",
+)
 TWINS = [
     *((f"{folder}README.md", f"{folder}README_zh.md") for folder in FOLDERS),
     *((f"docs/{name}.md", f"docs/{name}_zh.md") for name in MANUALS),

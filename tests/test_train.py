@@ -13,6 +13,7 @@ import train as script
 from text_cls.neural.checkpoint import read_run
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.training_options import TrainingOptions
+from text_cls.neural.used_vocabulary import all_vectors
 
 CONTRACT = {  # flag: default, as in both guides
     "device": "gpu",
@@ -120,7 +121,8 @@ def test_the_weights_kept_are_those_of_the_best_epoch(news, train, monkeypatch, 
     seen = []  # the weights at each evaluation; the first is before the training
 
     def evaluate(self, *args, **kwargs):
-        seen.append({name: value.numpy().copy() for name, value in self.checkpoint.model.state_dict().items()})
+        with all_vectors(self.checkpoint.model):
+            seen.append({name: value.numpy().copy() for name, value in self.checkpoint.model.state_dict().items()})
         return {"loss": 0.5, **{name: values[len(seen) - 2] for name, values in made_up.items()}}
 
     monkeypatch.setattr(Evaluation, "evaluate", evaluate)

@@ -8,11 +8,14 @@ from text_cls.neural.checkpoint import load_training_state, training_state
 from text_cls.neural.layer_rates import layer_depths, rate_factor
 from text_cls.neural.losses import smoothed
 from text_cls.neural.model import logits_of
+from text_cls.neural.used_vocabulary import fit_moments
 
 # On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
 # of 1e-35 and less flow back through it. Arithmetic on numbers that small (denormals) is up to 150 times slower. A loss
 # scaled by a power of two keeps them out of that range and leaves every other bit of the gradients unchanged.
 CPU_LOSS_SCALE = 2.0**24
+
+KEPT = "kept"  # in the saved state
 
 AMP_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
@@ -24,6 +27,7 @@ class Optimization:
 
     Attributes:
         encoder: the parameters below the head, which can be frozen.
+        kept: what weight decay has left of a weight that gets no gradient; see used_vocabulary.py.
     """
 
     def __init__(self, model, options, total_steps):
@@ -44,6 +48,7 @@ class Optimization:
             grad_clip=paddle.nn.ClipGradByGlobalNorm(options.max_grad_norm) if options.max_grad_norm else None,
         )
         self.scaler = paddle.amp.GradScaler(enable=options.amp == "fp16")
+        self.weight_decay, self.kept = options.weight_decay, 1.0
 
     def set_rates(self, options):
         """Scales the rate of each parameter. Returns the parameters of the encoder."""
@@ -83,14 +88,25 @@ class Optimization:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.clear_grad()
+        self.kept *= self.share_kept()
         self.scheduler.step()
+
+    def share_kept(self):
+        """What weight decay leaves of an unused word vector in this step."""
+        if not self.weight_decay or not hasattr(self.model, "used_vocabulary"):
+            return 1.0
+        weight = self.model.used_vocabulary.layer.weight
+        return 1.0 - self.rate * weight.optimize_attr["learning_rate"] * self.weight_decay if weight.trainable else 1.0
 
     def state(self):
         """What `load` needs besides the number of the step, as {name: array}."""
-        return training_state(self.optimizer, self.scaler)
+        kept = {KEPT: np.float64(self.kept)} if self.kept != 1 else {}
+        return training_state(self.optimizer, self.scaler) | kept
 
     def load(self, state, step):
         """Continues after `step` updates from what `state` returned, which it empties. ValueError: it does not fit."""
+        self.kept = float(state.pop(KEPT, 1.0))
+        fit_moments(self.model, state)
         load_training_state(state, self.optimizer, self.scaler)
         self.scheduler.step(step)
 

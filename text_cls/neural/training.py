@@ -17,19 +17,20 @@ from text_cls.card_facts import describe_data, describe_scores, in_words
 from text_cls.cli import UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256
-from text_cls.long_texts import WINDOWS
+from text_cls.long_texts import WINDOWS, Windows
 from text_cls.neural.averaging import Average, NoAverage
 from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
 from text_cls.neural.evaluation import Evaluation
-from text_cls.neural.head_start import start_head
+from text_cls.neural.head_start import reads_labels, start_head, texts_of_label
 from text_cls.neural.losses import make_loss
-from text_cls.neural.model import load_pretrained, log_model, longest_input
+from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
 from text_cls.neural.plateau import Plateau
 from text_cls.neural.pooling import start_pooling
 from text_cls.neural.run_file import read_run
 from text_cls.neural.run_state import Progress, StopSignal, last_is_damaged, load_start, saved_state, start_run
 from text_cls.neural.steps import Optimization, Steps
 from text_cls.neural.training_log import TrainingLog
+from text_cls.neural.used_vocabulary import all_vectors, restore, use_vocabulary
 from text_cls.neural.weights import load_weights
 from text_cls.neural.windows import WindowSteps, encode_long, log_lengths
 
@@ -57,6 +58,8 @@ def train(options, labels, rows, arguments, files, environment, progress, defaul
         options, run, progress, lambda name: load_pretrained(name, len(labels), pooling=start_pooling(options, name))
     )
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
+    if counts := use_vocabulary(model, options, all_tokens(options, model, tokenizer, labels, tokens)):
+        logger.info("Vocabulary: the texts use %d of %d tokens; only their vectors are trained", *counts)
     run["card"] |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
     checkpoint = Checkpoint(model, tokenizer, labels, Decision(), run, long_texts=options.reading)
     trainer = make_trainer(options, checkpoint, rows, tokens, progress)
@@ -80,6 +83,15 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
         tokens[split] = encode_long(part.texts, tokenizer, model, options.max_seq_length, options.reading)
         log_lengths(split, tokens[split], options.max_seq_length, options.max_windows)
     return tokens
+
+
+def all_tokens(options, model, tokenizer, labels, tokens):
+    """[`Encoded`] of all texts that a training reads. tokens: those of the rows, {split: `Encoded` or `Windows`}."""
+    found = [part.tokens if isinstance(part, Windows) else part for part in tokens.values()]
+    if reads_labels(options.head_start):
+        texts = [text for name in labels.names for text in texts_of_label(labels, name)]
+        found.append(encode(texts, tokenizer, model, options.max_seq_length))
+    return found
 
 
 def make_trainer(options, checkpoint, rows, tokens, progress):
@@ -282,7 +294,10 @@ class Trainer:
         if is_main_process():
             self.checkpoint.run["progress"] = asdict(self.progress)
             self.checkpoint.run["card"]["seconds"] = self.seconds()
-            save_checkpoint(path, self.checkpoint, training_state)
+            # The state of a run has the vectors as loaded, or rounding would differ from that of a run never stopped.
+            kept = self.optimization.kept if training_state is None else 1.0
+            with all_vectors(self.checkpoint.model, kept):
+                save_checkpoint(path, self.checkpoint, training_state)
 
     def save_last(self):
         self.save(self.last, saved_state(self.optimization, self.progress) | self.average.state())
@@ -296,6 +311,7 @@ class Trainer:
 
             paddle.distributed.barrier()  # all processes read what the first one has written
         decision = Decision.load(os.path.join(save_dir, "decision.json"), checkpoint.labels.names)
+        restore(checkpoint.model)
         if "test" in self.tokens:
             load_weights(checkpoint.model, save_dir)
             checkpoint.decision = decision
