@@ -90,6 +90,11 @@ class Counts:
         zeros = (np.zeros(size, dtype=np.int64) for size in (labels, shape, len(LENGTHS) + 1))
         return cls(0, 0, *zeros, 0, 0)
 
+    def add(self, others: "Counts") -> None:
+        """Adds the counts of other rows, which have the same labels and shapes."""
+        for name, value in vars(others).items():
+            setattr(self, name, getattr(self, name) + value)
+
     def add_predictions(self, calibrated: np.ndarray, predicted: np.ndarray) -> None:
         """Counts rows. calibrated: probabilities, float [rows, labels]. predicted: label sets, bool of this shape."""
         self.rows += len(predicted)
