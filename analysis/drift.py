@@ -32,6 +32,7 @@ from utils import add_model_flags, log_rows
 
 BEYOND = 3  # exit status
 LOGGED = 10  # labels
+LIMITS = ("max_changed_labels", "max_without_label", "max_unknown_tokens", "max_f1_drop", "max_auc")
 
 
 def parse_args(argv=None):
@@ -223,8 +224,8 @@ def log_report(report):
     logger.info(form, f1, low, high, 100 * report["f1"]["reference"]["micro_f1"])
 
 
-def beyond_limits(args, report):
-    """Yields a sentence for each limit that is exceeded by more than chance."""
+def beyond_limits(report):
+    """Yields a sentence for each of report["limits"] that is exceeded by more than chance."""
     without, unknown, domain = report["without_label"], report["unknown_tokens"], report.get("domain")
     drop, low, _ = (100 * value for value in report["f1"]["micro_f1_drop"])
     rise, rise_unknown = (100 * (each["after"] - each["before"]) for each in (without, unknown))
@@ -240,7 +241,7 @@ def beyond_limits(args, report):
         ),
     }
     for name, (value, what, beyond_chance) in figures.items():
-        limit = getattr(args, name)
+        limit = report["limits"].get(name)
         if limit is not None and value is not None and beyond_chance and value > limit:
             yield f"--{name} {limit:g} is exceeded: {value:.4g} {what}"
 
@@ -259,7 +260,8 @@ def main(argv=None):
     if domain := domain_of(args, texts):
         report["domain"] = domain
     log_report(report)
-    report["beyond"] = [] if report["too_few"] else list(beyond_limits(args, report))
+    report["limits"] = {name: value for name, value in vars(args).items() if name in LIMITS and value is not None}
+    report["beyond"] = [] if report["too_few"] else list(beyond_limits(report))
     if report["too_few"]:
         rows = report["rows"]
         form = "%d rows of dev and %d texts: with fewer than %d, nothing can be said, and no limit is checked"

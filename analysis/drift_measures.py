@@ -54,11 +54,15 @@ def compare_labels(names, before, rows_before, after, rows_after):
         before, after: int arrays [labels], rows with each label.
     Returns:
         [{"label", "before", "after", "low", "high", "p", "changed"}], the largest change first: shares, the interval of
-        the rise, the p-value of Fisher's exact test corrected by Holm, and whether it is below `LEVEL`.
+        the rise, the p-value of Fisher's exact test corrected by Holm, and whether it is below `LEVEL`. Labels that no
+        row has, or all, could not show a change, and do not count as tests.
     """
     from scipy.stats import fisher_exact
 
-    p_values = holm([fisher_exact([[b, rows_before - b], [a, rows_after - a]])[1] for b, a in zip(before, after)])
+    total, p_values = np.asarray(before) + np.asarray(after), np.ones(len(names))
+    tested = np.flatnonzero((total > 0) & (total < rows_before + rows_after))
+    tables = ([[before[i], rows_before - before[i]], [after[i], rows_after - after[i]]] for i in tested)
+    p_values[tested] = holm([fisher_exact(table)[1] for table in tables])
     found = [
         {"label": name, **rate_of(b, rows_before, a, rows_after), "p": float(p), "changed": bool(p < LEVEL)}
         for name, b, a, p in zip(names, before, after, p_values)

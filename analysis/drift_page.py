@@ -63,12 +63,13 @@ def _verdict(report):
         text = "Too few rows on one side: nothing can be said, and no limit was checked."
         return f'<div class="finding warning">{text}</div>'
     lines = [f'<div class="finding">{escape(line)}</div>' for line in report["beyond"]]
-    return "".join(lines) or '<div class="finding calm">No limit is exceeded.</div>'
+    calm = "No limit is exceeded." if report["limits"] else "No limit was given (--max_*)."
+    return "".join(lines) or f'<div class="finding calm">{calm}</div>'
 
 
 def _labels(report):
-    rows = []
-    for label in report["labels"][:SHOWN]:
+    rows, found = [], [label for label in report["labels"] if label["before"] or label["after"]]
+    for label in found[:SHOWN]:
         rise = label["after"] - label["before"]
         mark = ('<span class="up">▲</span>' if rise > 0 else '<span class="down">▼</span>') if label["changed"] else ""
         cells = (_percent(label["before"]), _percent(label["after"]))
@@ -78,7 +79,9 @@ def _labels(report):
             f'<td class="number">{cells[0]}</td><td class="number">{cells[1]}</td>'
             f'<td class="number">{interval}</td><td class="number extra">{label["p"]:.2g}</td></tr>'
         )
-    more = f" The first {SHOWN} of {len(report['labels'])}." if len(report["labels"]) > SHOWN else ""
+    more = f" The first {SHOWN} of {len(found)}." if len(found) > SHOWN else ""
+    if never := len(report["labels"]) - len(found):
+        more += f" {never} labels are never predicted, neither on dev nor now."
     if report["not_compared"]:
         more += f" {report['not_compared']} further labels are counted together by the server."
     return (
