@@ -1,4 +1,4 @@
-"""How far analysis/drift.py's estimate of F1 without labels is off on planted shifts, and how often labels alarm.
+"""How far analysis/drift.py's estimate of F1 without labels is off on planted shifts, and how many labels count as changed.
 
     python benchmarks/drift.py --list              # which runs are finished
     python benchmarks/drift.py                     # does the rest (minutes, one core), and prints the table
@@ -110,7 +110,7 @@ def execute(run):
 def print_table(name, results):
     """One line for each shift. results: of `execute`, one for each seed."""
     print(f"{name}: {len(results)} seeds, {results[0]['reference_rows']} rows of dev; points, mean (lowest-highest)")
-    titles = ("true micro F1", "error of the estimate", "error of dev", "interval has it", "labels that alarm")
+    titles = ("true micro F1", "error of the estimate", "error of dev", "interval has it", "changed labels")
     print(f"{'shift':11}" + "".join(f"{title:>24}" for title in titles) + f"{'macro F1: error, of dev':>26}")
     for shift in SHIFTS:
         runs = [result["shifts"][shift] for result in results]

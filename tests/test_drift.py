@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from test_reference import reference_of
 
 import drift as script
-from drift_measures import estimated_f1, holm, newcombe, wilson
+from drift_measures import estimated_f1, gold_rates, holm, newcombe, wilson
 from text_cls.decision import Decision
-from text_cls.reference import REFERENCE, Counts
+from text_cls.reference import PREDICTED, REFERENCE, Counts, make_reference
 
 # ----------------------------------------------------------------------------------------------------------- measures
 
@@ -40,12 +40,22 @@ def test_the_estimate_for_dev_itself_is_the_f1_of_dev(seed, threshold):
     assert found["micro_f1_drop"][1] <= 0 <= found["micro_f1_drop"][2]
 
 
+def test_a_bin_without_scores_on_dev_is_worth_what_its_neighbours_are():
+    reference, *_ = reference_of(2, 1)
+    reference.counts.scores[:] = 0
+    reference.counts.scores[PREDICTED, [4, 8], 0] = 10, 20
+    reference.gold_scores[:] = 0
+    reference.gold_scores[PREDICTED, [4, 8]] = 2, 12
+    assert gold_rates(reference)[PREDICTED, 4:9] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6])
+    assert gold_rates(reference)[PREDICTED, [0, -1]] == pytest.approx([0.2, 0.6])
+    assert (gold_rates(reference)[1 - PREDICTED] == 0).all()
+
+
 def test_the_estimate_falls_with_the_scores_as_the_f1_does():
     """Rows drawn from dev with other weights: every score still means what it meant."""
     random, labels = np.random.default_rng(5), 5
     probabilities = random.beta(0.3, 0.3, (4000, labels)).astype(np.float32)
     gold = random.random(probabilities.shape) < probabilities
-    from text_cls.reference import make_reference
     from text_cls.rows import Labels
     from text_cls.scores import scores
 
