@@ -1,4 +1,4 @@
-"""How far analysis/drift.py's estimate of F1 without labels is off on planted shifts, and how many labels count as changed.
+"""How far analysis/drift.py's estimate of F1 without labels is off on planted shifts, and how many labels change.
 
     python benchmarks/drift.py --list              # which runs are finished
     python benchmarks/drift.py                     # does the rest (minutes, one core), and prints the table

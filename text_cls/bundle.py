@@ -211,11 +211,15 @@ def changed_bundle(bundle, changing):
             raise UserError(f"{bundle.folder} was changed by another process; nothing was done, run it again")
 
 
-def replace_decision(bundle, decision, reference):
-    """Replaces the decision in a bundle's folder, and its `Reference`; see `changed_bundle` for what it raises."""
+def replace_decision(bundle, decision, reference=None):
+    """Replaces the decision in a bundle's folder; see `changed_bundle` for what it raises.
+
+    reference: the `Reference` of this decision; without one, the bundle has none any more.
+    """
     with changed_bundle(bundle, {DECISION, REFERENCE}) as (folder, _):
         decision.save(os.path.join(folder, DECISION), bundle.labels.names)
-        reference.write(folder)
+        if reference:
+            reference.write(folder)
 
 
 def _what_to_name(folder, kind):
