@@ -106,12 +106,12 @@ def export_width(args, checkpoint, value, model, rows):
     from text_cls.serving.predictor import Predictor
 
     model.eval()
-    pruned = replace(checkpoint, model=model)
+    pruned = replace(checkpoint, model=model, reference=None)
     path = os.path.join(args.output_dir, folder_of(value))
     with bundle_folder(path, pruned, PREFIX, args.max_seq_length) as draft:
         texts, predictor = list(islice(rows["dev"].texts, 32)), Predictor(draft.folder)
         difference, *_ = check(pruned, predictor, texts, args.max_seq_length)
-        draft.fields["card"] |= describe_pruned(args, value, predictor, rows["dev"])
+        draft.fields["card"] |= describe_pruned(args, value, predictor, rows["dev"], draft.folder)
         paddle.save(model.state_dict(), os.path.join(draft.folder, "model_state.pdparams"))
         config = {**model.config.to_dict(), "width_mult": float(value)}
         write_json(os.path.join(draft.folder, "model_config.json"), config)
@@ -119,16 +119,20 @@ def export_width(args, checkpoint, value, model, rows):
     return sum(parameter.size for parameter in model.parameters())
 
 
-def describe_pruned(args, value, predictor, rows):
-    """The facts of a pruned width that its model card reports instead of those of the whole model."""
+def describe_pruned(args, value, predictor, rows, folder):
+    """Writes reference.json of a pruned width. Returns the facts that its card reports instead of the whole model's."""
     from text_cls.card_facts import changed_arguments, describe_scores, in_words
+    from text_cls.reference import make_reference
 
-    predicted = predictor.decision.decide(predictor.probabilities(list(rows.texts)), predictor.labels.parents)
+    labels, decision = predictor.labels, predictor.decision
+    probabilities, tokens = predictor.probabilities_and_tokens(list(rows.texts))
+    gold, predicted = rows.multi_hot(len(labels)), decision.decide(probabilities, labels.parents)
+    make_reference(rows.path, labels, decision, probabilities, gold, tokens).write(folder)
     required = ["--output_dir", args.output_dir, "--dataset_dir", args.dataset_dir]
     return {
         "pruned": {"width": float(value), "changed": changed_arguments(vars(args), vars(parse_args(required)))},
-        "scores": {"dev": describe_scores(rows.multi_hot(len(predictor.labels)), predicted, args.seed)},
-        "decided": in_words(predictor.decision),
+        "scores": {"dev": describe_scores(gold, predicted, args.seed)},
+        "decided": in_words(decision),
     }
 
 

@@ -85,12 +85,14 @@ class Predicted(NamedTuple):
     """What `predict_texts` returns.
 
     probabilities: float32 array [texts, labels], before the checkpoint's temperature. passages: int32 array [texts,
-    labels, 2], or None. unread: number of texts with more windows than the checkpoint reads.
+    labels, 2], or None. unread: number of texts with more windows than the checkpoint reads. tokens: those that it
+    read, as `reference.token_counts` counts them.
     """
 
     probabilities: np.ndarray
     passages: np.ndarray | None
     unread: int
+    tokens: tuple[np.ndarray, int, int]
 
 
 def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=False):
@@ -101,6 +103,7 @@ def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=F
     """
     from text_cls.neural.model import predict_logits, predict_passages
     from text_cls.probabilities import sigmoid
+    from text_cls.reference import token_counts
 
     tokens = encode_texts(checkpoint, texts, max_seq_length)
     is_windows = checkpoint.long_texts.mode == WINDOWS
@@ -110,7 +113,8 @@ def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=F
         logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
     else:
         logits, passages = predict_logits(checkpoint.model, tokens, batch_size), None
-    return Predicted(sigmoid(logits), passages, tokens.truncated if is_windows else 0)
+    counted = token_counts(tokens, getattr(checkpoint.tokenizer, "unk_token_id", None))
+    return Predicted(sigmoid(logits), passages, tokens.truncated if is_windows else 0, counted)
 
 
 def probabilities_of(checkpoint, texts, max_seq_length, batch_size):

@@ -119,7 +119,7 @@ def main(argv=None):
     log_rows(rows)
     load_weights(checkpoint, args.device, environment)
 
-    probabilities, passages, unread = predict_texts(
+    probabilities, passages, unread, _ = predict_texts(
         checkpoint, rows.texts, max_seq_length, args.batch_size, with_passages=args.html is not None
     )
     if unread:

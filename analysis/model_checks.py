@@ -9,12 +9,11 @@ from collections import Counter
 import numpy as np
 
 from data_checks import EXAMPLES, RARE, Finding, counted, shortened
+from domain_classifier import SAMPLE, tell_apart
 from metric import classification_report
-from near_duplicates import normalized
 from text_cls.thresholds import fit_thresholds
 
 ALIKE, UNLIKE = 0.6, 0.75  # AUC of telling dev from train: below the first they are alike, from the second on unlike
-SAMPLE = 3000  # rows of each file for that
 CELLS = 4_000_000  # rows x labels that the baseline takes in a few minutes; it samples larger sets
 COMMON_LIMIT = 512  # maximum tokens of most models
 FOLDS = 3  # of the baseline; five would take half as long again
@@ -120,27 +119,11 @@ def check_vocabulary(splits, tokenizer, name):
 
 def check_similarity(train, dev, labels, seed):
     """How similar dev is to train: whether a linear model can tell them apart, and the share of each label in both."""
-    from text_cls import linear_model
-
     figures, findings = {}, []
-    sample = [train.sample(SAMPLE, seed), dev.sample(SAMPLE, seed)]
-    known = {normalized(text) for text in sample[0].texts}
-    texts = [*sample[0].texts, *(text for text in sample[1].texts if normalized(text) not in known)]
-    is_dev = np.arange(len(texts)) >= len(sample[0])
-    if min(is_dev.sum(), (~is_dev).sum()) >= 20:
-        from sklearn.metrics import roc_auc_score
-
-        features = linear_model.features_of(texts)
-        scores, _ = linear_model.out_of_fold(texts, is_dev[:, None], seed=seed, features=features)
-        auc = float(roc_auc_score(is_dev, scores[:, 0]))
-        model = linear_model.fit(texts, is_dev[:, None], seed=seed, calibrate=False, features=features)
-        names = model.vectorizer.get_feature_names_out()
-        order = np.argsort(model.coef[0])
-        figures = {
-            "auc": auc,
-            "more_in_dev": names[order[::-1][:10]].tolist(),
-            "more_in_train": names[order[:10]].tolist(),
-        }
+    found = tell_apart(*(list(rows.sample(SAMPLE, seed).texts) for rows in (train, dev)), seed)
+    if found:
+        words = {"more_in_dev": found["more_in_second"], "more_in_train": found["more_in_first"]}
+        figures = {"auc": found["auc"], **words}
         findings.append(_similarity_finding(figures))
     shares = np.stack([rows.support(len(labels)) / max(1, len(rows)) for rows in (train, dev)])
     pooled = (train.support(len(labels)) + dev.support(len(labels))) / max(1, len(train) + len(dev))

@@ -18,14 +18,16 @@ import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from targets import BundleTarget, CheckpointTarget, refer_to
 from text_cls import cross_fitting, thresholds
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import overridden
 from text_cls.locks import write_lock
+from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
-from text_cls.rows import read_labels, read_rows
-from utils import add_model_flags, log_rows, open_model, probabilities_of
+from text_cls.rows import read_rows
+from utils import add_model_flags, log_rows
 
 
 def parse_args(argv=None):
@@ -76,75 +78,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-class CheckpointTarget:
-    """Labels, decision and probabilities of a checkpoint, whose decision can be replaced."""
-
-    def __init__(self, args, problems):
-        self.args = args
-        self.checkpoint, self.max_seq_length = open_model(args, problems)
-        self.labels, self.decision = self.checkpoint.labels, self.checkpoint.decision
-        self.path = os.path.join(args.params_path, "decision.json")
-
-    def probabilities(self, texts):
-        from text_cls.neural.checkpoint import load_model
-
-        load_model(self.checkpoint, self.args.device)
-        return probabilities_of(self.checkpoint, texts, self.max_seq_length, self.args.batch_size)
-
-    def problem(self):
-        """Why `write` could not write, or None."""
-        return None
-
-    def write(self, decision):
-        from text_cls.neural.checkpoint import update_checkpoint
-        from text_cls.neural.run_file import read_run
-
-        run = read_run(self.args.params_path)
-        if run != self.checkpoint.run:
-            raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
-        if not run:  # a model of PaddleNLP's application
-            decision.save(self.path, self.labels.names)
-        else:
-            update_checkpoint(self.args.params_path, run, self.labels, decision)
-
-
-class BundleTarget:
-    """The same for a bundle, on ONNX Runtime without Paddle."""
-
-    def __init__(self, args, problems):
-        from text_cls.serving import open_predictor
-
-        self.args = args
-        device, colon, number = args.device.partition(":")
-        if device not in ("cpu", "gpu") or (colon and not number.isdigit()):
-            raise UserError(f"--device {args.device}: a bundle runs on cpu, gpu, or one card: gpu:0")
-        self.predictor = open_predictor(
-            args.bundle,
-            device=device,
-            device_id=int(number or 0),
-            batch_size=args.batch_size,
-            max_seq_length=args.max_seq_length,
-        )
-        self.labels, self.decision = self.predictor.labels, self.predictor.decision
-        self.path = os.path.join(args.bundle, "decision.json")
-
-    def probabilities(self, texts):
-        return self.predictor.probabilities(list(texts))
-
-    def problem(self):
-        from text_cls.bundle import strange_files_problem
-
-        path = os.path.join(self.args.dataset_dir, self.args.label_file)
-        if os.path.exists(path) and not read_labels(path, Problems(), of_model=True).same_as(self.labels):
-            return f"{path} is not the bundle's label file; to use the bundle's: cp {self.args.bundle}/label.txt {path}"
-        return strange_files_problem(self.predictor.bundle)
-
-    def write(self, decision):
-        from text_cls.bundle import replace_decision
-
-        replace_decision(self.predictor.bundle, decision)
-
-
 def check_args(args, problems):
     if args.target_precision and args.target_recall:
         problems.add("--target_precision and --target_recall: use only one; the other is then as high as possible")
@@ -178,14 +111,16 @@ def run(args):
     if len(set(rows.texts)) < 3:
         raise UserError(f"{rows.path}: fewer than 3 different texts say nothing about other rows; label more")
 
-    probabilities, gold = target.probabilities(rows.texts), rows.multi_hot(len(target.labels))
+    (probabilities, tokens), gold = target.predict(rows.texts), rows.multi_hot(len(target.labels))
+    if target.unread:
+        logger.warning(unread_text(target.unread, target.long_texts))
     decision, worth_it = choose(args, start, probabilities, gold, rows.texts, target.labels)
     if args.dry_run:
         logger.info("Nothing written (--dry_run)")
     elif not worth_it and not args.force:
         logger.info("%s is unchanged; --force writes the fitted decision anyway", target.path)
     else:
-        target.write(decision)
+        target.write(decision, refer_to(target, decision, rows, probabilities, tokens))
         logger.info("Decision saved in %s; every script and server that reads it will use it", target.path)
 
 

@@ -95,7 +95,7 @@ def dev_scores(checkpoint, labels, dev):
 
     trained = open_trained(checkpoint)
     length, started = trained.run["arguments"]["max_seq_length"], time.process_time()
-    probabilities, passages, _ = predict_texts(trained, dev.texts, length, 16, with_passages=True)
+    probabilities, passages, *_ = predict_texts(trained, dev.texts, length, 16, with_passages=True)
     result = {"predict_seconds": time.process_time() - started}
     gold, predicted = dev.multi_hot(len(labels)), trained.decision.decide(probabilities, labels.parents)
     if passages is not None:

@@ -214,3 +214,21 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
         assert stop_signals() == (signal.SIGINT, signal.SIGTERM)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def all_scripts():
+    """Paths from the root of the scripts that users run."""
+    paths = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+    kept = (p for p in paths if not p.parts[0].startswith(".") and p.parts[0] not in ("tests", "benchmarks", "docs"))
+    return sorted(str(p) for p in kept if 'if __name__ == "__main__":' in (ROOT / p).read_text(encoding="utf-8"))
+
+
+def test_every_script_says_its_version(run):
+    from conftest import load_script
+
+    from text_cls import __version__
+
+    assert len(all_scripts()) > 30
+    for path in all_scripts():
+        status, printed = run(load_script(path).main, "--version")
+        assert (status, printed.strip()) == (0, f"text-cls {__version__}"), path

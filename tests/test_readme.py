@@ -54,6 +54,7 @@ SECTIONS = [
             "dirty",
             "aug",
             "threshold",
+            "drift",
             "search",
         )
     ),

@@ -92,7 +92,7 @@ def test_a_document_has_the_highest_logits_of_its_windows(documents, opened):
 
 def test_the_passage_shows_the_label(documents, opened):
     rows = read_rows(str(documents / "dev.txt"), opened.labels, Problems())
-    probabilities, passages, unread = predict_texts(opened, rows.texts, LENGTH, 8, with_passages=True)
+    probabilities, passages, unread, _ = predict_texts(opened, rows.texts, LENGTH, 8, with_passages=True)
     assert unread == 0
     gold, shown = rows.multi_hot(4), []
     for i, text in enumerate(rows.texts):

@@ -1,10 +1,10 @@
 """The bundle: a folder that can be served without Paddle, and whose files always belong together.
 
 It has the static graph, model.onnx (and perhaps int8_model.onnx, fp16_model.onnx), the tokenizer files, label.txt,
-decision.json, README.md (the model card), and manifest.json: the SHA-256 of every file, inputs and outputs, maximum
-length, how longer texts are read, versions, the facts of the card. None of the files read here is a pickle. A bundle of
-kind "retrieval" has an encoder instead of a classifier, and an index from vectors to label names; its labels may change
-while its graph stays the same.
+decision.json, README.md (the model card), perhaps reference.json (what it predicts on dev), and manifest.json: the
+SHA-256 of every file, inputs and outputs, maximum length, how longer texts are read, versions, the facts of the card.
+None of the files read here is a pickle. A bundle of kind "retrieval" has an encoder instead of a classifier, and an
+index from vectors to label names; its labels may change while its graph stays the same.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_
 from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import RECORD, LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
+from text_cls.reference import REFERENCE
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import (
     FILE_NAME,
@@ -49,7 +50,7 @@ BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "ret
 REMEDY = "export it again (python {}export_model.py) or copy all of it"
 REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retrieval_based/")}
 # Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
-OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json"}
+OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json", REFERENCE}
 
 _TENSOR = {"name": NAME, "shape": list_of(whole(-1))}
 _FIELDS = {
@@ -213,10 +214,15 @@ def changed_bundle(bundle, changing):
             raise UserError(f"{bundle.folder} was changed by another process; nothing was done, run it again")
 
 
-def replace_decision(bundle, decision):
-    """Replaces the decision in a bundle's folder; see `changed_bundle` for what it raises."""
-    with changed_bundle(bundle, {DECISION}) as (folder, _):
+def replace_decision(bundle, decision, reference=None):
+    """Replaces the decision in a bundle's folder; see `changed_bundle` for what it raises.
+
+    reference: the `Reference` of this decision; without one, the bundle has none any more.
+    """
+    with changed_bundle(bundle, {DECISION, REFERENCE}) as (folder, _):
         decision.save(os.path.join(folder, DECISION), bundle.labels.names)
+        if reference:
+            reference.write(folder)
 
 
 def _what_to_name(folder, kind):

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 
+from text_cls import __version__
 from text_cls.errors import UserError
 from text_cls.inputs import one_run
 
@@ -81,10 +82,16 @@ class Problems:
 
 
 def command(main):
-    """Makes `main(argv=None)` return an exit status: 0, or that of a `UserError`, 2, after its message."""
+    """Makes `main(argv=None)` return an exit status: 0, or that of a `UserError`, 2, after its message.
+
+    It also gives every script the flag --version, which must come first.
+    """
 
     @functools.wraps(main)
     def wrapper(argv=None):
+        if (sys.argv[1:] if argv is None else list(argv))[:1] == ["--version"]:
+            print(f"text-cls {__version__}")
+            return 0
         set_up_log()
         try:
             with one_run():

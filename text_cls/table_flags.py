@@ -1,6 +1,6 @@
 """Flags for tables of texts: of every script that predicts a file."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from text_cls.cli import non_negative_int
 
@@ -23,23 +23,22 @@ class TableOptions:
     encoding: str | None = None
 
 
-def add_table_flags(parser):
-    """Adds --text_column, --level_columns, --excel_safe, --sheet, --header_row and --encoding."""
-    group = parser.add_argument_group("tables (.csv .tsv .jsonl .parquet; only as input: .xlsx .json)")
+def add_table_flags(parser, writes=True):
+    """Adds --text_column, --sheet, --header_row and --encoding; for a script that writes tables, also --level_columns
+    and --excel_safe."""
+    only_read = "; only as input:" if writes else ""
+    group = parser.add_argument_group(f"tables (.csv .tsv .jsonl .parquet{only_read} .xlsx .json)")
     group.add_argument(
         "--text_column",
         nargs="+",
         default=[],
         help="column of the text, by name or number; several are joined by a space (text, content, 文本 ...)",
     )
-    group.add_argument(
-        "--level_columns",
-        nargs="*",
-        help="also write the labels by level, in columns of these names (off; without names: level_1 ...)",
-    )
-    group.add_argument(
-        "--excel_safe", action="store_true", help="write ' before cells that Excel could take for formulas (off)"
-    )
+    if writes:
+        levels = "also write the labels by level, in columns of these names (off; without names: level_1 ...)"
+        group.add_argument("--level_columns", nargs="*", help=levels)
+        safe = "write ' before cells that Excel could take for formulas (off)"
+        group.add_argument("--excel_safe", action="store_true", help=safe)
     group.add_argument("--sheet", help="Excel: name of the sheet (the first one that is not hidden)")
     group.add_argument(
         "--header_row", type=non_negative_int, help="number of the row that names the columns; 0: none does (found)"
@@ -49,6 +48,5 @@ def add_table_flags(parser):
 
 def table_options(args):
     """The values of these flags as `TableOptions`."""
-    return TableOptions(
-        args.text_column, args.level_columns, args.excel_safe, args.sheet, args.header_row, args.encoding
-    )
+    given = {field.name for field in fields(TableOptions) if field.name in args}
+    return TableOptions(**{name: getattr(args, name) for name in given})

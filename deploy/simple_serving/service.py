@@ -7,6 +7,7 @@ writing its answer. It is accepted only if what waits for all of them leaves it 
 import asyncio
 import itertools
 import json
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ import numpy as np
 from batcher import Batcher, Closed, Full
 from lookup import Lookup
 from metrics import Metrics
+from prediction_counts import PredictionCounts, tokens_of
 from schemas import LEAST_TOKENS, Invalid, Parameters, parse
 from settings import CLOSING_SECONDS, describe
 from stage import SMALL, Stage
@@ -104,6 +106,8 @@ class Service:
             self.metrics.observe_run,
         )
         self.batcher, self._predictor = batcher, predictor
+        self.counts = PredictionCounts(os.path.basename(os.path.abspath(settings.bundle)), settings.metric_labels)
+        self.metrics.registry.register(self.counts)
         self.example = self._example()
         row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
         costs = batcher.warm_up(row)
@@ -117,7 +121,7 @@ class Service:
         predictor, limits = self._predictor, self.limits
         texts = [text[: limits["max_characters"]] for text in EXAMPLE[: limits["max_texts"]]]
         outputs = predictor.run(predictor.encode(texts))
-        answer = json.loads(encode_answer(labels_of(predictor, outputs, None), predictor.labels.names, {}))
+        answer = json.loads(encode_answer(numbers_of(*decided(predictor, outputs, None)), predictor.labels.names, {}))
         return {"data": {"text": texts}}, answer
 
     def heed_signals(self):
@@ -302,19 +306,39 @@ class Service:
 
     async def _write(self, outputs, asked, predictor, do):
         """The answer in JSON, from the model's outputs."""
-        size, limit, more = outputs.size, asked.parameters.prob_limit, {}
+        size, more = outputs.size, {}
         if self.lookup:
             found = []
             for start in range(0, len(outputs), ROWS_PER_SEARCH):
-                part = outputs[start : start + ROWS_PER_SEARCH]
-                found += await self.lookup.run(labels_of, predictor, part, limit)
+                rows = slice(start, start + ROWS_PER_SEARCH)
+                found += await self.lookup.run(self._labels_of, predictor, outputs[rows], asked, rows)
         elif asked.windows is None:
-            found = await do(size, labels_of, predictor, outputs, limit)
+            found = await do(size, self._labels_of, predictor, outputs, asked)
         else:
-            found, more = await do(size, labels_of_windows, predictor, outputs, asked)
+            found, more = await do(size, self._labels_of_windows, predictor, outputs, asked)
         self.metrics.texts.inc(len(found))
         self.metrics.windows.inc(len(outputs))
         return await do(size, encode_answer, found, predictor.labels.names, more)
+
+    def _labels_of(self, predictor, outputs, asked, rows=slice(None)):
+        """What `numbers_of` returns for the texts of a request, or some of its rows, which are counted."""
+        parameters = asked.parameters
+        calibrated, predicted = decided(predictor, outputs, parameters.prob_limit)
+        if parameters.prob_limit is None and parameters.max_seq_len is None:  # else they are those of another model
+            counted = tokens_of(asked.rows[rows], asked.windows, getattr(predictor.tokenizer, "unk_id", None))
+            self.counts.add(predictor.bundle, calibrated, predicted, counted)
+        return numbers_of(calibrated, predicted)
+
+    def _labels_of_windows(self, predictor, outputs, asked):
+        """(what `numbers_of` returns, further fields of the result) of texts in windows, from the outputs of these."""
+        windows, more = asked.windows, {}
+        found = self._labels_of(predictor, pool(outputs, windows.counts, windows.pooling), asked)
+        if asked.parameters.evidence:
+            places = passages(windows, outputs)
+            more["evidence"] = [places[i, numbers].tolist() for i, (numbers, _) in enumerate(found)]
+        if windows.truncated:
+            more["truncated"] = (windows.spans[windows.offsets[1:] - 1, 1] < asked.characters).tolist()
+        return found, more
 
 
 def rows_of(encoded):
@@ -331,31 +355,22 @@ def joined_windows(parts):
     return Windows(tokens, offsets, spans, truncated, parts[0].pooling)
 
 
-def labels_of_windows(predictor, outputs, asked):
-    """(what `labels_of` returns, further fields of the result) for texts in windows, from the outputs of these."""
-    windows, more = asked.windows, {}
-    pooled = pool(outputs, windows.counts, windows.pooling)
-    found = labels_of(predictor, pooled, asked.parameters.prob_limit)
-    if asked.parameters.evidence:
-        places = passages(windows, outputs)
-        more["evidence"] = [places[i, numbers].tolist() for i, (numbers, _) in enumerate(found)]
-    if windows.truncated:
-        more["truncated"] = (windows.spans[windows.offsets[1:] - 1, 1] < asked.characters).tolist()
-    return found, more
-
-
-def labels_of(predictor, outputs, prob_limit):
-    """[(label numbers, their probabilities)] per row, from the model's outputs, an array [rows, columns]."""
+def decided(predictor, outputs, prob_limit):
+    """(calibrated probabilities, label sets), both [rows, labels], of the model's outputs, an array [rows, columns]."""
     probabilities, decision = predictor.probabilities_of(outputs), predictor.decision
     if prob_limit is not None:
         decision = replace(decision, threshold=prob_limit)
-    shown, found = decision.calibrated(probabilities), decision.decide(probabilities, predictor.labels.parents)
-    numbers = [chosen.nonzero()[0] for chosen in found]
-    return [(some.tolist(), row[some].tolist()) for row, some in zip(shown, numbers)]
+    return decision.calibrated(probabilities), decision.decide(probabilities, predictor.labels.parents)
+
+
+def numbers_of(calibrated, predicted):
+    """[(label numbers, their probabilities)] per row, from arrays [rows, labels]."""
+    numbers = [chosen.nonzero()[0] for chosen in predicted]
+    return [(some.tolist(), row[some].tolist()) for row, some in zip(calibrated, numbers)]
 
 
 def encode_answer(found, names, more):
-    """The answer as bytes of JSON, from the result of `labels_of`, the names of all labels, and further fields."""
+    """The answer as bytes of JSON, from the result of `numbers_of`, the names of all labels, and further fields."""
     result = {
         "label": [numbers for numbers, _ in found],
         "confidence": [scores for _, scores in found],

@@ -85,6 +85,9 @@ def parser_of(description):
     add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs of the model (on)")
     add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
+    series = "labels that get a metric of their own; the others are counted together (%(default)s)"
+    add("--metric_labels", type=non_negative_int, default=200, help=series)
+
     add = parser.add_argument_group("limits").add_argument
     add("--max_body_bytes", type=positive_int, default=1 << 20, help="largest request in bytes (%(default)s)")
     add("--max_texts", type=positive_int, default=256, help="maximum texts per request (%(default)s)")

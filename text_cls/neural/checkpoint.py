@@ -1,11 +1,11 @@
 """The checkpoint: a folder with everything that prediction needs, written whole or not at all.
 
 config.json, the weights as model.safetensors and as model_state.pdparams, tokenizer files, label.txt, decision.json,
-README.md (the model card), run.json. Both files of weights have PaddleNLP's names. model.safetensors is the preferred
-one, since it is no pickle; PaddleNLP (2.8) prefers it, too. The guides' commands name the other. A linear model
-(`train.py --model_name linear`) has only the first, and is opened without Paddle. The folder
-`<save_dir>_last` holds the latest step and the optimiser's state, without model_state.pdparams: `--resume` continues
-from it.
+README.md (the model card), reference.json (what it predicts on dev), run.json. Both files of weights have PaddleNLP's
+names. model.safetensors is the preferred one, since it is no pickle; PaddleNLP (2.8) prefers it, too. The guides'
+commands name the other. A linear model (`train.py --model_name linear`) has only the first, and is opened without
+Paddle. The folder `<save_dir>_last` holds the latest step and the optimiser's state, without model_state.pdparams:
+`--resume` continues from it.
 """
 
 import contextlib
@@ -58,6 +58,7 @@ from text_cls.neural.run_file import (
     sums_problem,
     weight_files,
 )
+from text_cls.reference import REFERENCE, Reference, read_reference
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import TEXT, fields, map_of, or_null, read_json, whole
 from text_cls.tokenization import CodePoints
@@ -84,6 +85,7 @@ class Checkpoint:
     path: str | None = None  # the folder it was read from
     long_texts: LongTexts = LongTexts()
     is_linear: bool = False  # a `LinearClassifier`, with `CodePoints`
+    reference: Reference | None = None
 
 
 def last_folder(save_dir):
@@ -104,9 +106,11 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, state: dict[str, np.ndarr
             np.savez(os.path.join(folder, STATE_FILE), **state)
         if state is None:
             write_card(folder, checkpoint.run, checkpoint.labels, checkpoint.decision)
+            if checkpoint.reference:
+                checkpoint.reference.write(folder)
         files = {**file_sums(folder), RUN_FILE: None}
         if state is None:  # a decision is fitted or chosen after training too, and is checked when it is read
-            files[DECISION] = None
+            files |= {name: None for name in (DECISION, REFERENCE) if name in files}
         write_json(os.path.join(folder, RUN_FILE), {**checkpoint.run, "files": files})
 
 
@@ -140,8 +144,10 @@ def write_card(folder: str, run: dict, labels: Labels, decision: Decision) -> No
         file.write(text)
 
 
-def update_checkpoint(path: str, run: dict, labels: Labels, decision: Decision) -> None:
-    """Replaces run.json, the decision and the card of the checkpoint in the folder `path`.
+def update_checkpoint(
+    path: str, run: dict, labels: Labels, decision: Decision, reference: Reference | None = None
+) -> None:
+    """Replaces run.json, the decision, the card and, if there is another, the reference of the checkpoint in `path`.
 
     The card has no sum in between: a process that is killed leaves a checkpoint that is whole.
     """
@@ -150,9 +156,12 @@ def update_checkpoint(path: str, run: dict, labels: Labels, decision: Decision) 
     if unsummed != files:
         write_json(file, {**read_run(path), "files": unsummed})
     decision.save(os.path.join(path, DECISION), labels.names)
+    if reference:
+        reference.write(path)
     write_card(path, run, labels, decision)
     if isinstance(files, dict):
-        files = {**files, CARD: sha256(os.path.join(path, CARD))}
+        unsummed = {REFERENCE: None} if reference else {}
+        files = {**files, **unsummed, CARD: sha256(os.path.join(path, CARD))}
     write_json(file, {**run, "files": files})
 
 
@@ -225,7 +234,8 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
     how, is_linear = of_arguments(run.get("arguments", {})), config.get("model_type") == LINEAR
-    return Checkpoint(None, None, labels, _load_decision(path, labels.names), run, longest, path, how, is_linear)
+    decision, reference = _load_decision(path, labels.names), read_reference(path)
+    return Checkpoint(None, None, labels, decision, run, longest, path, how, is_linear, reference)
 
 
 def _read_config(path):

@@ -23,6 +23,7 @@ class Evaluation:
     def __init__(self, options, checkpoint, loss):
         self.options, self.checkpoint, self.loss = options, checkpoint, loss
         self.folds_of = self.folds = None  # the rows last divided into folds, and these folds
+        self.probabilities = None  # of the last evaluation, float32 [rows, labels]; None for an encoder
         self.sets = None, {}  # of the last evaluation: gold, and {prefix of its scores: predicted}, bool [rows, labels]
 
     def evaluate(self, rows, tokens, fit=True):
@@ -36,7 +37,8 @@ class Evaluation:
         """
         logits = predict_logits(self.checkpoint.model, tokens, self.options.batch_size, self.share(tokens))
         logits, gold = all_reduce(logits), rows.multi_hot(len(self.checkpoint.labels))
-        probabilities, parents = sigmoid(logits), self.checkpoint.labels.parents
+        self.probabilities = probabilities = sigmoid(logits)
+        parents = self.checkpoint.labels.parents
         tuned = fit and self.options.metric_for_best.startswith(TUNED)
         decision = Decision() if tuned else self.checkpoint.decision
         predicted = decision.decide(probabilities, parents)

@@ -16,13 +16,14 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.bundle import VARIANTS, files_of_bundle, write_card, write_manifest
 from text_cls.card_facts import facts_of
-from text_cls.cli import UserError
+from text_cls.cli import UserError, logger
 from text_cls.files import atomic_folder, overwrite_problem
 from text_cls.long_texts import CUT, Windows
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input, predict_logits
 from text_cls.neural.onnx_graph import optimise
+from text_cls.reference import REMEDY
 from text_cls.rows import read_texts
 from text_cls.scores import scores
 from text_cls.tokenization import load_tokenizer
@@ -84,6 +85,7 @@ def draft_folder(path, checkpoint, write, max_seq_length, output="logits", **mor
         fields = write(folder)
         labels.write(os.path.join(folder, "label.txt"))
         checkpoint.decision.save(os.path.join(folder, "decision.json"), labels.names)
+        _write_reference(folder, checkpoint)
         packages = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddle2onnx", "onnx", "onnxruntime")
         fields |= {
             "inputs": [{"name": name, "dtype": "int64", "shape": [-1, -1]} for name in fields["inputs"]],
@@ -129,6 +131,16 @@ def bundle_folder(path, checkpoint, prefix, max_seq_length, output="logits", **m
         }
 
     return draft_folder(path, checkpoint, write, max_seq_length, output, **more)
+
+
+def _write_reference(folder, checkpoint):
+    """Writes the checkpoint's reference.json, unless its decision has changed since."""
+    reference, decision = checkpoint.reference, checkpoint.decision
+    problem = reference and reference.problem(checkpoint.labels.names, decision)
+    if problem:
+        logger.warning("The bundle has no reference.json: the checkpoint's %s. %s", problem, REMEDY.capitalize())
+    elif reference:
+        reference.write(folder)
 
 
 def _id_limits(config, inputs):

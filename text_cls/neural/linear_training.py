@@ -20,6 +20,7 @@ from text_cls.neural.checkpoint import (
 )
 from text_cls.neural.run_file import read_run
 from text_cls.probabilities import sigmoid
+from text_cls.reference import make_reference, token_counts
 from text_cls.rows import Labels, Rows
 from text_cls.scores import scores
 from text_cls.tokenization import CodePoints
@@ -73,14 +74,19 @@ def train(
         run["arguments"] = {**arguments, "max_seq_length": LONGEST}
         card = {"changed": changed_arguments(arguments, defaults), "decided": in_words(decision)}
         card |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
-        card["scores"] = {}
+        card["scores"], reference = {}, None
         for split in [split for split in ("dev", "test") if split in rows]:
-            gold = rows[split].multi_hot(len(labels))
-            predicted = decision.decide(sigmoid(model.logits(tokens[split])), labels.parents)
+            gold, probabilities = rows[split].multi_hot(len(labels)), sigmoid(model.logits(tokens[split]))
+            predicted = decision.decide(probabilities, labels.parents)
             log_scores(split, scores(gold, predicted))
             card["scores"][split] = describe_scores(gold, predicted, seed)
+            if split == "dev":
+                counts = token_counts(tokens[split], None)
+                reference = make_reference(files[split][0], labels, decision, probabilities, gold, counts)
         run["card"] = card | {"seconds": round(time.monotonic() - started, 1)}
-        checkpoint = Checkpoint(model, CodePoints(), labels, decision, run, LONGEST, is_linear=True)
+        checkpoint = Checkpoint(
+            model, CodePoints(), labels, decision, run, LONGEST, is_linear=True, reference=reference
+        )
         save_checkpoint(save_dir, checkpoint)
         with open(os.path.join(save_dir, CARD), encoding="utf-8") as file:
             trackers.result(card["scores"], file.read(), 0)

@@ -33,6 +33,7 @@ from text_cls.neural.training_log import TrainingLog
 from text_cls.neural.used_vocabulary import all_vectors, restore, use_vocabulary
 from text_cls.neural.weights import load_weights
 from text_cls.neural.windows import WindowSteps, encode_long, log_lengths
+from text_cls.reference import make_reference, token_counts
 
 
 def train(options, labels, rows, arguments, files, environment, progress, defaults=None):
@@ -273,6 +274,7 @@ class Trainer:
         if progress.best_score is None or scores[metric] > progress.best_score:
             progress.best_score = scores[metric]
             self.describe("dev")
+            self.refer_to_dev()
             self.save(self.options.save_dir)
 
     def describe(self, split):
@@ -285,6 +287,15 @@ class Trainer:
                 found |= {prefix + name: values for name, values in scores.items()}
             card["scores"] = {**card.get("scores", {}), split: found}
             card["decided"] = in_words(self.checkpoint.decision)
+
+    def refer_to_dev(self):
+        """Makes the last evaluation, of the dev rows, what later texts are compared with."""
+        checkpoint, (gold, _) = self.checkpoint, self.evaluation.sets
+        probabilities = self.evaluation.probabilities
+        if is_main_process() and probabilities is not None:  # an encoder alone has none
+            found = token_counts(self.tokens["dev"], getattr(checkpoint.tokenizer, "unk_token_id", None))
+            model = self.rows["dev"].path, checkpoint.labels, checkpoint.decision
+            checkpoint.reference = make_reference(*model, probabilities, gold, found)
 
     def seconds(self):
         """Seconds of training so far, of a resumed run with those before."""

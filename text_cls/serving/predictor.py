@@ -20,6 +20,7 @@ from text_cls.files import read_unchanged
 from text_cls.long_texts import CUT, Windows, description, encode_as, evidence_problem, passages, pool, texts_in_parts
 from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
+from text_cls.reference import token_counts
 from text_cls.tokenization import load_tokenizer
 
 GPU_PACKAGE = "onnxruntime-gpu"
@@ -225,6 +226,15 @@ class Predictor:
         """The probability of each label: float32 array [texts, labels]."""
         parts = [self.probabilities_of(self.run(encoded)) for encoded in self._encoded(texts, max_seq_length)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def probabilities_and_tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, tuple[np.ndarray, int, int]]:
+        """What `probabilities` returns, and the tokens that were read as `reference.token_counts` counts them."""
+        found, counted = [], []
+        for encoded in self._encoded(texts, None):
+            found.append(self.probabilities_of(self.run(encoded)))
+            counted.append(token_counts(encoded, getattr(self.tokenizer, "unk_id", None)))
+        lengths, tokens, unknown = zip(*counted)
+        return np.concatenate(found), (np.concatenate(lengths), sum(tokens), sum(unknown))
 
     def _encoded(self, texts, max_seq_length):
         """Yields the tokens of consecutive texts, of which few are held if they are long."""

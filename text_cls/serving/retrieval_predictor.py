@@ -17,14 +17,15 @@ from text_cls.bundle import DECISION, RETRIEVAL, file_problems, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
 from text_cls.model_card import CARD
+from text_cls.reference import REFERENCE
 from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS
 from text_cls.search.index import Found, VectorIndex
 from text_cls.search.label_scores import label_scores
 from text_cls.search.open_index import open_index
 from text_cls.serving.predictor import Predictor
 
-# Files that index.py rewrites; the rest is the encoder.
-CHANGING = {"label.txt", DECISION, VECTORS, ENTRIES, GRAPH, CARD}
+# Files that index.py or threshold.py rewrites; the rest is the encoder.
+CHANGING = {"label.txt", DECISION, REFERENCE, VECTORS, ENTRIES, GRAPH, CARD}
 INDEX_REMEDY = (
     "run this again if index.py has just changed it; else copy the bundle again, or rebuild the index: "
     "python retrieval_based/index.py build"
