@@ -78,6 +78,8 @@ def test_a_written_reference_is_read_back(tmp_path):
         (lambda record: record["lengths"].pop(), "a histogram has another number of bins"),
         (lambda record: record.update(unknown_tokens=901), "more tokens are unknown than there are"),
         (lambda record: record["gold_of_rest"].__setitem__(5, 41), "gold_of_rest has more than there are scores"),
+        (lambda record: record["labels"][0].update(gold=41), "the gold labels are not those of 40 rows"),
+        (lambda record: record["labels"][1].update(gold=0), "the gold labels are not those of 40 rows"),
         (lambda record: record.update(version=2), "version 2 is unknown"),
         (lambda record: record.pop("decision"), "decision is missing"),
     ],

@@ -284,4 +284,7 @@ def _contradiction(content):
         counted = np.sum([label[half] for label in content["labels"]], axis=0)
         if (np.array(content[gold]) > counted).any():
             return f"{gold} has more than there are scores"
+    gold = [label["gold"] for label in content["labels"]]
+    if max(gold, default=0) > rows or sum(gold) != sum(content["gold_of_rest"] + content["gold_of_predicted"]):
+        return f"the gold labels are not those of {rows} rows"
     return None
