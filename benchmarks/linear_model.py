@@ -1,7 +1,7 @@
 """The linear model on the public sets: F1, time of training, texts per second beside an ERNIE 3.0 nano, and how close
 its bundle's scores are to scikit-learn's.
 
-    python benchmarks/linear_model.py                            # both sets; 3 minutes
+    python benchmarks/linear_model.py                            # both sets; a minute or two
     python benchmarks/linear_model.py --list                     # what is finished
     python benchmarks/linear_model.py --only linear-duee
 
