@@ -85,6 +85,7 @@ def worker_train_py(args):
     from text_cls.neural.run_state import Progress, StopSignal
     from text_cls.neural.training import make_trainer
     from text_cls.neural.training_options import TrainingOptions
+    from text_cls.neural.used_vocabulary import use_vocabulary
 
     flags = {
         "dataset_dir": args.dataset_dir,
@@ -105,7 +106,8 @@ def worker_train_py(args):
     model, tokenizer = load_pretrained(str(args.folder), len(labels))
     tokens = {"train": encode(rows["train"].texts, tokenizer, model, args.max_seq_length)}
     options = TrainingOptions.from_args(train_args)
-    checkpoint = Checkpoint(model, tokenizer, labels, Decision(), {})
+    use_vocabulary(model, options, tokens.values())
+    checkpoint = Checkpoint(model, tokenizer, labels, Decision(), {"card": {}})
     trainer = make_trainer(options, checkpoint, rows, tokens, Progress())
 
     class NoBar:
