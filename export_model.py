@@ -16,7 +16,7 @@ from itertools import islice
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.locks import write_lock
-from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.neural.compat import prepare_environment
 from text_cls.neural.onnx_graph import classifier_nodes, to_fp16, to_int8
 
 
@@ -237,7 +237,6 @@ def run(args):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    use_old_ir()
     prepare_environment()
     from text_cls.neural.hugging_face_export import is_pruned
 

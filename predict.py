@@ -76,7 +76,10 @@ def main(argv=None):
         unread += found.unread
         return named_labels(found.probabilities, labels, decision, found.passages)
 
-    predict_file(job, predict, log_hierarchy if labels.hierarchical else log_table_row)
+    from text_cls.neural.onnx_logits import onnx_logits
+
+    with onnx_logits(checkpoint, job.texts.count):
+        predict_file(job, predict, log_hierarchy if labels.hierarchical else log_table_row)
     if unread:
         logger.warning(unread_text(unread, checkpoint.long_texts))
     return 0

@@ -19,7 +19,7 @@ from itertools import islice
 from text_cls import long_text_flags
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
 from text_cls.locks import write_lock
-from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.neural.compat import prepare_environment
 
 PREFIX = "pruned_model"
 
@@ -250,7 +250,6 @@ def run(args, environment, work):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    use_old_ir()
     environment = prepare_environment()
     work = os.path.join(args.output_dir, "work.tmp")
     with write_lock(work, *(os.path.join(args.output_dir, folder_of(value)) for value in args.width_mult_list)):

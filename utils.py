@@ -119,7 +119,10 @@ def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=F
 
 def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
     """The probabilities of `predict_texts`. Logs how many texts are not read to their end."""
-    found = predict_texts(checkpoint, texts, max_seq_length, batch_size)
+    from text_cls.neural.onnx_logits import onnx_logits
+
+    with onnx_logits(checkpoint, len(texts)):
+        found = predict_texts(checkpoint, texts, max_seq_length, batch_size)
     if found.unread:
         logger.warning(unread_text(found.unread, checkpoint.long_texts))
     return found.probabilities

@@ -7,18 +7,22 @@ Every side predicts the same texts with the same random weights, batch 32, maxim
 its own process and waits while another works; a round is one pass by each in turn. Prints the median texts per second
 and their range from texts to labels, the median ratios round by round, and the median of the model alone.
 
-  older          PaddleNLP's application: its tokenizer, all texts padded to the longest, the graph of Paddle2ONNX
-  predict.py     this project on Paddle's dynamic graph
-  paddle, onednn Paddle Inference with oneDNN on the static graph, batches in file order, each padded to its longest
-  torch          transformers' BERT on PyTorch, its Rust tokenizer, batches in file order, each padded to its longest
-  openvino       OpenVINO on the graph of Paddle2ONNX, batches as for torch
-  float32, int8  the bundle's predictor, which makes its own batches of at most 32 x 128 tokens
+  older            PaddleNLP's application: its tokenizer, all texts padded to the longest, the graph of Paddle2ONNX
+  predict.py       this project on Paddle's dynamic graph, as predict.py does with few rows
+  predict.py, onnx this project as predict.py does with many rows: the ONNX graph of the model, made beforehand
+  paddle, onednn   Paddle Inference with oneDNN on the static graph, batches in file order, each padded to its longest
+  torch            transformers' BERT on PyTorch, its Rust tokenizer, batches in file order, each padded to its longest
+  openvino         OpenVINO on the graph of Paddle2ONNX, batches as for torch
+  torch, sorted; openvino, sorted   the same with batches of similar length, as this project makes them
+  float32, int8    the bundle's predictor, which makes its own batches of at most 32 x 128 tokens
 
 "of limit" compares the floating-point operations per second, padding left out, with the fastest large matrix product
-of NumPy and PyTorch in the same run. int8 may exceed 100%: it does not compute in floating point.
+of NumPy and PyTorch in the same run. Counted is what a side computes: this project's ONNX graph computes the last layer
+for the first token only. int8 may exceed 100%: it does not compute in floating point.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -34,10 +38,14 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import workers
 from project import ROOT
 from random_model import random_bert, random_checkpoint, read_dev
+from text_cls.batching import sorted_batches
 from text_cls.cli import positive_int
 
-SIDES = ("older", "predict.py", "paddle, onednn", "torch", "openvino", "float32", "int8")
+SORTED = ("torch, sorted", "openvino, sorted")
+ALL_OF_LAST_LAYER = ("older", "predict.py", "paddle, onednn", "torch", "openvino", *SORTED)
+SIDES = (*ALL_OF_LAST_LAYER, "predict.py, onnx", "float32", "int8")
 BATCH, LENGTH, THREADS = 32, 128, 2
+UNTIL_THE_END = contextlib.ExitStack()  # of this process
 
 
 def parse_args(argv=None):
@@ -60,9 +68,11 @@ def parse_args(argv=None):
 # Each makes a function: texts -> (seconds from texts to labels, seconds of the model alone).
 
 
-def in_file_order(encoded):
-    """Batches of 32 rows in file order."""
-    return [np.arange(start, min(start + BATCH, len(encoded))) for start in range(0, len(encoded), BATCH)]
+def batches_of(lengths, side):
+    """Row numbers of batches of 32: of similar length for the sides in SORTED, else in file order."""
+    if side in SORTED:
+        return sorted_batches(np.asarray(lengths), BATCH)
+    return [np.arange(start, min(start + BATCH, len(lengths))) for start in range(0, len(lengths), BATCH)]
 
 
 def timed(tokenise, compute):
@@ -109,7 +119,7 @@ def worker_older(folder):
     return timed(tokenise, compute)
 
 
-def worker_predict_py(folder):
+def worker_predict_py(folder, side):
     from text_cls.neural.compat import prepare_environment
 
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
@@ -118,6 +128,10 @@ def worker_predict_py(folder):
     from text_cls.neural.model import encode, predict_logits
 
     checkpoint = open_trained(folder / "checkpoint")
+    if side == "predict.py, onnx":
+        from text_cls.neural import onnx_logits
+
+        UNTIL_THE_END.enter_context(onnx_logits.onnx_logits(checkpoint, onnx_logits.ENOUGH))
     return timed(
         lambda texts: encode(texts, checkpoint.tokenizer, checkpoint.model, LENGTH),
         lambda tokens: predict_logits(checkpoint.model, tokens, BATCH),
@@ -146,10 +160,13 @@ def worker_paddle(folder):
         session.run()
         return output.copy_to_cpu()
 
-    return timed(tokens_of, lambda tokens: np.concatenate([run(tokens.batch(rows)) for rows in in_file_order(tokens)]))
+    def compute(tokens):
+        return np.concatenate([run(tokens.batch(rows)) for rows in batches_of(tokens.lengths, "paddle, onednn")])
+
+    return timed(tokens_of, compute)
 
 
-def worker_torch(folder):
+def worker_torch(folder, side):
     import torch
     from transformers import BertTokenizerFast
 
@@ -159,9 +176,9 @@ def worker_torch(folder):
     tokenizer = BertTokenizerFast(str(folder / "export" / "vocab.txt"))
 
     def tokenise(texts):
-        starts = range(0, len(texts), BATCH)
         flags = {"max_length": LENGTH, "truncation": True, "padding": True, "return_tensors": "pt"}
-        return [tokenizer(texts[start : start + BATCH], **flags) for start in starts]
+        batches = batches_of([*map(len, texts)], side)
+        return [tokenizer([texts[row] for row in rows], **flags) for rows in batches]
 
     def compute(batches):
         with torch.inference_mode():
@@ -170,7 +187,7 @@ def worker_torch(folder):
     return timed(tokenise, compute)
 
 
-def worker_openvino(folder):
+def worker_openvino(folder, side):
     import openvino
 
     from text_cls.batching import Encoded
@@ -186,9 +203,10 @@ def worker_openvino(folder):
         columns = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
         return Encoded(columns, offsets, dict.fromkeys(columns, 0), False, False, 0)
 
-    return timed(
-        tokenise, lambda tokens: np.concatenate([model(tokens.batch(rows))[0] for rows in in_file_order(tokens)])
-    )
+    def compute(tokens):
+        return np.concatenate([model(tokens.batch(rows))[0] for rows in batches_of(tokens.lengths, side)])
+
+    return timed(tokenise, compute)
 
 
 def worker_bundle(folder, variant):
@@ -222,15 +240,12 @@ def answer(request, one_pass, side):
 
 
 def work(args):
-    makers = {
-        "older": worker_older,
-        "predict.py": worker_predict_py,
-        "paddle, onednn": worker_paddle,
-        "torch": worker_torch,
-        "openvino": worker_openvino,
-    }
-    make = makers.get(args.worker)
-    one_pass = make(args.folder) if make else worker_bundle(args.folder, args.worker)
+    side = args.worker
+    if side in ("older", "paddle, onednn"):
+        one_pass = {"older": worker_older, "paddle, onednn": worker_paddle}[side](args.folder)
+    else:
+        makers = {"predict.py": worker_predict_py, "torch": worker_torch, "openvino": worker_openvino}
+        one_pass = makers.get(side.split(",")[0], worker_bundle)(args.folder, side)
     workers.serve(lambda request: answer(request, one_pass, args.worker))
 
 
@@ -256,15 +271,23 @@ def prepare(args, folder):
     return checkpoint.model.config
 
 
-def operations(config, lengths):
-    """Floating-point operations of the encoder on rows of these lengths, without padding."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * lengths
-    return float(config.num_hidden_layers * (linear + 4 * hidden * lengths.astype(np.float64) ** 2).sum())
+def operations(config, lengths, all_of_last_layer=True):
+    """Floating-point operations of the encoder on rows of these lengths, without padding.
+
+    all_of_last_layer: False to count, of the last layer, the keys and values of all tokens, but the query and what
+        follows of the first token only.
+    """
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    lengths = lengths.astype(np.float64)
+    keys_and_values = 4 * hidden**2
+    others = 4 * hidden**2 + 4 * hidden * inner  # of a token: query, output and feed-forward
+    whole = (keys_and_values + others) * lengths + 4 * hidden * lengths**2
+    last = whole if all_of_last_layer else keys_and_values * lengths + others + 4 * hidden * lengths
+    return float(((layers - 1) * whole + last).sum())
 
 
 def start(args, folder, side):
-    python = args.bench_python if side in ("torch", "openvino") else sys.executable
+    python = args.bench_python if side.startswith(("torch", "openvino")) else sys.executable
     environment = {name: value for name, value in os.environ.items() if name != "MKL_DEBUG_CPU_TYPE"}
     flags = [f"--worker={side}", f"--folder={folder}"]
     return workers.start(python, __file__, flags, {**environment, "OMP_NUM_THREADS": str(THREADS)})
@@ -272,7 +295,7 @@ def start(args, folder, side):
 
 def report(name, config, lengths, seconds, rate, args):
     print(f"\n{name}: {len(lengths)} dev rows, {lengths.mean():.1f} tokens per row; limit {rate / 1e9:.0f} GFLOP/s")
-    flops, rows = operations(config, lengths), len(lengths)
+    rows = len(lengths)
     head = f"{'from texts to labels':>34} {'range':>15} {'/ older':>8} {'/ torch':>8} {'of limit':>9}"
     print(f"{'side':16}{head} {'model alone':>12}")
     for side in args.sides:
@@ -285,6 +308,7 @@ def report(name, config, lengths, seconds, rate, args):
         ]
         speed = rows / statistics.median(whole)
         span = f"{rows / max(whole):.1f}-{rows / min(whole):.1f}"
+        flops = operations(config, lengths, side in ALL_OF_LAST_LAYER)
         share = flops / statistics.median(whole) / rate
         print(
             f"{side:16} {speed:26.1f} text/s {span:>15} {ratios[0]:7.2f}x {ratios[1]:7.2f}x {100 * share:8.0f}% "
@@ -315,7 +339,7 @@ def main(argv=None):
                     answer = workers.ask(worker, str(folder / f"{data}.json"))
                     if round_number:
                         seconds[side].append(answer)
-                rates += (workers.ask(sides[side], "rate") for side in args.sides if side in ("torch", "float32"))
+                rates += (workers.ask(sides[side], "rate") for side in {"torch", "float32"} & sides.keys())
             report(data, config, lengths[data], seconds, max(rates), args)
         workers.end(sides.values())
     return 0

@@ -27,9 +27,8 @@ def random_checkpoint(folder, model, sets, max_seq_length):
 
     The vocabulary has the characters of the sets' train.txt.
     """
-    from text_cls.neural.compat import import_paddle, use_old_ir
+    from text_cls.neural.compat import import_paddle
 
-    use_old_ir()
     import_paddle().seed(SEED)
     from paddlenlp.transformers import ErnieForSequenceClassification
 

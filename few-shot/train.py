@@ -33,7 +33,7 @@ from text_cls.cli import (
     whole_number,
 )
 from text_cls.locks import write_lock
-from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.neural.compat import prepare_environment
 from text_cls.trackers import Trackers, add_tracker_flags
 from utils import log_data
 
@@ -363,7 +363,6 @@ def written(args):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    use_old_ir()
     environment = prepare_environment()
     with write_lock(*written(args)):
         run(args, environment)

@@ -23,7 +23,7 @@ from prompt_data import read_label_words
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.label_tree import paths_to, split_path
 from text_cls.locks import write_lock
-from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.neural.compat import prepare_environment
 from text_cls.neural.head_start import DESCRIPTIONS
 from text_cls.rows import read_descriptions, read_labels, read_lines, read_rows, read_texts
 from utils import log_rows
@@ -261,7 +261,6 @@ def run(args):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    use_old_ir()
     prepare_environment()
     with write_lock(args.output_dir):
         run(args)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
 from text_cls.locks import write_lock
-from text_cls.neural.compat import prepare_environment, use_old_ir
+from text_cls.neural.compat import prepare_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPH = "inference.get_pooled_embedding"  # as in PaddleNLP's application
@@ -122,7 +122,6 @@ def run(args):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    use_old_ir()
     prepare_environment()
     with write_lock(args.output_path):
         run(args)

@@ -24,11 +24,10 @@ import platform
 import re
 import threading
 
-from text_cls.neural.compat import import_paddle, use_old_ir
+from text_cls.neural.compat import import_paddle
 
-# Exporting needs Paddle imported this way, which scripts do themselves, including those that tests start.
-use_old_ir()
 import_paddle()
+# Scripts set it themselves, including those that tests start.
 del os.environ["FLAGS_enable_pir_api"]
 
 REAL_DATA = Path(os.environ.get("TEXT_CLASSIFICATION_DATA", ROOT.parent / "shared" / "data"))

@@ -237,13 +237,15 @@ def test_files_put_into_the_cache_by_hand_are_used(tmp_path, tiny_model):
 
 def test_environment_is_set_before_paddle_and_keeps_the_users_variables(monkeypatch):
     monkeypatch.delitem(compat.sys.modules, "paddle")
-    for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT"):
+    launcher = ("PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT")
+    for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", compat.PIR, *launcher):
         monkeypatch.setenv(name, "")  # so that monkeypatch undoes what is set below
         monkeypatch.delenv(name)
     monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setattr(compat, "_processor_is_amd", lambda: True)
     said = compat.prepare_environment()
     assert os.environ["OMP_NUM_THREADS"] == "8" and os.environ["MKL_DEBUG_CPU_TYPE"] == "5" and len(said) == 2
+    assert os.environ[compat.PIR] == "0"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
     monkeypatch.setattr(compat, "_processor_is_amd", lambda: False)
@@ -256,6 +258,7 @@ def test_processes_of_the_launcher_share_the_cores(monkeypatch):
     monkeypatch.delitem(compat.sys.modules, "paddle")
     monkeypatch.setattr(compat.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(compat.PIR, "0")
     monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", "10.0.0.1:6001")
     monkeypatch.setenv("PADDLE_TRAINER_ENDPOINTS", "10.0.0.1:6001,10.0.0.1:6002,10.0.0.2:6001,10.0.0.2:6002")
     compat.prepare_environment()

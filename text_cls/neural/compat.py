@@ -15,6 +15,10 @@ import warnings
 
 from text_cls.neural.safe_weights import restrict_unpickling
 
+# With it, Paddle (3.0 and 3.1) writes a .json in place of the guides' .pdmodel. It reads the flag when it is imported;
+# if it is set later, exporting fails ("Cannot interpret VarType").
+PIR = "FLAGS_enable_pir_api"
+
 
 def _processor_is_amd():
     try:
@@ -47,7 +51,7 @@ def _is_set(name):
 
 
 def prepare_environment():
-    """Sets variables that Paddle reads when it is imported; call it before. Variables the user has set stay.
+    """Sets variables that Paddle reads when it is imported; call it before. Those the user has set stay, but for `PIR`.
 
     Returns:
         list of str: the variables set here as `NAME=value (why)`, for the log.
@@ -60,6 +64,7 @@ def prepare_environment():
     }
     done = []
     if "paddle" not in sys.modules:
+        os.environ[PIR] = "0"
         for name, (value, why) in wanted.items():
             if value is not None and not _is_set(name):
                 os.environ[name] = value
@@ -128,18 +133,6 @@ def upstream_log():
             yield
     finally:
         logger.logger.setLevel(level)
-
-
-def use_old_ir():
-    """Makes Paddle 3 write the guides' .pdmodel files instead of .json. Call it before Paddle is imported.
-
-    Paddle (3.0 and 3.1) reads the flag when it is imported; if it is set later, exporting fails ("Cannot interpret
-    VarType").
-    """
-    if "paddle" not in sys.modules:
-        os.environ["FLAGS_enable_pir_api"] = "0"
-    elif sys.modules["paddle"].get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:
-        raise RuntimeError("Paddle was imported before use_old_ir()")
 
 
 @contextlib.contextmanager

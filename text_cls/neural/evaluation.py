@@ -5,6 +5,7 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.decision import Decision
 from text_cls.neural.model import predict_logits
+from text_cls.neural.onnx_logits import onnx_logits
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
 
@@ -35,7 +36,9 @@ class Evaluation:
         Returns:
             dict: "loss", "micro_f1", "macro_f1", "accuracy"; with fitted thresholds, their scores prefixed by "tuned_".
         """
-        logits = predict_logits(self.checkpoint.model, tokens, self.options.batch_size, self.share(tokens))
+        share = self.share(tokens)
+        with onnx_logits(self.checkpoint, sum(map(len, share))):
+            logits = predict_logits(self.checkpoint.model, tokens, self.options.batch_size, share)
         logits, gold = all_reduce(logits), rows.multi_hot(len(self.checkpoint.labels))
         self.probabilities = probabilities = sigmoid(logits)
         parents = self.checkpoint.labels.parents

@@ -20,7 +20,7 @@ from text_cls.cli import UserError, logger
 from text_cls.files import atomic_folder, overwrite_problem
 from text_cls.long_texts import CUT, Windows
 from text_cls.neural.checkpoint import versions
-from text_cls.neural.compat import import_paddle, quiet_output
+from text_cls.neural.compat import PIR, import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input, predict_logits
 from text_cls.neural.onnx_graph import optimise
 from text_cls.reference import REMEDY
@@ -157,6 +157,8 @@ def _long_texts(checkpoint):
 def write_static_graph(model, tokenizer, prefix):
     """Writes `prefix`.pdmodel, .pdiparams and .pdiparams.info. Returns the names of the inputs, each int64 [-1, -1]."""
     paddle = import_paddle()
+    if paddle.get_flags(PIR)[PIR]:
+        raise RuntimeError("Paddle was imported before prepare_environment()")
     accepted = inspect.signature(model.forward).parameters
     made = tokenizer("", return_token_type_ids=True)
     names = [name for name in ("input_ids", "token_type_ids") if name in accepted and name in made]

@@ -260,26 +260,33 @@ def encode(texts, tokenizer, model, max_seq_length):
 # ------------------------------------------------------------------------------------------ probabilities, features
 
 
-def forward_batches(model, encoded, batches):
-    """Yields (row numbers, float32 outputs) of each batch, without gradient or dropout.
-
-    Afterwards the model is in the same mode as before.
-    """
+def model_logits(model, batch):
+    """The model's outputs without gradients: float32 array. batch: of `Encoded`, {name: array}."""
     import paddle
 
+    with paddle.no_grad():
+        inputs = {name: paddle.to_tensor(values) for name, values in batch.items()}
+        return logits_of(model, inputs).astype("float32").numpy()
+
+
+def forward_batches(model, encoded, batches, compute=None):
+    """Yields (row numbers, float32 outputs) of each batch, without gradient or dropout.
+
+    Afterwards the model is in the same mode as before. compute: what to use in place of `model_logits`.
+    """
     was_training = model.training
     model.eval()
     for rows in batches:
-        with paddle.no_grad():
-            inputs = {name: paddle.to_tensor(values) for name, values in encoded.batch(rows).items()}
-            logits = logits_of(model, inputs).astype("float32").numpy()
-        yield rows, logits
+        batch = encoded.batch(rows)
+        yield rows, compute(batch) if compute else model_logits(model, batch)
     if was_training:
         model.train()
 
 
 def predict_logits(model, tokens, batch_size, batches=None):
     """Logits of the rows in the batches (of all rows by default), without gradient or dropout.
+
+    Paddle computes them; within `onnx_logits.onnx_logits`, ONNX Runtime may.
 
     Args:
         tokens: of the rows, as `Encoded` or `Windows`; those of a row's windows are pooled.
@@ -293,7 +300,7 @@ def predict_logits(model, tokens, batch_size, batches=None):
         for rows in batches:  # one after the other, so that the logits of few windows are in memory
             logits[rows] = pool(window_logits(model, tokens, rows, batch_size), tokens.counts[rows], tokens.pooling)
         return logits
-    for rows, values in forward_batches(model, tokens, batches):
+    for rows, values in forward_batches(model, tokens, batches, getattr(model, "onnx_logits", None)):
         logits[rows] = values
     return logits
 
@@ -320,7 +327,9 @@ def window_logits(model, tokens, rows, batch_size):
     numbers = tokens.of(rows)
     logits = np.zeros((len(numbers), model.config.num_labels), dtype=np.float32)
     batches = sorted_batches(tokens.tokens.lengths[numbers], batch_size)
-    for batch, (_, values) in zip(batches, forward_batches(model, tokens.tokens, [numbers[b] for b in batches])):
+    compute = getattr(model, "onnx_logits", None)
+    computed = forward_batches(model, tokens.tokens, [numbers[b] for b in batches], compute)
+    for batch, (_, values) in zip(batches, computed):
         logits[batch] = values
     return logits
 
