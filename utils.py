@@ -102,27 +102,27 @@ def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=F
         the first character of the window with the highest logit, and the one after its last.
     """
     from text_cls.neural.model import predict_logits, predict_passages
+    from text_cls.neural.onnx_logits import onnx_logits
     from text_cls.probabilities import sigmoid
     from text_cls.reference import token_counts
 
     tokens = encode_texts(checkpoint, texts, max_seq_length)
     is_windows = checkpoint.long_texts.mode == WINDOWS
-    if checkpoint.is_linear:
-        logits, passages = checkpoint.model.logits(tokens), None
-    elif is_windows and with_passages:
-        logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
-    else:
-        logits, passages = predict_logits(checkpoint.model, tokens, batch_size), None
+    passages = None
+    with onnx_logits(checkpoint, len(texts)):
+        if checkpoint.is_linear:
+            logits = checkpoint.model.logits(tokens)
+        elif is_windows and with_passages:
+            logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
+        else:
+            logits = predict_logits(checkpoint.model, tokens, batch_size)
     counted = token_counts(tokens, getattr(checkpoint.tokenizer, "unk_token_id", None))
     return Predicted(sigmoid(logits), passages, tokens.truncated if is_windows else 0, counted)
 
 
 def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
     """The probabilities of `predict_texts`. Logs how many texts are not read to their end."""
-    from text_cls.neural.onnx_logits import onnx_logits
-
-    with onnx_logits(checkpoint, len(texts)):
-        found = predict_texts(checkpoint, texts, max_seq_length, batch_size)
+    found = predict_texts(checkpoint, texts, max_seq_length, batch_size)
     if found.unread:
         logger.warning(unread_text(found.unread, checkpoint.long_texts))
     return found.probabilities

@@ -1,6 +1,8 @@
 """Many rows on a CPU: the logits of the ONNX graph are the model's, and Paddle computes where there is no graph."""
 
 import logging
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from conftest import lines_of
 from families import save_as_checkpoint
 from training_runs import assert_same_weights, history
 
+import evaluate
 import predict
+import threshold
 from text_cls.neural import onnx_logits
 from text_cls.neural.checkpoint import load_model, open_checkpoint
 from text_cls.neural.model import encode, predict_features, predict_logits
@@ -105,12 +109,29 @@ def test_paddle_computes_if_the_graph_is_wrong(opened, few_are_many, monkeypatch
     assert f"{SLOW}: ONNX Runtime's differ by 1.0e-01" in caplog.text
 
 
-def test_all_scripts_that_score_a_file_gain(opened, trained, few_are_many, caplog):
+def test_scripts_that_score_a_file_gain(run, trained, monkeypatch, tmp_path):
+    dataset, checkpoint = trained["news"]
+    flags = [
+        "--dataset_dir",
+        shutil.copytree(dataset, tmp_path / "data"),
+        "--params_path",
+        checkpoint,
+        "--device",
+        "cpu",
+    ]
+    for script in (evaluate, threshold):
+        reports = []
+        for enough in (61, 60):  # of 60 rows
+            monkeypatch.setattr(onnx_logits, "ENOUGH", enough)
+            status, log = run(script.main, *flags)
+            assert status == 0 and (READY in log) == (enough == 60), log
+            reports.append(re.findall(r"(?:micro|macro) f1.*", log.lower()))
+        assert reports[0] == reports[1] != []
+
+
+def test_one_graph_for_all_parts_of_a_file(opened, few_are_many, caplog):
     checkpoint, _ = opened
-    with caplog.at_level(logging.INFO):
-        found = probabilities_of(checkpoint, TEXTS, 48, 4)
-        assert READY in caplog.text
-        caplog.clear()
-        few = probabilities_of(checkpoint, TEXTS[:9], 48, 4)
-        assert READY not in caplog.text
-    assert found[:9] == pytest.approx(few, abs=1e-5)
+    with caplog.at_level(logging.INFO), onnx_logits.onnx_logits(checkpoint, 100):
+        found = [probabilities_of(checkpoint, TEXTS, 48, 4) for _ in range(2)]
+    assert caplog.text.count(READY) == 1
+    np.testing.assert_array_equal(*found)
