@@ -110,15 +110,8 @@ def test_paddle_computes_if_the_graph_is_wrong(opened, few_are_many, monkeypatch
 
 
 def test_scripts_that_score_a_file_gain(run, trained, monkeypatch, tmp_path):
-    dataset, checkpoint = trained["news"]
-    flags = [
-        "--dataset_dir",
-        shutil.copytree(dataset, tmp_path / "data"),
-        "--params_path",
-        checkpoint,
-        "--device",
-        "cpu",
-    ]
+    dataset, checkpoint = (shutil.copytree(path, tmp_path / path.name) for path in trained["news"])
+    flags = ["--dataset_dir", dataset, "--params_path", checkpoint, "--device", "cpu"]
     for script in (evaluate, threshold):
         reports = []
         for enough in (61, 60):  # of 60 rows
