@@ -5,6 +5,7 @@
     python export_model.py --int8 --dataset_dir data       # also a faster variant for CPUs, if F1 on dev stays as good
     python export_model.py --hf ./hf                       # also a Hugging Face folder, for transformers on PyTorch
     python export_model.py --params_path prune/width_mult_0.75 --hf ./hf     # of a pruned width, which has a bundle
+    python export_model.py --cascade ./linear --dataset_dir data             # a linear model answers what it is sure of
 
 A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bundle; the exit status is then 1.
 """
@@ -12,7 +13,9 @@ A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bun
 import argparse
 import os
 import sys
+from functools import partial
 from itertools import islice
+from tempfile import TemporaryDirectory
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.locks import write_lock
@@ -29,6 +32,8 @@ def parse_args(argv=None):
     parser.add_argument("--params_path", default="./checkpoint/", help=path)
     parser.add_argument("--output_path", default="./export", help="folder to write (%(default)s)")
     parser.add_argument("--hf", help="also write a Hugging Face folder, which transformers opens on PyTorch (none)")
+    cascade = "checkpoint of train.py --model_name linear, to answer the rows that it is sure of; fitted to dev (none)"
+    parser.add_argument("--cascade", help=cascade)
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
@@ -78,13 +83,16 @@ def fp16_attempts(source, target):
     yield "fp16", lambda: to_fp16(source, target)
 
 
-def add_variant(draft, variant, device, rows, args):
-    """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept."""
+def add_variant(draft, variant, device, rows, args, attempts=None):
+    """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept.
+
+    attempts: (name, function that writes it) of each way to write it, if not of the draft's float32 graph.
+    """
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
     source, target = draft.file("float32"), draft.file(variant)
-    attempts = {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
+    attempts = attempts or {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
     reference = Predictor(draft.folder, device=device)
     for name, make in attempts:
         make()
@@ -105,7 +113,10 @@ def add_variant(draft, variant, device, rows, args):
 
 
 def read(args):
-    """The checkpoint without its model, and the dev rows or None. Raises one UserError that lists every problem."""
+    """The checkpoint without its model, the dev rows or None, and the linear checkpoint of --cascade or None.
+
+    Raises one UserError that lists every problem.
+    """
     from text_cls.neural.checkpoint import load_checkpoint
     from text_cls.neural.export import bundle_folder_problem
     from text_cls.neural.hugging_face_export import folder_problem
@@ -125,11 +136,39 @@ def read(args):
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
         )
     if checkpoint.is_linear:
-        given = [name for name in ("int8", "fp16", "hf", "multilingual") if getattr(args, name)]
+        given = [name for name in ("int8", "fp16", "hf", "multilingual", "cascade") if getattr(args, name)]
         for name in given:
             problems.add(f"--params_path {args.params_path} holds a linear model, for which there is no --{name}")
+    linear = read_linear(args, checkpoint, problems) if args.cascade and not checkpoint.is_linear else None
     problems.stop_if_any()
-    return checkpoint, rows
+    return checkpoint, rows, linear
+
+
+def read_linear(args, checkpoint, problems):
+    """The linear checkpoint of --cascade, without its model; the problems get why it does not fit the other one."""
+    from text_cls.long_texts import CUT
+    from text_cls.neural.checkpoint import load_checkpoint
+
+    linear = load_checkpoint(args.cascade, None, problems, "--cascade")
+    if not linear.is_linear:
+        remedy = "python train.py --model_name linear --save_dir linear"
+        problems.add(f"--cascade {args.cascade} holds no linear model; train one: {remedy}")
+    elif linear.labels.names != checkpoint.labels.names:
+        problems.add(
+            f"--cascade {args.cascade} has other labels than --params_path {args.params_path}, or in another order; "
+            "train both with the same label.txt"
+        )
+    if checkpoint.long_texts.mode != CUT:
+        problems.add(
+            f"--cascade: {args.params_path} reads texts with --long_texts {checkpoint.long_texts.mode}, a cascade only "
+            "with cut; train it with that, or leave --cascade out"
+        )
+    if not args.dataset_dir:
+        problems.add("--cascade is fitted to labelled rows: name the folder of dev.txt with --dataset_dir")
+    for name in ("fp16", "hf"):
+        if getattr(args, name):
+            problems.add(f"--cascade: a cascade is for CPUs and ONNX Runtime; leave --{name} out")
+    return linear
 
 
 def check_model(args, checkpoint):
@@ -175,10 +214,10 @@ def run_on_pruned(args):
     """Writes the Hugging Face folder of a pruned width. Returns the exit status."""
     from text_cls.neural.hugging_face_export import config_problem, folder_problem, read_pruned
 
-    if not args.hf or args.int8 or args.fp16:
+    if not args.hf or args.int8 or args.fp16 or args.cascade:
         raise UserError(
-            f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8 "
-            "and --fp16 to write a Hugging Face folder of it"
+            f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8, "
+            "--fp16 and --cascade to write a Hugging Face folder of it"
         )
     if problem := folder_problem(args.hf, "--hf", args.params_path):
         raise UserError(problem)
@@ -201,33 +240,75 @@ def run_on_linear(args, checkpoint, texts):
     return 0
 
 
+def checked(draft, checkpoint, texts):
+    """A predictor of the bundle of a neural model, whose logits were compared with the trained model's on texts."""
+    from text_cls.neural.export import check
+    from text_cls.serving.predictor import Predictor
+
+    predictor = Predictor(draft.folder)
+    difference, shortest, longest = check(checkpoint, predictor, texts, predictor.max_seq_length)
+    logger.info(
+        "The bundle's logits match the trained model's within %.1e, on rows of %d to %d tokens",
+        difference,
+        shortest,
+        longest,
+    )
+    return predictor
+
+
+def run_on_cascade(args, checkpoint, linear, rows, plain, texts):
+    """Exports a cascade. plain: the draft of the neural model's own bundle. Returns the names of refused variants."""
+    from text_cls.neural import cascade_export
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.export import measure
+    from text_cls.serving.predictor import Predictor
+
+    load_model(linear, "cpu", "--cascade")
+    predictor = checked(plain, checkpoint, texts)
+    cascade = cascade_export.fit(checkpoint, linear, predictor, rows)
+    with cascade.folder(args.output_path, checkpoint, plain, rows, args.dev_file) as draft:
+        served = Predictor(draft.folder)
+        difference = cascade.check(predictor, served, texts)
+        logger.info("The cascade's logits match those of its two models within %.1e", difference)
+        results = measure({"neural model alone": predictor, "cascade": served}, rows)
+        for name, result in results.items():
+            log_result(name, result, "")
+        if results["cascade"]["texts_per_second"] <= results["neural model alone"]["texts_per_second"]:
+            logger.warning("The cascade is not faster here than the neural model alone: export that without --cascade")
+        if not args.int8:
+            return []
+        target = plain.file("int8")
+        attempts = [
+            (name, partial(cascade.write_variant, make, target, draft.file("int8")))
+            for name, make in int8_attempts(plain.file("float32"), target)
+        ]
+        return [] if add_variant(draft, "int8", "cpu", rows, args, attempts) else ["int8"]
+
+
 def run(args):
     """Exports the checkpoint. Returns the exit status."""
     from text_cls.neural.checkpoint import load_model
-    from text_cls.neural.export import bundle_folder, check, example_texts
+    from text_cls.neural.export import bundle_folder, example_texts
     from text_cls.neural.hugging_face_export import Trained, as_arrays
-    from text_cls.serving.predictor import Predictor
 
-    checkpoint, rows = read(args)
+    checkpoint, rows, linear = read(args)
     texts = list(islice(rows.texts, 64)) if rows else example_texts()
     if checkpoint.is_linear:
         return run_on_linear(args, checkpoint, texts)
     load_model(checkpoint, "cpu")
     check_model(args, checkpoint)
     max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
-    with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
-        predictor = Predictor(draft.folder)
-        difference, shortest, longest = check(checkpoint, predictor, texts, max_seq_length)
-        logger.info(
-            "The bundle's logits match the trained model's within %.1e, on rows of %d to %d tokens",
-            difference,
-            shortest,
-            longest,
-        )
-        refused = add_variants(draft, rows, args)
-        if args.hf:
-            model = checkpoint.model
-            write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict()))
+    with TemporaryDirectory() as folder:
+        path = os.path.join(folder, "neural") if linear else args.output_path
+        with bundle_folder(path, checkpoint, "float32", max_seq_length) as draft:
+            if linear:
+                refused = run_on_cascade(args, checkpoint, linear, rows, draft, texts)
+            else:
+                predictor = checked(draft, checkpoint, texts)
+                refused = add_variants(draft, rows, args)
+            if args.hf:
+                model = checkpoint.model
+                write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict()))
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
         logger.error("%s is not in it; serve float32, or raise --max_f1_drop", variant)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from text_cls.card_facts import CARD as CARD_FACTS
 from text_cls.card_usage import bundle_usage
+from text_cls.cascade import RECORD as CASCADE
+from text_cls.cascade import Cascade
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
@@ -40,6 +42,7 @@ from text_cls.schema import (
     read_bytes,
     whole,
 )
+from text_cls.tokenization import CASCADE_FILE
 
 MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 # ONNX files by variant, with the names that PaddleNLP's application gives to its converted models.
@@ -50,7 +53,8 @@ BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "ret
 REMEDY = "export it again (python {}export_model.py) or copy all of it"
 REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retrieval_based/")}
 # Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
-OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json", REFERENCE}
+OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json"}
+OPTIONAL |= {CASCADE_FILE, REFERENCE}
 
 _TENSOR = {"name": NAME, "shape": list_of(whole(-1))}
 _FIELDS = {
@@ -85,7 +89,7 @@ _OPTIONAL_FIELDS = {
     "unmeasured": list_of(one_of(*VARIANTS)),
     "card": CARD_FACTS,
 }
-_CLASSIFICATION_FIELDS = {"long_texts": RECORD}  # all optional
+_CLASSIFICATION_FIELDS = {"long_texts": RECORD, "cascade": CASCADE}  # all optional
 _CHECK = by_kind(
     {
         CLASSIFICATION: fields(_FIELDS, {**_OPTIONAL_FIELDS, **_CLASSIFICATION_FIELDS}),
@@ -123,7 +127,9 @@ class Bundle:
             if variant != "float32" and self.manifest["model_type"] == LINEAR:
                 remedy = "a linear model needs no other"
             elif variant != "float32" and self.kind == CLASSIFICATION:
-                remedy = f"make it: python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
+                more = " --cascade LINEAR" if "cascade" in self.manifest else ""
+                flags = f"--{variant}{more} --dataset_dir data --output_path {self.folder}"
+                remedy = f"make it: python export_model.py {flags}"
             raise UserError(f"{self.folder} holds no {variant} model{held}; {remedy}")
         return os.path.join(self.folder, VARIANTS[variant])
 
@@ -133,6 +139,7 @@ def write_card(folder, fields):
     labels = read_labels(os.path.join(folder, "label.txt"), Problems(), of_model=True)
     decision = Decision.load(os.path.join(folder, DECISION), labels.names)
     kind = fields.get("kind", CLASSIFICATION)
+    cascade = Cascade(**fields["cascade"]) if "cascade" in fields else None
     text = model_card(
         fields.get("card", {}),
         labels,
@@ -142,6 +149,7 @@ def write_card(folder, fields):
         {"library_name": "onnx", "tags": ["onnx", fields["model_type"]]},
         bundle_usage(kind),
         LINEAR if fields["model_type"] == LINEAR else ENCODER if kind == RETRIEVAL else MODEL,
+        cascade=cascade,
     )
     with atomic_write(os.path.join(folder, CARD)) as file:
         file.write(text)
@@ -303,6 +311,7 @@ def _contradictions(manifest):
     needed |= {VARIANTS[variant] for variant in manifest["variants"]}
     if manifest["model_type"] != LINEAR and "tokenizer.json" not in manifest["files"]:  # these need no other file
         needed |= {"vocab.txt", "sentencepiece.bpe.model"} if manifest["model_type"] == "ernie_m" else {"vocab.txt"}
+    needed |= {CASCADE_FILE} if "cascade" in manifest else set()
     if manifest.get("kind") == RETRIEVAL and manifest["index"] and manifest["index"]["kind"] == "embedded":
         needed |= {"vectors.npy", "entries.json"}
     for name in sorted(needed - set(manifest["files"])):
