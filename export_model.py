@@ -128,6 +128,7 @@ def read(args):
         problems.add(problem)
     if args.hf and (problem := folder_problem(args.hf, "--hf", args.output_path, args.params_path)):
         problems.add(problem)
+    linear = read_linear(args, checkpoint, problems) if args.cascade and not checkpoint.is_linear else None
     if args.dataset_dir:
         with problems.collect():
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
@@ -139,7 +140,6 @@ def read(args):
         given = [name for name in ("int8", "fp16", "hf", "multilingual", "cascade") if getattr(args, name)]
         for name in given:
             problems.add(f"--params_path {args.params_path} holds a linear model, for which there is no --{name}")
-    linear = read_linear(args, checkpoint, problems) if args.cascade and not checkpoint.is_linear else None
     problems.stop_if_any()
     return checkpoint, rows, linear
 

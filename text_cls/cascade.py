@@ -19,6 +19,7 @@ from text_cls.scores import ratio
 
 MOST_LOST = 0.2  # points of micro F1, and of macro F1
 PARTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # of MOST_LOST, that a limit may cost on the rows that it is fitted to
+LEAST_SHARE = 0.05  # of the rows, that are answered; fewer save less time than the linear model takes
 CANDIDATES = 200  # limits that are tried
 NO_NGRAMS = -1.0  # the distance of a row without any n-gram that the linear model knows
 
@@ -67,7 +68,7 @@ def distances(logits: np.ndarray, thresholds: np.ndarray, bias: np.ndarray) -> n
 def fit(
     sure: np.ndarray, gold: np.ndarray, linear: np.ndarray, neural: np.ndarray, folds: list[np.ndarray]
 ) -> Cascade | None:
-    """The lowest limit that costs at most `MOST_LOST` points of F1 on rows that it was not fitted to; None without one.
+    """The lowest limit that costs at most `MOST_LOST` points of F1 on rows that it was not fitted to.
 
     A limit that is just good enough on some rows costs more on others: it was chosen because there happen to be few
     errors above it. So limits are fitted for a part of `MOST_LOST`, the largest that keeps to `MOST_LOST` out of fold.
@@ -76,6 +77,8 @@ def fit(
         sure: float [rows], of `distances`.
         gold: bool [rows, labels]. linear, neural: the label sets by each model, of this shape.
         folds: row numbers of each fold, as of `cross_fitting.draw_folds`.
+    Returns:
+        None if the linear model would answer hardly any row, or there are too few rows to know.
     """
     if len(folds) < 2 or len(gold) < FEWEST:
         return None
@@ -87,7 +90,7 @@ def fit(
             answered[fold] = sure[fold] >= limit
         micro, macro = points_lost(gold, neural, np.where(answered[:, None], linear, neural))
         limit = lowest_limit(sure, gold, linear, neural, part * MOST_LOST)
-        if max(micro, macro) <= MOST_LOST and answered.any() and np.isfinite(limit):
+        if max(micro, macro) <= MOST_LOST and answered.mean() >= LEAST_SHARE and np.isfinite(limit):
             return Cascade(limit, float(answered.mean()), micro, macro)
     return None
 
