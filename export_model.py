@@ -5,7 +5,8 @@
     python export_model.py --int8 --dataset_dir data       # also a faster variant for CPUs, if F1 on dev stays as good
     python export_model.py --hf ./hf                       # also a Hugging Face folder, for transformers on PyTorch
     python export_model.py --params_path prune/width_mult_0.75 --hf ./hf     # of a pruned width, which has a bundle
-    python export_model.py --cascade ./linear --dataset_dir data             # a linear model answers what it is sure of
+    python export_model.py --cascade ./linear --dataset_dir data   # faster: a linear model answers what it is sure of
+    python export_model.py --blend ./linear --dataset_dir data     # better: the mean of both; or with --cascade, too
 
 A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bundle; the exit status is then 1.
 """
@@ -32,8 +33,13 @@ def parse_args(argv=None):
     parser.add_argument("--params_path", default="./checkpoint/", help=path)
     parser.add_argument("--output_path", default="./export", help="folder to write (%(default)s)")
     parser.add_argument("--hf", help="also write a Hugging Face folder, which transformers opens on PyTorch (none)")
-    cascade = "checkpoint of train.py --model_name linear, to answer the rows that it is sure of; fitted to dev (none)"
-    parser.add_argument("--cascade", help=cascade)
+
+    two = parser.add_argument_group(
+        "a linear model beside the neural one; the dev file decides how they share the work"
+    )
+    linear = "checkpoint of train.py --model_name linear"
+    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}, to answer the rows that it is sure of (none)")
+    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}, to average its probabilities with (none)")
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
@@ -113,7 +119,7 @@ def add_variant(draft, variant, device, rows, args, attempts=None):
 
 
 def read(args):
-    """The checkpoint without its model, the dev rows or None, and the linear checkpoint of --cascade or None.
+    """The checkpoint without its model, the dev rows or None, and the linear one of --cascade and --blend or None.
 
     Raises one UserError that lists every problem.
     """
@@ -128,7 +134,8 @@ def read(args):
         problems.add(problem)
     if args.hf and (problem := folder_problem(args.hf, "--hf", args.output_path, args.params_path)):
         problems.add(problem)
-    linear = read_linear(args, checkpoint, problems) if args.cascade and not checkpoint.is_linear else None
+    beside = not checkpoint.is_linear and (args.cascade or args.blend)
+    linear = read_linear(args, checkpoint, problems) if beside else None
     if args.dataset_dir:
         with problems.collect():
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
@@ -137,7 +144,7 @@ def read(args):
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
         )
     if checkpoint.is_linear:
-        given = [name for name in ("int8", "fp16", "hf", "multilingual", "cascade") if getattr(args, name)]
+        given = [name for name in ("int8", "fp16", "hf", "multilingual", "cascade", "blend") if getattr(args, name)]
         for name in given:
             problems.add(f"--params_path {args.params_path} holds a linear model, for which there is no --{name}")
     problems.stop_if_any()
@@ -145,29 +152,32 @@ def read(args):
 
 
 def read_linear(args, checkpoint, problems):
-    """The linear checkpoint of --cascade, without its model; the problems get why it does not fit the other one."""
+    """The linear checkpoint of a flag, without its model; the problems get why it does not fit the other one."""
     from text_cls.long_texts import CUT
     from text_cls.neural.checkpoint import load_checkpoint
 
-    linear = load_checkpoint(args.cascade, None, problems, "--cascade")
+    flag, path = ("--cascade", args.cascade) if args.cascade else ("--blend", args.blend)
+    linear = load_checkpoint(path, None, problems, flag)
+    if args.blend and os.path.realpath(args.blend) != os.path.realpath(path):
+        problems.add(f"--cascade {path} and --blend {args.blend}: name the same linear model in both")
     if not linear.is_linear:
         remedy = "python train.py --model_name linear --save_dir linear"
-        problems.add(f"--cascade {args.cascade} holds no linear model; train one: {remedy}")
+        problems.add(f"{flag} {path} holds no linear model; train one: {remedy}")
     elif linear.labels.names != checkpoint.labels.names:
         problems.add(
-            f"--cascade {args.cascade} has other labels than --params_path {args.params_path}, or in another order; "
-            "train both with the same label.txt"
+            f"{flag} {path} has other labels than --params_path {args.params_path}, or in another order; train both "
+            "with the same label.txt"
         )
-    if checkpoint.long_texts.mode != CUT:
+    if (mode := checkpoint.long_texts.mode) != CUT:
         problems.add(
-            f"--cascade: {args.params_path} reads texts with --long_texts {checkpoint.long_texts.mode}, a cascade only "
-            "with cut; train it with that, or leave --cascade out"
+            f"{flag}: --params_path {args.params_path} was trained with --long_texts {mode}, but beside a linear model "
+            f"long texts are only cut; train with that, or leave {flag} out"
         )
     if not args.dataset_dir:
-        problems.add("--cascade is fitted to labelled rows: name the folder of dev.txt with --dataset_dir")
+        problems.add(f"{flag} is fitted to labelled rows: name the folder of dev.txt with --dataset_dir")
     for name in ("fp16", "hf"):
         if getattr(args, name):
-            problems.add(f"--cascade: a cascade is for CPUs and ONNX Runtime; leave --{name} out")
+            problems.add(f"{flag}: a bundle of two models is for ONNX Runtime on CPUs; leave --{name} out")
     return linear
 
 
@@ -214,10 +224,10 @@ def run_on_pruned(args):
     """Writes the Hugging Face folder of a pruned width. Returns the exit status."""
     from text_cls.neural.hugging_face_export import config_problem, folder_problem, read_pruned
 
-    if not args.hf or args.int8 or args.fp16 or args.cascade:
+    if not args.hf or args.int8 or args.fp16 or args.cascade or args.blend:
         raise UserError(
             f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8, "
-            "--fp16 and --cascade to write a Hugging Face folder of it"
+            "--fp16, --cascade and --blend to write a Hugging Face folder of it"
         )
     if problem := folder_problem(args.hf, "--hf", args.params_path):
         raise UserError(problem)
@@ -256,30 +266,29 @@ def checked(draft, checkpoint, texts):
     return predictor
 
 
-def run_on_cascade(args, checkpoint, linear, rows, plain, texts):
-    """Exports a cascade. plain: the draft of the neural model's own bundle. Returns the names of refused variants."""
-    from text_cls.neural import cascade_export
+def run_on_two(args, checkpoint, linear, rows, plain, texts):
+    """Exports a neural and a linear model. plain: the draft of the first one's own bundle. Returns refused variants."""
+    from text_cls.neural import two_models
     from text_cls.neural.checkpoint import load_model
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
-    load_model(linear, "cpu", "--cascade")
-    predictor = checked(plain, checkpoint, texts)
-    cascade = cascade_export.fit(checkpoint, linear, predictor, rows)
-    with cascade.folder(args.output_path, checkpoint, plain, rows, args.dev_file) as draft:
-        served = Predictor(draft.folder)
-        difference = cascade.check(predictor, served, texts)
-        logger.info("The cascade's logits match those of its two models within %.1e", difference)
-        results = measure({"neural model alone": predictor, "cascade": served}, rows)
+    load_model(linear, "cpu")
+    alone = checked(plain, checkpoint, texts)
+    two = two_models.fit(checkpoint, linear, alone, rows, bool(args.cascade), bool(args.blend))
+    with two.folder(args.output_path, checkpoint, plain, rows, args.dev_file) as draft:
+        both = Predictor(draft.folder)
+        logger.info("The bundle's logits match its two models' within %.1e", two.check(alone, both, texts))
+        results = measure({"neural model": alone, "both models": both}, rows)
         for name, result in results.items():
             log_result(name, result, "")
-        if results["cascade"]["texts_per_second"] <= results["neural model alone"]["texts_per_second"]:
-            logger.warning("The cascade is not faster here than the neural model alone: export that without --cascade")
+        if args.cascade and results["both models"]["texts_per_second"] <= results["neural model"]["texts_per_second"]:
+            logger.warning("This is not faster here than the neural model: to save time, leave --cascade out")
         if not args.int8:
             return []
         target = plain.file("int8")
         attempts = [
-            (name, partial(cascade.write_variant, make, target, draft.file("int8")))
+            (name, partial(two.write_variant, make, target, draft.file("int8")))
             for name, make in int8_attempts(plain.file("float32"), target)
         ]
         return [] if add_variant(draft, "int8", "cpu", rows, args, attempts) else ["int8"]
@@ -302,7 +311,7 @@ def run(args):
         path = os.path.join(folder, "neural") if linear else args.output_path
         with bundle_folder(path, checkpoint, "float32", max_seq_length) as draft:
             if linear:
-                refused = run_on_cascade(args, checkpoint, linear, rows, draft, texts)
+                refused = run_on_two(args, checkpoint, linear, rows, draft, texts)
             else:
                 predictor = checked(draft, checkpoint, texts)
                 refused = add_variants(draft, rows, args)

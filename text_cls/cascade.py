@@ -43,8 +43,8 @@ class Cascade:
         return asdict(self)
 
 
-_POINTS = number(-100, 100)
-RECORD = fields({"limit": number(0, 1e6), "share": number(0, 1), "micro_f1_lost": _POINTS, "macro_f1_lost": _POINTS})
+POINTS = number(-100, 100)
+RECORD = fields({"limit": number(0, 1e6), "share": number(0, 1), "micro_f1_lost": POINTS, "macro_f1_lost": POINTS})
 
 
 def threshold_logits(decision: Decision, num_labels: int) -> np.ndarray:
@@ -131,12 +131,3 @@ def _f1(hits, both):
     hits, both = hits.astype(np.float64), both.astype(np.float64)
     micro = ratio(2 * hits.sum(axis=1), both.sum(axis=1))
     return 100 * np.stack([micro, ratio(2 * hits, both).mean(axis=1)], axis=1)
-
-
-def in_words(cascade: Cascade) -> str:
-    """What to expect of a cascade, as the end of a sentence about its linear model."""
-    micro, macro = (f"{0 - points:+.2f}" for points in (cascade.micro_f1_lost, cascade.macro_f1_lost))
-    return (
-        f"answers {cascade.share:.0%} of the rows; against the neural model alone, micro F1 {micro} and macro F1 "
-        f"{macro} points, out of fold"
-    )

@@ -23,8 +23,8 @@ _TEXTS = dict.fromkeys(("tokenizer_class", *SPECIAL_NAMES), or_null(TEXT))
 CONFIG = fields({}, {**_TEXTS, "do_lower_case": or_null(FLAG), "split_symbols": FLAG})
 IDS = list_of(whole(0, 2**31 - 1))
 TEMPLATE = fields({"before": IDS, "after": IDS, "truncate_mode": one_of("head", "tail")})
-CASCADE_FILE = "cascade.json"
-CASCADE = fields({"vocab_size": whole(1), "longest_tokens": whole(1), "longest_text": whole(1)})
+CHARACTERS_FILE = "characters.json"
+CHARACTERS = fields({"vocab_size": whole(1), "longest_tokens": whole(1), "longest_text": whole(1)})
 DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
 
 
@@ -43,11 +43,11 @@ def load_tokenizer(folder):
         what = f"{kind} with {', '.join(changed)}" if changed else kind
         raise ValueError(f"{what} is not supported; use a model with {', '.join(classes)}")
     tokenizer = classes[kind](folder, config)
-    template, cascade = (os.path.join(folder, name) for name in ("template.json", CASCADE_FILE))
+    template, characters = (os.path.join(folder, name) for name in ("template.json", CHARACTERS_FILE))
     if os.path.exists(template):
         tokenizer = Prompted(tokenizer, read_json(template, TEMPLATE, REMEDY))
-    if os.path.exists(cascade):
-        tokenizer = TokensAndCharacters(tokenizer, read_json(cascade, CASCADE, REMEDY))
+    if os.path.exists(characters):
+        tokenizer = TokensAndCharacters(tokenizer, read_json(characters, CHARACTERS, REMEDY))
     return tokenizer
 
 
@@ -307,9 +307,9 @@ class Prompted:
 
 
 class TokensAndCharacters:
-    """Rows for both models of a cascade: the tokens of a text, then its `CodePoints`, moved above the tokens' ids.
+    """Rows for a neural and a linear model in one graph: the tokens of a text, then its `CodePoints`, moved above them.
 
-    settings: the content of `cascade.json`: the number of the tokens' ids, the most tokens of a row, and characters.
+    settings: the content of `characters.json`: the number of the tokens' ids, the most tokens of a row, and characters.
     """
 
     def __init__(self, tokenizer, settings):

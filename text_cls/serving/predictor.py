@@ -14,8 +14,8 @@ from importlib import metadata
 import numpy as np
 
 from text_cls.batching import Encoded, budget_batches, token_budget
+from text_cls.blend import described
 from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
-from text_cls.cascade import Cascade, in_words
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
 from text_cls.long_texts import CUT, Windows, description, encode_as, evidence_problem, passages, pool, texts_in_parts
@@ -278,7 +278,7 @@ class Predictor:
             self.max_seq_length,
             self.session.get_providers()[0].removesuffix("ExecutionProvider"),
         )
-        if "cascade" in manifest:
-            logger.info("A linear model %s", in_words(Cascade(**manifest["cascade"])))
+        for line in described(self.bundle.cascade, self.bundle.blend):
+            logger.info(line)
         if line := description(self.long_texts):
             logger.info(line)

@@ -1,8 +1,8 @@
-"""A cascade as a bundle: one ONNX graph of a linear and a neural model, which decides row by row.
+"""A linear and a neural model as one bundle, with one ONNX graph: a cascade, a blend, or both.
 
 A row of ids has the neural model's tokens, then the characters that the linear model reads
-(`tokenization.TokensAndCharacters`). The linear model scores all rows; the neural one, in a branch that is skipped if
-it has none, only the rows of which the linear model is not sure.
+(`tokenization.TokensAndCharacters`). The linear model scores all rows. In a cascade, the neural model scores only the
+rows of which it is not sure, in a branch that is skipped if there are none; in a blend alone, that is all rows.
 """
 
 import os
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from text_cls import cascade
+from text_cls import blend, cascade
+from text_cls.blend import LEAST, Blend, blended, described
 from text_cls.bundle import VARIANTS
 from text_cls.card_facts import describe_scores, in_words
-from text_cls.cascade import threshold_logits
+from text_cls.cascade import Cascade, threshold_logits
 from text_cls.cli import UserError, logger
 from text_cls.cross_fitting import draw_folds
 from text_cls.files import write_json
@@ -28,7 +29,7 @@ from text_cls.probabilities import sigmoid
 from text_cls.reference import make_reference, token_counts
 from text_cls.rows import Rows
 from text_cls.serving.predictor import Predictor
-from text_cls.tokenization import CASCADE_FILE, CodePoints, TokensAndCharacters, load_tokenizer
+from text_cls.tokenization import CHARACTERS_FILE, CodePoints, TokensAndCharacters, load_tokenizer
 
 SEED = 3  # of folds and of the scores' intervals
 ALMOST_ALL = 0.98  # of the rows
@@ -39,10 +40,11 @@ INNER = "neural/"  # before all names of the neural model
 
 @dataclass
 class Parts:
-    """What a cascade's graph is made of.
+    """What the graph is made of, besides the neural model.
 
     linear: the linear model. own, shared: the logits of its own thresholds and of the bundle's, float32 [labels].
     vocab_size, pad_id: number of the neural model's ids, and that of padding. longest: most tokens that it reads.
+    limit: of `cascade.Cascade`; infinite without a cascade. weight: of `blend.Blend`; 0 without a blend.
     """
 
     linear: LinearClassifier
@@ -51,11 +53,13 @@ class Parts:
     vocab_size: int
     pad_id: int
     longest: int
+    limit: float = np.inf
+    weight: float = 0.0
 
 
 @dataclass
 class Scored:
-    """What the models of a cascade say of rows.
+    """What the two models say of rows.
 
     sure: float32 [rows], of `cascade.distances`. linear, neural: logits, float32 [rows, labels]; those of the linear
     model are moved, so that for the bundle's thresholds they are what they were for its own.
@@ -65,9 +69,13 @@ class Scored:
     linear: np.ndarray
     neural: np.ndarray
 
-    def merged(self, limit: float) -> np.ndarray:
-        """The logits of the cascade: float32 [rows, labels]."""
-        return np.where((self.sure >= limit)[:, None], self.linear, self.neural)
+    def unsure(self, weight: float) -> np.ndarray:
+        """The logits of rows that the linear model does not answer alone: float32 [rows, labels]."""
+        return blended(self.linear, self.neural, weight) if weight else self.neural
+
+    def merged(self, parts: Parts) -> np.ndarray:
+        """The logits of the graph: float32 [rows, labels]."""
+        return np.where((self.sure >= parts.limit)[:, None], self.linear, self.unsure(parts.weight))
 
 
 # --------------------------------------------------------------------------------------------------------------- graph
@@ -93,14 +101,26 @@ def add_split(graph: Graph, ids: str, parts: Parts) -> tuple[str, str]:
     return tokens, graph.add("Max", graph.add("Sub", found, graph.constant(parts.vocab_size)), one)
 
 
-def add_unsure(graph: Graph, logits: str, parts: Parts, limit: float) -> str:
+def add_unsure(graph: Graph, logits: str, parts: Parts) -> str:
     """Adds the numbers of the rows that the linear model does not answer, int64 [rows]; see `cascade.distances`."""
     bias, own = (graph.constant(part, np.float32) for part in (parts.linear.bias, parts.own))
     nearest = graph.add("ReduceMin", graph.add("Abs", graph.add("Sub", logits, own)), axes=[1], keepdims=0)
     changed = graph.add("ReduceMax", graph.add("Abs", graph.add("Sub", logits, bias)), axes=[1], keepdims=0)
-    near = graph.add("Less", nearest, graph.constant(limit, np.float32))
+    near = graph.add("Less", nearest, graph.constant(parts.limit, np.float32))
     nothing = graph.add("LessOrEqual", changed, graph.constant(0, np.float32))
     return graph.add("Reshape", graph.add("NonZero", graph.add("Or", near, nothing)), graph.constant([-1]))
+
+
+def add_blend(graph: Graph, linear: str, neural: str, weight: float) -> str:
+    """Adds `blend.blended`. linear, neural: logits, float32 of one shape."""
+
+    def log_of_mean(linear, neural):
+        shares = ((linear, weight), (neural, 1 - weight))
+        parts = [graph.add("Mul", graph.add("Sigmoid", name), graph.constant(w, np.float32)) for name, w in shares]
+        return graph.add("Log", graph.add("Max", graph.add("Add", *parts), graph.constant(LEAST, np.float32)))
+
+    below = log_of_mean(graph.add("Neg", linear), graph.add("Neg", neural))
+    return graph.add("Sub", log_of_mean(linear, neural), below)
 
 
 def neural_branch(model, parts: Parts, ids: str, tokens: str, rows: str, logits: str):
@@ -125,13 +145,16 @@ def neural_branch(model, parts: Parts, ids: str, tokens: str, rows: str, logits:
         graph.nodes.append(helper.make_node("Identity", [value], [tensor.name]))
     graph.nodes.extend(inner.node)
     places = graph.add("Unsqueeze", rows, axis)
-    merged = graph.add("ScatterND", logits, places, inner.output[0].name)
+    found = inner.output[0].name
+    if parts.weight:
+        found = add_blend(graph, graph.add("Gather", logits, rows, axis=0), found, parts.weight)
+    merged = graph.add("ScatterND", logits, places, found)
     output = helper.make_tensor_value_info(merged, 1, ["rows", len(parts.own)])
     return helper.make_graph(graph.nodes, "neural", [], [output], [*graph.constants, *inner.initializer])
 
 
-def cascade_model(model, parts: Parts, limit: float):
-    """The cascade as an `onnx.ModelProto` from input_ids, int64 [rows, length], to logits.
+def joint_model(model, parts: Parts):
+    """Both models as an `onnx.ModelProto` from input_ids, int64 [rows, length], to logits.
 
     model: the `onnx.ModelProto` of the neural model, with any precision inside.
     """
@@ -140,7 +163,7 @@ def cascade_model(model, parts: Parts, limit: float):
     graph = Graph()
     tokens, characters = add_split(graph, "input_ids", parts)
     logits = add_linear(graph, characters, parts.linear)
-    rows = add_unsure(graph, logits, parts, limit)
+    rows = add_unsure(graph, logits, parts)
     shifted = graph.add("Add", logits, graph.constant(parts.shared - parts.own, np.float32))
     any_row = graph.add("Greater", graph.add("Size", rows), graph.constant(0))
     same = helper.make_node("Identity", [shifted], ["unchanged"])
@@ -150,21 +173,21 @@ def cascade_model(model, parts: Parts, limit: float):
     graph.nodes.append(helper.make_node("If", [any_row], ["logits"], then_branch=branch, else_branch=skipped))
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["rows", "length"])
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    made = helper.make_graph(graph.nodes, "cascade", [ids], [output], graph.constants)
+    made = helper.make_graph(graph.nodes, "linear_and_neural", [ids], [output], graph.constants)
     domains = {entry.domain: entry.version for entry in model.opset_import} | {"": OPSET, "ai.onnx.ml": LOOKUP_OPSET}
     opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
     return helper.make_model(made, opset_imports=opsets, ir_version=8, producer_name="text_cls")
 
 
-def write_graph(source: str, target: str, parts: Parts, limit: float) -> None:
-    """Writes a cascade. source: the neural model's ONNX file; target: that of the cascade."""
+def write_graph(source: str, target: str, parts: Parts) -> None:
+    """Writes the graph of both models to `target`. source: the neural model's ONNX file."""
     import onnx
 
-    made = cascade_model(onnx.load(source), parts, limit)
+    made = joint_model(onnx.load(source), parts)
     if (size := made.ByteSize()) > LARGEST:
         raise UserError(
-            f"--cascade: the two models together have {size / 2**30:.1f} GiB, an ONNX file has at most 2; use a "
-            "smaller encoder, or leave --cascade out"
+            f"the linear and the neural model together have {size / 2**30:.1f} GiB, an ONNX file has at most 2; use a "
+            "smaller encoder, or leave --cascade and --blend out"
         )
     onnx.save(made, target)
 
@@ -181,16 +204,17 @@ def score(parts: Parts, predictor: Predictor, texts: list[str]) -> Scored:
 
 @dataclass
 class Fitted:
-    """A cascade that was fitted to dev rows. scored: of these rows."""
+    """Two models whose cascade or blend was fitted to dev rows. scored: of these rows."""
 
     parts: Parts
-    cascade: cascade.Cascade
     scored: Scored
+    cascade: Cascade | None
+    blend: Blend | None
 
     def folder(
         self, path: str, checkpoint: Checkpoint, plain: Draft, rows: Rows, file: str
     ) -> AbstractContextManager[Draft]:
-        """What `export.draft_folder` yields: the `Draft` of a complete cascade, which replaces `path`.
+        """What `export.draft_folder` yields: the `Draft` of a complete bundle, which replaces `path`.
 
         Args:
             plain: of the neural model's own bundle.
@@ -200,7 +224,7 @@ class Fitted:
         settings = {"vocab_size": parts.vocab_size, "longest_tokens": parts.longest, "longest_text": LONGEST}
         tokenizer = TokensAndCharacters(load_tokenizer(plain.folder), settings)
         length = plain.fields["max_seq_length"]
-        gold, probabilities = rows.multi_hot(len(labels)), sigmoid(self.scored.merged(self.cascade.limit))
+        gold, probabilities = rows.multi_hot(len(labels)), sigmoid(self.scored.merged(parts))
         facts = dict(plain.fields["card"])
         facts["data"] = {**facts.get("data", {}), "dev": {"file": os.path.basename(file), "rows": len(rows)}}
         facts["scores"] = {"dev": describe_scores(gold, decision.decide(probabilities, labels.parents), SEED)}
@@ -210,8 +234,8 @@ class Fitted:
 
         def write(folder):
             checkpoint.tokenizer.save_pretrained(folder)
-            write_json(os.path.join(folder, CASCADE_FILE), settings)
-            write_graph(plain.file("float32"), os.path.join(folder, VARIANTS["float32"]), parts, self.cascade.limit)
+            write_json(os.path.join(folder, CHARACTERS_FILE), settings)
+            write_graph(plain.file("float32"), os.path.join(folder, VARIANTS["float32"]), parts)
             return {
                 **{name: plain.fields[name] for name in ("model", "model_type", "pad_token_id")},
                 "static_graph": None,
@@ -221,38 +245,41 @@ class Fitted:
             }
 
         model = replace(checkpoint, reference=reference)
-        return draft_folder(path, model, write, length, cascade=self.cascade.record(), card=facts)
+        fitted = {name: part.record() for name, part in (("cascade", self.cascade), ("blend", self.blend)) if part}
+        return draft_folder(path, model, write, length, card=facts, **fitted)
 
     def check(self, predictor: Predictor, served: Predictor, texts: list[str]) -> float:
-        """The largest difference of a logit between a cascade and its models, on texts and pieces of them.
+        """The largest difference of a logit between the bundle and its two models, on texts and pieces of them.
 
         Rows whose distance is the limit, but for rounding, are left out: either model may answer them.
 
         Args:
-            predictor, served: of the neural model's own bundle, and of the cascade's.
+            predictor, served: of the neural model's own bundle, and of that of both.
         Raises:
             UserError: it is more than `export.tolerance`.
         """
-        texts, limit = texts_to_compare(texts, predictor.max_seq_length), self.cascade.limit
+        texts = texts_to_compare(texts, predictor.max_seq_length)
         scored = score(self.parts, predictor, texts)
-        expected, clear = scored.merged(limit), np.abs(scored.sure - limit) > NEAR
+        expected, clear = scored.merged(self.parts), np.abs(scored.sure - self.parts.limit) > NEAR
         difference = float(np.abs(served.run(served.encode(texts)) - expected)[clear].max(initial=0))
         if not difference <= tolerance(expected):
-            raise UserError(f"the cascade's logits differ from its models' by {difference:.1e}; please report this")
+            raise UserError(f"the bundle's logits differ from its two models' by {difference:.1e}; please report this")
         return difference
 
     def write_variant(self, make: Callable[[], None], source: str, target: str) -> None:
         """Writes a variant of the graph. make: writes that of the neural model to `source`."""
         make()
-        write_graph(source, target, self.parts, self.cascade.limit)
+        write_graph(source, target, self.parts)
 
 
-def fit(checkpoint: Checkpoint, linear: Checkpoint, predictor: Predictor, rows: Rows) -> Fitted:
-    """The cascade of two loaded checkpoints that is fitted to labelled rows.
+def fit(
+    checkpoint: Checkpoint, linear: Checkpoint, predictor: Predictor, rows: Rows, with_cascade: bool, with_blend: bool
+) -> Fitted:
+    """The two models of loaded checkpoints, with what joins them fitted to labelled rows.
 
     predictor: of the neural model's own bundle.
     Raises:
-        UserError: no limit keeps F1.
+        UserError: no weight gains F1, or no limit keeps it.
     """
     labels, decision, manifest = checkpoint.labels, checkpoint.decision, predictor.bundle.manifest
     parts = Parts(
@@ -264,16 +291,28 @@ def fit(checkpoint: Checkpoint, linear: Checkpoint, predictor: Predictor, rows: 
         manifest["longest_input"] or manifest["max_seq_length"],
     )
     scored, gold = score(parts, predictor, list(rows.texts)), rows.multi_hot(len(labels))
-    sets = [decision.decide(sigmoid(logits), labels.parents) for logits in (scored.linear, scored.neural)]
-    found = cascade.fit(scored.sure, gold, *sets, draw_folds(gold, rows.texts, SEED))
-    if found is None:
-        raise UserError(
-            f"--cascade: by these {len(rows)} dev rows, F1 falls by more than {cascade.MOST_LOST} points wherever the "
-            "linear model answers; train it on more rows, use more dev rows, or leave --cascade out"
-        )
-    logger.info("The linear model %s (limit %.3g)", cascade.in_words(found), found.limit)
-    if found.share > ALMOST_ALL:
-        logger.warning(
-            "The linear model alone does as well on these rows: export it as --params_path, without --cascade"
-        )
-    return Fitted(parts, found, scored)
+    folds, found = draw_folds(gold, rows.texts, SEED), {"cascade": None, "blend": None}
+
+    def decide(probabilities):
+        return decision.decide(probabilities, labels.parents)
+
+    if with_blend:
+        found["blend"] = blend.fit(scored.linear, scored.neural, gold, decide, folds)
+        if not found["blend"]:
+            raise UserError(f"--blend gains no F1 on these {len(rows)} dev rows; leave it out, or use more dev rows")
+        parts.weight = found["blend"].weight
+    if with_cascade:
+        sets = [decide(sigmoid(logits)) for logits in (scored.linear, scored.unsure(parts.weight))]
+        found["cascade"] = cascade.fit(scored.sure, gold, *sets, folds)
+        if not found["cascade"]:
+            raise UserError(
+                f"--cascade: by these {len(rows)} dev rows, F1 falls by more than {cascade.MOST_LOST} points wherever "
+                "the linear model answers; train it on more rows, use more dev rows, or leave --cascade out"
+            )
+        parts.limit = found["cascade"].limit
+    fitted = Fitted(parts, scored, **found)
+    for line in described(fitted.cascade, fitted.blend):
+        logger.info(line)
+    if fitted.cascade and fitted.cascade.share > ALMOST_ALL:
+        logger.warning("The linear model alone does as well here: name it as --params_path, and leave --cascade out")
+    return fitted

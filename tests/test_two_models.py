@@ -1,4 +1,4 @@
-"""export_model.py --cascade: the limit, the graph of two models, and what every consumer of a bundle makes of it."""
+"""export_model.py --cascade and --blend: limit, weight, the graph of two models, and what its consumers make of it."""
 
 import json
 import re
@@ -16,7 +16,8 @@ import build_repository
 import export_model as script
 import infer
 import threshold
-from text_cls import cascade
+from text_cls import blend, cascade
+from text_cls.blend import Blend
 from text_cls.bundle import open_bundle
 from text_cls.cascade import Cascade, fit, lowest_limit, points_lost
 from text_cls.cli import UserError
@@ -244,10 +245,8 @@ def test_infer_the_server_and_triton_agree(models, trained, serve, cascade_bundl
 
 def test_what_a_reader_says(models, capfd, cascade_bundle):
     models[0].log()
-    assert (
-        "A linear model answers 50% of the rows; against the neural model alone, micro F1 -0.12"
-        in capfd.readouterr().err
-    )
+    said = "The linear model alone answers 50% of the rows, those that it is sure of: micro F1 -0.12 and macro F1 +0.50"
+    assert said in capfd.readouterr().err
     with pytest.raises(UserError, match="max_seq_length 3000: this model takes at most 2048 tokens"):
         Predictor(str(cascade_bundle), max_seq_length=3000)
     with pytest.raises(UserError, match="make it: python export_model.py --int8 --cascade LINEAR --dataset_dir"):
@@ -266,8 +265,8 @@ def test_the_manifest_and_the_card(cascade_bundle, bundles, trained):
     assert manifest["longest_input"] == 2048 + 20_000 and manifest["max_seq_length"] == 48
     assert manifest["vocab_size"] == len(lines_of(bundles["news"] / "vocab.txt")) + CodePoints.size
     card = (cascade_bundle / "README.md").read_text(encoding="utf-8")
-    assert "Cascade: a linear model of runs of 1 to 3 characters" in card and "answers 50% of the rows" in card
-    assert "macro F1 +0.50 points" in card and "级联：线性模型" in card and "macro F1 +0.50 个百分点" in card
+    assert "The linear model alone answers 50% of the rows" in card and "macro F1 +0.50 points" in card
+    assert "线性模型单独回答它有把握的文本（约 50%）" in card and "macro F1 +0.50 个百分点" in card
     reference = json.loads((cascade_bundle / "reference.json").read_text(encoding="utf-8"))
     both = Predictor(str(cascade_bundle), num_threads=1)
     texts = [line.partition("\t")[0] for line in lines_of(trained["news"][0] / "dev.txt")]
@@ -280,11 +279,11 @@ def test_the_manifest_and_the_card(cascade_bundle, bundles, trained):
 def test_a_cascade_without_its_settings_is_refused(cascade_bundle, tmp_path):
     bundle = shutil.copytree(cascade_bundle, tmp_path / "bundle")
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    del manifest["files"]["cascade.json"]
+    del manifest["files"]["characters.json"]
     (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(UserError, match=r"files has no cascade\.json"):
+    with pytest.raises(UserError, match=r"files has no characters\.json"):
         Predictor(str(bundle))
-    (bundle / "cascade.json").write_text('{"vocab_size": 0}', encoding="utf-8")
+    (bundle / "characters.json").write_text('{"vocab_size": 0}', encoding="utf-8")
     with pytest.raises(UserError, match="longest_tokens is missing"):
         load_tokenizer(str(bundle))
 
@@ -316,10 +315,12 @@ def test_the_log_says_what_to_expect(export_cascade, tmp_path):
     """The linear model is better than the tiny one on every row of this set."""
     status, log = export_cascade()
     assert status == 0
-    found = re.search(r"The linear model answers (\d+)% of the rows; .* points, out of fold \(limit \S+\)", log)
+    found = re.search(
+        r"The linear model alone answers (\d+)% of the rows, those that it is sure of: .*, out of fold", log
+    )
     assert found and int(found[1]) > 50
-    assert re.search(r"The cascade's logits match those of its two models within \S+e-0[5-9]", log)
-    assert re.search(r"neural model alone +micro f1 .*\n.*cascade +micro f1", log)
+    assert re.search(r"The bundle's logits match its two models' within \S+e-0[5-9]", log)
+    assert re.search(r"neural model +micro f1 .*\n.*both models +micro f1", log)
     record = open_bundle(str(tmp_path / "export")).manifest["cascade"]
     assert round(100 * record["share"]) == int(found[1])
 
@@ -327,7 +328,7 @@ def test_the_log_says_what_to_expect(export_cascade, tmp_path):
 def test_a_linear_model_that_does_it_alone_is_named(export_cascade, monkeypatch):
     monkeypatch.setattr(cascade, "fit", lambda *_: Cascade(0.0, 0.99, -1.0, -1.0))
     status, log = export_cascade()
-    assert status == 0 and "The linear model alone does as well on these rows: export it as --params_path" in log
+    assert status == 0 and "The linear model alone does as well here: name it as --params_path" in log
 
 
 def test_without_a_limit_nothing_is_written(export_cascade, monkeypatch, tmp_path):
@@ -349,7 +350,7 @@ def test_int8_is_for_the_neural_model(export_cascade, monkeypatch, tmp_path):
     monkeypatch.setattr(export, "measure", timed)
     monkeypatch.setattr(cascade, "fit", lambda sure, *_: Cascade(float(np.median(sure)), 0.5, 0.0, 0.0))
     status, log = export_cascade("--int8", "--max_f1_drop", 100)
-    assert status == 0 and "accepted" in log and "The cascade is not faster here" in log
+    assert status == 0 and "accepted" in log and "This is not faster here than the neural model" in log
     graph = onnx.load(tmp_path / "export" / "int8_model.onnx").graph
     [branch] = [node for node in graph.node if node.op_type == "If"]
     inner = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
@@ -365,13 +366,14 @@ def test_int8_is_for_the_neural_model(export_cascade, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--hf", "hf"], "--cascade: a cascade is for CPUs and ONNX Runtime; leave --hf out"),
-        (["--fp16"], "--cascade: a cascade is for CPUs and ONNX Runtime; leave --fp16 out"),
+        (["--hf", "hf"], "--cascade: a bundle of two models is for ONNX Runtime on CPUs; leave --hf out"),
+        (["--fp16"], "--cascade: a bundle of two models is for ONNX Runtime on CPUs; leave --fp16 out"),
+        (["--blend", "{neural}"], "name the same linear model in both"),
         (["--cascade", "{neural}"], "holds no linear model; train one: python train.py --model_name linear"),
         (["--cascade", "nowhere"], "--cascade nowhere does not exist"),
         (["--params_path", "{linear}"], "holds a linear model, for which there is no --cascade"),
         (["--params_path", "{other}"], "has other labels than --params_path"),
-        (["--params_path", "{windows}"], "reads texts with --long_texts windows, a cascade only with cut"),
+        (["--params_path", "{windows}"], "was trained with --long_texts windows, but beside a linear model"),
         (["--dataset_dir", ""], "--cascade is fitted to labelled rows: name the folder of dev.txt with --dataset_dir"),
     ],
 )
@@ -391,4 +393,71 @@ def test_what_does_not_fit_is_refused(
     }
     status, log = export_cascade(*(flag.format(**known) for flag in flags))
     assert status == 2 and message in log and "Traceback" not in log
+    assert not (tmp_path / "export").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- the blend
+
+
+LOGITS = st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=20).map(
+    lambda values: np.array(values, np.float32)
+)
+
+
+@given(LOGITS, st.integers(0, 2**32 - 1), st.sampled_from(blend.WEIGHTS.tolist()))
+def test_a_blend_has_the_mean_of_the_probabilities(linear, seed, weight):
+    """Oracle: the same in float64."""
+    neural = np.random.default_rng(seed).permutation(linear) / 2
+    mean, rest = (
+        sum(
+            share / (1 + np.exp(-s * part.astype(np.float64)))
+            for share, part in ((weight, linear), (1 - weight, neural))
+        )
+        for s in (1, -1)
+    )
+    assert np.allclose(blend.blended(linear, neural, weight), np.log(mean / rest), atol=1e-3)
+
+
+def test_two_models_that_err_on_different_rows_are_better_together():
+    random = np.random.default_rng(1)
+    gold = random.random((600, 5)) < 0.3
+    linear, neural = ((4 * gold - 2 + random.normal(0, 2, gold.shape)).astype(np.float32) for _ in range(2))
+    folds = draw_folds(gold, map(str, range(600)), 3)
+    found = blend.fit(linear, neural, gold, lambda probabilities: probabilities > 0.5, folds)
+    assert 0.3 <= found.weight <= 0.7 and found.micro_f1_gained > 3 and found.macro_f1_gained > 3
+    noise = random.normal(0, 1, gold.shape).astype(np.float32)
+    assert blend.fit(noise, (8 * gold - 4).astype(np.float32), gold, lambda p: p > 0.5, folds) is None
+    assert blend.fit(linear[:40], neural[:40], gold[:40], lambda p: p > 0.5, folds) is None
+
+
+@pytest.mark.parametrize("with_cascade", [False, True])
+def test_a_blend_is_exported(run, trained, linear_checkpoint, models, monkeypatch, tmp_path, with_cascade):
+    _, linear, neural, limit = models
+    dataset, checkpoint = trained["news"]
+    monkeypatch.setattr(blend, "fit", lambda *_: Blend(0.25, 1.0, 2.0))
+    monkeypatch.setattr(cascade, "fit", lambda *_: Cascade(limit, 0.5, 0.125, -0.5))
+    flags = ("--cascade", linear_checkpoint) if with_cascade else ()
+    where = ("--params_path", checkpoint, "--dataset_dir", dataset, "--output_path", tmp_path / "export")
+    status, log = run(script.main, *where, "--blend", linear_checkpoint, *flags)
+    assert status == 0 and "means of those of a linear model (weight 0.25) and the neural model: micro F1 +1.00" in log
+    assert ("points against the means for all rows" in log) == with_cascade
+    predictor, texts = Predictor(str(tmp_path / "export"), num_threads=1), texts_of(trained)
+    assert predictor.bundle.blend == Blend(0.25, 1.0, 2.0) and bool(predictor.bundle.cascade) == with_cascade
+    sure = sureness(linear, texts)
+    texts = [text for text, distance in zip(texts, sure) if abs(distance - limit) > 1e-3]
+    own, shared = (logit(np.array(each.decision.threshold)) for each in (linear, neural))
+    moved = linear.run(linear.encode(texts)) + (shared - own)
+    expected = (1 / (1 + np.exp(-moved)) + 3 * neural.probabilities(texts)) / 4
+    if with_cascade:
+        expected = np.where((sureness(linear, texts) >= limit)[:, None], 1 / (1 + np.exp(-moved)), expected)
+    assert np.allclose(predictor.probabilities(texts), expected, atol=1e-5)
+    card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert "means of those of a linear model (weight 0.25)" in card and "线性模型（权重 0.25）" in card
+
+
+def test_a_blend_that_gains_nothing_is_not_written(run, trained, linear_checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(blend, "fit", lambda *_: None)
+    where = ("--params_path", trained["news"][1], "--dataset_dir", trained["news"][0])
+    status, log = run(script.main, *where, "--blend", linear_checkpoint, "--output_path", tmp_path / "export")
+    assert status == 2 and "--blend gains no F1 on these 60 dev rows; leave it out" in log
     assert not (tmp_path / "export").exists()
