@@ -5,6 +5,8 @@
     python export_model.py --int8 --dataset_dir data       # also a faster variant for CPUs, if F1 on dev stays as good
     python export_model.py --hf ./hf                       # also a Hugging Face folder, for transformers on PyTorch
     python export_model.py --params_path prune/width_mult_0.75 --hf ./hf     # of a pruned width, which has a bundle
+    python export_model.py --cascade ./linear --dataset_dir data   # faster: a linear model answers what it is sure of
+    python export_model.py --blend ./linear --dataset_dir data     # better: the mean of both; or with --cascade, too
 
 A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bundle; the exit status is then 1.
 """
@@ -12,7 +14,9 @@ A variant (--int8, --fp16) that loses F1 or is not faster is left out of the bun
 import argparse
 import os
 import sys
+from functools import partial
 from itertools import islice
+from tempfile import TemporaryDirectory
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.locks import write_lock
@@ -29,6 +33,13 @@ def parse_args(argv=None):
     parser.add_argument("--params_path", default="./checkpoint/", help=path)
     parser.add_argument("--output_path", default="./export", help="folder to write (%(default)s)")
     parser.add_argument("--hf", help="also write a Hugging Face folder, which transformers opens on PyTorch (none)")
+
+    two = parser.add_argument_group(
+        "a linear model beside the neural one; the dev file decides how they share the work"
+    )
+    linear = "checkpoint of train.py --model_name linear"
+    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}, to answer the rows that it is sure of (none)")
+    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}, to average its probabilities with (none)")
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
@@ -78,13 +89,16 @@ def fp16_attempts(source, target):
     yield "fp16", lambda: to_fp16(source, target)
 
 
-def add_variant(draft, variant, device, rows, args):
-    """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept."""
+def add_variant(draft, variant, device, rows, args, attempts=None):
+    """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept.
+
+    attempts: (name, function that writes it) of each way to write it, if not of the draft's float32 graph.
+    """
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
     source, target = draft.file("float32"), draft.file(variant)
-    attempts = {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
+    attempts = attempts or {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
     reference = Predictor(draft.folder, device=device)
     for name, make in attempts:
         make()
@@ -105,7 +119,10 @@ def add_variant(draft, variant, device, rows, args):
 
 
 def read(args):
-    """The checkpoint without its model, and the dev rows or None. Raises one UserError that lists every problem."""
+    """The checkpoint without its model, the dev rows or None, and the linear one of --cascade and --blend or None.
+
+    Raises one UserError that lists every problem.
+    """
     from text_cls.neural.checkpoint import load_checkpoint
     from text_cls.neural.export import bundle_folder_problem
     from text_cls.neural.hugging_face_export import folder_problem
@@ -117,6 +134,8 @@ def read(args):
         problems.add(problem)
     if args.hf and (problem := folder_problem(args.hf, "--hf", args.output_path, args.params_path)):
         problems.add(problem)
+    beside = not checkpoint.is_linear and (args.cascade or args.blend)
+    linear = read_linear(args, checkpoint, problems) if beside else None
     if args.dataset_dir:
         with problems.collect():
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
@@ -125,11 +144,41 @@ def read(args):
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
         )
     if checkpoint.is_linear:
-        given = [name for name in ("int8", "fp16", "hf", "multilingual") if getattr(args, name)]
+        given = [name for name in ("int8", "fp16", "hf", "multilingual", "cascade", "blend") if getattr(args, name)]
         for name in given:
             problems.add(f"--params_path {args.params_path} holds a linear model, for which there is no --{name}")
     problems.stop_if_any()
-    return checkpoint, rows
+    return checkpoint, rows, linear
+
+
+def read_linear(args, checkpoint, problems):
+    """The linear checkpoint of a flag, without its model; the problems get why it does not fit the other one."""
+    from text_cls.long_texts import CUT
+    from text_cls.neural.checkpoint import load_checkpoint
+
+    flag, path = ("--cascade", args.cascade) if args.cascade else ("--blend", args.blend)
+    linear = load_checkpoint(path, None, problems, flag)
+    if args.blend and os.path.realpath(args.blend) != os.path.realpath(path):
+        problems.add(f"--cascade {path} and --blend {args.blend}: name the same linear model in both")
+    if not linear.is_linear:
+        remedy = "python train.py --model_name linear --save_dir linear"
+        problems.add(f"{flag} {path} holds no linear model; train one: {remedy}")
+    elif linear.labels.names != checkpoint.labels.names:
+        problems.add(
+            f"{flag} {path} has other labels than --params_path {args.params_path}, or in another order; train both "
+            "with the same label.txt"
+        )
+    if (mode := checkpoint.long_texts.mode) != CUT:
+        problems.add(
+            f"{flag}: --params_path {args.params_path} was trained with --long_texts {mode}, but beside a linear model "
+            f"long texts are only cut; train with that, or leave {flag} out"
+        )
+    if not args.dataset_dir:
+        problems.add(f"{flag} is fitted to labelled rows: name the folder of dev.txt with --dataset_dir")
+    for name in ("fp16", "hf"):
+        if getattr(args, name):
+            problems.add(f"{flag}: a bundle of two models is for ONNX Runtime on CPUs; leave --{name} out")
+    return linear
 
 
 def check_model(args, checkpoint):
@@ -175,10 +224,10 @@ def run_on_pruned(args):
     """Writes the Hugging Face folder of a pruned width. Returns the exit status."""
     from text_cls.neural.hugging_face_export import config_problem, folder_problem, read_pruned
 
-    if not args.hf or args.int8 or args.fp16:
+    if not args.hf or args.int8 or args.fp16 or args.cascade or args.blend:
         raise UserError(
-            f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8 "
-            "and --fp16 to write a Hugging Face folder of it"
+            f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8, "
+            "--fp16, --cascade and --blend to write a Hugging Face folder of it"
         )
     if problem := folder_problem(args.hf, "--hf", args.params_path):
         raise UserError(problem)
@@ -201,33 +250,74 @@ def run_on_linear(args, checkpoint, texts):
     return 0
 
 
+def checked(draft, checkpoint, texts):
+    """A predictor of the bundle of a neural model, whose logits were compared with the trained model's on texts."""
+    from text_cls.neural.export import check
+    from text_cls.serving.predictor import Predictor
+
+    predictor = Predictor(draft.folder)
+    difference, shortest, longest = check(checkpoint, predictor, texts, predictor.max_seq_length)
+    logger.info(
+        "The bundle's logits match the trained model's within %.1e, on rows of %d to %d tokens",
+        difference,
+        shortest,
+        longest,
+    )
+    return predictor
+
+
+def run_on_two(args, checkpoint, linear, rows, plain, texts):
+    """Exports a neural and a linear model. plain: the draft of the first one's own bundle. Returns refused variants."""
+    from text_cls.neural import two_models
+    from text_cls.neural.checkpoint import load_model
+    from text_cls.neural.export import measure
+    from text_cls.serving.predictor import Predictor
+
+    load_model(linear, "cpu")
+    alone = checked(plain, checkpoint, texts)
+    two = two_models.fit(checkpoint, linear, alone, rows, bool(args.cascade), bool(args.blend))
+    with two.folder(args.output_path, checkpoint, plain, rows, args.dev_file) as draft:
+        both = Predictor(draft.folder)
+        logger.info("The bundle's logits match its two models' within %.1e", two.check(alone, both, texts))
+        results = measure({"neural model": alone, "both models": both}, rows)
+        for name, result in results.items():
+            log_result(name, result, "")
+        if args.cascade and results["both models"]["texts_per_second"] <= results["neural model"]["texts_per_second"]:
+            logger.warning("This is not faster here than the neural model: to save time, leave --cascade out")
+        if not args.int8:
+            return []
+        target = plain.file("int8")
+        attempts = [
+            (name, partial(two.write_variant, make, target, draft.file("int8")))
+            for name, make in int8_attempts(plain.file("float32"), target)
+        ]
+        return [] if add_variant(draft, "int8", "cpu", rows, args, attempts) else ["int8"]
+
+
 def run(args):
     """Exports the checkpoint. Returns the exit status."""
     from text_cls.neural.checkpoint import load_model
-    from text_cls.neural.export import bundle_folder, check, example_texts
+    from text_cls.neural.export import bundle_folder, example_texts
     from text_cls.neural.hugging_face_export import Trained, as_arrays
-    from text_cls.serving.predictor import Predictor
 
-    checkpoint, rows = read(args)
+    checkpoint, rows, linear = read(args)
     texts = list(islice(rows.texts, 64)) if rows else example_texts()
     if checkpoint.is_linear:
         return run_on_linear(args, checkpoint, texts)
     load_model(checkpoint, "cpu")
     check_model(args, checkpoint)
     max_seq_length = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
-    with bundle_folder(args.output_path, checkpoint, "float32", max_seq_length) as draft:
-        predictor = Predictor(draft.folder)
-        difference, shortest, longest = check(checkpoint, predictor, texts, max_seq_length)
-        logger.info(
-            "The bundle's logits match the trained model's within %.1e, on rows of %d to %d tokens",
-            difference,
-            shortest,
-            longest,
-        )
-        refused = add_variants(draft, rows, args)
-        if args.hf:
-            model = checkpoint.model
-            write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict()))
+    with TemporaryDirectory() as folder:
+        path = os.path.join(folder, "neural") if linear else args.output_path
+        with bundle_folder(path, checkpoint, "float32", max_seq_length) as draft:
+            if linear:
+                refused = run_on_two(args, checkpoint, linear, rows, draft, texts)
+            else:
+                predictor = checked(draft, checkpoint, texts)
+                refused = add_variants(draft, rows, args)
+            if args.hf:
+                model = checkpoint.model
+                write_hf(args, Trained(predictor, as_arrays(model.state_dict()), model.config.to_dict()))
     logger.info("The bundle is in %s", args.output_path)
     for variant in refused:
         logger.error("%s is not in it; serve float32, or raise --max_f1_drop", variant)

@@ -208,6 +208,53 @@ def bundles(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def linear_checkpoint(trained, tmp_path_factory):
+    """Checkpoint of a linear model of the hierarchical data set."""
+    import train as script
+
+    folder = tmp_path_factory.mktemp("linear") / "model"
+    where = ["--dataset_dir", str(trained["news"][0]), "--model_name", "linear", "--save_dir", str(folder)]
+    assert script.main(where) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def linear_bundle(linear_checkpoint):
+    """Its bundle."""
+    import export_model
+
+    folder = linear_checkpoint.parent / "export"
+    assert export_model.main(["--params_path", str(linear_checkpoint), "--output_path", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cascade_bundle(trained, linear_checkpoint, tmp_path_factory):
+    """Bundle of the hierarchical model in which the linear one answers half of the dev rows, whatever F1 they have."""
+    import numpy as np
+
+    import export_model
+    from text_cls import cascade
+
+    def half(sure, *_):
+        return cascade.Cascade(float(np.median(sure)), 0.5, 0.125, -0.5)
+
+    folder = tmp_path_factory.mktemp("cascade") / "export"
+    flags = [
+        "--params_path",
+        str(trained["news"][1]),
+        "--cascade",
+        str(linear_checkpoint),
+        "--output_path",
+        str(folder),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "fit", half)
+        assert export_model.main([*flags, "--dataset_dir", str(trained["news"][0])]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def windows_bundle(trained, tmp_path_factory):
     """Bundle of the hierarchical model, as if it had been trained with --long_texts windows --max_windows 6."""
     import export_model

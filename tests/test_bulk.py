@@ -174,13 +174,15 @@ def check_failed_upload(store, address, monkeypatch):
 
 
 @needs_ray
-def test_texts(bundles, tmp_path):
+@pytest.mark.parametrize("name", ["news", "linear", "cascade"])
+def test_texts(bundles, linear_bundle, cascade_bundle, tmp_path, name):
+    bundle = {"linear": linear_bundle, "cascade": cascade_bundle}.get(name, bundles["news"])
     texts = [line.partition("\t")[0] for line in lines_of(ROOT / "data" / "train.txt")][:400]
     path = tmp_path / "texts.txt"
     path.write_bytes("".join(f"{text}\r\n" for text in texts).encode())
-    told = finish(words_of(bundles["news"], path, tmp_path / "out", "--part_bytes", 10_000, "--threshold", 0.3))
+    told = finish(words_of(bundle, path, tmp_path / "out", "--part_bytes", 10_000, "--threshold", 0.3))
     assert "400 rows" in told
-    where = ["--model_path_prefix", str(bundles["news"]), "--input_file", str(path), "--threshold", "0.3"]
+    where = ["--model_path_prefix", str(bundle), "--input_file", str(path), "--threshold", "0.3"]
     where += ["--device", "cpu", "--num_threads", "1", "--output_file", str(tmp_path / "infer.txt")]
     assert INFER.main(where) == 0
     rows = [row for out in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(out).to_pylist()]

@@ -13,8 +13,12 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from text_cls.blend import RECORD as BLEND
+from text_cls.blend import Blend
 from text_cls.card_facts import CARD as CARD_FACTS
 from text_cls.card_usage import bundle_usage
+from text_cls.cascade import RECORD as CASCADE
+from text_cls.cascade import Cascade
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
@@ -40,6 +44,7 @@ from text_cls.schema import (
     read_bytes,
     whole,
 )
+from text_cls.tokenization import CHARACTERS_FILE
 
 MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 # ONNX files by variant, with the names that PaddleNLP's application gives to its converted models.
@@ -50,7 +55,8 @@ BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "ret
 REMEDY = "export it again (python {}export_model.py) or copy all of it"
 REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retrieval_based/")}
 # Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
-OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json", REFERENCE}
+OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json"}
+OPTIONAL |= {CHARACTERS_FILE, REFERENCE}
 
 _TENSOR = {"name": NAME, "shape": list_of(whole(-1))}
 _FIELDS = {
@@ -85,7 +91,7 @@ _OPTIONAL_FIELDS = {
     "unmeasured": list_of(one_of(*VARIANTS)),
     "card": CARD_FACTS,
 }
-_CLASSIFICATION_FIELDS = {"long_texts": RECORD}  # all optional
+_CLASSIFICATION_FIELDS = {"long_texts": RECORD, "cascade": CASCADE, "blend": BLEND}  # all optional
 _CHECK = by_kind(
     {
         CLASSIFICATION: fields(_FIELDS, {**_OPTIONAL_FIELDS, **_CLASSIFICATION_FIELDS}),
@@ -115,6 +121,16 @@ class Bundle:
         """How texts are read that are longer than max_seq_length; a bundle that does not say it cuts them."""
         return LongTexts(**self.manifest.get("long_texts", {}))
 
+    @property
+    def cascade(self) -> Cascade | None:
+        """If a linear model answers the rows that it is sure of."""
+        return Cascade(**self.manifest["cascade"]) if "cascade" in self.manifest else None
+
+    @property
+    def blend(self) -> Blend | None:
+        """If the probabilities are means of those of two models."""
+        return Blend(**self.manifest["blend"]) if "blend" in self.manifest else None
+
     def onnx_file(self, variant: str) -> str:
         """The path of a variant's graph. Raises UserError if the bundle does not have it."""
         variants = self.manifest["variants"]
@@ -123,7 +139,9 @@ class Bundle:
             if variant != "float32" and self.manifest["model_type"] == LINEAR:
                 remedy = "a linear model needs no other"
             elif variant != "float32" and self.kind == CLASSIFICATION:
-                remedy = f"make it: python export_model.py --{variant} --dataset_dir data --output_path {self.folder}"
+                more = "".join(f" --{name} LINEAR" for name in ("blend", "cascade") if name in self.manifest)
+                flags = f"--{variant}{more} --dataset_dir data --output_path {self.folder}"
+                remedy = f"make it: python export_model.py {flags}"
             raise UserError(f"{self.folder} holds no {variant} model{held}; {remedy}")
         return os.path.join(self.folder, VARIANTS[variant])
 
@@ -133,6 +151,7 @@ def write_card(folder, fields):
     labels = read_labels(os.path.join(folder, "label.txt"), Problems(), of_model=True)
     decision = Decision.load(os.path.join(folder, DECISION), labels.names)
     kind = fields.get("kind", CLASSIFICATION)
+    both = {name: made(**fields[name]) for name, made in (("cascade", Cascade), ("blend", Blend)) if name in fields}
     text = model_card(
         fields.get("card", {}),
         labels,
@@ -142,6 +161,7 @@ def write_card(folder, fields):
         {"library_name": "onnx", "tags": ["onnx", fields["model_type"]]},
         bundle_usage(kind),
         LINEAR if fields["model_type"] == LINEAR else ENCODER if kind == RETRIEVAL else MODEL,
+        **both,
     )
     with atomic_write(os.path.join(folder, CARD)) as file:
         file.write(text)
@@ -303,6 +323,7 @@ def _contradictions(manifest):
     needed |= {VARIANTS[variant] for variant in manifest["variants"]}
     if manifest["model_type"] != LINEAR and "tokenizer.json" not in manifest["files"]:  # these need no other file
         needed |= {"vocab.txt", "sentencepiece.bpe.model"} if manifest["model_type"] == "ernie_m" else {"vocab.txt"}
+    needed |= {CHARACTERS_FILE} if {"cascade", "blend"} & manifest.keys() else set()
     if manifest.get("kind") == RETRIEVAL and manifest["index"] and manifest["index"]["kind"] == "embedded":
         needed |= {"vectors.npy", "entries.json"}
     for name in sorted(needed - set(manifest["files"])):

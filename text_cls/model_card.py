@@ -8,7 +8,9 @@ same bytes. The Chinese summary is in the same file, because the hub and file br
 import json
 import re
 
+from text_cls.blend import Blend, described
 from text_cls.card_facts import FEW, SHOWN, in_words
+from text_cls.cascade import Cascade
 from text_cls.decision import Decision
 from text_cls.label_tree import split_path
 from text_cls.linear_classifier import LINEAR
@@ -48,6 +50,8 @@ def model_card(
     usage: str,
     computes: str = MODEL,
     notes: list[str] = (),
+    cascade: Cascade | None = None,
+    blend: Blend | None = None,
 ) -> str:
     """A card in Markdown.
 
@@ -58,6 +62,7 @@ def model_card(
         usage: how to use the model, in Markdown.
         computes: MODEL, ENCODER or LINEAR.
         notes: further limits, as sentences.
+        cascade: if a linear model answers the rows that it is sure of. blend: if it takes part in the probabilities.
     """
     title = f"{'Hierarchical' if labels.hierarchical else 'Multi-label'} text classifier"
     lines = [
@@ -68,6 +73,7 @@ def model_card(
         f"# {title}",
         "",
         *_summary(labels, decision, max_seq_length, how, computes),
+        *_two_models(cascade, blend),
         "",
         "## Data",
         "",
@@ -92,6 +98,7 @@ def model_card(
         "## 中文摘要",
         "",
         *_chinese(facts, labels, max_seq_length, how, computes),
+        *_chinese_two_models(cascade, blend),
     ]
     return "\n".join(lines) + "\n"
 
@@ -199,6 +206,31 @@ def _input(max_seq_length, how, computes):
         )
     rest = "what follows them is cut off" if how.mode == CUT else "of a longer one, its beginning and its end"
     return f"a text of at most {max_seq_length} {_unit(computes)}; {rest}"
+
+
+def _two_models(cascade, blend):
+    """Lines about the linear model beside a neural one."""
+    for sentence in described(cascade, blend):
+        yield f"- {sentence}."
+    if cascade or blend:
+        yield (
+            "- The linear model is TF-IDF of 1 to 3 characters and one linear SVM per label; it reads 20,000 "
+            "characters. Its logits are moved so that the thresholds of `decision.json` mean for it what its own did. "
+            "What follows is about the neural model, except for the scores, which are those of both."
+        )
+
+
+def _chinese_two_models(cascade, blend):
+    form = "micro F1 {:+.2f}、macro F1 {:+.2f} 个百分点（在未参与拟合的样本上）"
+    if blend:
+        points = form.format(blend.micro_f1_gained, blend.macro_f1_gained)
+        yield ""
+        yield f"概率是线性模型（权重 {blend.weight:.2f}）与神经网络的加权平均，与单用神经网络相比：{points}。"
+    if cascade:
+        points = form.format(0 - cascade.micro_f1_lost, 0 - cascade.macro_f1_lost)
+        other = "全部由两者加权平均" if blend else "全部由神经网络"
+        yield ""
+        yield f"线性模型单独回答它有把握的文本（约 {cascade.share:.0%}），与{other}回答相比：{points}。"
 
 
 def _unit(computes):

@@ -23,6 +23,8 @@ _TEXTS = dict.fromkeys(("tokenizer_class", *SPECIAL_NAMES), or_null(TEXT))
 CONFIG = fields({}, {**_TEXTS, "do_lower_case": or_null(FLAG), "split_symbols": FLAG})
 IDS = list_of(whole(0, 2**31 - 1))
 TEMPLATE = fields({"before": IDS, "after": IDS, "truncate_mode": one_of("head", "tail")})
+CHARACTERS_FILE = "characters.json"
+CHARACTERS = fields({"vocab_size": whole(1), "longest_tokens": whole(1), "longest_text": whole(1)})
 DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
 
 
@@ -41,10 +43,12 @@ def load_tokenizer(folder):
         what = f"{kind} with {', '.join(changed)}" if changed else kind
         raise ValueError(f"{what} is not supported; use a model with {', '.join(classes)}")
     tokenizer = classes[kind](folder, config)
-    template = os.path.join(folder, "template.json")
-    if not os.path.exists(template):
-        return tokenizer
-    return Prompted(tokenizer, read_json(template, TEMPLATE, REMEDY))
+    template, characters = (os.path.join(folder, name) for name in ("template.json", CHARACTERS_FILE))
+    if os.path.exists(template):
+        tokenizer = Prompted(tokenizer, read_json(template, TEMPLATE, REMEDY))
+    if os.path.exists(characters):
+        tokenizer = TokensAndCharacters(tokenizer, read_json(characters, CHARACTERS, REMEDY))
+    return tokenizer
 
 
 def _read_vocabulary(folder):
@@ -300,3 +304,21 @@ class Prompted:
             text = np.where(text == self._mask_id, self.unk_id, text)  # as in training: only the prompt has masks
             rows.append(np.concatenate([self._before, text, self._after], dtype=np.int32))
         return rows
+
+
+class TokensAndCharacters:
+    """Rows for a neural and a linear model in one graph: the tokens of a text, then its `CodePoints`, moved above them.
+
+    settings: the content of `characters.json`: the number of the tokens' ids, the most tokens of a row, and characters.
+    """
+
+    def __init__(self, tokenizer, settings):
+        self._tokenizer, self._characters, self._first = tokenizer, CodePoints(), settings["vocab_size"]
+        self.longest, self._longest_text = settings["longest_tokens"], settings["longest_text"]
+        self.fixed, self.pad_id, self.unk_id = tokenizer.fixed, tokenizer.pad_id, tokenizer.unk_id
+
+    def encode(self, texts, max_length):
+        """Ids of each text, at most `max_length` of them tokens: a list of int32 arrays."""
+        tokens = self._tokenizer.encode(texts, min(max_length, self.longest))
+        characters = self._characters.encode(texts, self._longest_text)
+        return [np.concatenate([some, more + np.int32(self._first)]) for some, more in zip(tokens, characters)]

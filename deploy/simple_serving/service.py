@@ -20,7 +20,7 @@ from batcher import Batcher, Closed, Full
 from lookup import Lookup
 from metrics import Metrics
 from prediction_counts import PredictionCounts, tokens_of
-from schemas import LEAST_TOKENS, Invalid, Parameters, parse
+from schemas import Invalid, Parameters, parse
 from settings import CLOSING_SECONDS, describe
 from stage import SMALL, Stage
 from text_cls.bundle import RETRIEVAL
@@ -35,6 +35,7 @@ ROUTES = {
     RETRIEVAL: "/models/retrieval",
 }
 DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
+WARM_UP_TOKENS = 64  # of the row on which runs are measured
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
 EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
@@ -89,7 +90,7 @@ class Service:
             timeout=search_seconds,
         )
         predictor.log()
-        self.longest = predictor.bundle.manifest["longest_input"] or DEFAULT_LONGEST
+        self.longest = predictor.longest or DEFAULT_LONGEST
         if predictor.kind == RETRIEVAL:
             self.task = RETRIEVAL
         else:
@@ -109,7 +110,7 @@ class Service:
         self.counts = PredictionCounts(os.path.basename(os.path.abspath(settings.bundle)), settings.metric_labels)
         self.metrics.registry.register(self.counts)
         self.example = self._example()
-        row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
+        row = predictor.tokenizer.encode(["预热" * WARM_UP_TOKENS], min(WARM_UP_TOKENS, predictor.max_seq_length))[0]
         costs = batcher.warm_up(row)
         logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
         self.metrics.watch(batcher)

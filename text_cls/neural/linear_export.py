@@ -15,16 +15,19 @@ COMPARED = 128  # characters of the pieces of text on which graph and model are 
 
 
 class Graph:
-    """Collects the nodes and constants of a graph; what `add` returns is the name of the node's output."""
+    """Collects the nodes and constants of a graph; what `add` returns is the name of the node's output.
 
-    def __init__(self):
-        self.nodes, self.constants = [], []
+    prefix: of all names; those of a graph within a graph must not be those of the outer one.
+    """
+
+    def __init__(self, prefix=""):
+        self.nodes, self.constants, self._prefix = [], [], prefix
 
     def constant(self, value, dtype=np.int64):
         """The name of a new constant."""
         from onnx import numpy_helper
 
-        name = f"constant_{len(self.constants)}"
+        name = f"{self._prefix}constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
@@ -32,7 +35,7 @@ class Graph:
         """The name of the first output of a new node. inputs: names."""
         from onnx import helper
 
-        names = [f"{operator}_{len(self.nodes)}" + f"_{i}" * (i > 0) for i in range(outputs)]
+        names = [f"{self._prefix}{operator}_{len(self.nodes)}" + f"_{i}" * (i > 0) for i in range(outputs)]
         self.nodes.append(helper.make_node(operator, inputs, names, domain=domain, **attributes))
         return names[0]
 

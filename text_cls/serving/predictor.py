@@ -14,6 +14,7 @@ from importlib import metadata
 import numpy as np
 
 from text_cls.batching import Encoded, budget_batches, token_budget
+from text_cls.blend import described
 from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
@@ -63,8 +64,8 @@ def bundle_of(prefix):
 class Predictor:
     """Predicts labels with one bundle.
 
-    `long_texts`: a `LongTexts`, how the bundle reads texts of more than `max_seq_length` tokens. `unread`: number of
-    texts so far that had more windows than it allows.
+    `long_texts`: a `LongTexts`, how the bundle reads texts of more than `max_seq_length` tokens. `longest`: the most
+    that `max_seq_length` may be, or None. `unread`: number of texts so far that had more windows than it allows.
 
     Args:
         folder: what export_model.py or prune.py wrote. Every file must match manifest.json.
@@ -111,16 +112,15 @@ class Predictor:
     def _load_tokenizer(self, max_seq_length):
         folder, manifest = self.bundle.folder, self.bundle.manifest
         self.max_seq_length = max_seq_length or manifest["max_seq_length"]
-        if manifest["longest_input"] and self.max_seq_length > manifest["longest_input"]:
-            raise UserError(
-                f"max_seq_length {max_seq_length}: this model takes at most {manifest['longest_input']} tokens"
-            )
         try:
             self.tokenizer = load_tokenizer(folder)
         except (UserError, ImportError):
             raise
         except Exception as error:  # the libraries raise several kinds for a file that is none
             raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+        self.longest = getattr(self.tokenizer, "longest", manifest["longest_input"])
+        if self.longest and self.max_seq_length > self.longest:
+            raise UserError(f"max_seq_length {max_seq_length}: this model takes at most {self.longest} tokens")
         if self.max_seq_length <= self.tokenizer.fixed:
             raise UserError(
                 f"{folder}: max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; "
@@ -278,5 +278,7 @@ class Predictor:
             self.max_seq_length,
             self.session.get_providers()[0].removesuffix("ExecutionProvider"),
         )
+        for line in described(self.bundle.cascade, self.bundle.blend):
+            logger.info(line)
         if line := description(self.long_texts):
             logger.info(line)
