@@ -53,7 +53,8 @@ def load_with_layers(name: str, num_labels: int, pooling: str | None, count: int
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
-        return load_pretrained(folder, num_labels, pooling=pooling)
+        model, _ = load_pretrained(folder, num_labels, pooling=pooling)
+    return model, tokenizer  # the other tokenizer would look for its files in the folder
 
 
 def _too_many(count, available):

@@ -139,8 +139,14 @@ def cache_folder(path: str) -> str:
     return f"{os.path.normpath(path)}_probabilities"
 
 
-def probabilities_of(teacher: Teacher, texts: Sequence[str], folder: str, device: str, batch_size: int) -> Stacked:
+def probabilities_of(
+    teacher: Teacher, files: Sequence[Sequence[str]], folder: str, device: str, batch_size: int
+) -> Stacked:
     """The teacher's probabilities of texts, in the data's order of labels, from `folder` or computed and put there.
+
+    Args:
+        files: texts of one or more files, whose probabilities follow each other.
+        folder, device, batch_size: where they are kept, and how the teacher computes.
 
     Of several processes, the first computes them and the others wait: they need no connection for it, and so no limit
     of its time.
@@ -149,31 +155,51 @@ def probabilities_of(teacher: Teacher, texts: Sequence[str], folder: str, device
         UserError: the folder cannot be written, or has too little space.
     """
     digest, columns = teacher.digest(), len(teacher.labels)
-    pieces = [range(start, min(start + ROWS, len(texts))) for start in range(0, len(texts), ROWS)]
-    files = [os.path.join(folder, f"{_key(digest, (texts[i] for i in piece))}.npy") for piece in pieces]
-    missing = [i for i, piece in enumerate(pieces) if _opened(files[i], len(piece), columns) is None]
-    if missing and is_main_process():
-        _prepare(folder, sum(len(pieces[i]) for i in missing) * columns * np.dtype(STORED).itemsize)
-        teacher.load(device, batch_size)
-        _compute(teacher, texts, {files[i]: pieces[i] for i in missing}, len(texts))
-        teacher.release(device)
-    elif is_main_process():
-        logger.info("Teacher: the probabilities of %d texts are in %s already", len(texts), folder)
-    parts = []
-    for file, piece in zip(files, pieces):
-        while (part := _opened(file, len(piece), columns)) is None:
-            if is_main_process():
-                raise UserError(f"{file} was removed or changed while it was used; run this again")
-            time.sleep(WAIT)
-        parts.append(part)
-    return Stacked(parts, teacher.columns)
+    pieces = {}  # {file: its texts}
+    for texts in files:
+        for start in range(0, len(texts), ROWS):
+            piece = _Piece(texts, range(start, min(start + ROWS, len(texts))))
+            pieces[os.path.join(folder, f"{piece.key(digest)}.npy")] = piece
+    missing = [file for file, piece in pieces.items() if _opened(file, len(piece), columns) is None]
+    if is_main_process():
+        total, count = (sum(len(pieces[file]) for file in some) for some in (pieces, missing))
+        where = f"those of {total - count} are in {folder} already"
+        logger.info("Teacher: the probabilities of %d texts%s", total, f"; {where}" if count < total else "")
+        if missing:
+            _prepare(folder, count * columns * np.dtype(STORED).itemsize)
+            teacher.load(device, batch_size)
+            _compute(teacher, {file: pieces[file] for file in missing}, count)
+            teacher.release(device)
+    return Stacked([_wait_for(file, len(piece), columns) for file, piece in pieces.items()], teacher.columns)
 
 
-def _key(digest, texts):
-    key = hashlib.sha256(digest.encode())
-    for text in texts:
-        key.update(text.encode("utf-8") + b"\n")  # rows of a file have no line breaks
-    return key.hexdigest()[:32]
+class _Piece:
+    """Texts of a file that are computed and kept together, by their numbers."""
+
+    def __init__(self, texts, numbers):
+        self.texts, self.numbers = texts, numbers
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __iter__(self):
+        return (self.texts[i] for i in self.numbers)
+
+    def key(self, digest):
+        """The name of the file. digest: of the teacher."""
+        key = hashlib.sha256(digest.encode())
+        for text in self:
+            key.update(text.encode("utf-8") + b"\n")  # a text has no line breaks
+        return key.hexdigest()[:32]
+
+
+def _wait_for(file, rows, columns):
+    """The probabilities in a file, once the main process has written it."""
+    while (found := _opened(file, rows, columns)) is None:
+        if is_main_process():
+            raise UserError(f"{file} was removed or changed while it was used; run this again")
+        time.sleep(WAIT)
+    return found
 
 
 def _opened(file, rows, columns):
@@ -200,13 +226,11 @@ def _prepare(folder, size):
         raise UserError(f"the teacher's probabilities take {shown}; {remedy}, free some space, or use fewer texts")
 
 
-def _compute(teacher, texts, pieces, total):
-    """Computes and writes the missing files. pieces: {file: numbers of its texts}."""
-    count, done, started = sum(map(len, pieces.values())), 0, time.perf_counter()
-    kept = f"; {total - count} are there already" if count < total else ""
-    logger.info("Teacher: computing the probabilities of %d texts%s", count, kept)
+def _compute(teacher, pieces, count):
+    """Computes and writes files of `count` texts. pieces: {file: its `_Piece`}."""
+    done, started = 0, time.perf_counter()
     for file, piece in pieces.items():
-        values = teacher.probabilities([texts[i] for i in piece]).astype(STORED)
+        values = teacher.probabilities([*piece]).astype(STORED)
         if np.isnan(values).any():
             raise UserError(f"--teacher {teacher.path}: its probabilities are no numbers; name a teacher that works")
         with atomic_write(file) as out:

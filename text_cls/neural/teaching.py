@@ -16,7 +16,7 @@ from text_cls.neural.training_options import Options
 from text_cls.prediction import check_files
 from text_cls.rows import Labels, Rows
 from text_cls.soft_labels import read_soft_labels
-from text_cls.soft_targets import SoftTargets, Stacked, attach, new_texts, unlabelled_rows
+from text_cls.soft_targets import SoftTargets, attach, new_texts, unlabelled_rows
 from text_cls.table_flags import TableOptions
 from text_cls.teacher_flags import WEIGHT, problems_of
 
@@ -119,12 +119,8 @@ class Teaching:
                 if more := new_texts(self.path, read, rows):
                     rows["unlabelled"] = unlabelled_rows(self.path, more)
             folder = options.teacher_cache or cache_folder(options.teacher)
-            of_split = [
-                probabilities_of(self.teacher, rows[split].texts, folder, options.device, options.batch_size)
-                for split in ("train", "unlabelled")
-                if split in rows
-            ]
-            values = Stacked([part for found in of_split for part in found.parts], self.teacher.columns)
+            texts = [rows[split].texts for split in ("train", "unlabelled") if split in rows]
+            values = probabilities_of(self.teacher, texts, folder, options.device, options.batch_size)
             found = SoftTargets(weight, labelled, values, np.arange(len(values)))
         name = last_part(options.teacher or options.soft_labels)
         form = (
