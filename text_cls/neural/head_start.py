@@ -44,8 +44,8 @@ def start_head(options, checkpoint, rows, tokens):
     layer, reason = _classifier(model)
     if start is None:
         # With fewer layers than it was trained on, a classifier gets features that it does not know.
-        kept = options.init_from_ckpt or _is_trained(layer) and not options.layers
-        start = "random" if reason or kept else DEFAULT
+        is_kept = reason or options.init_from_ckpt or not options.layers and _is_trained(layer)
+        start = "random" if is_kept else DEFAULT
         if start == "random":
             logger.info("Classifier: %s", reason or "trained before, and kept as it is")
     if start == "random":
