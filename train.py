@@ -5,6 +5,7 @@
     python train.py --dataset_dir data --device gpu --resume        # continues after Ctrl-C, a kill or a power cut
     python -m paddle.distributed.launch --gpus "0,1" train.py --dataset_dir data --device gpu
     python train.py --dataset_dir data --model_name linear          # TF-IDF and linear SVMs: seconds on a CPU
+    python train.py --dataset_dir data --teacher checkpoint --layers 4 --unlabelled data.txt --save_dir small
 
 The guide's flags have the guide's defaults. Flags that are not in the guide are off or neutral by default, except
 --head_start.
@@ -34,9 +35,11 @@ from text_cls.neural.losses import LOSSES
 from text_cls.neural.pooling import POOLINGS
 from text_cls.neural.training_options import TrainingOptions
 from text_cls.rows import read_descriptions, read_labels, read_rows
+from text_cls.teacher_flags import add_teacher_flags
 from text_cls.trackers import add_tracker_flags, tracker_problems
 from utils import log_data
 
+DEFAULT_MODEL = "ernie-3.0-medium-zh"
 FLAG = argparse.BooleanOptionalAction
 TUNED = ("tuned_macro_f1", "tuned_micro_f1")
 METRICS = ("macro_f1", "micro_f1", "accuracy", *TUNED)
@@ -49,14 +52,15 @@ def make_parser():
     add_data_flags(parser.add_argument_group("data"))
 
     group = parser.add_argument_group("model")
-    name = "pretrained model: its name or local folder; or linear, which needs none (%(default)s)"
-    group.add_argument("--model_name", default="ernie-3.0-medium-zh", help=name)
+    name = f"pretrained model: its name or local folder; or linear, which needs none ({DEFAULT_MODEL})"
+    group.add_argument("--model_name", help=name)
     group.add_argument("--init_from_ckpt", help="start from the weights of this file or folder (none)")
     pooling = "what the classifier gets: first token or mean of tokens (what the model's folder records, else first)"
     group.add_argument("--pooling", choices=POOLINGS, help=pooling)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
     add_training_flags(parser.add_argument_group("training"))
+    add_teacher_flags(parser)
 
     group = parser.add_argument_group("output")
     group.add_argument("--save_dir", default="./checkpoint", help="folder of the best checkpoint (%(default)s)")
@@ -73,7 +77,10 @@ def make_parser():
 
 
 def parse_args(argv=None):
-    return parse_with_config(make_parser(), argv)
+    args = parse_with_config(make_parser(), argv)
+    if args.model_name is None:
+        args.model_name = args.teacher if args.teacher and args.layers else DEFAULT_MODEL
+    return args
 
 
 def add_data_flags(group):
@@ -129,6 +136,9 @@ def add_training_flags(group):
 
 def argument_problems(args):
     """Yields problems with the arguments themselves, as texts, or None."""
+    from text_cls.neural import teaching
+
+    yield from teaching.argument_problems(vars(args))
     if args.model_name == LINEAR:
         from text_cls.neural import linear_training
 
@@ -181,23 +191,30 @@ def model_labels_problem(args, label_file, labels):
 
 
 def files_of(args):
-    """{"label", "train", "dev" and, if there are such, "test" and "descriptions": (name, path)} of the data files."""
+    """{split: (name, path)} of "label", "train", "dev", and if there are such, of "test", "descriptions", "unlabelled"
+    and "teacher"."""
+    from text_cls.neural import teaching
+
     names = {"label": args.label_file, "train": args.train_file, "dev": args.dev_file}
     if args.test_file:
         names["test"] = args.test_file
     if reads_labels(args.head_start) and os.path.exists(os.path.join(args.dataset_dir, DESCRIPTIONS)):
         names["descriptions"] = DESCRIPTIONS
-    return {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items()}
+    found = {split: (name, os.path.join(args.dataset_dir, name)) for split, name in names.items()}
+    return found | teaching.files(teaching.TeachingOptions.from_args(args))
 
 
 def read_data(args):
-    """Labels and {"train", "dev" and perhaps "test": rows}. Raises one UserError that lists every problem found."""
+    """Labels, {"train", "dev" and perhaps "test": rows}, and the `Teaching` or None.
+
+    Raises one UserError that lists every problem found.
+    """
     problems = Problems()
     for message in argument_problems(args):
         if message:
             problems.add(message)
-    paths = {split: path for split, (_, path) in files_of(args).items()}
-    rows, before = {}, problems.count
+    paths = {split: path for split, (_, path) in files_of(args).items() if split not in ("unlabelled", "teacher")}
+    rows, teaching, before = {}, None, problems.count
     label_file, descriptions = paths.pop("label"), paths.pop("descriptions", None)
     with problems.collect():
         labels = read_labels(label_file, problems)
@@ -211,6 +228,8 @@ def read_data(args):
         for split, path in paths.items():
             with problems.collect():
                 rows[split] = read_rows(path, labels, problems)
+        if args.teacher or args.soft_labels:
+            teaching = open_teaching(args, labels, label_file, problems)
     if args.metric_for_best in TUNED and "dev" in rows:
         from text_cls.cross_fitting import FEWEST
 
@@ -222,7 +241,14 @@ def read_data(args):
             )
     problems.stop_if_any()
     log_data(labels, rows)
-    return labels, rows
+    return labels, rows, teaching
+
+
+def open_teaching(args, labels, label_file, problems):
+    """The `Teaching` of `--teacher` or `--soft_labels`."""
+    from text_cls.neural.teaching import Teaching, TeachingOptions
+
+    return Teaching(TeachingOptions.from_args(args), labels, label_file, problems)
 
 
 def run(args, environment):
@@ -234,7 +260,7 @@ def run(args, environment):
     progress = saved_progress(args.save_dir, arguments, checked) if args.resume else Progress()
     if progress.finished:
         return 0
-    labels, rows = read_data(args)
+    labels, rows, teaching = read_data(args)
     if args.early_stop_nums is None:
         args.early_stop_nums = 10 if labels.hierarchical else 4
     rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
@@ -244,7 +270,7 @@ def run(args, environment):
 
     options = TrainingOptions.from_args(args)
     try:
-        return train(options, labels, rows, arguments, files, environment, progress, defaults_of(args))
+        return train(options, labels, rows, arguments, files, environment, progress, defaults_of(args), teaching)
     except MemoryError as error:
         raise UserError(
             f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
@@ -259,12 +285,12 @@ def defaults_of(args):
 
 def run_linear(args):
     """Reads the data and trains a linear model. Returns the exit status."""
-    labels, rows = read_data(args)
+    labels, rows, teaching = read_data(args)
     rows["train"] = rows["train"].sample(args.max_train_samples, args.seed)
     rows["dev"] = rows["dev"].sample(args.max_dev_samples, args.seed)
     from text_cls.neural import linear_training
 
-    linear_training.train(vars(args), defaults_of(args), labels, rows, files_of(args))
+    linear_training.train(vars(args), defaults_of(args), labels, rows, files_of(args), teaching)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from text_cls import linear_classifier, long_text_flags
+from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
 from text_cls.long_texts import CUT, WINDOWS, unread_text
 from text_cls.rows import LINE_BREAKS, one_line
@@ -74,11 +74,9 @@ def load_weights(checkpoint, device, environment):
 
 def encode_texts(checkpoint, texts, max_seq_length):
     """Tokens of texts, as `batching.Encoded` or `long_texts.Windows`."""
-    if checkpoint.is_linear:
-        return linear_classifier.encode(texts, max_seq_length)
-    from text_cls.neural.windows import encode_long
+    from text_cls.neural import windows
 
-    return encode_long(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length, checkpoint.long_texts)
+    return windows.encode_texts(checkpoint, texts, max_seq_length)
 
 
 class Predicted(NamedTuple):
@@ -101,21 +99,19 @@ def predict_texts(checkpoint, texts, max_seq_length, batch_size, with_passages=F
     with_passages: also for each label the passage that decided it, of a checkpoint that reads long texts in windows:
         the first character of the window with the highest logit, and the one after its last.
     """
-    from text_cls.neural.model import predict_logits, predict_passages
+    from text_cls.neural.model import predict_passages
     from text_cls.neural.onnx_logits import onnx_logits
+    from text_cls.neural.windows import logits_of_texts
     from text_cls.probabilities import sigmoid
     from text_cls.reference import token_counts
 
     tokens = encode_texts(checkpoint, texts, max_seq_length)
     is_windows = checkpoint.long_texts.mode == WINDOWS
-    passages = None
-    with onnx_logits(checkpoint, len(texts)):
-        if checkpoint.is_linear:
-            logits = checkpoint.model.logits(tokens)
-        elif is_windows and with_passages:
+    if is_windows and with_passages:
+        with onnx_logits(checkpoint, len(texts)):
             logits, passages = predict_passages(checkpoint.model, tokens, batch_size)
-        else:
-            logits = predict_logits(checkpoint.model, tokens, batch_size)
+    else:
+        logits, passages = logits_of_texts(checkpoint, tokens, batch_size), None
     counted = token_counts(tokens, getattr(checkpoint.tokenizer, "unk_token_id", None))
     return Predicted(sigmoid(logits), passages, tokens.truncated if is_windows else 0, counted)
 

@@ -13,10 +13,8 @@ The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +23,11 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import kept_runs
 from kept_runs import Run
-from project import DATA, run_script
+from project import DATA, run_script, texts_per_second
 from public_sets import LINEAR, micro_macro, read_set
 from random_model import random_checkpoint
 
-ROUNDS, LENGTH, NANO = 5, 128, "ernie-3.0-nano-zh"
+LENGTH, NANO = 128, "ernie-3.0-nano-zh"
 
 
 def parse_args(argv=None):
@@ -44,16 +42,6 @@ def planned(args):
     for name in args.sets:
         yield Run(f"linear-{name}", {"set": name, "model": "linear"})
         yield Run(f"linear-nano-{name}", {"set": name, "model": NANO})
-
-
-def texts_per_second(predictor, texts):
-    """From texts to probabilities, the median of some passes."""
-    seconds = []
-    for _ in range(ROUNDS + 1):  # the first warms up
-        started = time.perf_counter()
-        predictor.probabilities(texts)
-        seconds.append(time.perf_counter() - started)
-    return len(texts) / statistics.median(seconds[1:])
 
 
 def difference(predictor, train, labels, texts):

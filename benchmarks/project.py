@@ -6,6 +6,7 @@ The public sets are read from ../shared/data or from the folder in TEXT_CLASSIFI
 import importlib.util
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -51,6 +52,16 @@ def run_script(script, *flags):
     if answer.returncode:
         raise SystemExit(f"{script} exited with status {answer.returncode}:\n{answer.stderr}")
     return Finished(time.perf_counter() - started, cpu_seconds() - before, answer.stderr)
+
+
+def texts_per_second(predictor, texts, rounds=5):
+    """Speed of a `Predictor` from texts to probabilities, the median of some passes."""
+    seconds = []
+    for _ in range(rounds + 1):  # the first warms up
+        started = time.perf_counter()
+        predictor.probabilities(texts)
+        seconds.append(time.perf_counter() - started)
+    return len(texts) / statistics.median(seconds[1:])
 
 
 def cpu_seconds():

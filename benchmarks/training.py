@@ -100,7 +100,7 @@ def worker_train_py(args):
         "save_dir": f"{args.folder}/checkpoint",
     }
     train_args = train.parse_args([f"--{name}={value}" for name, value in flags.items()])
-    labels, rows = train.read_data(train_args)
+    labels, rows, _ = train.read_data(train_args)
     set_device("cpu")
     rows["train"] = rows["train"].sample(args.rows, train_args.seed)
     model, tokenizer = load_pretrained(str(args.folder), len(labels))

@@ -24,6 +24,7 @@ PRETRAINED, HEAD_START, TRAINERS, ZERO_SHOT, LONG_TEXTS = (
     PROJECT.load(f"benchmarks/{name}.py")
     for name in ("pretrained", "head_start", "trainers", "zero_shot", "long_texts")
 )
+TEACHER = load_script("benchmarks/teacher.py")
 SEARCH = load_script("benchmarks/search.py")  # another script has this name, too
 TINY = "--max_seq_length 16 --batch_size 8 --learning_rate 1e-3"
 BENCH = ROOT / ".venv-bench/bin/python"
@@ -71,6 +72,21 @@ def test_pretrained_scores_dev_and_says_what_is_finished(home, run, monkeypatch)
     monkeypatch.setattr(KEPT, "code", lambda: "new")
     assert "with other code than today's" in run(PRETRAINED.main, *flags, "--list")[1]
     assert "missing" in run(PRETRAINED.main, *flags[:-1], f"--training={TINY} --epochs 3", "--list")[1]
+
+
+def test_students_beside_their_teacher(home, run, monkeypatch):
+    monkeypatch.setattr(TEACHER, "DATA", home)
+    monkeypatch.setattr(TEACHER, "WIDTHS", {1: "1/2"})
+    alone, taught = f"{TINY} --epochs 2", f"{TINY} --epochs 1 --teacher_weight 0.5"
+    flags = ("--labelled", 90, f"--alone={alone}", f"--taught={taught}")
+    students = ["layers1-taught", "linear-alone", "linear-taught"]
+    assert run(TEACHER.main, *flags, "--only", "linear-taught-seed3")[0] != 0  # there is no teacher yet
+    status, output = run(TEACHER.main, *flags, "--only", "teacher-seed3", *(f"{name}-seed3" for name in students))
+    assert status == 0, output
+    lines = {line.split(" | ")[0][2:]: line for line in output.splitlines() if line.startswith("| ")}
+    assert sorted(lines) == sorted(["model", "---", "teacher", *students])
+    assert lines["linear-taught"].count("%") == 2 or "no gap" in lines["linear-taught"]
+    assert run(TEACHER.main, *flags, "--list")[1].count("finished") == 4
 
 
 def test_long_texts_are_scored_with_their_evidence(home, run, monkeypatch):

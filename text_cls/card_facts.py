@@ -26,6 +26,7 @@ NOT_SHOWN = {
     *("dataset_dir", "data_dir", "train_file", "dev_file", "test_file", "label_file", "train_set_file", "corpus_file"),
     *("similar_text_pair_file", "model_name", "model_name_or_path", "save_dir", "output_dir", "params_dir", "config"),
     *("resume", "resume_from_checkpoint", "save_minutes", "logging_steps", "log_steps", "num_workers", "visualdl_dir"),
+    *("teacher", "unlabelled", "soft_labels", "teacher_weight", "teacher_cache"),
     *("tracker", "tracker_dir", "do_train", "do_eval", "do_predict", "do_export", "export_type", "skip_blank"),
     *("recall_result_dir", "recall_result_file", "evaluate_result", "hnsw_m", "hnsw_ef", "hnsw_max_elements"),
 }
@@ -47,6 +48,7 @@ CARD = fields(
         "packages": map_of(TEXT),
         "python": TEXT,
         "commit": or_null(TEXT),
+        "teacher": fields({"name": TEXT, "weight": NUMBER, "rows": whole(0), "texts": whole(0)}),
         "pruned": fields({"width": NUMBER, "changed": map_of(ANY)}),
     },
 )

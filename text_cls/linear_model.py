@@ -13,6 +13,7 @@ from text_cls.cli import progress_bar
 
 LONGEST_NGRAM = 3
 LEAST_TEXTS, MOST_FEATURES = 2, 300_000
+LEAST_WEIGHT = 0.01  # of a row as an example for or against a label; below, it would only cost time
 WORTH_PROCESSES = 2e7  # n-grams x labels; with less work, a second process costs more time than it saves
 
 
@@ -72,7 +73,7 @@ def _share_a_character(texts):
     return False
 
 
-def fit(texts, targets, seed=3, calibrate=True, features=None):
+def fit(texts, targets, seed=3, calibrate=True, features=None, weights=None):
     """Trains a model of all labels.
 
     Args:
@@ -82,45 +83,49 @@ def fit(texts, targets, seed=3, calibrate=True, features=None):
             to the scores of a fifth of the rows, by a model of the other four fifths; with too few texts for that, by
             a model of all rows.
         features: `features_of(texts)`, if already computed.
+        weights: float array [rows]. Targets may then be between 0 and 1: a row counts as an example for a label with
+            its weight times the target, and against it with the rest of its weight.
     """
     features = features or features_of(texts)
-    targets = np.asarray(targets, dtype=bool)
+    targets = np.asarray(targets, dtype=bool if weights is None else np.float32)
     rows = np.arange(len(targets))
-    parts = _in_parts(_planes, features.matrix, targets, [(rows, None)], seed)
+    parts = _in_parts(_planes, features.matrix, targets, [(rows, None)], seed, weights)
     coef, intercept = (np.concatenate([part[i] for _, _, part in parts]) for i in range(2))
     calibration = None
     if calibrate:
-        test_rows = _folds(texts, targets, 5, seed)[0]
+        test_rows = _folds(texts, targets >= 0.5, 5, seed)[0]
         train_rows = np.setdiff1d(rows, test_rows) if len(test_rows) < len(rows) else rows
-        scores = _scores_by_split(features.matrix, targets, [(train_rows, test_rows)], seed)[test_rows]
+        scores = _scores_by_split(features.matrix, targets, [(train_rows, test_rows)], seed, weights)[test_rows]
         calibration = _platt(scores, targets[test_rows])
     return LinearModel(features.vectorizer, coef, intercept, calibration)
 
 
-def out_of_fold(texts, targets, folds=5, seed=3, features=None):
+def out_of_fold(texts, targets, folds=5, seed=3, features=None, weights=None, scored=None):
     """Scores and probabilities of each row by a model that was not trained on its text.
 
     N-grams and their weights come from all texts: they do not depend on the labels, and take longer than a fold.
     Folds come from `splitting.stratified_split`.
 
     Args:
-        texts, targets, features: as in `fit`.
+        texts, targets, features, weights: as in `fit`.
+        scored: number of rows to score, the first ones; the others are in the training of every fold. None for all.
         folds: number of models; fewer if there are fewer distinct texts.
     Returns:
-        (scores, probabilities), float32 arrays [rows, labels]. The sigmoid of each fold is fitted to the scores of the
-        other folds.
+        (scores, probabilities), float32 arrays [scored rows, labels]. The sigmoid of each fold is fitted to the scores
+        of the other folds.
     Raises:
         ValueError: all texts are the same.
     """
-    features = features or features_of(texts)
-    targets = np.asarray(targets, dtype=bool)
-    parts, rows = _folds(texts, targets, folds, seed), np.arange(len(targets))
+    features, scored = features or features_of(texts), len(targets) if scored is None else scored
+    targets = np.asarray(targets, dtype=bool if weights is None else np.float32)
+    parts, rows = _folds(texts[:scored], targets[:scored] >= 0.5, folds, seed), np.arange(len(targets))
     if len(parts) < 2:
         raise ValueError("out-of-fold scores need at least two distinct texts")
-    scores = _scores_by_split(features.matrix, targets, [(np.setdiff1d(rows, part), part) for part in parts], seed)
+    splits = [(np.setdiff1d(rows, part), part) for part in parts]
+    scores = _scores_by_split(features.matrix, targets, splits, seed, weights)[:scored]
     probabilities = np.empty_like(scores)
     for part in parts:
-        others = np.setdiff1d(rows, part)
+        others = np.setdiff1d(rows[:scored], part)
         probabilities[part] = _calibrated(scores[part], _platt(scores[others], targets[others]))
     return scores, probabilities
 
@@ -136,16 +141,16 @@ def _folds(texts, targets, folds, seed):
 # ------------------------------------------------------------------------------------------------------------- solving
 
 
-def _scores_by_split(matrix, targets, splits, seed):
+def _scores_by_split(matrix, targets, splits, seed, weights=None):
     """Scores, float32 [rows, labels], of the test rows of each split (train_rows, test_rows); 0 for other rows."""
     scores = np.zeros(targets.shape, dtype=np.float32)
-    for (_, test_rows), columns, part in _in_parts(_scores_of, matrix, targets, splits, seed):
+    for (_, test_rows), columns, part in _in_parts(_scores_of, matrix, targets, splits, seed, weights):
         scores[np.ix_(test_rows, columns)] = part
     return scores
 
 
-def _in_parts(solve, matrix, targets, splits, seed):
-    """[(split, columns, `solve(matrix, targets, split, columns, seed)`)] for parts of the labels, in their order.
+def _in_parts(solve, matrix, targets, splits, seed, weights=None):
+    """[(split, columns, `solve(matrix, targets, weights, split, columns, seed)`)] for parts of the labels, in order.
 
     Uses processes: liblinear has one random generator per process, so results of threads would depend on timing.
     """
@@ -156,7 +161,9 @@ def _in_parts(solve, matrix, targets, splits, seed):
     processes = cpu_count() if work > WORTH_PROCESSES else 1
     chunks = np.array_split(columns, min(len(columns), 4 * processes))
     jobs = [(split, chunk) for split in splits for chunk in chunks]
-    results = Parallel(processes, return_as="generator")(delayed(solve)(matrix, targets, *job, seed) for job in jobs)
+    results = Parallel(processes, return_as="generator")(
+        delayed(solve)(matrix, targets, weights, *job, seed) for job in jobs
+    )
     done = []
     with progress_bar(len(jobs), "part") as bar:
         for (split, chunk), result in zip(jobs, results):
@@ -165,26 +172,38 @@ def _in_parts(solve, matrix, targets, splits, seed):
     return done
 
 
-def _planes(matrix, targets, split, columns, seed):
+def _planes(matrix, targets, weights, split, columns, seed):
     """coef [columns, n-grams] and intercept [columns], fitted to the split's training rows."""
     from sklearn.svm import LinearSVC
 
     train_rows, _ = split
-    matrix = matrix[train_rows]
+    matrix, weights = matrix[train_rows], weights if weights is None else weights[train_rows]
     coef = np.zeros((len(columns), matrix.shape[1]), dtype=np.float32)
     intercept = np.zeros(len(columns), dtype=np.float32)
     for i, column in enumerate(columns):
-        target = targets[train_rows, column]
+        examples, target, weight = _examples(matrix, targets[train_rows, column], weights)
         if target.any() and not target.all():
-            svm = LinearSVC(random_state=seed).fit(matrix, target)
+            svm = LinearSVC(random_state=seed).fit(examples, target, weight)
             coef[i], intercept[i] = svm.coef_[0], svm.intercept_[0]
         else:
             intercept[i] = 1 if target.any() else -1
     return coef, intercept
 
 
-def _scores_of(matrix, targets, split, columns, seed):
-    coef, intercept = _planes(matrix, targets, split, columns, seed)
+def _examples(matrix, target, weights):
+    """The examples of a label: their features, a bool array whether they are for it, and their weights, or None.
+
+    A row with a target between 0 and 1 is two examples.
+    """
+    if weights is None:
+        return matrix, target, None
+    both = np.concatenate([weights * target, weights * (1 - target)])
+    kept = np.flatnonzero(both > LEAST_WEIGHT)
+    return matrix[kept % len(target)], kept < len(target), both[kept]
+
+
+def _scores_of(matrix, targets, weights, split, columns, seed):
+    coef, intercept = _planes(matrix, targets, weights, split, columns, seed)
     return matrix[split[1]].astype(np.float32) @ coef.T + intercept
 
 
@@ -194,12 +213,14 @@ def _scores_of(matrix, targets, split, columns, seed):
 def _platt(scores, targets):
     """(slope, offset) of the sigmoid that turns scores into probabilities, fitted to all labels at once.
 
+    targets: of the same shape as the scores, bool or from 0 to 1.
+
     By Newton's method, with Platt's smoothed targets, so that separable scores have a finite slope (Lin, Lin and Weng
     2007).
     """
     scores, targets = scores.ravel().astype(np.float64), targets.ravel()
     positive = targets.sum()
-    wanted = np.where(targets, (positive + 1) / (positive + 2), 1 / (len(targets) - positive + 2))
+    wanted = targets * (positive + 1) / (positive + 2) + (1.0 - targets) / (len(targets) - positive + 2)
     slope, offset = 0.0, np.log((positive + 1) / (len(targets) - positive + 1))
 
     def loss(slope, offset):

@@ -277,6 +277,18 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
     )
 
 
+def joined_windows(parts: Sequence[Windows]) -> Windows:
+    """The texts of several `Windows`, one after another."""
+    counts = np.concatenate([part.counts for part in parts])
+    return Windows(
+        joined([part.tokens for part in parts]),
+        np.cumsum([0, *counts], dtype=np.int64),
+        np.concatenate([part.spans for part in parts]),
+        sum(part.truncated for part in parts),
+        parts[0].pooling,
+    )
+
+
 def keep_ends(tokens: Encoded, max_length: int) -> Encoded:
     """Rows of at most `max_length` tokens: of a longer one, a quarter from its beginning, the rest from its end."""
     lengths, head = tokens.lengths, 1 + int(HEAD * (max_length - 2))

@@ -37,6 +37,10 @@ CHINESE_INPUT = {
     HEAD_TAIL: "最多读取 {length} 个 token，超长的文本只读开头和结尾",
     WINDOWS: "分窗口读取全文，每个窗口最多 {length} 个 token，最多 {most} 个窗口",
 }
+OTHER_FILES = {  # files that are no rows: what they are
+    "label.txt": "the labels",
+    **dict.fromkeys(("manifest.json", "model.safetensors", "model_state.pdparams"), "the teacher"),
+}
 UNKNOWN, UNKNOWN_CUT = "unknown", "how many rows that cuts is unknown"
 
 
@@ -251,6 +255,7 @@ def _data(facts, computes):
     yield f"| file | used for | rows | {_unit(computes)} per row | rows cut | SHA-256 |"
     yield f"|{' --- |' * 6}"
     purposes = {"train": "training", "dev": "choosing the checkpoint", "test": "scoring it once, at the end"}
+    purposes["unlabelled"] = "training, by the teacher's probabilities"
     purposes |= {"dev": "scoring it"} if computes == LINEAR else {}
     for split, found in data.items():
         digest = _code(sums.pop(found["file"], UNKNOWN))
@@ -259,7 +264,7 @@ def _data(facts, computes):
         more = f"{tokens:.1f}" if tokens is not None else UNKNOWN, f"{cut:.1%}" if cut is not None else UNKNOWN
         yield f"| {' | '.join((*cells, *more, digest))} |"
     for name, digest in sums.items():
-        purpose = "the labels" if name == "label.txt" else "" if data else UNKNOWN
+        purpose = OTHER_FILES.get(name, "" if data else UNKNOWN)
         yield f"| {_file(name)} | {purpose} | | | | {_code(digest)} |"
 
 
@@ -276,6 +281,11 @@ def _training(facts, computes):
     else:
         yield f"- Base model: {_code(base) if base else UNKNOWN}."
     yield f"- Trained by: {_arguments(script, changed)}"
+    if teacher := facts.get("teacher"):
+        yield (
+            f"- Teacher: {_code(teacher['name'])}. Its probabilities of {teacher['rows']:,} rows with labels and of "
+            f"{teacher['texts']:,} texts without are targets as well, with the weight {teacher['weight']:g}."
+        )
     yield f"- Time, with evaluation: {_duration(seconds) if seconds is not None else UNKNOWN}."
     packages = {**facts.get("packages", {}), **({"Python": facts["python"]} if facts.get("python") else {})}
     yield f"- Versions: {', '.join(f'{name} {version}' for name, version in packages.items()) or UNKNOWN}."

@@ -179,7 +179,7 @@ def read_descriptions(path: str | os.PathLike, labels: Labels, problems: Problem
         if not tab or "\t" in description or not description.strip():
             problems.add(f"{path}:{number}: a line is label<TAB>description")
         elif i is None:
-            problems.add(_unknown_message, path, number, name.strip(), labels)
+            problems.add(unknown_message, path, number, name.strip(), labels)
         else:
             found.setdefault(labels.names[i], []).append(description.strip())
     return found
@@ -434,7 +434,7 @@ def _label_set(names, labels, path, number, problems, respelled):
         if i is None:
             i = labels.find(name)
             if i is None:
-                problems.add(_unknown_message, path, number, name, labels)
+                problems.add(unknown_message, path, number, name, labels)
                 continue
             respelled[name, labels.names[i]] += 1
         named.add(i)
@@ -444,7 +444,7 @@ def _label_set(names, labels, path, number, problems, respelled):
     return named, closed
 
 
-def _unknown_message(path, number, name, labels):
+def unknown_message(path, number, name, labels):
     where = f"{path}:{number}:"
     if not tidy_name(name):
         return f"{where} empty label; delete the extra comma"

@@ -43,7 +43,9 @@ def start_head(options, checkpoint, rows, tokens):
     model, start = checkpoint.model, options.head_start
     layer, reason = _classifier(model)
     if start is None:
-        start = "random" if reason or options.init_from_ckpt or _is_trained(layer) else DEFAULT
+        # With fewer layers than it was trained on, a classifier gets features that it does not know.
+        is_kept = reason or options.init_from_ckpt or not options.layers and _is_trained(layer)
+        start = "random" if is_kept else DEFAULT
         if start == "random":
             logger.info("Classifier: %s", reason or "trained before, and kept as it is")
     if start == "random":

@@ -19,10 +19,13 @@ from text_cls.neural.checkpoint import (
     save_checkpoint,
 )
 from text_cls.neural.run_file import read_run
+from text_cls.neural.teaching import Teaching
 from text_cls.probabilities import sigmoid
 from text_cls.reference import make_reference, token_counts
 from text_cls.rows import Labels, Rows
 from text_cls.scores import scores
+from text_cls.soft_targets import SoftTargets
+from text_cls.teacher_flags import NAMES
 from text_cls.tokenization import CodePoints
 from text_cls.trackers import Trackers
 
@@ -30,6 +33,7 @@ from text_cls.trackers import Trackers
 FLAGS = {
     *("dataset_dir", "train_file", "dev_file", "test_file", "label_file", "max_train_samples", "max_dev_samples"),
     *("model_name", "device", "seed", "save_dir", "tracker", "tracker_dir", "visualdl_dir", "config"),
+    *NAMES,
 }
 PACKAGES = ("scikit-learn", "scipy", "numpy")
 MOST_WEIGHTS = 1 << 28  # n-grams times labels, 1 GiB; an ONNX file takes 2
@@ -49,7 +53,12 @@ def argument_problems(arguments: dict, defaults: dict) -> Iterator[str | None]:
 
 
 def train(
-    arguments: dict, defaults: dict, labels: Labels, rows: dict[str, Rows], files: dict[str, tuple[str, str]]
+    arguments: dict,
+    defaults: dict,
+    labels: Labels,
+    rows: dict[str, Rows],
+    files: dict[str, tuple[str, str]],
+    teaching: Teaching | None = None,
 ) -> None:
     """Trains a linear model on checked data, and writes the checkpoint.
 
@@ -57,6 +66,7 @@ def train(
         arguments, defaults: of the script.
         rows: {"train", "dev" and perhaps "test": labelled rows}.
         files: {"label", "train", ...: (name, path)} of the data files.
+        teaching: what is learnt from besides the labels.
     """
     started, seed, save_dir = time.monotonic(), arguments["seed"], arguments["save_dir"]
     trackers = Trackers(
@@ -67,13 +77,15 @@ def train(
     )
     try:
         trackers.arguments(arguments)
-        model, decision = fit(rows["train"], labels, seed)
+        soft = teaching and teaching.targets(rows)
+        model, decision = fit(rows["train"], labels, seed, soft, rows.get("unlabelled"))
         tokens = {split: encode(part.texts) for split, part in rows.items()}
         paths = {name: path for name, path in files.values()}
         run = {"kind": "classification", **describe_run(arguments, paths, PACKAGES), "chosen": ["max_seq_length"]}
         run["arguments"] = {**arguments, "max_seq_length": LONGEST}
         card = {"changed": changed_arguments(arguments, defaults), "decided": in_words(decision)}
         card |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
+        card |= {"teacher": teaching.card(soft)} if soft else {}
         card["scores"], reference = {}, None
         for split in [split for split in ("dev", "test") if split in rows]:
             gold, probabilities = rows[split].multi_hot(len(labels)), sigmoid(model.logits(tokens[split]))
@@ -95,27 +107,38 @@ def train(
     logger.info("Save linear text classification model in %s (%.0f s)", save_dir, time.monotonic() - started)
 
 
-def fit(rows: Rows, labels: Labels, seed: int) -> tuple[LinearClassifier, Decision]:
+def fit(
+    rows: Rows, labels: Labels, seed: int, soft: SoftTargets | None = None, unlabelled: Rows | None = None
+) -> tuple[LinearClassifier, Decision]:
     """A model of labelled rows, and a decision whose thresholds are fitted to them, each row scored by a model of
-    others."""
-    texts, targets = [text[:LONGEST] for text in rows.texts], rows.multi_hot(len(labels))
+    others.
+
+    Args:
+        soft: targets of these rows and of the texts without labels, `unlabelled`, to which thresholds are not fitted.
+    """
+    texts, gold = [text[:LONGEST] for text in rows.texts], rows.multi_hot(len(labels))
+    targets, weights, count = gold, None, len(rows)
+    if soft:
+        texts += [text[:LONGEST] for text in unlabelled.texts] if unlabelled else []
+        targets, weights = soft.mixed(gold)
     most = min(linear_model.MOST_FEATURES, max(1, MOST_WEIGHTS // len(labels)))
     features = linear_model.features_of(texts, most)
-    count = features.matrix.shape[1]
-    logger.info("Linear model: TF-IDF of %d n-grams of characters, one linear SVM per label; on the CPU", count)
-    if count == most < linear_model.MOST_FEATURES:
+    ngrams = features.matrix.shape[1]
+    logger.info("Linear model: TF-IDF of %d n-grams of characters, one linear SVM per label; on the CPU", ngrams)
+    if ngrams == most < linear_model.MOST_FEATURES:
         logger.warning(
             "Only the %d most frequent n-grams are used, so that %d labels fit into memory", most, len(labels)
         )
-    model = linear_model.fit(texts, targets, seed, features=features)
+    model = linear_model.fit(texts, targets, seed, features=features, weights=weights)
     decision = Decision()
-    if len(set(texts)) >= FEWEST_TEXTS:
+    if len(set(texts[:count])) >= FEWEST_TEXTS:
         logger.info("Fitting thresholds to the training rows, each scored by a model of other rows ...")
-        _, unseen = linear_model.out_of_fold(texts, targets, seed=seed, features=features)
-        folds = draw_folds(targets, texts, seed)
-        decision, predicted = chosen_decision(decision, unseen, targets, folds, labels.parents, seed)
+        given = {"seed": seed, "features": features, "weights": weights, "scored": count}
+        _, unseen = linear_model.out_of_fold(texts, targets, **given)
+        folds = draw_folds(gold, texts[:count], seed)
+        decision, predicted = chosen_decision(decision, unseen, gold, folds, labels.parents, seed)
         what = "as fitted ones gain no more than chance" if decision == Decision() else "fitted, in decision.json"
-        micro, macro = figures(targets, predicted)[2:4]
+        micro, macro = figures(gold, predicted)[2:4]
         form = "Thresholds: %s (%s). Train, out of fold: micro f1 score: %.5f, macro f1 score: %.5f"
         shown = "one per label" if isinstance(decision.threshold, tuple) else f"{decision.threshold:g}"
         logger.info(form, shown, what, micro / 100, macro / 100)

@@ -47,6 +47,7 @@ FREE_ON_RESUME = {
     "save_minutes",
     "seeds",
     "test_file",
+    "teacher_cache",
     "tracker",
     "tracker_dir",
     "visualdl_dir",

@@ -121,6 +121,8 @@ class Steps:
         layer: the Paddle layer that a step runs; the model by default.
     """
 
+    targets = ("labels",)  # names of what `targets_of` returns
+
     def __init__(self, options, checkpoint, rows, tokens, loss=None, layer=None):
         import paddle
 
@@ -152,8 +154,11 @@ class Steps:
         weight = np.ones(len(mine), dtype=np.float32)
         if not len(mine):  # all processes must take part in the exchange of gradients
             mine, weight = batch[:1], np.zeros(1, dtype=np.float32)
-        labels = self.rows.multi_hot(len(self.checkpoint.labels), mine, np.float32)
-        return {**self.tokens.batch(mine), "labels": labels, "weight": weight}
+        return {**self.tokens.batch(mine), **self.targets_of(mine), "weight": weight}
+
+    def targets_of(self, rows):
+        """{name: numpy array} of what `compare` needs besides the logits of some rows."""
+        return {"labels": self.rows.multi_hot(len(self.checkpoint.labels), rows, np.float32)}
 
     def parts_of(self, batch):
         """The `inputs_of` a batch, in as many parts as memory needs."""
@@ -173,8 +178,12 @@ class Steps:
 
     def losses(self, inputs):
         """One loss per row: float32 tensor [rows]."""
-        labels = inputs.pop("labels")
-        return self.loss(self.logits(inputs), smoothed(labels, self.options.label_smoothing)).mean(axis=1)
+        targets = {name: inputs.pop(name) for name in self.targets}
+        return self.compare(self.logits(inputs), **targets)
+
+    def compare(self, logits, labels):
+        """One loss per row: float32 tensor [rows]. logits, labels: float32 tensors [rows, labels]."""
+        return self.loss(logits, smoothed(labels, self.options.label_smoothing)).mean(axis=1)
 
     def logits(self, inputs):
         """float32 tensor [rows, labels]"""

@@ -20,10 +20,12 @@ from text_cls.files import remove_folder, sha256
 from text_cls.long_texts import WINDOWS, Windows
 from text_cls.neural.averaging import Average, NoAverage
 from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
+from text_cls.neural.distillation import TaughtSteps, TaughtWindowSteps, with_unlabelled
 from text_cls.neural.evaluation import Evaluation
+from text_cls.neural.fewer_layers import load_with_layers
 from text_cls.neural.head_start import reads_labels, start_head, texts_of_label
 from text_cls.neural.losses import make_loss
-from text_cls.neural.model import encode, load_pretrained, log_model, longest_input
+from text_cls.neural.model import encode, log_model, longest_input
 from text_cls.neural.plateau import Plateau
 from text_cls.neural.pooling import start_pooling
 from text_cls.neural.run_file import read_run
@@ -36,7 +38,7 @@ from text_cls.neural.windows import WindowSteps, encode_long, log_lengths
 from text_cls.reference import make_reference, token_counts
 
 
-def train(options, labels, rows, arguments, files, environment, progress, defaults=None):
+def train(options, labels, rows, arguments, files, environment, progress, defaults=None, teaching=None):
     """Trains a classifier on checked data.
 
     Args:
@@ -47,23 +49,29 @@ def train(options, labels, rows, arguments, files, environment, progress, defaul
         environment: lines for the log.
         progress: `Progress` to continue from.
         defaults: of the arguments, as a dict, for the model card.
+        teaching: `Teaching`, what is learnt from besides the labels; None for nothing.
     Returns:
         the exit status: 0, or 128 + the number of the signal that stopped the run.
     """
     checked = {name: path for split, (name, path) in files.items() if split != "test"}
+    soft = teaching and teaching.targets(rows)
     run = start_run(options, arguments, checked, progress, defaults=defaults)
     if "test" in files:  # a resumed run may have another one
         name, path = files["test"]
         run["data"][name] = sha256(path, again=True)
     model, tokenizer, state = load_start(
-        options, run, progress, lambda name: load_pretrained(name, len(labels), pooling=start_pooling(options, name))
+        options,
+        run,
+        progress,
+        lambda name: load_with_layers(name, len(labels), start_pooling(options, name), options.layers),
     )
     tokens = make_ready(options, model, tokenizer, rows, environment, progress)
     if counts := use_vocabulary(model, options, all_tokens(options, model, tokenizer, labels, tokens)):
         logger.info("Vocabulary: the texts use %d of %d tokens; only their vectors are trained", *counts)
     run["card"] |= describe_data(labels, rows, tokens, {split: name for split, (name, _) in files.items()})
+    run["card"] |= {"teacher": teaching.card(soft)} if soft else {}
     checkpoint = Checkpoint(model, tokenizer, labels, Decision(), run, long_texts=options.reading)
-    trainer = make_trainer(options, checkpoint, rows, tokens, progress)
+    trainer = make_trainer(options, checkpoint, rows, tokens, progress, soft)
     return trainer.run(state)
 
 
@@ -95,13 +103,17 @@ def all_tokens(options, model, tokenizer, labels, tokens):
     return found
 
 
-def make_trainer(options, checkpoint, rows, tokens, progress):
-    """The `Trainer` of a classifier."""
+def make_trainer(options, checkpoint, rows, tokens, progress, soft=None):
+    """The `Trainer` of a classifier. soft: `SoftTargets` of the training rows and of the texts without labels."""
     loss = make_loss(options.loss, rows["train"].support(len(checkpoint.labels)), len(rows["train"]))
-    kind = WindowSteps if options.long_texts == WINDOWS else Steps
-    steps = kind(options, checkpoint, rows["train"], tokens["train"], loss)
-    evaluation = Evaluation(options, checkpoint, loss)
+    windows = options.long_texts == WINDOWS
     start = functools.partial(start_head, options, checkpoint, rows["train"], tokens["train"])
+    if soft:
+        tokens, kind = with_unlabelled(tokens), TaughtWindowSteps if windows else TaughtSteps
+        steps = kind(options, checkpoint, rows["train"], tokens["train"], loss, soft)
+    else:
+        steps = (WindowSteps if windows else Steps)(options, checkpoint, rows["train"], tokens["train"], loss)
+    evaluation = Evaluation(options, checkpoint, loss)
     return Trainer(options, checkpoint, rows, tokens, progress, steps, evaluation, TrainingLog(options), start)
 
 

@@ -31,6 +31,7 @@ class TrainingOptions(Options):
     model_name: str = "ernie-3.0-medium-zh"
     init_from_ckpt: str | None = None
     pooling: str | None = None
+    layers: int | None = None
     device: str = "gpu"
 
     batch_size: int = 32

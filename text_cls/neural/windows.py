@@ -6,9 +6,11 @@ before the loss, as in learning from bags of examples (Ilse et al. 2018, arXiv:1
 
 import numpy as np
 
+from text_cls import linear_classifier
 from text_cls.cli import logger
 from text_cls.long_texts import CUT, HEAD_TAIL, MAX, Windows, keep_ends, make_windows
-from text_cls.neural.model import encode
+from text_cls.neural.model import encode, predict_logits
+from text_cls.neural.onnx_logits import onnx_logits
 from text_cls.neural.steps import Steps
 
 NO_LIMIT = 1 << 30  # tokens
@@ -35,6 +37,21 @@ def encode_long(texts, tokenizer, model, max_seq_length, how):
         return encode(some, tokenizer, model, max_seq_length + 1)
 
     return make_windows(texts, count, max_seq_length - fixed, how, one_more)
+
+
+def encode_texts(checkpoint, texts, max_seq_length):
+    """Tokens of texts as a loaded `Checkpoint` reads them: `Encoded`, or `Windows`."""
+    if checkpoint.is_linear:
+        return linear_classifier.encode(texts, max_seq_length)
+    return encode_long(texts, checkpoint.tokenizer, checkpoint.model, max_seq_length, checkpoint.long_texts)
+
+
+def logits_of_texts(checkpoint, tokens, batch_size):
+    """Logits of the tokens that `encode_texts` returned: float32 array [texts, labels]."""
+    if checkpoint.is_linear:
+        return checkpoint.model.logits(tokens)
+    with onnx_logits(checkpoint, len(tokens)):
+        return predict_logits(checkpoint.model, tokens, batch_size)
 
 
 def log_lengths(name, tokens, max_seq_length, max_windows):
@@ -93,7 +110,7 @@ class WindowSteps(Steps):
         return {
             **self.tokens.tokens.batch(np.concatenate(windows)),
             "counts": np.array([*map(len, windows)], dtype=np.int64),
-            "labels": self.rows.multi_hot(len(self.checkpoint.labels), rows, np.float32),
+            **self.targets_of(rows),
             "weight": np.full(len(rows), 0.0 if empty else 1.0, dtype=np.float32),
         }
 
