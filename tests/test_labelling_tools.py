@@ -13,7 +13,7 @@ from labelling_exports import doccano_export, studio_export
 import doccano
 from text_cls.cli import Problems
 from text_cls.inputs import one_run
-from text_cls.labelling_tools import DOCCANO, LABEL_STUDIO, Tool, deepest, studio_control, studio_interface
+from text_cls.labelling_tools import DOCCANO, LABEL_STUDIO, Control, Tool, deepest, studio_controls, studio_interface
 from text_cls.prediction import check_files, predict_file
 from text_cls.rows import Labels
 from text_cls.table_flags import TableOptions
@@ -136,20 +136,22 @@ def test_setup_files(tmp_path):
 
 
 def test_the_interface_is_read_back():
-    assert [*studio_control(studio_interface(FLAT))] == [("choices", "label", "text", "text")]
+    assert studio_controls(studio_interface(FLAT)) == [Control("choices", "label", "text", "text", {*FLAT.names})]
     assert [each.get("value") for each in ElementTree.fromstring(studio_interface(FLAT)).iter("Choice")] == FLAT.names
-    assert [*studio_control(studio_interface(TREE))] == [("taxonomy", "label", "text", "text")]
-    config = (
-        '<View><!-- a comment --><Image name="i" value="$i"/><Choices name="x" toName="i"/>'
-        '<Text name="t" value="$body"/><Choices name="topic" toName="t"/></View>'
-    )
-    assert [*studio_control(config)] == [("choices", "topic", "t", "body")]
+    assert studio_controls(studio_interface(TREE)) == [Control("taxonomy", "label", "text", "text", {*TREE.names})]
+    config = """<View><!-- a comment --><Image name="i" value="$i"/><Choices name="x" toName="i"/>
+        <Text name="t" value="$body"/><Choices name="topic" toName="t"><View><Choice value="a"/></View></Choices>
+        <Choices name="given" toName="t" value="$choices"/>
+        <Taxonomy name="tree" toName="t"><Choice value="甲" alias="A"><Choice value="乙"/></Choice></Taxonomy></View>"""
+    topic, given, tree = studio_controls(config)
+    assert topic == Control("choices", "topic", "t", "body", {"a"})
+    assert given == Control("choices", "given", "t", "body", None) and tree.labels == {"A", "A##乙"}
 
 
 @pytest.mark.parametrize("config", ["", "<View>", "no", '<!DOCTYPE x [<!ENTITY a "b">]><View/>'])
 def test_an_interface_that_is_none(config):
     with pytest.raises(ValueError, match="the labelling interface"):
-        list(studio_control(config))
+        studio_controls(config)
 
 
 # ------------------------------------------------------------------------------------------------------------- scripts

@@ -5,13 +5,13 @@ What is annotated there and exported, data/doccano.py reads.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from text_cls.cli import logger
 from text_cls.files import atomic_write
-from text_cls.label_tree import parent_path, paths_to, split_path
+from text_cls.label_tree import SEPARATOR, parent_path, paths_to, split_path
 from text_cls.rows import Labels
 
 DOCCANO, LABEL_STUDIO = "doccano", "label_studio"
@@ -122,8 +122,23 @@ def studio_interface(labels: Labels) -> str:
     return ElementTree.tostring(view, encoding="unicode")
 
 
-def studio_control(config: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yields (kind, name of the control, name of the text, its field in a task's data) of an interface's controls.
+@dataclass(frozen=True)
+class Control:
+    """A <Choices> or <Taxonomy> of a labelling interface for a text.
+
+    kind: `CHOICES` or `TAXONOMY`. name, text: of the tags. field: of a task's data, with the text. labels: those that
+    can be chosen; None if they come with the task.
+    """
+
+    kind: str
+    name: str
+    text: str
+    field: str
+    labels: frozenset[str] | None
+
+
+def studio_controls(config: str) -> list[Control]:
+    """The controls of a labelling interface that label a text as a whole.
 
     Raises:
         ValueError: it is no XML, or has a document type, which could make a small file large.
@@ -134,8 +149,24 @@ def studio_control(config: str) -> Iterator[tuple[str, str, str, str]]:
         root = ElementTree.fromstring(config)
     except ElementTree.ParseError as error:
         raise ValueError(f"the labelling interface is no XML: {error}") from error
-    texts = {tag.get("name"): tag.get("value", "").removeprefix("$") for tag in root.iter("Text")}
+    fields = {tag.get("name"): tag.get("value", "").removeprefix("$") for tag in root.iter("Text")}
+    found = []
     for tag in root.iter():
-        text = tag.get("toName")
-        if tag.tag in ("Choices", "Taxonomy") and text in texts and tag.get("name"):
-            yield tag.tag.lower(), tag.get("name"), text, texts[text]
+        text, kind = tag.get("toName"), tag.tag.lower()
+        if tag.tag in ("Choices", "Taxonomy") and text in fields and tag.get("name"):
+            labels = None if tag.get("value") else frozenset(_choices(tag))
+            found.append(Control(kind, tag.get("name"), text, fields[text], labels))
+    return found
+
+
+def _choices(control):
+    """Yields the labels of a control, those of a tree as paths."""
+    waiting = [(control, ())]
+    while waiting:
+        node, above = waiting.pop()
+        for inner in node:
+            path = above
+            if inner.tag == "Choice":
+                path = (*above, inner.get("alias") or inner.get("value", ""))
+                yield SEPARATOR.join(path)
+            waiting.append((inner, path))  # <View> and the like may be around choices
