@@ -180,7 +180,8 @@ def label_studio_server(folder):
     off = dict.fromkeys(("COLLECT_ANALYTICS", "LATEST_VERSION_CHECK"), "false")
     off |= dict.fromkeys(("SENTRY_DSN", "FRONTEND_SENTRY_DSN"), "")
     env = {**os.environ, **off, "LABEL_STUDIO_BASE_DATA_DIR": str(folder / "label-studio")}
-    env["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] = "true"
+    # By default it talks to no server in a private network.
+    env |= {"LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true", "USE_DEFAULT_BANNED_SUBNETS": "false"}
     words = [venv / "bin" / "label-studio", "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
     words += ["--username", USER, "--password", PASSWORD, "--user-token", TOKEN]
     with started(words, log, env) as process:

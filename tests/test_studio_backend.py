@@ -31,6 +31,12 @@ def ask(client, config, texts, field="text", **more):
     )
 
 
+def test_annotations_are_ignored(backend):
+    client, _, _ = backend()
+    answer = client.post("/label_studio/webhook", json={"action": "ANNOTATION_CREATED", "task": {"data": {"text": "好"}}})
+    assert answer.status_code == 200 and answer.json() == {}
+
+
 @pytest.mark.parametrize(("bundle", "kind"), [("news", "taxonomy"), ("reviews", "choices")])
 def test_predictions_are_those_of_the_route(backend, bundle, kind):
     client, labels, config = backend(bundle)

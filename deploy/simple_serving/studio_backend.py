@@ -1,7 +1,8 @@
 """Suggestions while people label: the protocol of Label Studio's ML backends (https://labelstud.io/guide/ml).
 
 The routes are there with --label_studio. Label Studio asks /label_studio/health and /label_studio/setup when a user
-connects the model, and /label_studio/predict for the predictions of tasks.
+connects the model, and /label_studio/predict for the predictions of tasks. It also tells /label_studio/webhook of every
+annotation, which a model that learns would use: here nothing is done with them.
 """
 
 import json
@@ -36,6 +37,13 @@ def add_label_studio(app, state, label):
         async def answer(body, _):
             control_of(state.service, text_of(read(body), "schema"))
             return json.dumps({"model_version": version_of(state.service)}).encode()
+
+        return await label(request, state.service, state.service.task, answer)
+
+    @app.post(f"{ROUTE}/webhook", include_in_schema=False)
+    async def webhook(request: Request):
+        async def answer(body, _):
+            return b"{}"
 
         return await label(request, state.service, state.service.task, answer)
 
