@@ -8,10 +8,12 @@ REQUIREMENTS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt |
 READY := $(VENV)/.ready-$(shell cat $(REQUIREMENTS) requirements/dev.txt requirements/constraints.txt requirements/extras/*.txt | cksum | cut -d' ' -f1)
 
 S3_READY := .venv-s3/.ready-$(shell cksum < tests/requirements-s3.txt | cut -d' ' -f1)
+DOCCANO_READY := .venv-doccano/.ready-$(shell cksum < tests/requirements-doccano.txt | cut -d' ' -f1)
+STUDIO_READY := .venv-label-studio/.ready-$(shell cksum < tests/requirements-label-studio.txt | cut -d' ' -f1)
 TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt requirements/constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup triton-setup s3-setup bench-setup clean
+.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup s3-setup bench-setup clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -78,6 +80,11 @@ endef
 test: test-setup  ## Run the tests
 	$(BIN)/python -m pytest
 
+test-tools: setup  ## Run the tests with the real doccano and Label Studio, which take minutes to start
+	@$(MAKE) --no-print-directory tools-setup || \
+		echo "A labelling tool could not be installed (see above); its tests are skipped"
+	$(BIN)/python -m pytest -m tools -n 0 tests/test_real_labelling_tools.py
+
 # What some tests need beyond the requirements: hnswlib, compiled here, a browser, servers of Triton and S3.
 test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Ray, trackers, Optuna, Chromium, Triton, S3
 	@$(MAKE) --no-print-directory triton-setup || \
@@ -108,6 +115,15 @@ $(S3_READY):
 	@rm -f .venv-s3/.ready-*
 	$(PYTHON) -m venv .venv-s3
 	.venv-s3/bin/python -m pip install --quiet -r tests/requirements-s3.txt
+	@touch $@
+
+tools-setup: $(DOCCANO_READY) $(STUDIO_READY)  ## Create .venv-doccano and .venv-label-studio, the tools of make test-tools
+
+$(DOCCANO_READY) $(STUDIO_READY):
+	@rm -f $(@D)/.ready-*
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r tests/requirements-$(subst .venv-,,$(@D)).txt
 	@touch $@
 
 # The server runs Python models in a program linked against libpython, which Debian's Python does not include.

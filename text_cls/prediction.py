@@ -33,6 +33,7 @@ def check_files(
     longest=None,
     tables=None,
     with_evidence=False,
+    tool=None,
 ):
     """The `Job` to predict a file: rows of text, or a table, as its name ends. Adds what is wrong to `problems`.
 
@@ -44,6 +45,7 @@ def check_files(
         longest: maximum characters per text.
         tables: `TableOptions`.
         with_evidence: a column for the passages that decided the labels.
+        tool: the `labelling_tools.Tool` that is to import the output.
     """
     tables, texts, target, is_table = tables or TableOptions(), None, None, extension(path) in READABLE
     with problems.collect():
@@ -56,14 +58,16 @@ def check_files(
             problems.add(f"--{flag} is for tables; {path} does not end with {', '.join(READABLE)}")
     if output:
         levels = _level_columns(tables.level_columns, labels, problems) if labels else []
-        target = Output(output, levels, with_scores, tables.excel_safe, with_evidence)
+        target = Output(output, levels, with_scores, tables.excel_safe, with_evidence, tool)
         for problem in target.problems(texts):
             problems.add(problem)
-        if is_table and not target.is_table and not problems.count:
+        if is_table and not (target.is_table or tool) and not problems.count:
             formats = "a .csv, .tsv, .jsonl or .parquet file"
             logger.info("%s gets only texts and labels; for all columns, name %s", output, formats)
     elif tables.excel_safe or tables.level_columns is not None:
         problems.add("--excel_safe and --level_columns need a table to write, --output_file")
+    if tool and not output:
+        problems.add(f"--for {tool.name} needs a file to write, --output_file")
     return Job(texts, target)
 
 
@@ -134,12 +138,15 @@ def predict_file(job, predict, log_row):
         if done != texts.count:
             raise UserError(changed(texts.path))
     if output:
-        logger.info("Prediction results save in %s: %d rows", output.path, done)
-    if blank and texts.is_table:
+        written = done - blank if output.tool else done
+        logger.info("Prediction results save in %s: %d rows", output.path, written)
+    if blank and output and output.tool:
+        logger.info("%d of %d rows of %s have no text and are left out", blank, done, texts.path)
+    elif blank and texts.is_table:
         logger.info("%d of %d rows of %s have no text, and so no labels", blank, done, texts.path)
     elif blank:
         logger.info("%d of %d rows are blank lines of %s; --skip_blank leaves them out", blank, done, texts.path)
-    if broken and not (output and output.is_table):
+    if broken and not (output and (output.is_table or output.tool)):
         logger.info("%d texts contain %s; their rows have spaces there", broken, LINE_BREAKS)
     if bare:
         remedy = (
@@ -147,6 +154,8 @@ def predict_file(job, predict, log_row):
             "thresholds to labelled rows"
         )
         logger.info("%d of %d rows have no label, as none is above its threshold; %s", bare, done - blank, remedy)
+    if output and output.tool:
+        output.tool.log_next_steps(output.path)
 
 
 def _answers(window, predict):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from text_cls.files import atomic_write
 from text_cls.label_tree import levels_of
+from text_cls.labelling_tools import ENDS, LABEL_STUDIO, Tool
 from text_cls.rows import format_row, one_line
 from text_cls.table_texts import extension
 from text_cls.tables import cell_text
@@ -28,7 +29,8 @@ class Output:
     """A file for predictions.
 
     levels: names of the columns for labels by level. with_scores: whether rows of text have them; tables always do.
-    with_evidence: whether there is a column for the passages that decided the labels.
+    with_evidence: whether there is a column for the passages that decided the labels. tool: the labelling tool that is
+    to import the file; it is then no table.
     """
 
     path: str
@@ -36,10 +38,11 @@ class Output:
     with_scores: bool = False
     excel_safe: bool = False
     with_evidence: bool = False
+    tool: Tool | None = None
 
     @property
     def is_table(self):
-        return extension(self.path) in WRITABLE
+        return not self.tool and extension(self.path) in WRITABLE
 
     @property
     def columns(self):
@@ -49,15 +52,20 @@ class Output:
     def problems(self, texts):
         """Yields why this file cannot be written. texts: the `TextFile` or `TableFile`, None if it cannot be read."""
         kind = extension(self.path)
-        if kind in SPREADSHEETS:
+        if self.tool:
+            if kind != (end := ENDS[self.tool.name]):
+                yield f"--for {self.tool.name} writes what {self.tool.title} imports; name an --output_file with {end}"
+        elif kind in SPREADSHEETS:
             yield f"--output_file {self.path}: workbooks are only read; write a .csv file, which Excel opens"
-        if kind in (".json", ".ndjson"):
+        elif kind in (".json", ".ndjson"):
             yield f"--output_file {self.path}: call it .jsonl; each row will be a JSON object in a line"
-        if kind == ".parquet":
+        elif kind == ".parquet":
             importlib.import_module("pyarrow")  # if it is missing, that is known before anything is predicted
         if self.excel_safe and kind not in (".csv", ".tsv"):
             yield f"--excel_safe is for .csv and .tsv files; --output_file {self.path} is none"
-        if self.levels and not self.is_table:
+        if self.levels and self.tool:
+            yield f"--level_columns is for tables, not for --for {self.tool.name}; leave it out"
+        elif self.levels and not self.is_table:
             yield f"--level_columns needs a table to write: an --output_file that ends with {', '.join(WRITABLE)}"
         if texts and self.is_table:
             for name in self.columns:
@@ -74,9 +82,12 @@ class Output:
         file appears whole, or not at all.
         """
         write = {".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".parquet": _parquet}.get(extension(self.path), _rows)
+        write = _tasks if self.tool else write
         with atomic_write(self.path) as file, write(file, texts, self) as write_window:
             in_cells = self.with_evidence and self.is_table and texts.is_table
             yield _in_cells(texts, write_window) if in_cells else write_window
+        if self.tool:
+            self.tool.write_setup(self.path)
 
     def added(self, names, scores, passages=()):
         """The added values of a row: {column: list}."""
@@ -178,10 +189,42 @@ def _csv(file, texts, output):
 def _json(file, texts, output):
     def write(window, answers):
         for record, answer in zip(window.records, answers):
-            record = {name: None if value != value else value for name, value in record.items()}  # JSON has no NaN
-            file.write(json.dumps(record | output.added(*answer), ensure_ascii=False, default=plain) + "\n")
+            file.write(_json_text(_with_null(record) | output.added(*answer)) + "\n")
 
     yield write
+
+
+def _with_null(record):
+    return {name: None if value != value else value for name, value in record.items()}  # JSON has no NaN
+
+
+def _json_text(value):
+    return json.dumps(value, ensure_ascii=False, default=plain)
+
+
+@contextlib.contextmanager
+def _tasks(file, texts, output):
+    """Rows for a labelling tool, which would refuse those without a text."""
+    # The only column of the text comes back as the text.
+    hidden = texts.text_columns if len(texts.text_columns) == 1 else ()
+    is_array = output.tool.name == LABEL_STUDIO
+    before = "[\n" if is_array else ""
+
+    def write(window, answers):
+        nonlocal before
+        for text, record, answer in zip(window.texts, window.records, answers):
+            if not text:
+                continue
+            added = output.added(*answer)
+            row = {name: value for name, value in _with_null(record).items() if name not in hidden}
+            meta = {"row": row} if row else {}
+            if output.with_evidence:
+                meta["evidence"] = dict(zip(added["labels"], added["evidence"]))
+            file.write(before + _json_text(output.tool.row(text, added["labels"], added["scores"], meta)))
+            before = ",\n" if is_array else "\n"
+
+    yield write
+    file.write("\n]\n" if is_array else "\n")
 
 
 # -------------------------------------------------------------------------------------------------------------- Parquet

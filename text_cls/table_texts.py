@@ -48,6 +48,7 @@ class TextFile:
     """A file with a text per line. count: its rows. skip_blank: leave blank lines out."""
 
     columns, has_names, schema, is_table = ["text"], True, None, False
+    text_columns = columns
     kinds = {}
 
     def __init__(self, path, count, skip_blank=False):
@@ -63,8 +64,8 @@ class TextFile:
 class TableFile:
     """A table with a column of texts.
 
-    columns: names. has_names: whether they are in the file. count: number of rows to predict. kinds: {column: set of
-    `value_kind`} of JSON. schema: of Parquet, a pyarrow.Schema, else None.
+    columns: names. text_columns: of those with the text. has_names: whether they are in the file. count: number of rows
+    to predict. kinds: {column: set of `value_kind`} of JSON. schema: of Parquet, a pyarrow.Schema, else None.
     """
 
     is_table = True
@@ -92,8 +93,8 @@ class TableFile:
         self.has_names = self._table.header_row != 0
         for name in {name for name in self.columns if self.columns.count(name) > 1}:
             problems.add(f"{path}: two columns are called {name!r}; rename one")
-        self._texts = self._text_columns(options.text_column, problems)
-        if self._texts:
+        self.text_columns = self._text_columns(options.text_column, problems)
+        if self.text_columns:
             self._check(problems, longest)
 
     def _text_columns(self, names, problems):
@@ -112,9 +113,9 @@ class TableFile:
         """Reads all rows: their number, what is wrong with their texts, and the columns of JSON, whose rows differ."""
         is_json = self._table.header_row is None and self.schema is None
         filled = 0
-        for where, record in self._table.rows(problems, self._texts):
+        for where, record in self._table.rows(problems, self.text_columns):
             try:
-                text = row_text(record, self._texts)
+                text = row_text(record, self.text_columns)
             except ValueError as error:
                 problems.add(f"{where}: the text {error}")
                 continue
@@ -129,7 +130,7 @@ class TableFile:
             for name in filter(has_surrogate, self.columns):
                 problems.add(f"{self.path}: column {name!a}: half a surrogate pair is no character; rename the column")
         if not filled and not problems.count:
-            problems.add(f"{self.path}: no texts in column {', '.join(map(repr, self._texts))}")
+            problems.add(f"{self.path}: no texts in column {', '.join(map(repr, self.text_columns))}")
 
     def windows(self, size):
         """Yields `Window`s of at most this many rows."""
@@ -139,7 +140,7 @@ class TableFile:
     def _windows(self, size):
         if self.schema is not None:
             for batch in self._table.batches(size):
-                texts = self._texts_of(records_of(batch.select(self._texts), self.path))
+                texts = self._texts_of(records_of(batch.select(self.text_columns), self.path))
                 yield Window(self.path, texts, batch=batch)
             return
         rows = (record for _, record in self._table.rows(Problems()))
@@ -148,14 +149,14 @@ class TableFile:
 
     def passages(self, record, passages):
         """Passages of a row's text as places in its cell; if the text is that of several cells, in the text as read."""
-        if len(self._texts) > 1:
+        if len(self.text_columns) > 1:
             return passages
-        cell = cell_text(record.get(self._texts[0]))
+        cell = cell_text(record.get(self.text_columns[0]))
         blank = len(cell) - len(cell.lstrip())
         return [[blank + place_in(cell[blank:], place) for place in passage] for passage in passages]
 
     def _texts_of(self, records):
-        return [one_line(row_text(record, self._texts)) for record in records]
+        return [one_line(row_text(record, self.text_columns)) for record in records]
 
 
 def value_kind(value):

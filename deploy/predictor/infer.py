@@ -18,6 +18,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.labelling_flags import COUNT, add_labelling_flags, order_problem, read_labelled
+from text_cls.next_rows import Scorer, choose, ngram_vectors
 from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
 from text_cls.table_flags import add_table_flags, table_options
 
@@ -64,6 +66,7 @@ def parse_args(argv=None):
     )
     add_blank_flag(files)
     add_table_flags(parser)
+    add_labelling_flags(parser)
     add_decision_flags(parser)
     return parser.parse_args(argv)
 
@@ -97,6 +100,14 @@ def measure(predictor, path):
     )
 
 
+def scorer_of(predictor):
+    """What `next_rows.choose` needs of a predictor. A classifier's bundle has no vectors but those of n-grams."""
+    from text_cls.bundle import RETRIEVAL
+
+    vectors = predictor.embed if predictor.kind == RETRIEVAL else ngram_vectors
+    return Scorer(predictor.labels, predictor.decision, predictor.probabilities, vectors)
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
@@ -104,6 +115,7 @@ def main(argv=None):
         raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them")
     if not args.dataset_dir and (args.perf or not args.input_file):
         raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+    from text_cls.labelling_tools import Tool, version_name
     from text_cls.long_texts import evidence_problem, unread_text
     from text_cls.serving import open_predictor
     from text_cls.serving.predictor import bundle_of
@@ -124,8 +136,9 @@ def main(argv=None):
         raise UserError(f"{args.model_path_prefix} has a model of type {kind}; remove --multilingual")
     predictor.log()
     problems = Problems()
+    labelled = read_labelled(args, predictor.labels, problems)
     if not args.perf:
-        tables = table_options(args)
+        tables, version = table_options(args), version_name(predictor.bundle.folder, predictor.bundle.digest)
         job = check_files(
             path,
             args.output_file,
@@ -135,15 +148,22 @@ def main(argv=None):
             args.skip_blank,
             tables=tables,
             with_evidence=args.evidence,
+            tool=Tool(args.tool, predictor.labels, version) if args.tool else None,
         )
+    elif args.tool or args.order:
+        problems.add("--perf writes no file; leave out --for and --order")
     if args.evidence and (problem := evidence_problem(predictor.long_texts)):
         problems.add(f"--evidence: {problem}")
     with problems.collect():
         predictor.decision = overridden(predictor.decision, **decision_options(args))
+        if problem := order_problem(args.order, predictor.decision):
+            problems.add(problem)
     problems.stop_if_any()
     if args.perf:
         measure(predictor, os.path.join(args.dataset_dir, f"{args.perf_dataset}.txt"))
     else:
+        if args.order:
+            job.texts = choose(job.texts, args.order, args.count or COUNT, scorer_of(predictor), labelled, args.seed)
         predict = predictor.predict_with_evidence if args.evidence else predictor.predict
         predict_file(job, predict, log_hierarchy if predictor.labels.hierarchical else log_flat)
     if predictor.unread:

@@ -23,6 +23,7 @@ from metrics import Metrics
 from schemas import Answer, Info, Invalid, refine, share_errors
 from service import RETRIEVAL, ROUTES, Service, TooSlow
 from settings import parse_args
+from studio_backend import add_label_studio
 from text_cls.cli import PACKAGES, UserError
 from text_cls.long_texts import WINDOWS
 
@@ -70,6 +71,8 @@ def create_app(settings=None):
         try:
             state.service = Service(settings or parse_args([]))
             await asyncio.to_thread(state.service.load)
+            if state.service.settings.label_studio:
+                add_label_studio(app, state, label)
             state.page = (HERE / "index.html").read_text(encoding="utf-8")
         except UserError as error:
             state.start_error = error
@@ -217,8 +220,12 @@ def policy_of(page):
 # ---------------------------------------------------------------------------------------------- one labelling request
 
 
-async def label(request, service, task):
-    """The response to a POST of texts, whatever it contains and however slowly it arrives."""
+async def label(request, service, task, translate=None):
+    """The response to a POST of texts, whatever it contains and however slowly it arrives.
+
+    translate: coroutine function for a request of another form: from its body, and a function that asks the service as
+        this route does, to the answer.
+    """
     if task != service.task:
         return error_response(404, f"this bundle's labels are {kind_of(service.task)}; POST to {service.route}")
     if problem := type_problem(request.headers):
@@ -226,7 +233,11 @@ async def label(request, service, task):
     try:
         async with service.admit(pieces_of(request, service.settings.max_body_bytes)) as body:
             ran = asyncio.Event()
-            work = service.answer(body, request.scope["record"], ran)
+
+            def ask(body):
+                return service.answer(body, request.scope["record"], ran)
+
+            work = translate(body, ask) if translate else ask(body)
             return await in_time(request, work, ran, service.settings.deadline_seconds)
     except tuple(STATUS_OF) as error:
         return refusal(error)

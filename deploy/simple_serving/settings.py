@@ -86,6 +86,8 @@ def parser_of(description):
     add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
     series = "labels that get a metric of their own; the others are counted together (%(default)s)"
+    studio = "also answer as an ML backend of Label Studio, at /label_studio (off)"
+    add("--label_studio", action=argparse.BooleanOptionalAction, default=False, help=studio)
     add("--metric_labels", type=non_negative_int, default=200, help=series)
 
     add = parser.add_argument_group("limits").add_argument
