@@ -21,7 +21,8 @@ from tempfile import TemporaryDirectory
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
-from text_cls.neural.onnx_graph import classifier_nodes, to_fp16, to_int8
+from text_cls.neural.int8_graph import to_int8
+from text_cls.neural.onnx_graph import to_fp16
 
 
 def parse_args(argv=None):
@@ -77,42 +78,29 @@ def log_result(name, result, verdict):
     )
 
 
-def int8_attempts(source, target):
-    """Yields (name, function that writes the variant), from the fastest to the most accurate."""
-    yield "int8", lambda: to_int8(source, target, per_channel=False)
-    yield "int8, per channel", lambda: to_int8(source, target, per_channel=True)
-    excluded = classifier_nodes(source)
-    yield "int8, classifier in float32", lambda: to_int8(source, target, per_channel=True, excluded=excluded)
-
-
-def fp16_attempts(source, target):
-    yield "fp16", lambda: to_fp16(source, target)
-
-
-def add_variant(draft, variant, device, rows, args, attempts=None):
+def add_variant(draft, variant, device, rows, args, write=None):
     """Writes a variant; keeps it in the draft if it is as good as float32 and faster. Returns whether it is kept.
 
-    attempts: (name, function that writes it) of each way to write it, if not of the draft's float32 graph.
+    write: function that writes it, if it is not made of the draft's float32 graph.
     """
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
-    source, target = draft.file("float32"), draft.file(variant)
-    attempts = attempts or {"int8": int8_attempts, "fp16": fp16_attempts}[variant](source, target)
-    reference = Predictor(draft.folder, device=device)
-    for name, make in attempts:
-        make()
-        draft.seal()
-        predictors = {"float32": reference, name: Predictor(draft.folder, variant, device)}
-        results = measure(predictors, rows)
-        fault = fault_of(results[name], results["float32"], args.max_f1_drop)
-        log_result("float32", results["float32"], "")
-        log_result(name, results[name], f"refused: {fault}" if fault else "accepted")
-        if not fault:
-            return True
-        os.remove(target)
+    target = draft.file(variant)
+    if write:
+        write()
+    else:
+        {"int8": to_int8, "fp16": to_fp16}[variant](draft.file("float32"), target)
     draft.seal()
-    return False
+    predictors = {name: Predictor(draft.folder, name, device) for name in ("float32", variant)}
+    results = measure(predictors, rows)
+    fault = fault_of(results[variant], results["float32"], args.max_f1_drop)
+    log_result("float32", results["float32"], "")
+    log_result(variant, results[variant], f"refused: {fault}" if fault else "accepted")
+    if fault:
+        os.remove(target)
+        draft.seal()
+    return not fault
 
 
 # ----------------------------------------------------------------------------------------------------------------- main
@@ -287,11 +275,9 @@ def run_on_two(args, checkpoint, linear, rows, plain, texts):
         if not args.int8:
             return []
         target = plain.file("int8")
-        attempts = [
-            (name, partial(two.write_variant, make, target, draft.file("int8")))
-            for name, make in int8_attempts(plain.file("float32"), target)
-        ]
-        return [] if add_variant(draft, "int8", "cpu", rows, args, attempts) else ["int8"]
+        quantise = partial(to_int8, plain.file("float32"), target)
+        write = partial(two.write_variant, quantise, target, draft.file("int8"))
+        return [] if add_variant(draft, "int8", "cpu", rows, args, write) else ["int8"]
 
 
 def run(args):

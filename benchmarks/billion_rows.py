@@ -54,13 +54,13 @@ def prepare(folder, model, rows):
     import pyarrow.parquet as pq
 
     from text_cls.neural.export import bundle_folder
-    from text_cls.neural.onnx_graph import to_int8
+    from text_cls.neural.int8_graph import to_int8
     from text_cls.rows import read_texts
 
     folder.mkdir()
     checkpoint = random_checkpoint(folder, model, ["duee"], LENGTH)
     with bundle_folder(str(folder / "export"), checkpoint, "float32", LENGTH) as draft:
-        to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx", per_channel=True)
+        to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx")
     texts = [text for _, text in read_texts(str(DATA / "duee" / "train.txt"))][:rows]
     (folder / "corpus").mkdir()
     table = pa.table({"id": range(len(texts)), "text": texts})

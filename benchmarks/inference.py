@@ -259,10 +259,10 @@ def prepare(args, folder):
 
     from text_cls.neural.compat import quiet_output
     from text_cls.neural.export import OPSET, bundle_folder
-    from text_cls.neural.onnx_graph import to_int8
+    from text_cls.neural.int8_graph import to_int8
 
     with bundle_folder(str(folder / "export"), checkpoint, "float32", LENGTH) as draft:
-        to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx", per_channel=True)
+        to_int8(f"{draft.folder}/model.onnx", f"{draft.folder}/int8_model.onnx")
     prefix = str(folder / "export" / "float32")
     with quiet_output():
         paddle2onnx.export(

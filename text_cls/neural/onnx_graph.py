@@ -1,10 +1,9 @@
-"""ONNX graphs made fast for ONNX Runtime: folded, fused, reduced to what the output needs, quantised. No Paddle.
+"""ONNX graphs made fast for ONNX Runtime: folded, fused, reduced to what the output needs; half precision. No Paddle.
 
 `optimise` expects the graph of a BERT-like classifier as Paddle2ONNX writes it. What it does not recognise stays
 unchanged: slower, never wrong. export_model.py compares the result with the dynamic graph.
 """
 
-import logging
 import os
 
 import numpy as np
@@ -227,39 +226,7 @@ def _takes_first(graph, node):
     return node.op_type == "Gather" and values == [[0]] and axis == 1
 
 
-# ------------------------------------------------------------------------------------------------------------ variants
-
-
-def _no_advice(record):
-    """False for onnxruntime.quantization's advice to fold the graph first, which is done already."""
-    return "run pre-processing before quantization" not in record.getMessage()
-
-
-def to_int8(source, target, per_channel, excluded=()):
-    """Dynamic quantisation by ONNX Runtime: int8 weights of matrix products, activations quantised when they occur."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().addFilter(_no_advice)
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        per_channel=per_channel,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=list(excluded),
-        # The shapes of ONNX Runtime's own operators are not inferred.
-        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
-
-
-def classifier_nodes(source):
-    """Names of the matrix products after the last layer, those of pooler and classifier, for `to_int8`."""
-    import onnx
-
-    nodes = onnx.load(source, load_external_data=False).graph.node
-    products = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")][-2:]
-    return [*products, *(f"{name}_MatMul" for name in products)]  # the quantiser first splits a Gemm in two
+# ------------------------------------------------------------------------------------------------------ half precision
 
 
 def to_fp16(source, target):
