@@ -41,7 +41,7 @@ def assert_predicted(result, wanted):
 @pytest.mark.parametrize("characters", [100, 8192])
 def test_answers_are_the_predictors(serve, windows_bundle, predictor, texts, characters, monkeypatch):
     """Whether the texts are read one by one or together."""
-    monkeypatch.setattr("service.CHARACTERS_PER_PART", characters)
+    monkeypatch.setattr("reading.CHARACTERS_PER_PART", characters)
     client = serve(windows_bundle)
     result = ask(client, texts, evidence=True).json()["result"]
     assert_predicted(result, list(predictor.predict_with_evidence(texts)))
@@ -116,7 +116,7 @@ def test_the_highest_speed_is_measured(serve, windows_bundle, texts):
 
 def test_too_many_windows_for_the_memory_are_refused(serve, windows_bundle, texts, monkeypatch):
     client = serve(windows_bundle, "--max_texts", 10)
-    monkeypatch.setattr("service.MAX_OUTPUTS", 20 * 55)
+    monkeypatch.setattr("reading.MAX_OUTPUTS", 20 * 55)
     answer = ask(client, texts, max_seq_len=9)
     assert answer.status_code == 422 and "windows, too many for 55 labels; send the" in answer.json()["detail"]
     assert ask(client, texts[1]).status_code == 200

@@ -5,27 +5,27 @@ writing its answer. It is accepted only if what waits for all of them leaves it 
 """
 
 import asyncio
-import itertools
 import json
 import os
 import signal
 import threading
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 
 import numpy as np
 
+from answers import decided, encode_answer, numbers_of, window_fields
 from batcher import Batcher, Closed, Full
 from lookup import Lookup
 from metrics import Metrics
 from prediction_counts import PredictionCounts, tokens_of
-from schemas import LEAST_TOKENS, Invalid, Parameters, parse
+from reading import Reader
+from schemas import LEAST_TOKENS
 from settings import CLOSING_SECONDS, describe
-from stage import SMALL, Stage
+from stage import Stage
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import logger, set_up_log, stop_signals
-from text_cls.long_texts import WINDOWS, Windows, evidence_problem, joined, passages, pool, texts_in_parts
+from text_cls.long_texts import pool
 from text_cls.serving import open_predictor
 
 HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
@@ -36,24 +36,12 @@ ROUTES = {
 }
 DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
-CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
 EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
-MAX_OUTPUTS = 1 << 24  # of the windows of a request, which are held until the last of them has been run
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
 
 
 class TooSlow(Exception):
     """The body of a request did not arrive in time. The text says what to do."""
-
-
-@dataclass
-class Asked:
-    """A request that has been read. windows: of its texts, if the bundle reads texts in windows."""
-
-    rows: list[np.ndarray]  # token ids of each text, or of each window
-    characters: np.ndarray  # of each text
-    windows: Windows | None
-    parameters: Parameters
 
 
 class Service:
@@ -106,6 +94,7 @@ class Service:
             self.metrics.observe_run,
         )
         self.batcher, self._predictor = batcher, predictor
+        self.reader = Reader(self.limits, self.longest, batcher, self._patience)
         self.counts = PredictionCounts(os.path.basename(os.path.abspath(settings.bundle)), settings.metric_labels)
         self.metrics.registry.register(self.counts)
         self.example = self._example()
@@ -246,7 +235,7 @@ class Service:
             predictor = self.predictor  # kept to the end, even if the index changes meanwhile
             self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
             with self.reading.work(len(body)) as do:
-                asked = await self._read(body, record, predictor, until, do)
+                asked = await self.reader.read(body, record, predictor, until, do)
             if time.monotonic() > until - seconds / 4:  # too late, even if nothing waits for the model
                 raise Full(self.reading.seconds)
             job = self.batcher.submit(asked.rows, asked.parameters.batch_size, self._patience(until))
@@ -259,51 +248,6 @@ class Service:
                 raise
             raise Full(self.reading.seconds) from None
 
-    async def _read(self, body, record, predictor, until, do):
-        """The `Asked` of a request."""
-        limits = self.limits["max_texts"], self.limits["max_characters"]
-        texts, parameters = await do(len(body), parse, body, *limits)
-        record.update(texts=len(texts), characters=sum(map(len, texts)))
-        length = parameters.max_seq_len or predictor.max_seq_length
-        if length > self.longest:
-            raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {self.longest} tokens")
-        if length <= predictor.tokenizer.fixed:
-            raise Invalid(
-                f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
-            )
-        if parameters.evidence and (problem := evidence_problem(predictor.long_texts)):
-            raise Invalid(f"parameters.evidence: {problem}")
-        in_windows, rows, parts, record["tokens"] = predictor.long_texts.mode == WINDOWS, [], [], 0
-        for part in texts_in_parts(texts, CHARACTERS_PER_PART):
-            # Awaited part by part: others are read in between, and a request whose client has left ends here.
-            encoded = await do(SMALL, self._encode, predictor, part, length, until)
-            parts.append(encoded)
-            rows += rows_of(encoded.tokens if in_windows else encoded)
-            record["tokens"] += int(encoded.lengths.sum())
-            record.update({"windows": len(rows)} if in_windows else {})
-            self._check_size(len(rows), record["tokens"], predictor)
-        windows = joined_windows(parts) if in_windows else None
-        return Asked(rows, np.array([*map(len, texts)]), windows, parameters)
-
-    def _check_size(self, rows, tokens, predictor):
-        """Raises Invalid if a request of at least these rows and tokens is too large, whatever else waits."""
-        most, remedy = self.limits["queue_tokens"], "send the texts in several requests, or "
-        remedy += "shorten them" if predictor.long_texts.mode == WINDOWS else "set a smaller parameters.max_seq_len"
-        if tokens > most:
-            raise Invalid(f"at least {tokens} tokens, but at most {most} may wait at a time; {remedy}")
-        if rows * predictor.columns > MAX_OUTPUTS and rows > self.limits["max_texts"]:
-            raise Invalid(f"at least {rows} windows, too many for {predictor.columns} labels; {remedy}")
-        seconds, limit = self.batcher.least_seconds(tokens), self.limits["deadline_seconds"]
-        if seconds > limit:
-            raise Invalid(
-                f"{tokens} tokens take this server at least {seconds:.1f} s, but its limit is {limit:g} s; {remedy}"
-            )
-
-    def _encode(self, predictor, texts, length, until):
-        """The tokens of some texts, unless it is too late for them by now. Called in the thread for reading."""
-        self.batcher.check(patience=self._patience(until))
-        return predictor.encode(texts, length)
-
     async def _write(self, outputs, asked, predictor, do):
         """The answer in JSON, from the model's outputs."""
         size, more = outputs.size, {}
@@ -315,7 +259,9 @@ class Service:
         elif asked.windows is None:
             found = await do(size, self._labels_of, predictor, outputs, asked)
         else:
-            found, more = await do(size, self._labels_of_windows, predictor, outputs, asked)
+            pooled = await do(size, pool, outputs, asked.windows.counts, asked.windows.pooling)
+            found = await do(size, self._labels_of, predictor, pooled, asked)
+            more = await do(size, window_fields, outputs, asked, found)
         self.metrics.texts.inc(len(found))
         self.metrics.windows.inc(len(outputs))
         return await do(size, encode_answer, found, predictor.labels.names, more)
@@ -328,53 +274,3 @@ class Service:
             counted = tokens_of(asked.rows[rows], asked.windows, getattr(predictor.tokenizer, "unk_id", None))
             self.counts.add(predictor.bundle, calibrated, predicted, counted)
         return numbers_of(calibrated, predicted)
-
-    def _labels_of_windows(self, predictor, outputs, asked):
-        """(what `numbers_of` returns, further fields of the result) of texts in windows, from the outputs of these."""
-        windows, more = asked.windows, {}
-        found = self._labels_of(predictor, pool(outputs, windows.counts, windows.pooling), asked)
-        if asked.parameters.evidence:
-            places = passages(windows, outputs)
-            more["evidence"] = [places[i, numbers].tolist() for i, (numbers, _) in enumerate(found)]
-        if windows.truncated:
-            more["truncated"] = (windows.spans[windows.offsets[1:] - 1, 1] < asked.characters).tolist()
-        return found, more
-
-
-def rows_of(encoded):
-    """The token ids of each row of an `Encoded`."""
-    ids = encoded.columns["input_ids"]
-    return [ids[start:end] for start, end in itertools.pairwise(encoded.offsets)]
-
-
-def joined_windows(parts):
-    """The `Windows` of all texts, from those of some texts each."""
-    offsets = np.cumsum([0, *(count for part in parts for count in part.counts)])
-    spans = np.concatenate([part.spans for part in parts])
-    tokens, truncated = joined([part.tokens for part in parts]), sum(part.truncated for part in parts)
-    return Windows(tokens, offsets, spans, truncated, parts[0].pooling)
-
-
-def decided(predictor, outputs, prob_limit):
-    """(calibrated probabilities, label sets), both [rows, labels], of the model's outputs, an array [rows, columns]."""
-    probabilities, decision = predictor.probabilities_of(outputs), predictor.decision
-    if prob_limit is not None:
-        decision = replace(decision, threshold=prob_limit)
-    return decision.calibrated(probabilities), decision.decide(probabilities, predictor.labels.parents)
-
-
-def numbers_of(calibrated, predicted):
-    """[(label numbers, their probabilities)] per row, from arrays [rows, labels]."""
-    numbers = [chosen.nonzero()[0] for chosen in predicted]
-    return [(some.tolist(), row[some].tolist()) for row, some in zip(calibrated, numbers)]
-
-
-def encode_answer(found, names, more):
-    """The answer as bytes of JSON, from the result of `numbers_of`, the names of all labels, and further fields."""
-    result = {
-        "label": [numbers for numbers, _ in found],
-        "confidence": [scores for _, scores in found],
-        "label_name": [[names[i] for i in numbers] for numbers, _ in found],
-        **more,
-    }
-    return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
