@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 import traceback
+from urllib.parse import quote
 
 from settings import host_name
 from text_cls.cli import UserError, logger
@@ -71,6 +72,9 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = [(b"x-request-id", number), (b"x-content-type-options", b"nosniff")]
+                if "bundle" in record:
+                    own += [(b"x-bundle", quote(record["bundle"]).encode())]
+                    own += [(b"x-bundle-version", record["version"].encode())]
                 if service.draining:
                     own.append((b"connection", b"close"))
                 message = {**message, "headers": [*message["headers"], *own]}
@@ -131,10 +135,13 @@ class Gate:
         service.metrics.under_way.dec()
         service.metrics.requests.labels(route, str(status)).inc()
         service.metrics.seconds.labels(route).observe(seconds)
+        if "bundle" in record:
+            service.metrics.observe_answer(record["bundle"], record["version"], status, seconds)
         if status == 500:
             service.metrics.errors.inc()
         if route not in QUIET or status >= 400:
-            sizes = "".join(f" {name}={value}" for name, value in record.items())
+            bundle = {name: quote(record.pop(name)) for name in ("bundle", "version") if name in record}
+            sizes = "".join(f" {name}={value}" for name, value in {**record, **bundle}.items())
             method = scope["method"] if scope["method"] in ("GET", "POST") else "other"
             logger.info("%s %s %s %d %.1f ms%s", number.decode(), method, route, status, 1000 * seconds, sizes)
 

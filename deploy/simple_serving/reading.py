@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas import Invalid, Parameters, parse
+from schemas import Invalid, Parameters
 from stage import SMALL
 from text_cls.long_texts import WINDOWS, Windows, evidence_problem, joined, texts_in_parts
 
@@ -24,35 +24,32 @@ class Asked:
 
 
 class Reader:
-    """Reads requests within limits.
+    """Reads the texts of requests within limits.
 
     Args:
         limits: as in `/info`.
-        longest: maximum tokens per text that the model takes.
         batcher: the `Batcher` that will run them.
         patience: function of the time when an answer is due, see `Batcher.check`.
     """
 
-    def __init__(self, limits, longest, batcher, patience):
-        self._limits, self._longest, self._batcher, self._patience = limits, longest, batcher, patience
+    def __init__(self, limits, batcher, patience):
+        self._limits, self._batcher, self._patience = limits, batcher, patience
 
-    async def read(self, body, record, predictor, until, do):
+    async def read(self, texts, parameters, version, record, until, do):
         """The `Asked` of a request.
 
         Args:
-            body: bytes of JSON.
+            version: the `Version` that will answer.
             record: dict that receives what may be logged about the request.
             until: when its answer is due, by `time.monotonic()`.
             do: of `Stage.work`.
         Raises:
             Invalid, Full, Closed.
         """
-        limits = self._limits["max_texts"], self._limits["max_characters"]
-        texts, parameters = await do(len(body), parse, body, *limits)
-        record.update(texts=len(texts), characters=sum(map(len, texts)))
+        predictor = version.predictor
         length = parameters.max_seq_len or predictor.max_seq_length
-        if length > self._longest:
-            raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {self._longest} tokens")
+        if length > version.longest:
+            raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {version.longest} tokens")
         if length <= predictor.tokenizer.fixed:
             raise Invalid(
                 f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
@@ -67,19 +64,20 @@ class Reader:
             rows += rows_of(encoded.tokens if in_windows else encoded)
             record["tokens"] += int(encoded.lengths.sum())
             record.update({"windows": len(rows)} if in_windows else {})
-            self._check_size(len(rows), record["tokens"], predictor)
+            self._check_size(len(rows), record["tokens"], version)
         windows = joined_windows(parts) if in_windows else None
         return Asked(rows, np.array([*map(len, texts)]), windows, parameters)
 
-    def _check_size(self, rows, tokens, predictor):
+    def _check_size(self, rows, tokens, version):
         """Raises Invalid if a request of at least these rows and tokens is too large, whatever else waits."""
+        predictor = version.predictor
         most, remedy = self._limits["queue_tokens"], "send the texts in several requests, or "
         remedy += "shorten them" if predictor.long_texts.mode == WINDOWS else "set a smaller parameters.max_seq_len"
         if tokens > most:
             raise Invalid(f"at least {tokens} tokens, but at most {most} may wait at a time; {remedy}")
         if rows * predictor.columns > MAX_OUTPUTS and rows > self._limits["max_texts"]:
             raise Invalid(f"at least {rows} windows, too many for {predictor.columns} labels; {remedy}")
-        seconds, limit = self._batcher.least_seconds(tokens), self._limits["deadline_seconds"]
+        seconds, limit = version.model.least_seconds(tokens), self._limits["deadline_seconds"]
         if seconds > limit:
             raise Invalid(
                 f"{tokens} tokens take this server at least {seconds:.1f} s, but its limit is {limit:g} s; {remedy}"

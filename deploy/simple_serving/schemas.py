@@ -77,6 +77,9 @@ class Answer(BaseModel):
 
 
 class Info(BaseModel):
+    name: str = Field(description="name of the bundle, as in the header X-Bundle of its answers")
+    version: str = Field(description="first 12 digits of `bundle`, as in the header X-Bundle-Version")
+    previous: str | None = Field(description="the version that POST /admin/rollback would bring back")
     task: str = Field(description="hierarchical, multi_label or retrieval")
     route: str = Field(description="where to POST texts")
     labels: list[str]
@@ -157,12 +160,14 @@ def share_errors(schema, statuses):
     """Describes each error once, in the components of an OpenAPI schema, instead of at every route.
 
     Args:
-        statuses: {status: description}.
+        statuses: {status: description}; those that no route answers with are left out.
     """
+    operations = [operation for path in schema["paths"].values() for operation in path.values()]
+    used = set().union(*(operation["responses"] for operation in operations))
+    statuses = {status: text for status, text in statuses.items() if str(status) in used}
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     shared = {str(status): {"description": text, "content": content} for status, text in statuses.items()}
     schema["components"]["responses"] = shared
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            for status in operation["responses"].keys() & shared.keys():
-                operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}
+    for operation in operations:
+        for status in operation["responses"].keys() & shared.keys():
+            operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}

@@ -1,43 +1,32 @@
-"""The served bundle: from the texts of a request to its answer.
+"""The service: from the texts of a request to its answer.
 
 A request passes through threads of their own for reading it (JSON, tokens), the model, the index if there is one, and
 writing its answer. It is accepted only if what waits for all of them leaves it time.
 """
 
 import asyncio
-import json
 import os
 import signal
 import threading
 import time
 from contextlib import asynccontextmanager
 
-import numpy as np
-
 from answers import decided, encode_answer, numbers_of, window_fields
 from batcher import Batcher, Closed, Full
-from lookup import Lookup
 from metrics import Metrics
 from prediction_counts import PredictionCounts, tokens_of
 from reading import Reader
-from schemas import LEAST_TOKENS
+from schemas import parse
+from served import Served
 from settings import CLOSING_SECONDS, describe
 from stage import Stage
-from text_cls.bundle import RETRIEVAL
 from text_cls.cli import logger, set_up_log, stop_signals
 from text_cls.long_texts import pool
 from text_cls.serving import open_predictor
 
-HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
-ROUTES = {
-    HIERARCHICAL: "/models/cls_hierarchical",
-    MULTI_LABEL: "/models/cls_multi_label",
-    RETRIEVAL: "/models/retrieval",
-}
-DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
-EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
+LOOK_SECONDS = 1.0  # between two looks at the folders of the bundles, and at Milvus
 
 
 class TooSlow(Exception):
@@ -45,30 +34,46 @@ class TooSlow(Exception):
 
 
 class Service:
-    """One bundle with its model, its threads and its metrics.
+    """The served bundles with one queue, their threads and their metrics.
 
-    `draining`: SIGTERM has arrived, nothing new is accepted. `requests`: those accepted but not answered yet.
+    `bundles`: {name: `Served`}. `first`: the one that `/info` describes. `by_task`: {task: the one that answers its
+    route}. `draining`: SIGTERM has arrived, nothing new is accepted. `requests`: those accepted but not answered yet.
     `bytes_held`: total size of the request bodies in memory.
     """
 
     def __init__(self, settings):
         self.settings, self.metrics = settings, Metrics()
         self.draining, self.requests, self.bytes_held = False, 0, 0
-        self.lookup = None  # for retrieval bundles only
+        self.bundles, self._end = {}, threading.Event()
         self.reading, self.writing = Stage("reading"), Stage("writing")  # in bytes, in numbers of the model's outputs
+        names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
+        self.limits = {name: getattr(settings, name) for name in names}
 
     # --------------------------------------------------------------------------------------------- from start to end
 
     def load(self):
-        """Opens the bundle and measures the model. Raises UserError if the bundle cannot be served."""
+        """Opens the bundles and measures their models. Raises UserError if one cannot be served."""
         settings = self.settings
         set_up_log()
         for line in describe(settings):
             logger.info(line)
+        self.batcher = Batcher(
+            settings.batch_tokens, settings.queue_tokens, settings.batching, self.metrics.observe_run
+        )
+        self.reader = Reader(self.limits, self.batcher, self._patience)
+        self.counts = PredictionCounts(settings.metric_labels)
+        self._open(os.path.basename(os.path.abspath(settings.bundle)), settings.bundle)
+        self.first = next(iter(self.bundles.values()))
+        self.by_task = {served.task: served for served in self.bundles.values()}
+        self.metrics.watch(self.batcher, self.bundles, self.counts)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _open(self, name, folder):
+        settings = self.settings
         # A search that outlasts its request would otherwise keep the process from ending in time.
         search_seconds = min(CLOSING_SECONDS, settings.deadline_seconds / 2)
         predictor = open_predictor(
-            settings.bundle,
+            folder,
             settings.variant,
             settings.device,
             settings.device_id,
@@ -77,41 +82,12 @@ class Service:
             timeout=search_seconds,
         )
         predictor.log()
-        self.longest = predictor.bundle.manifest["longest_input"] or DEFAULT_LONGEST
-        if predictor.kind == RETRIEVAL:
-            self.task = RETRIEVAL
-        else:
-            self.task = HIERARCHICAL if predictor.labels.hierarchical else MULTI_LABEL
-        self.route = ROUTES[self.task]
-        names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
-        self.limits = {name: getattr(settings, name) for name in names}
-        batcher = Batcher(
-            lambda rows: predictor.run(predictor.pack(rows), [np.arange(len(rows))]),
-            predictor.columns,
-            settings.batch_tokens,
-            settings.queue_tokens,
-            settings.batching,
-            self.metrics.observe_run,
-        )
-        self.batcher, self._predictor = batcher, predictor
-        self.reader = Reader(self.limits, self.longest, batcher, self._patience)
-        self.counts = PredictionCounts(os.path.basename(os.path.abspath(settings.bundle)), settings.metric_labels)
-        self.metrics.registry.register(self.counts)
-        self.example = self._example()
-        row = np.resize(predictor.tokenizer.encode(["预热"], LEAST_TOKENS)[0], min(64, predictor.max_seq_length))
-        costs = batcher.warm_up(row)
-        logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
-        self.metrics.watch(batcher)
-        if self.task == RETRIEVAL:
-            self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
+        self.bundles[name] = Served(name, predictor, self.batcher, self.limits, self.metrics, settings.keep_previous)
 
-    def _example(self):
-        """A request within the limits, and its answer by the served model, for the API documentation."""
-        predictor, limits = self._predictor, self.limits
-        texts = [text[: limits["max_characters"]] for text in EXAMPLE[: limits["max_texts"]]]
-        outputs = predictor.run(predictor.encode(texts))
-        answer = json.loads(encode_answer(numbers_of(*decided(predictor, outputs, None)), predictor.labels.names, {}))
-        return {"data": {"text": texts}}, answer
+    def _watch(self):
+        while not self._end.wait(LOOK_SECONDS):
+            for served in self.bundles.values():
+                served.look()
 
     def heed_signals(self):
         """From the first SIGTERM, SIGINT or SIGHUP on, nothing new is accepted; then the previous handler runs."""
@@ -131,46 +107,31 @@ class Service:
 
     def close(self):
         self.draining = True
+        self._end.set()
         self.batcher.close(0.5)  # accepted requests are answered or expired by now; a run that hangs is abandoned
         self.reading.close()
         self.writing.close()
-        if self.lookup:
-            self.lookup.close()
-
-    @property
-    def predictor(self):
-        """The predictor that answers now; for a retrieval bundle, the one with the current index."""
-        return self.lookup.predictor if self.lookup else self._predictor
+        for served in self.bundles.values():
+            served.close()
 
     @property
     def info(self):
         """The answer of `/info`."""
-        predictor = self.predictor
-        return {
-            "task": self.task,
-            "route": self.route,
-            "labels": predictor.labels.names,
-            "model": predictor.bundle.manifest["model"],
-            "bundle": predictor.bundle.digest,
-            "max_seq_len": predictor.max_seq_length,
-            "long_texts": predictor.long_texts.record(),
-            "limits": self.limits,
-        }
+        return {**self.first.describe(), "limits": self.limits}
 
     def check_alive(self):
         """Raises Closed if no request can be accepted, whatever the load."""
         if self.draining or not self.batcher.alive:
             raise Closed
-        if self.lookup:
-            self.lookup.check_alive()
+        for served in self.bundles.values():
+            served.check_alive()
 
     def check(self):
         """Raises Full or Closed if no request can be accepted now, whatever it contains."""
-        self.check_alive()
+        if self.draining or not self.batcher.alive:
+            raise Closed
         if self.requests >= self.settings.max_requests:
             raise Full(1)
-        if self.lookup:
-            self.lookup.check()
         self._check_wait()
 
     def _check_wait(self):
@@ -185,15 +146,17 @@ class Service:
         return (until - time.monotonic()) / 2 - self.writing.seconds
 
     @asynccontextmanager
-    async def admit(self, pieces):
+    async def admit(self, pieces, check=lambda: None):
         """Receives a request and yields its body; within the block it counts as accepted.
 
         Args:
             pieces: async iterator of bytes.
+            check: raises Full or Closed if the bundle that will answer accepts no request.
         Raises:
             Full, Closed: before the body arrives, or once it has; TooSlow; whatever `pieces` raises.
         """
         self.check()
+        check()
         body, seconds = bytearray(), self.settings.receive_seconds
         try:
             try:
@@ -202,6 +165,7 @@ class Service:
                 text = f"the request did not arrive within {seconds:g} s; send it faster, or send less"
                 raise TooSlow(text) from None
             self.check()  # again, since the body took its time
+            check()
             self.requests += 1
             try:
                 yield bytes(body)
@@ -220,10 +184,11 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------ one request
 
-    async def answer(self, body, record, ran):
+    async def answer(self, served, body, record, ran):
         """The answer to the body of a request, bytes of JSON.
 
         Args:
+            served: the `Served` to answer.
             record: dict that receives what may be logged about the request.
             ran: asyncio.Event, set once the model has run all texts.
         Raises:
@@ -232,45 +197,53 @@ class Service:
         job, seconds = None, self.settings.deadline_seconds
         until = time.monotonic() + seconds
         try:
-            predictor = self.predictor  # kept to the end, even if the index changes meanwhile
             self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
             with self.reading.work(len(body)) as do:
-                asked = await self.reader.read(body, record, predictor, until, do)
+                most = self.limits["max_texts"], self.limits["max_characters"]
+                texts, parameters = await do(len(body), parse, body, *most)
+                record.update(texts=len(texts), characters=sum(map(len, texts)))
+                version = served.version  # kept to the end, even if the bundle changes meanwhile
+                record.update(bundle=served.name, version=version.name)
+                asked = await self.reader.read(texts, parameters, version, record, until, do)
             if time.monotonic() > until - seconds / 4:  # too late, even if nothing waits for the model
                 raise Full(self.reading.seconds)
-            job = self.batcher.submit(asked.rows, asked.parameters.batch_size, self._patience(until))
-            with self.writing.work(len(asked.rows) * predictor.columns) as do:
+            job = self.batcher.submit(version.model, asked.rows, parameters.batch_size, self._patience(until))
+            with self.writing.work(len(asked.rows) * version.model.columns) as do:
                 outputs = await asyncio.wrap_future(job)
                 ran.set()
-                return await self._write(outputs, asked, predictor, do)
+                return await self._write(outputs, asked, served, version.predictor, do)
         except asyncio.CancelledError:
             if job and job.begun:
                 raise
             raise Full(self.reading.seconds) from None
 
-    async def _write(self, outputs, asked, predictor, do):
+    async def _write(self, outputs, asked, served, predictor, do):
         """The answer in JSON, from the model's outputs."""
         size, more = outputs.size, {}
-        if self.lookup:
+        if served.lookup:
             found = []
             for start in range(0, len(outputs), ROWS_PER_SEARCH):
                 rows = slice(start, start + ROWS_PER_SEARCH)
-                found += await self.lookup.run(self._labels_of, predictor, outputs[rows], asked, rows)
+                searched = served.name, predictor, outputs[rows], asked, rows
+                found += await served.lookup.run(self._labels_of, *searched)
         elif asked.windows is None:
-            found = await do(size, self._labels_of, predictor, outputs, asked)
+            found = await do(size, self._labels_of, served.name, predictor, outputs, asked)
         else:
             pooled = await do(size, pool, outputs, asked.windows.counts, asked.windows.pooling)
-            found = await do(size, self._labels_of, predictor, pooled, asked)
+            found = await do(size, self._labels_of, served.name, predictor, pooled, asked)
             more = await do(size, window_fields, outputs, asked, found)
         self.metrics.texts.inc(len(found))
         self.metrics.windows.inc(len(outputs))
         return await do(size, encode_answer, found, predictor.labels.names, more)
 
-    def _labels_of(self, predictor, outputs, asked, rows=slice(None)):
-        """What `numbers_of` returns for the texts of a request, or some of its rows, which are counted."""
+    def _labels_of(self, name, predictor, outputs, asked, rows=slice(None)):
+        """What `numbers_of` returns for the texts of a request, or some of its rows, which are counted.
+
+        name: of the bundle.
+        """
         parameters = asked.parameters
         calibrated, predicted = decided(predictor, outputs, parameters.prob_limit)
         if parameters.prob_limit is None and parameters.max_seq_len is None:  # else they are those of another model
             counted = tokens_of(asked.rows[rows], asked.windows, getattr(predictor.tokenizer, "unk_id", None))
-            self.counts.add(predictor.bundle, calibrated, predicted, counted)
+            self.counts.add(name, predictor.bundle, calibrated, predicted, counted)
         return numbers_of(calibrated, predicted)

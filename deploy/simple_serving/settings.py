@@ -82,6 +82,12 @@ def parser_of(description):
         help="which model of the bundle to run (%(default)s)",
     )
     add("--num_threads", type=positive_int, help="threads of the model on a CPU (all cores)")
+    add(
+        "--keep_previous",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the version before a changed bundle in memory, for /admin/rollback (on)",
+    )
     add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs of the model (on)")
     add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
