@@ -1,4 +1,4 @@
-"""The HTTP server while its bundle is replaced again and again: errors, answers of the wrong version, latency, memory.
+"""The HTTP server while its bundle is replaced again and again, and with two bundles that share the requests.
 
     .venv/bin/python benchmarks/swaps.py --list     # which runs are finished
     .venv/bin/python benchmarks/swaps.py            # does the rest (about 4 minutes, 2 cores), and prints the table
@@ -7,11 +7,14 @@ The model has the dimensions of ERNIE 3.0 nano and random weights; the other ver
 8 clients on this machine each send a dev text of duee when the last is answered. After 2,000 requests without a swap,
 the folder is replaced, 50 times in all; the next swap comes 200 requests after the new version has answered. An error
 is any status but 200, or no answer. A wrong answer has labels of another version than its header X-Bundle-Version says.
+The run "split" has both versions in one server, --split old=90,new=10, and no swaps: it shows the shares, and what a
+second model in the queue costs.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
 import argparse
 import asyncio
+import collections
 import shutil
 import sys
 import time
@@ -27,6 +30,7 @@ from serving import LENGTH, our_request, our_server
 from text_cls.cli import positive_int
 
 MODEL, CLIENTS = "ernie-3.0-nano-zh", 8
+SPLIT = {"old": 90, "new": 10}
 WARM, BETWEEN = 2000, 200  # requests before the first swap, and after each
 LONGEST = 600  # seconds of a run, whatever happens
 
@@ -73,13 +77,14 @@ class Clients:
     """Clients that ask until `stop` is set, each on a connection of its own.
 
     `quiet`, `swapping`: `Answers` before the first swap, and from then on. `wrong`: answers with labels of another
-    version than their header says. `latest`: version of the last answer.
+    version than their header says. `latest`: version of the last answer. `versions`: answers by version.
     """
 
     def __init__(self, port, requests, prefixes):
         self._port, self._requests, self._prefixes = port, requests, prefixes
         self.quiet, self.swapping = Answers(), Answers()
         self.current, self.wrong, self.latest, self.count, self.stop = self.quiet, 0, None, 0, asyncio.Event()
+        self.versions = collections.Counter()
 
     async def ask_on(self):
         connection = Connection(self._port)
@@ -90,6 +95,7 @@ class Clients:
             self.current.add(status, time.perf_counter() - start)
             if status == 200:
                 self.latest = connection.header(b"x-bundle-version").decode()
+                self.versions[self.latest] += 1
                 names = connection.body()["result"]["label_name"][0]
                 self.wrong += any(name.startswith("new ") != self._prefixes[self.latest] for name in names)
             else:
@@ -152,6 +158,34 @@ def execute(run):
     }
 
 
+def execute_split(run):
+    """The same clients on a server with both versions, and on one with the first alone."""
+    from text_cls.bundle import open_bundle
+    from text_cls.reference import VERSION_DIGITS
+
+    export, other = make_bundles(run)
+    prefixes = {open_bundle(str(path)).digest[:VERSION_DIGITS]: path is other for path in (export, other)}
+    requests, half = [our_request(text) for text in read_dev("duee", 512)], run.settings["requests"] // 2
+    shares = ",".join(f"{name}={share}" for name, share in SPLIT.items())
+    flags = ("--bundle", f"old={export}", "--bundle", f"new={other}", "--split", shares)
+    found, seen = {}, collections.Counter()
+    for name, words in (("one", ()), ("two", flags)):
+        with our_server(run.folder, *words) as (_, port):
+            clients = Clients(port, requests, prefixes)
+            asyncio.run(swap_on(clients, 0, half, None))
+        found[name], both = figures(clients.swapping), clients.quiet.statuses + clients.swapping.statuses
+        seen.update(answers=both.total(), errors=both.total() - both[200], wrong=clients.wrong)
+    share = sum(count for version, count in clients.versions.items() if prefixes[version]) / clients.versions.total()
+    return {**seen, **found, "share": share}
+
+
+def print_split(result):
+    print(f"{result['answers']} requests of {CLIENTS} clients")
+    print(f"errors {result['errors']}, answers of another version than their header's {result['wrong']}")
+    print(f"answered by the new version: {100 * result['share']:.1f}% (--split says {SPLIT['new']}%)")
+    print_figures(result, {"one": "one bundle", "two": "two bundles"})
+
+
 def figures(answers):
     return {
         "requests_per_second": answers.statuses[200] / answers.seconds,
@@ -164,22 +198,29 @@ def figures(answers):
 def print_table(settings, result):
     print(f"{settings['swaps']} swaps, {result['answers']} requests of {CLIENTS} clients")
     print(f"errors {result['errors']}, answers of another version than their header's {result['wrong']}")
-    print(f"{'':16} {'requests/s':>10} {'p50':>8} {'p99':>8} {'longest':>9}")
-    for name, title in (("quiet", "without swaps"), ("swapping", "with swaps")):
-        row = result[name]
-        rest = f"{row['p50']:5.1f} ms {row['p99']:5.1f} ms {row['longest']:6.1f} ms"
-        print(f"{title:16} {row['requests_per_second']:10.0f} {rest}")
+    print_figures(result, {"quiet": "without swaps", "swapping": "with swaps"})
     wait, longest = result["wait_median"], result["wait_longest"]
     print(f"from the replacement to the first new answer: median {wait:.1f} s, longest {longest:.1f} s")
     print(f"memory: {result['mib_before']:.0f} MiB at the start, at most {result['mib_peak']:.0f} MiB")
 
 
+def print_figures(result, titles):
+    print(f"{'':16} {'requests/s':>10} {'p50':>8} {'p99':>8} {'longest':>9}")
+    for name, title in titles.items():
+        row = result[name]
+        rest = f"{row['p50']:5.1f} ms {row['p99']:5.1f} ms {row['longest']:6.1f} ms"
+        print(f"{title:16} {row['requests_per_second']:10.0f} {rest}")
+
+
 def main(argv=None):
     args = parse_args(argv)
-    runs = [Run(f"swaps-{args.swaps}", {"requests": args.requests, "swaps": args.swaps, "clients": CLIENTS})]
-    for run, result in finish(args, runs, execute):
-        if not args.list:
+    settings = {"requests": args.requests, "clients": CLIENTS}
+    runs = [Run(f"swaps-{args.swaps}", {**settings, "swaps": args.swaps}), Run("split", {**settings, "split": SPLIT})]
+    for run, result in finish(args, runs, lambda run: (execute if "swaps" in run.settings else execute_split)(run)):
+        if not args.list and "swaps" in run.settings:
             print_table(run.settings, result)
+        elif not args.list:
+            print_split(result)
     return 0
 
 

@@ -69,9 +69,27 @@ def test_reload_and_rollback(pair, serve):
     client = serve(first, key=KEY)
     old, new = versions
     _exchange(str(second), str(first))
-    assert admin(client, "reload").json() == {"changed": True, "name": "a", "version": new, "previous": old}
-    assert admin(client, "reload").json() == {"changed": False, "name": "a", "version": new, "previous": old}
-    assert admin(client, "rollback").json() == {"changed": True, "name": "a", "version": old, "previous": new}
+    assert admin(client, "reload").json() == {
+        "changed": True,
+        "name": "a",
+        "version": new,
+        "previous": old,
+        "route": ROUTE,
+    }
+    assert admin(client, "reload").json() == {
+        "changed": False,
+        "name": "a",
+        "version": new,
+        "previous": old,
+        "route": ROUTE,
+    }
+    assert admin(client, "rollback").json() == {
+        "changed": True,
+        "name": "a",
+        "version": old,
+        "previous": new,
+        "route": ROUTE,
+    }
     (first / "model.onnx").write_bytes(b"")
     answer = admin(client, "reload")
     assert answer.status_code == 409 and "model.onnx is not the file of this bundle" in answer.json()["detail"]

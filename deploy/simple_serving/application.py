@@ -193,10 +193,11 @@ def schema_of(app, service):
 
 
 def _schema_of(app, service):
-    first, tasks = service.first, {served.task: served for served in reversed(service.bundles.values())}
+    first, tasks = service.first, service.by_task
     versions = [served.version for served in service.bundles.values()]
     windows = any(version.predictor.long_texts.mode == WINDOWS for version in versions)
-    schema = refine(app.openapi(), service.limits, max(version.longest for version in versions), windows)
+    longest = max(version.longest for version in versions)
+    schema = refine(app.openapi(), service.limits, longest, windows, list(service.bundles))
     for task in ROUTES.keys() - tasks.keys():
         del schema["paths"][ROUTES[task]]
     for path in OPEN:
@@ -209,7 +210,8 @@ def _schema_of(app, service):
         if not service.settings.api_key:  # they only answer with a key
             del schema["paths"][path]
     share_errors(schema, STATUSES)
-    schema["info"]["description"] = f"Labels of texts, from a bundle whose labels are {kind_of(first.task)}."
+    kinds = " and ".join(kind_of(task) for task in tasks)
+    schema["info"]["description"] = f"Labels of texts, from {_number(len(versions))} whose labels are {kinds}."
     schema["info"]["version"] = first.version.name
     for served in tasks.values():
         question, answer = served.version.example
@@ -224,6 +226,10 @@ def _schema_of(app, service):
         schema["components"]["securitySchemes"] = keys
         schema["security"] = [{name: []} for name in keys]
     return schema
+
+
+def _number(bundles):
+    return "a bundle" if bundles == 1 else f"{bundles} bundles"
 
 
 def kind_of(task):
@@ -247,16 +253,16 @@ def policy_of(page):
 
 async def label(request, service, task):
     """The response to a POST of texts, whatever it contains and however slowly it arrives."""
-    served = service.by_task.get(task)
-    if served is None:
+    if task not in service.by_task:
         first = service.first
         return error_response(404, f"this bundle's labels are {kind_of(first.task)}; POST to {first.route}")
     if problem := type_problem(request.headers):
         return error_response(415, problem)
     try:
-        async with service.admit(pieces_of(request, service.settings.max_body_bytes), served.check) as body:
+        pieces = pieces_of(request, service.settings.max_body_bytes)
+        async with service.admit(pieces, lambda: service.check_task(task)) as body:
             ran = asyncio.Event()
-            work = service.answer(served, body, request.scope["record"], ran)
+            work = service.answer(task, body, request.scope["record"], ran)
             return await in_time(request, work, ran, service.settings.deadline_seconds)
     except tuple(STATUS_OF) as error:
         return refusal(error)

@@ -49,6 +49,13 @@ class Parameters(_Strict):
         description="the probability a label must exceed, instead of the bundle's thresholds; the rest of its "
         "decision (min_k, max_k, none_below, hierarchy) applies as before",
     )
+    bundle: str | None = Field(None, description="name of the bundle that shall answer, of those of /info")
+    split_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="an id, as of a user: with --split, requests with the same id are answered by the same bundle",
+    )
     evidence: bool | None = Field(
         None, description="return the passage that decided each label; only if the mode of long_texts is windows"
     )
@@ -76,12 +83,15 @@ class Answer(BaseModel):
     result: Result
 
 
-class Info(BaseModel):
+class Versions(BaseModel):
     name: str = Field(description="name of the bundle, as in the header X-Bundle of its answers")
-    version: str = Field(description="first 12 digits of `bundle`, as in the header X-Bundle-Version")
+    version: str = Field(description="first 12 digits of the SHA-256 of its manifest, as in X-Bundle-Version")
     previous: str | None = Field(description="the version that POST /admin/rollback would bring back")
-    task: str = Field(description="hierarchical, multi_label or retrieval")
     route: str = Field(description="where to POST texts")
+
+
+class Info(Versions):
+    task: str = Field(description="hierarchical, multi_label or retrieval")
     labels: list[str]
     model: str
     bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
@@ -90,6 +100,8 @@ class Info(BaseModel):
         description="how longer texts are read: mode is cut, head_tail or windows, of which a text has max_windows"
     )
     limits: dict[str, int | float]
+    bundles: list[Versions] = Field(description="all bundles of the server")
+    split: dict[str, float] | None = Field(description="shares of the requests by bundle; null: the first answers")
 
 
 class Error(BaseModel):
@@ -137,10 +149,11 @@ def _explain(error):
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def refine(schema, limits, longest, windows):
+def refine(schema, limits, longest, windows, names):
     """Adds the classes of requests and errors, and the limits in force, to the application's OpenAPI schema.
 
-    windows: whether the bundle reads long texts in windows; without, what is about them is left out.
+    windows: whether a bundle reads long texts in windows; without, what is about them is left out.
+    names: of the bundles.
     """
     parts = schema["components"]["schemas"]
     parts["Error"] = Error.model_json_schema()
@@ -151,6 +164,7 @@ def refine(schema, limits, longest, windows):
     text["maxLength"] = texts["items"]["maxLength"] = limits["max_characters"]
     texts["maxItems"] = limits["max_texts"]
     parts["Parameters"]["properties"]["max_seq_len"]["anyOf"][0]["maximum"] = longest
+    parts["Parameters"]["properties"]["bundle"]["anyOf"][0]["enum"] = names
     for part, name in () if windows else (("Parameters", "evidence"), ("Result", "evidence"), ("Result", "truncated")):
         del parts[part]["properties"][name]
     return schema

@@ -103,9 +103,9 @@ class Served:
             self.lookup.close()
 
     def describe_versions(self):
-        """Its name, and the versions in memory, by the first digits of the SHA-256 of their manifests."""
-        previous = self.previous
-        return {"name": self.name, "version": self.version.name, "previous": previous.name if previous else None}
+        """Its name and route, and the versions in memory, by the first digits of the SHA-256 of their manifests."""
+        previous = self.previous.name if self.previous else None
+        return {"name": self.name, "version": self.version.name, "previous": previous, "route": self.route}
 
     def describe(self):
         """What `/info` says about it."""
@@ -113,7 +113,6 @@ class Served:
         return {
             **self.describe_versions(),
             "task": self.task,
-            "route": self.route,
             "labels": predictor.labels.names,
             "model": predictor.bundle.manifest["model"],
             "bundle": predictor.bundle.digest,

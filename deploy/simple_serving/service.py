@@ -5,7 +5,6 @@ writing its answer. It is accepted only if what waits for all of them leaves it 
 """
 
 import asyncio
-import os
 import signal
 import threading
 import time
@@ -16,11 +15,12 @@ from batcher import Batcher, Closed, Full
 from metrics import Metrics
 from prediction_counts import PredictionCounts, tokens_of
 from reading import Reader
-from schemas import parse
+from schemas import Invalid, parse
 from served import Served
 from settings import CLOSING_SECONDS, describe
+from shares import Shares
 from stage import Stage
-from text_cls.cli import logger, set_up_log, stop_signals
+from text_cls.cli import UserError, logger, set_up_log, stop_signals
 from text_cls.long_texts import pool
 from text_cls.serving import open_predictor
 
@@ -62,9 +62,11 @@ class Service:
         )
         self.reader = Reader(self.limits, self.batcher, self._patience)
         self.counts = PredictionCounts(settings.metric_labels)
-        self._open(os.path.basename(os.path.abspath(settings.bundle)), settings.bundle)
+        for name, folder in settings.bundle:
+            self._open(name, folder)
         self.first = next(iter(self.bundles.values()))
-        self.by_task = {served.task: served for served in self.bundles.values()}
+        self.by_task = {served.task: served for served in reversed(self.bundles.values())}
+        self._take_shares()
         self.metrics.watch(self.batcher, self.bundles, self.counts)
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
@@ -83,6 +85,17 @@ class Service:
         )
         predictor.log()
         self.bundles[name] = Served(name, predictor, self.batcher, self.limits, self.metrics, settings.keep_previous)
+
+    def _take_shares(self):
+        """Reads --split. Raises UserError if its bundles do not answer the same route."""
+        split = self.settings.split
+        routes = {self.bundles[name].route for name in split or ()}
+        if len(routes) > 1:
+            raise UserError(
+                f"--split {','.join(split)}: these bundles answer different routes ({', '.join(sorted(routes))}); none "
+                "can answer for another"
+            )
+        self.shares = {self.bundles[name].task: Shares(split) for name in list(split or ())[:1]}
 
     def _watch(self):
         while not self._end.wait(LOOK_SECONDS):
@@ -114,17 +127,33 @@ class Service:
         for served in self.bundles.values():
             served.close()
 
+    def choose(self, task, parameters):
+        """The `Served` that answers a request to the route of a task. Raises Invalid if it names another."""
+        name = parameters.bundle
+        if name is None and task in self.shares:
+            name = self.shares[task].pick(parameters.split_id)
+        served = self.by_task[task] if name is None else self.bundles.get(name)
+        if served is None:
+            raise Invalid(f"parameters.bundle: no bundle has this name; known are {', '.join(self.bundles)}")
+        if served.task != task:
+            raise Invalid(f"parameters.bundle: {name} answers at {served.route}; POST there")
+        return served
+
     @property
     def info(self):
-        """The answer of `/info`."""
-        return {**self.first.describe(), "limits": self.limits}
+        """The answer of `/info`: the first bundle, and the versions of all."""
+        bundles = [served.describe_versions() for served in self.bundles.values()]
+        return {**self.first.describe(), "limits": self.limits, "bundles": bundles, "split": self.settings.split}
 
     def check_alive(self):
         """Raises Closed if no request can be accepted, whatever the load."""
         if self.draining or not self.batcher.alive:
             raise Closed
-        for served in self.bundles.values():
-            served.check_alive()
+        _check_any(served.check_alive for served in self.bundles.values())
+
+    def check_task(self, task):
+        """Raises Full or Closed if no bundle of a task accepts a request now."""
+        _check_any(served.check for served in self.bundles.values() if served.task == task)
 
     def check(self):
         """Raises Full or Closed if no request can be accepted now, whatever it contains."""
@@ -151,7 +180,7 @@ class Service:
 
         Args:
             pieces: async iterator of bytes.
-            check: raises Full or Closed if the bundle that will answer accepts no request.
+            check: raises Full or Closed if no bundle that may answer accepts a request.
         Raises:
             Full, Closed: before the body arrives, or once it has; TooSlow; whatever `pieces` raises.
         """
@@ -184,11 +213,11 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------ one request
 
-    async def answer(self, served, body, record, ran):
+    async def answer(self, task, body, record, ran):
         """The answer to the body of a request, bytes of JSON.
 
         Args:
-            served: the `Served` to answer.
+            task: of the route.
             record: dict that receives what may be logged about the request.
             ran: asyncio.Event, set once the model has run all texts.
         Raises:
@@ -202,6 +231,8 @@ class Service:
                 most = self.limits["max_texts"], self.limits["max_characters"]
                 texts, parameters = await do(len(body), parse, body, *most)
                 record.update(texts=len(texts), characters=sum(map(len, texts)))
+                served = self.choose(task, parameters)
+                served.check()
                 version = served.version  # kept to the end, even if the bundle changes meanwhile
                 record.update(bundle=served.name, version=version.name)
                 asked = await self.reader.read(texts, parameters, version, record, until, do)
@@ -247,3 +278,14 @@ class Service:
             counted = tokens_of(asked.rows[rows], asked.windows, getattr(predictor.tokenizer, "unk_id", None))
             self.counts.add(name, predictor.bundle, calibrated, predicted, counted)
         return numbers_of(calibrated, predicted)
+
+
+def _check_any(checks):
+    """Calls functions until one does not raise Full or Closed; raises the last of their exceptions if all do."""
+    problem = None
+    for check in checks:
+        try:
+            return check()
+        except (Full, Closed) as error:
+            problem = error
+    raise problem
