@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+
 from text_cls.long_texts import passages
 
 
@@ -18,6 +20,24 @@ def numbers_of(calibrated, predicted):
     """[(label numbers, their probabilities)] per row, from arrays [rows, labels]."""
     numbers = [chosen.nonzero()[0] for chosen in predicted]
     return [(some.tolist(), row[some].tolist()) for row, some in zip(calibrated, numbers)]
+
+
+def score_fields(calibrated, parameters, names):
+    """Further fields of the result that a request asks for, each with a list per text.
+
+    Args:
+        calibrated: probabilities, [rows, labels].
+        names: of the labels.
+    """
+    more = {}
+    if parameters.top_k:
+        best = np.argsort(-calibrated, axis=1, kind="stable")[:, : parameters.top_k]
+        more["top_label"] = best.tolist()
+        more["top_confidence"] = np.take_along_axis(calibrated, best, axis=1).tolist()
+        more["top_label_name"] = [[names[number] for number in row] for row in more["top_label"]]
+    if parameters.all_scores:
+        more["scores"] = calibrated.tolist()
+    return more
 
 
 def window_fields(outputs, asked, found):

@@ -28,6 +28,7 @@ from settings import parse_args
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import PACKAGES, UserError
 from text_cls.long_texts import WINDOWS
+from tracing import NO_FASTAPI
 
 LATE_SECONDS = 1  # by which an answer may be late that only has to be written: to lose it would help nobody
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -95,6 +96,7 @@ def create_app(settings=None):
         openapi_url=None,
         redirect_slashes=False,  # a redirect would lead to whatever the header Host says
         lifespan=lifespan,
+        telemetry=NO_FASTAPI,
     )
     app.state.server = state
     app.add_middleware(Gate, state=state)

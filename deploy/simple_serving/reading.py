@@ -10,6 +10,7 @@ from stage import SMALL
 from text_cls.long_texts import WINDOWS, Windows, evidence_problem, joined, texts_in_parts
 
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
+MAX_SCORES = 1 << 18  # of labels that are not predicted, in an answer: about 5 MB
 MAX_OUTPUTS = 1 << 24  # of the windows of a request, which are held until the last of them has been run
 
 
@@ -53,6 +54,12 @@ class Reader:
         if length <= predictor.tokenizer.fixed:
             raise Invalid(
                 f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
+            )
+        scores = len(predictor.labels) if parameters.all_scores else min(parameters.top_k or 0, len(predictor.labels))
+        if scores * len(texts) > MAX_SCORES:
+            raise Invalid(
+                f"{len(texts)} texts with {scores} scores each, but an answer may have at most {MAX_SCORES}; send the "
+                "texts in several requests, or ask for fewer scores with parameters.top_k"
             )
         if parameters.evidence and (problem := evidence_problem(predictor.long_texts)):
             raise Invalid(f"parameters.evidence: {problem}")

@@ -56,6 +56,8 @@ class Parameters(_Strict):
         max_length=128,
         description="an id, as of a user: with --split, requests with the same id are answered by the same bundle",
     )
+    top_k: Size | None = Field(None, description="also return this many labels with the highest probabilities")
+    all_scores: bool | None = Field(None, description="also return the probabilities of all labels")
     evidence: bool | None = Field(
         None, description="return the passage that decided each label; only if the mode of long_texts is windows"
     )
@@ -70,6 +72,14 @@ class Result(BaseModel):
     label: list[list[int]] = Field(description="for each text: line numbers of its labels in label.txt, from 0")
     confidence: list[list[float]] = Field(description="for each text: the probabilities of those labels")
     label_name: list[list[str]] = Field(description="for each text: the names of those labels, each after its parent")
+    top_label: list[list[int]] | None = Field(
+        None, description="with top_k: for each text, the most probable labels, predicted or not, the first most of all"
+    )
+    top_confidence: list[list[float]] | None = Field(None, description="with top_k: the probabilities of those labels")
+    top_label_name: list[list[str]] | None = Field(None, description="with top_k: the names of those labels")
+    scores: list[list[float]] | None = Field(
+        None, description="with all_scores: for each text, the probabilities of all labels, in the order of label.txt"
+    )
     evidence: list[list[Passage]] | None = Field(
         None, description="if asked for: for each text, the passages with the highest logits of those labels"
     )

@@ -10,7 +10,8 @@ import threading
 import time
 from contextlib import asynccontextmanager
 
-from answers import decided, encode_answer, numbers_of, window_fields
+import json_log
+from answers import decided, encode_answer, numbers_of, score_fields, window_fields
 from batcher import Batcher, Closed, Full
 from metrics import Metrics
 from prediction_counts import PredictionCounts, tokens_of
@@ -23,6 +24,7 @@ from stage import Stage
 from text_cls.cli import UserError, logger, set_up_log, stop_signals
 from text_cls.long_texts import pool
 from text_cls.serving import open_predictor
+from tracing import step
 
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
@@ -55,6 +57,8 @@ class Service:
         """Opens the bundles and measures their models. Raises UserError if one cannot be served."""
         settings = self.settings
         set_up_log()
+        if settings.log_format == json_log.JSON:
+            json_log.write_json()
         for line in describe(settings):
             logger.info(line)
         self.batcher = Batcher(
@@ -227,7 +231,7 @@ class Service:
         until = time.monotonic() + seconds
         try:
             self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
-            with self.reading.work(len(body)) as do:
+            with step("read"), self.reading.work(len(body)) as do:
                 most = self.limits["max_texts"], self.limits["max_characters"]
                 texts, parameters = await do(len(body), parse, body, *most)
                 record.update(texts=len(texts), characters=sum(map(len, texts)))
@@ -240,9 +244,11 @@ class Service:
                 raise Full(self.reading.seconds)
             job = self.batcher.submit(version.model, asked.rows, parameters.batch_size, self._patience(until))
             with self.writing.work(len(asked.rows) * version.model.columns) as do:
-                outputs = await asyncio.wrap_future(job)
+                with step("model"):
+                    outputs = await asyncio.wrap_future(job)
                 ran.set()
-                return await self._write(outputs, asked, served, version.predictor, do)
+                with step("write"):
+                    return await self._write(outputs, asked, served, version.predictor, do)
         except asyncio.CancelledError:
             if job and job.begun:
                 raise
@@ -250,25 +256,27 @@ class Service:
 
     async def _write(self, outputs, asked, served, predictor, do):
         """The answer in JSON, from the model's outputs."""
-        size, more = outputs.size, {}
+        size, windows = outputs.size, asked.windows
         if served.lookup:
-            found = []
+            parts = []
             for start in range(0, len(outputs), ROWS_PER_SEARCH):
                 rows = slice(start, start + ROWS_PER_SEARCH)
                 searched = served.name, predictor, outputs[rows], asked, rows
-                found += await served.lookup.run(self._labels_of, *searched)
-        elif asked.windows is None:
-            found = await do(size, self._labels_of, served.name, predictor, outputs, asked)
+                parts.append(await served.lookup.run(self._labels_of, *searched))
+            found = [one for part, _ in parts for one in part]
+            more = {name: [row for _, fields in parts for row in fields[name]] for name in parts[0][1]}
+        elif windows is None:
+            found, more = await do(size, self._labels_of, served.name, predictor, outputs, asked)
         else:
-            pooled = await do(size, pool, outputs, asked.windows.counts, asked.windows.pooling)
-            found = await do(size, self._labels_of, served.name, predictor, pooled, asked)
-            more = await do(size, window_fields, outputs, asked, found)
+            pooled = await do(size, pool, outputs, windows.counts, windows.pooling)
+            found, more = await do(size, self._labels_of, served.name, predictor, pooled, asked)
+            more |= await do(size, window_fields, outputs, asked, found)
         self.metrics.texts.inc(len(found))
         self.metrics.windows.inc(len(outputs))
         return await do(size, encode_answer, found, predictor.labels.names, more)
 
     def _labels_of(self, name, predictor, outputs, asked, rows=slice(None)):
-        """What `numbers_of` returns for the texts of a request, or some of its rows, which are counted.
+        """(`numbers_of`, `score_fields`) of the texts of a request, or of some of its rows, which are counted.
 
         name: of the bundle.
         """
@@ -277,7 +285,7 @@ class Service:
         if parameters.prob_limit is None and parameters.max_seq_len is None:  # else they are those of another model
             counted = tokens_of(asked.rows[rows], asked.windows, getattr(predictor.tokenizer, "unk_id", None))
             self.counts.add(name, predictor.bundle, calibrated, predicted, counted)
-        return numbers_of(calibrated, predicted)
+        return numbers_of(calibrated, predicted), score_fields(calibrated, parameters, predictor.labels.names)
 
 
 def _check_any(checks):

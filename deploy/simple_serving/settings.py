@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+import json_log
 from text_cls.cli import (
     Problems,
     UserError,
@@ -135,6 +136,7 @@ def parser_of(description):
     add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
     series = "labels that get a metric of their own; the others are counted together (%(default)s)"
+    add("--log_format", default=json_log.TEXT, choices=json_log.FORMATS, help="form of log lines (%(default)s)")
     add("--metric_labels", type=non_negative_int, default=200, help=series)
 
     add = parser.add_argument_group("limits").add_argument
