@@ -107,7 +107,8 @@ def process(words, log, url, environment=(), cwd=None):
 @contextlib.contextmanager
 def our_server(folder, *flags):
     port, script = free_port(), ROOT / "deploy" / "simple_serving" / "server.py"
-    words = [sys.executable, script, "--bundle", folder / "export", "--port", str(port), f"--num_threads={THREADS}"]
+    words = [sys.executable, script, "--port", str(port), f"--num_threads={THREADS}"]
+    words += [] if "--bundle" in flags else ["--bundle", folder / "export"]
     log = folder / f"server{port}.log"
     with process([*words, *flags], log, f"http://127.0.0.1:{port}/health/ready") as server:
         yield server, port

@@ -26,9 +26,9 @@ def open_for_change(args, problems):
 
 def write_changes(bundle, index, labels, fields=None, decision=None):
     """Writes labels, decision, embedded index and manifest fields into the bundle's folder, all or none of them."""
-    from text_cls.serving.retrieval_predictor import CHANGING
+    from text_cls.serving.retrieval_predictor import RetrievalPredictor
 
-    with changed_bundle(bundle, CHANGING) as (folder, manifest):
+    with changed_bundle(bundle, RetrievalPredictor.changing) as (folder, manifest):
         labels.write(os.path.join(folder, "label.txt"))
         carried = carry_decision(decision or bundle.decision, bundle.labels, labels)
         carried.save(os.path.join(folder, DECISION), labels.names)

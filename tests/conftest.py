@@ -291,7 +291,7 @@ def ernie_m(families, tmp_path_factory):
 
 @pytest.fixture
 def serve(bundles):
-    """serve("news" or "reviews" or bundle, *flags, key=None) -> TestClient of a started application."""
+    """serve("news" or "reviews" or bundle or None, *flags, key=None) -> TestClient of a started application."""
     from starlette.testclient import TestClient
 
     import settings
@@ -300,7 +300,8 @@ def serve(bundles):
     clients = []
 
     def call(bundle="news", *flags, key=None):
-        words = ["--bundle", str(bundles.get(bundle, bundle)), "--num_threads", "1", *map(str, flags)]
+        first = [] if bundle is None else ["--bundle", str(bundles.get(bundle, bundle))]
+        words = [*first, "--num_threads", "1", *map(str, flags)]
         chosen = settings.parse_args(words, environ={settings.API_KEY: key} if key else {})
         clients.append(TestClient(create_app(chosen), raise_server_exceptions=False))
         return clients[-1].__enter__()

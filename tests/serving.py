@@ -35,10 +35,10 @@ import server
 from batcher import Batcher, Speed
 real = Batcher.warm_up
 
-def warm_up(self, row):
-    costs, run = real(self, row), self.run
-    self.run = lambda rows: (time.sleep({seconds}), run(rows))[1]
-    self._speed = Speed(self.batch_tokens, {seconds})
+def warm_up(self, model, row, rounds):
+    costs, run = real(self, model, row, rounds), model.run
+    model.run = lambda rows: (time.sleep({seconds}), run(rows))[1]
+    model.speed = Speed(self.batch_tokens, {seconds})
     return costs
 
 Batcher.warm_up = warm_up
@@ -174,6 +174,15 @@ def service_of(client):
     return client.app.state.server.service
 
 
+def predictor_of(client):
+    return service_of(client).first.version.predictor
+
+
+def model_of(client):
+    """The `batcher.Model` that answers."""
+    return service_of(client).first.version.model
+
+
 def ask(client, text, task="cls_hierarchical", **parameters):
     return client.post(f"/models/{task}", json={"data": {"text": text}, "parameters": parameters})
 
@@ -182,9 +191,9 @@ class PausedModel:
     """Pauses the model of a service until `go` is set."""
 
     def __init__(self, client):
-        self.batcher, self.rows = service_of(client).batcher, []
+        self.model, self.rows = model_of(client), []
         self.go, self.begun = threading.Event(), threading.Event()
-        self.real, self.batcher.run = self.batcher.run, self.run
+        self.real, self.model.run = self.model.run, self.run
 
     def run(self, rows):
         self.rows.append(len(rows))

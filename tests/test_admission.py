@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from batcher import Full, Speed
-from serving import PausedModel, ask, service_of, wait_until
+from serving import PausedModel, ask, predictor_of, service_of, wait_until
 from stage import SMALL, Stage
 
 
@@ -15,7 +15,7 @@ class PausedReading:
     """Pauses the tokenizer of a service until `go` is set."""
 
     def __init__(self, client, monkeypatch):
-        tokenizer = service_of(client).predictor.tokenizer
+        tokenizer = predictor_of(client).tokenizer
         self.real, self.texts, self.go = tokenizer.encode, [], threading.Event()
         monkeypatch.setattr(tokenizer, "encode", self.encode)
 
@@ -87,7 +87,7 @@ def test_a_request_whose_time_is_up_before_the_model_gets_503_and_costs_no_more(
 def test_overload_of_the_reading_thread_gives_503_instead_of_504(serve, monkeypatch):
     """Twelve seconds of work arrive at once, and the deadline is three."""
     client = serve("news", "--deadline_seconds", 3)
-    tokenizer = service_of(client).predictor.tokenizer
+    tokenizer = predictor_of(client).tokenizer
     real, pause = tokenizer.encode, threading.Event()
     monkeypatch.setattr(tokenizer, "encode", lambda *args: (pause.wait(0.2), real(*args))[1])
     with ThreadPoolExecutor(60) as pool:
@@ -98,7 +98,7 @@ def test_overload_of_the_reading_thread_gives_503_instead_of_504(serve, monkeypa
 
 def test_a_request_that_was_read_too_slowly_does_not_reach_the_model(serve, monkeypatch):
     client = serve("news", "--deadline_seconds", 4)
-    tokenizer, model = service_of(client).predictor.tokenizer, PausedModel(client)
+    tokenizer, model = predictor_of(client).tokenizer, PausedModel(client)
     model.go.set()
     real, pause = tokenizer.encode, threading.Event()
     monkeypatch.setattr(tokenizer, "encode", lambda *args: (pause.wait(3.2), real(*args))[1])

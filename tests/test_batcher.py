@@ -1,9 +1,11 @@
 """Dynamic batching without HTTP: a model that adds up tokens, and one whose runs wait for a signal."""
 
+import gc
 import itertools
 import math
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher import Batcher, Closed, Full, Speed
+from batcher import Batcher, Closed, Full, Model, Speed
 from text_cls.batching import cheapest_batches
 
 
@@ -47,19 +49,36 @@ class Steps:
             self._go.release()
 
 
+class OneModel(Batcher):
+    """A batcher of a single model, which its methods need not be told."""
+
+    def __init__(self, run, *args, **options):
+        super().__init__(*args, **options)
+        self.model = Model(run, 2)
+
+    def submit(self, rows, *args, **options):
+        return super().submit(self.model, rows, *args, **options)
+
+    def check(self, tokens=0, patience=math.inf, model=None):
+        super().check(tokens, patience, self.model)
+
+    def warm_up(self, row, rounds):
+        return super().warm_up(self.model, row, rounds)
+
+
 @pytest.fixture
 def batcher():
-    """batcher(run, **options) -> Batcher, closed at the end."""
+    """batcher(run, **options) -> OneModel, closed at the end."""
     made = []
 
     def make(run=model, **options):
-        made.append(Batcher(run, 2, **options))
+        made.append(OneModel(run, **options))
         return made[-1]
 
     yield make
     for one in made:
-        if isinstance(one.run, Steps):
-            one.run.go(1000)
+        if isinstance(one.model.run, Steps):
+            one.model.run.go(1000)
         one.close(60)
         assert not one._thread.is_alive()
 
@@ -76,7 +95,7 @@ def test_every_request_is_answered_once_in_order_and_as_if_alone(requests, batch
         runs.append([len(ids) for ids in rows])
         return model(rows)
 
-    batcher = Batcher(run, 2, budget, queue_tokens=10**9, batching=batching)
+    batcher = OneModel(run, budget, queue_tokens=10**9, batching=batching)
     rows = [[row(length, value=k + i) for i, length in enumerate(lengths)] for k, (lengths, _) in enumerate(requests)]
     with ThreadPoolExecutor(4) as pool:
         futures = list(pool.map(batcher.submit, rows, [size for _, size in requests]))
@@ -86,7 +105,7 @@ def test_every_request_is_answered_once_in_order_and_as_if_alone(requests, batch
         if own:
             assert (answer == model(own)).all()
     batcher.close(60)
-    assert batcher.tokens == batcher.texts == 0 and not batcher._heap
+    assert batcher.tokens == batcher.texts == 0 and not batcher._busy
     assert sorted(n for lengths in runs for n in lengths) == sorted(n for lengths, _ in requests for n in lengths)
     for lengths in runs:
         assert len(lengths) == 1 or len(lengths) * max(lengths) <= budget  # padding included
@@ -118,7 +137,7 @@ def test_costs_are_measured(batcher):
     ours = batcher(lambda rows: time.sleep(1e-4 * len(rows) * len(rows[0])), batch_tokens=100)
     costs = ours.warm_up(row(64), rounds=2)
     assert list(costs) == [8, 16, 32, 64] and costs[64] >= 64e-4
-    assert len(ours._cost) == 101 and ours._cost[64] == costs[64] == ours._cost[100]
+    assert len(ours.model.cost) == 101 and ours.model.cost[64] == costs[64] == ours.model.cost[100]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +153,8 @@ def test_disturbed_measurements_are_corrected(batcher, monkeypatch, seconds, cos
     clock = iter(np.cumsum([one for a_round in seconds for size in a_round for one in (0, size)]))
     monkeypatch.setattr("batcher.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert list(ours.warm_up(row(64), rounds=len(seconds)).values()) == costs
-    assert ours._cost[[0, 8, 12, 64]].tolist() == [costs[0], costs[0], (costs[0] + costs[1]) / 2, costs[3]]
-    assert ours._speed.per_second == 64 / costs[3]
+    assert ours.model.cost[[0, 8, 12, 64]].tolist() == [costs[0], costs[0], (costs[0] + costs[1]) / 2, costs[3]]
+    assert ours.model.speed.per_second == 64 / costs[3]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +165,7 @@ def test_costs_decide_which_rows_share_a_run(batcher, fixed, runs):
     """If a run costs no more than its tokens, no row is padded; if a run is expensive, all rows share one."""
     steps = Steps()
     ours = batcher(steps, batch_tokens=64)
-    ours._cost = np.arange(65.0) + fixed
+    ours.model.cost = np.arange(65.0) + fixed
     ours.submit([row(5, 9)])
     steps.wait_for_run()
     ours.submit([row(8, 1)])
@@ -312,7 +331,7 @@ def test_if_the_model_becomes_too_slow_for_all_the_newest_requests_are_refused(b
     jobs = [ours.submit([row(10, k)] * 10, patience=patience) for k, patience in enumerate((1, 125, 125, 125))]
     steps.wait_for_run()
     jobs[3].cancel()
-    ours._speed = Speed(10000, 10000)  # by which the 290 tokens left take 290 seconds, but 190 less than 250
+    ours.model.speed = Speed(10000, 10000)  # by which the 290 tokens left take 290 seconds, but 190 less than 250
     steps.go()
     with pytest.raises(Full) as error:
         jobs[2].result(60)
@@ -358,7 +377,7 @@ def test_a_stall_is_forgotten(batcher):
         return model(rows)
 
     ours = batcher(run)
-    ours._speed = Speed(1024, 60)  # one run took a minute
+    ours.model.speed = Speed(1024, 60)  # one run took a minute
     first = ours.submit([row(10)])
     with pytest.raises(Full):
         ours.check(100, patience=5)
@@ -395,3 +414,90 @@ def test_runs_are_observed(batcher):
     ours.close(60)
     assert [figures[:2] for figures in seen] == [(2, 30)] or [figures[:2] for figures in seen] == [(1, 20), (1, 10)]
     assert all(0 <= seconds < 10 for _, _, seconds in seen)
+
+
+# ------------------------------------------------------------------------------------------------------- several models
+
+
+def test_a_run_has_rows_of_one_model_and_turns_pass_between_them():
+    """The second model's request does not wait for all of the first one's, nor do their rows share a run."""
+    first, second, ours = Steps(), Steps(), Batcher(batch_tokens=100)
+    one, other = Model(first, 2), Model(second, 2)
+    jobs = [ours.submit(one, [row(50, 1)] * 10)]
+    first.wait_for_run()
+    jobs += [ours.submit(other, [row(20, 2)] * 3), ours.submit(one, [row(50, 3)])]
+    first.go(1)
+    second.wait_for_run()
+    assert len(first.runs) < 4 and second.runs == [[2, 2, 2]]
+    first.go(100), second.go(100)
+    assert [job.result(60)[0].tolist() for job in jobs] == [[50, 50], [20, 40], [50, 150]]
+    ours.close(60)
+    assert not {2} & set(itertools.chain(*first.runs)) and not ours._busy and one.tokens == other.tokens == 0
+
+
+def test_what_waits_for_a_slow_model_counts_by_its_own_speed():
+    steps, ours = Steps(), Batcher(batch_tokens=100)
+    slow, fast = Model(steps, 2), Model(model, 2)
+    slow.speed, fast.speed = Speed(100, 10), Speed(1000, 1)
+    ours.submit(slow, [row(100, 1)])
+    steps.wait_for_run()
+    with pytest.raises(Full) as full:
+        ours.check(1000, 5, fast)  # 10 seconds of the slow model, and 1 of its own
+    assert full.value.retry_after == 6
+    ours.check(1000, 11.5, fast)
+    steps.go()
+    ours.close(60)
+
+
+def test_a_model_is_measured_between_the_runs_of_another():
+    """No two runs at a time, and at most one measurement between two runs."""
+    order, started, ours = [], threading.Event(), Batcher(batch_tokens=64)
+
+    def run(name):
+        def record(rows):
+            order.append(name)
+            time.sleep(0.002)
+            order.append(name)
+            started.set()
+            return model(rows)
+
+        return Model(record, 2)
+
+    used, fresh = run("used"), run("fresh")
+    job = ours.submit(used, [row(60, 1)] * 200)
+    assert started.wait(60)
+    ours.warm_up(fresh, row(64), rounds=3)
+    assert fresh.cost is not None and not job.done()
+    job.result(60)
+    assert order[::2] == order[1::2]
+    measured = [k for k, name in enumerate(order[::2]) if name == "fresh"]
+    assert len(measured) == 12 and all(b - a > 1 for a, b in itertools.pairwise(measured))
+    ours.close(60)
+
+
+def test_a_model_that_fails_its_warm_up_leaves_the_others_running(batcher):
+    ours = batcher()
+
+    def fail(rows):
+        raise ValueError("a graph that does not run")
+
+    with pytest.raises(ValueError, match="does not run"):
+        Batcher.warm_up(ours, Model(fail, 2), row(64))
+    assert ours.submit([row(5, 3)]).result(60)[0, 1] == 15
+    ours.close(60)
+    with pytest.raises(Closed):
+        ours.between_runs(len, [])
+
+
+def test_a_model_is_freed_after_its_last_request(batcher):
+    """A replaced bundle's memory is not held by what ran it."""
+    ours, gone = batcher(), Model(model, 2)
+    Batcher.warm_up(ours, gone, row(64), 1)
+    Batcher.submit(ours, gone, [row(5, 3)] * 3).result(60)
+    gone = weakref.ref(gone)
+    ours.submit([row(5, 3)]).result(60)
+    ours.between_runs(len, [])
+    end = time.monotonic() + 60
+    while gone() and time.monotonic() < end:
+        gc.collect()
+    assert gone() is None

@@ -3,15 +3,15 @@
 import shutil
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from conftest import lines_of, write_lines
+from bundle_versions import renamed
+from conftest import lines_of
 from index_commands import script as index_script
 
 import build_repository
 from text_cls import bundle as bundle_module
-from text_cls.bundle import open_bundle, write_manifest
+from text_cls.bundle import open_bundle
 from text_cls.cli import UserError
 from text_cls.files import _exchange
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -19,24 +19,6 @@ from text_cls.serving import open_predictor, predictor, retrieval_predictor
 from text_cls.serving.predictor import Predictor
 
 TEXTS = ["股票大跌", "足球比赛"]
-
-
-def renamed(folder, target):
-    """A copy of a bundle with other label names and another bias in its graph."""
-    shutil.copytree(folder, target)
-    names = lines_of(target / "label.txt")
-    write_lines(target / "label.txt", [f"B{number}" for number in range(len(names))])
-    model = onnx.load(str(target / "model.onnx"))
-    for tensor in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.shape == (len(names),):
-            tensor.CopyFrom(onnx.numpy_helper.from_array((values + 5).astype(values.dtype), tensor.name))
-    onnx.save(model, str(target / "model.onnx"))
-    fields = open_bundle(str(folder)).manifest
-    made = ("version", "variants", "files")
-    fields = {**{name: value for name, value in fields.items() if name not in made}, "hierarchical": False}
-    write_manifest(str(target), fields)
-    return target
 
 
 @pytest.fixture

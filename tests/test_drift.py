@@ -282,11 +282,11 @@ def test_old_versions_are_dropped():
 
     from prediction_counts import VERSIONS, PredictionCounts
 
-    counts = PredictionCounts("b", 10)
+    counts = PredictionCounts(10)
     for i in range(VERSIONS + 2):
         bundle = SimpleNamespace(digest=f"{i:064}", labels=SimpleNamespace(names=["x"]))
         bundle.digest = bundle.digest[::-1]
-        counts.add(bundle, np.array([[0.7]]), np.array([[True]]), (np.array([5]), 5, 1))
+        counts.add("b", bundle, np.array([[0.7]]), np.array([[True]]), (np.array([5]), 5, 1))
     series = [sample for family in counts.collect() for sample in family.samples if "counted_texts" in sample.name]
     assert len(series) == VERSIONS and {sample.value for sample in series} == {1}
 

@@ -208,17 +208,16 @@ def test_reopened_it_needs_no_file_for_its_first_answer(bundle):
     assert next(after.predict(["足球"]))[0] == next(one.predict(["足球"]))[0]
 
 
-def test_another_encoder_is_refused(bundle, retrieval):
+def test_reopened_another_encoder_is_loaded(bundle, retrieval):
     before = open_predictor(str(bundle), num_threads=1)
     put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=7)
-    with pytest.raises(UserError, match="holds another encoder now; restart to serve it"):
-        before.reopened()
-    put_index(bundle, EmbeddedIndex.open(str(bundle)), max_seq_length=before.max_seq_length)
-    assert before.reopened().labels.names == before.labels.names
+    after = before.reopened()
+    assert after.session is not before.session and (after.max_seq_length, before.max_seq_length) == (7, 48)
     shutil.rmtree(bundle)
     shutil.copytree(retrieval["reviews", "labels"], bundle)
-    with pytest.raises(UserError, match="holds another encoder now"):
-        before.reopened()
+    ours = open_predictor(str(bundle), num_threads=1)
+    assert [found for found, _ in after.reopened().predict(TEXTS)] == [found for found, _ in ours.predict(TEXTS)]
+    assert before.session is not None
 
 
 # ------------------------------------------------------------------------------------------------- scripts that use it

@@ -13,7 +13,7 @@ from conftest import ROOT, command_line, lines_of, load_script, write_lines
 from selenium.webdriver.common.by import By
 
 import client
-from serving import TEXTS, ask, asking, service_of, serving, wait_until
+from serving import TEXTS, ask, asking, predictor_of, service_of, serving, wait_until
 from text_cls.bundle import open_bundle
 from text_cls.files import atomic_folder
 from text_cls.serving import open_predictor
@@ -206,16 +206,18 @@ def test_a_broken_change_is_reported_and_the_old_index_stays_in_use(label_bundle
         one.wait_for("(?s)was not loaded.*was not loaded; still serving the previous one: JSONDecodeError")
         with atomic_folder(str(label_bundle)) as new:
             shutil.copytree(retrieval["reviews", "labels"], new, dirs_exist_ok=True)
-        one.wait_for("holds another encoder now; restart to serve it")
-        assert one.ask(*asked)[2] == wanted
+        one.wait_for("Now serving the changed bundle")  # with another encoder
+        assert one.ask(*asked)[2] != wanted
         with atomic_folder(str(label_bundle)) as new:
             shutil.copytree(good, new, dirs_exist_ok=True)
+        one.wait_for("(?s)Now serving the changed bundle.*Now serving the changed bundle")
+        assert one.ask(*asked)[2] == wanted
         index_py("add", label_bundle, "--label", "板球", "--text", "足球")
         one.wait_for("Now serving the changed bundle: 56 labels, 1 added, 0 removed")
         assert one.ask("POST", ROUTE, {"data": {"text": "足球"}})[2]["result"]["label_name"] == [["板球"]]
         metrics = metrics_of(one)
-        assert 'text_cls_renewals_total{result="done"} 1.0' in metrics
-        assert 'text_cls_renewals_total{result="failed"} 3.0' in metrics
+        assert 'text_cls_renewals_total{bundle="bundle",result="done"} 3.0' in metrics
+        assert 'text_cls_renewals_total{bundle="bundle",result="failed"} 2.0' in metrics
 
 
 def metrics_of(one):
@@ -232,7 +234,7 @@ def metrics_of(one):
 def test_a_slow_search_does_not_block_others(serve, retrieval, monkeypatch):
     """During a slow search the event loop answers, and the model runs for other requests."""
     one = serve(retrieval["news", "rows"], "--deadline_seconds", 1.5)
-    predictor, go, begun = service_of(one).predictor, threading.Event(), threading.Event()
+    predictor, go, begun = predictor_of(one), threading.Event(), threading.Event()
     real = predictor.search
 
     def search(vectors):
@@ -259,7 +261,7 @@ def test_a_slow_search_does_not_block_others(serve, retrieval, monkeypatch):
 
 def test_a_small_request_does_not_wait_for_all_the_searches_of_a_large_one(serve, retrieval, monkeypatch):
     one = serve(retrieval["news", "rows"])
-    predictor, searched, begun = service_of(one).predictor, [], threading.Event()
+    predictor, searched, begun = predictor_of(one), [], threading.Event()
     real = predictor.search
 
     def search(vectors):
@@ -280,11 +282,11 @@ def test_a_small_request_does_not_wait_for_all_the_searches_of_a_large_one(serve
 
 def test_while_the_index_is_down_no_request_reaches_the_model(serve, retrieval):
     one = serve(retrieval["news", "labels"])
-    service_of(one).lookup.answers = False
+    service_of(one).first.lookup.answers = False
     answer = ask(one, "足球", "retrieval")
     assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
     assert answer.json() == {"detail": "the index of labels does not answer; try again in 5 s"}
     assert one.get("/health/ready").status_code == 503 and one.get("/health/live").status_code == 200
-    service_of(one).lookup.answers = True
+    service_of(one).first.lookup.answers = True
     assert ask(one, "足球", "retrieval").status_code == 200 and one.get("/health/ready").status_code == 200
     assert "text_cls_batch_texts_count 1.0" in one.get("/metrics").text

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 import serving
 import settings
 from application import create_app
-from serving import PausedModel, ask, service_of
+from serving import PausedModel, ask, predictor_of, service_of
 from text_cls.bundle import open_bundle, replace_decision
 from text_cls.decision import Decision
 from text_cls.serving.predictor import Predictor
@@ -201,7 +201,7 @@ def test_metrics(serve):
 def test_the_event_loop_is_not_blocked_while_a_large_request_is_tokenised(serve, monkeypatch):
     """/health/live answers between two parts of 256 texts, although one thread tokenises them all."""
     client = serve("news", "--max_texts", 256)
-    tokenizer, seen = service_of(client).predictor.tokenizer, []
+    tokenizer, seen = predictor_of(client).tokenizer, []
     real, step = tokenizer.encode, threading.Event()
 
     def encode(texts, length):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving import PausedModel, ask, service_of, wait_until
+from serving import PausedModel, ask, model_of, service_of, wait_until
 
 KEY = "s3cret"
 
@@ -223,7 +223,7 @@ def leave(app, value):
 
 def test_an_error_of_the_model_is_reported_without_the_text(serve, caplog, monkeypatch):
     client, secret = serve(), "绝密文本"
-    real = service_of(client).batcher.run
+    real = model_of(client).run
     monkeypatch.setattr("text_cls.cli.logger.propagate", True)
 
     def run(rows):
@@ -231,7 +231,7 @@ def test_an_error_of_the_model_is_reported_without_the_text(serve, caplog, monke
             raise ValueError(secret)
         return real(rows)
 
-    service_of(client).batcher.run = run
+    model_of(client).run = run
     answer = ask(client, secret * 10)
     assert answer.status_code == 500 and secret not in answer.text and secret not in caplog.text
     assert answer.headers["x-request-id"] in caplog.text and "failed: ValueError" in caplog.text

@@ -61,12 +61,36 @@ def test_settings(caplog, monkeypatch):
         ([], {"TEXT_CLS_API_KEY": ""}, "TEXT_CLS_API_KEY is empty: set a key, or unset it"),
         ([], {"TEXT_CLS_API_KEY": " \n"}, "TEXT_CLS_API_KEY is empty: set a key, or unset it"),
         (["--bundel", "x"], {}, "--bundel"),
+        (["--bundle", "a=x", "--bundle", "a=y"], {}, "--bundle: 2 bundles are named a; give each a name of its own"),
+        (["--bundle", "x/a", "--bundle", "y/a"], {}, "--bundle: 2 bundles are named a; give each a name of its own"),
+        (["--bundle", "a="], {}, "argument --bundle: must be a folder, or name=folder, not 'a='"),
+        ([], {"TEXT_CLS_BUNDLE": "a=x;b="}, "TEXT_CLS_BUNDLE: must be a folder, or name=folder, not 'b='"),
+        (["--bundle", "a=x", "--split", "b=1"], {}, "--split b: no bundle has this name; known are a"),
+        (["--split", "a=0,b=1"], {}, "argument --split: must be shares above 0, such as old=90,new=10, not 'a=0,b=1'"),
+        (["--split", "a=1,a=1"], {}, "argument --split: must be shares above 0"),
+        (["--split", "a=nan"], {}, "argument --split: must be shares above 0"),
+        (["--split", "a"], {}, "argument --split: must be shares above 0"),
     ],
 )
 def test_invalid_settings(argv, environ, message):
     with pytest.raises(settings.UserError) as error:
         settings.parse_args(argv, environ=environ)
     assert message in str(error.value)
+
+
+def test_bundles_have_names(tmp_path):
+    def names(*words, **environ):
+        return settings.parse_args(words, environ={f"TEXT_CLS_{key}": value for key, value in environ.items()}).bundle
+
+    assert names() == [("export", str(ROOT / "export"))]
+    assert names("--bundle", "models/news/") == [("news", "models/news/")]
+    assert names("--bundle", "a=x", "--bundle", "b=y=z") == [("a", "x"), ("b", "y=z")]
+    assert names(BUNDLE="a=x;b=y") == [("a", "x"), ("b", "y")]
+    assert names("--bundle=c=x", BUNDLE="a=x;b=y") == [("c", "x")]  # flags win, and do not add
+    assert names("--bundle", "./run=3/export") == [("export", "./run=3/export")]  # no name has a slash
+    odd = tmp_path / "a=b;c"
+    odd.mkdir()
+    assert names("--bundle", str(odd)) == names(BUNDLE=str(odd)) == [("a=b;c", str(odd))]
 
 
 def test_a_failed_start_is_reported_in_a_sentence(run, tmp_path):

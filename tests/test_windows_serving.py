@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 
 import client as script
 import infer
-from serving import PausedModel, ask, service_of, serving
+from serving import PausedModel, ask, model_of, serving
 from text_cls.serving.predictor import Predictor
 
 
@@ -41,7 +41,7 @@ def assert_predicted(result, wanted):
 @pytest.mark.parametrize("characters", [100, 8192])
 def test_answers_are_the_predictors(serve, windows_bundle, predictor, texts, characters, monkeypatch):
     """Whether the texts are read one by one or together."""
-    monkeypatch.setattr("service.CHARACTERS_PER_PART", characters)
+    monkeypatch.setattr("reading.CHARACTERS_PER_PART", characters)
     client = serve(windows_bundle)
     result = ask(client, texts, evidence=True).json()["result"]
     assert_predicted(result, list(predictor.predict_with_evidence(texts)))
@@ -96,8 +96,8 @@ def test_a_text_that_is_too_long_is_refused(serve, windows_bundle, texts, flags,
 def test_a_request_that_cannot_be_in_time_is_refused_at_once(serve, windows_bundle, texts):
     """By the highest speed that was measured: a slow moment must not refuse it for good."""
     client = serve(windows_bundle)
-    service, model = service_of(client), PausedModel(client)
-    service.batcher._highest = 10.0
+    model = PausedModel(client)
+    model.model.highest = 10.0
     answer = ask(client, texts[-1])
     assert answer.status_code == 422 and not model.rows
     assert re.fullmatch(
@@ -110,13 +110,13 @@ def test_a_request_that_cannot_be_in_time_is_refused_at_once(serve, windows_bund
 
 
 def test_the_highest_speed_is_measured(serve, windows_bundle, texts):
-    batcher = service_of(serve(windows_bundle)).batcher
-    assert batcher._highest > 0 and batcher.least_seconds(1000) == pytest.approx(1000 / batcher._highest)
+    model = model_of(serve(windows_bundle))
+    assert model.highest > 0 and model.least_seconds(1000) == pytest.approx(1000 / model.highest)
 
 
 def test_too_many_windows_for_the_memory_are_refused(serve, windows_bundle, texts, monkeypatch):
     client = serve(windows_bundle, "--max_texts", 10)
-    monkeypatch.setattr("service.MAX_OUTPUTS", 20 * 55)
+    monkeypatch.setattr("reading.MAX_OUTPUTS", 20 * 55)
     answer = ask(client, texts, max_seq_len=9)
     assert answer.status_code == 422 and "windows, too many for 55 labels; send the" in answer.json()["detail"]
     assert ask(client, texts[1]).status_code == 200

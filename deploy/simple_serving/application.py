@@ -16,25 +16,31 @@ from starlette.requests import ClientDisconnect
 
 HERE = Path(__file__).resolve().parent
 
+from admin import ADMIN, add_admin
 from batcher import Closed, Full
 from docs import render
 from gate import CLIENT_LEFT, OPEN, Gate
 from metrics import Metrics
 from schemas import Answer, Info, Invalid, refine, share_errors
-from service import RETRIEVAL, ROUTES, Service, TooSlow
+from served import ROUTES
+from service import Service, TooSlow
 from settings import parse_args
 from studio_backend import add_label_studio
+from text_cls.bundle import RETRIEVAL
 from text_cls.cli import PACKAGES, UserError
 from text_cls.long_texts import WINDOWS
+from tracing import NO_FASTAPI
 
 LATE_SECONDS = 1  # by which an answer may be late that only has to be written: to lose it would help nobody
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 STATUSES = {  # the errors that the routes may answer with
     400: "this is not valid HTTP, or it arrived in too many small pieces",
     401: "the API key is missing or wrong",
+    403: "the server was started without an API key, which this route needs",
     404: "no such route, or not the route of this bundle",
     405: "the route does not accept this method",
     408: "the request did not arrive in time",
+    409: "nothing was changed; the answer says why",
     413: "the request is too large",
     414: "the address is too long",
     415: "the body is not application/json in UTF-8",
@@ -93,10 +99,13 @@ def create_app(settings=None):
         openapi_url=None,
         redirect_slashes=False,  # a redirect would lead to whatever the header Host says
         lifespan=lifespan,
+        telemetry=NO_FASTAPI,
     )
     app.state.server = state
     app.add_middleware(Gate, state=state)
-    add_routes(app, state)
+    for add in (add_pages, add_labels, add_health, add_metrics, add_documentation):
+        add(app, state)
+    add_admin(app, state, answers, error_response)
     app.add_exception_handler(HTTPException, explain)
     return app
 
@@ -114,7 +123,7 @@ async def explain(request, error):
     return error_response(error.status_code, details.get(error.status_code, error.detail), headers)
 
 
-def add_routes(app, state):
+def add_pages(app, state):
     @app.get("/", summary="The web page", response_class=HTMLResponse, responses=answers())
     async def page():
         return HTMLResponse(state.page, headers={"Content-Security-Policy": policy_of(state.page)})
@@ -123,16 +132,21 @@ def add_routes(app, state):
     async def info():
         return JSONResponse(state.service.info)
 
+
+def add_labels(app, state):
     for task in ROUTES:
         add_task(app, state, task)
-    add_health(app, state)
 
+
+def add_metrics(app, state):
     plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus metrics"}}
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=plain | answers())
     async def metrics():
         return Response(state.service.metrics.page(), media_type=Metrics.CONTENT_TYPE)
 
+
+def add_documentation(app, state):
     @app.get("/openapi.json", summary="The OpenAPI schema", responses=answers())
     async def openapi() -> dict:
         return JSONResponse(schema_of(app, state.service))
@@ -140,7 +154,7 @@ def add_routes(app, state):
     @app.get("/docs", summary="The API documentation", response_class=HTMLResponse, responses=answers())
     async def docs():
         headers = {"Content-Security-Policy": f"{NOTHING_ELSE}; style-src 'unsafe-inline'; img-src data:"}
-        return HTMLResponse(render(schema_of(app, state.service), state.service.route), headers=headers)
+        return HTMLResponse(render(schema_of(app, state.service), state.service.first.route), headers=headers)
 
 
 def add_task(app, state, task):
@@ -174,31 +188,53 @@ def add_health(app, state):
 
 
 def schema_of(app, service):
-    """The OpenAPI schema of the routes that work with the served bundle. Its version is the bundle's, as in /info."""
-    if app.openapi_schema is None:
-        windows = service.predictor.long_texts.mode == WINDOWS
-        schema = refine(app.openapi(), service.limits, service.longest, windows)
-        for path in set(ROUTES.values()) - {service.route}:
+    """The OpenAPI schema of the routes that work with the served bundles, in the versions that answer now."""
+    versions = [served.version for served in service.bundles.values()]
+    if getattr(app.state, "described", None) != versions:
+        app.openapi_schema = None  # of other versions, whose limits and example may differ
+        app.openapi_schema = _schema_of(app, service)
+        app.state.described = versions
+    return app.openapi_schema
+
+
+def _schema_of(app, service):
+    first, tasks = service.first, service.by_task
+    versions = [served.version for served in service.bundles.values()]
+    windows = any(version.predictor.long_texts.mode == WINDOWS for version in versions)
+    longest = max(version.longest for version in versions)
+    schema = refine(app.openapi(), service.limits, longest, windows, list(service.bundles))
+    for task in ROUTES.keys() - tasks.keys():
+        del schema["paths"][ROUTES[task]]
+    for path in OPEN:
+        for operation in schema["paths"][path].values():
+            operation["security"] = []
+            del operation["responses"]["401"]
+    for path in ADMIN:
+        (parameter,) = schema["paths"][path]["post"]["parameters"]
+        parameter.update(required=len(versions) > 1, schema={"type": "string", "enum": list(service.bundles)})
+        if not service.settings.api_key:  # they only answer with a key
             del schema["paths"][path]
-        for path in OPEN:
-            for operation in schema["paths"][path].values():
-                operation["security"] = []
-                del operation["responses"]["401"]
-        share_errors(schema, STATUSES)
-        schema["info"]["description"] = f"Labels of texts, from a bundle whose labels are {kind_of(service.task)}."
-        question, answer = service.example
-        classify = schema["paths"][service.route]["post"]
+    share_errors(schema, STATUSES)
+    kinds = " and ".join(kind_of(task) for task in tasks)
+    schema["info"]["description"] = f"Labels of texts, from {_number(len(versions))} whose labels are {kinds}."
+    schema["info"]["version"] = first.version.name
+    for served in tasks.values():
+        question, answer = served.version.example
+        classify = schema["paths"][served.route]["post"]
         classify["requestBody"]["content"]["application/json"]["example"] = question
         classify["responses"]["200"]["content"]["application/json"]["example"] = answer
-        if service.settings.api_key:
-            keys = {
-                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                "bearer": {"type": "http", "scheme": "bearer"},
-            }
-            schema["components"]["securitySchemes"] = keys
-            schema["security"] = [{name: []} for name in keys]
-    app.openapi_schema["info"]["version"] = service.predictor.bundle.digest[:12]
-    return app.openapi_schema
+    if service.settings.api_key:
+        keys = {
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+        schema["components"]["securitySchemes"] = keys
+        schema["security"] = [{name: []} for name in keys]
+    return schema
+
+
+def _number(bundles):
+    return "a bundle" if bundles == 1 else f"{bundles} bundles"
 
 
 def kind_of(task):
@@ -226,16 +262,18 @@ async def label(request, service, task, translate=None):
     translate: coroutine function for a request of another form: from its body, and a function that asks the service as
         this route does, to the answer.
     """
-    if task != service.task:
-        return error_response(404, f"this bundle's labels are {kind_of(service.task)}; POST to {service.route}")
+    if task not in service.by_task:
+        first = service.first
+        return error_response(404, f"this bundle's labels are {kind_of(first.task)}; POST to {first.route}")
     if problem := type_problem(request.headers):
         return error_response(415, problem)
     try:
-        async with service.admit(pieces_of(request, service.settings.max_body_bytes)) as body:
+        pieces = pieces_of(request, service.settings.max_body_bytes)
+        async with service.admit(pieces, lambda: service.check_task(task)) as body:
             ran = asyncio.Event()
 
             def ask(body):
-                return service.answer(body, request.scope["record"], ran)
+                return service.answer(task, body, request.scope["record"], ran)
 
             work = translate(body, ask) if translate else ask(body)
             return await in_time(request, work, ran, service.settings.deadline_seconds)

@@ -1,8 +1,8 @@
-"""Dynamic batching: texts of requests that wait at the same time share runs of the model.
+"""Dynamic batching: texts of requests that wait at the same time share runs of a model.
 
-One thread runs the model. What arrives during a run forms the next one; an idle model never waits. Which texts share a
-run depends on what runs cost on this machine, measured at the start: if one text keeps the cores busy, padding a short
-text to a long one costs more than it saves. This module knows nothing about HTTP, the model or asyncio.
+One thread runs all models. What arrives during a run forms the next one; an idle model never waits. Which texts share a
+run depends on what runs cost on this machine, measured before a model is used: if one text keeps the cores busy,
+padding a short text to a long one costs more than it saves. This module knows nothing about HTTP or asyncio.
 """
 
 import heapq
@@ -10,7 +10,8 @@ import itertools
 import math
 import threading
 import time
-from concurrent.futures import Future
+from collections import deque
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,10 +50,10 @@ class Job(Future):
     `time.monotonic()`.
     """
 
-    def __init__(self, rows, batch_size, columns, end):
+    def __init__(self, model, rows, batch_size, end):
         super().__init__()
-        self.rows, self.batch_size = rows, batch_size or len(rows)
-        self.outputs = np.zeros((len(rows), columns), dtype=np.float32)
+        self.model, self.rows, self.batch_size = model, rows, batch_size or len(rows)
+        self.outputs = np.zeros((len(rows), model.columns), dtype=np.float32)
         self.waiting = self.left = len(rows)  # rows not yet in a run; rows without an answer
         self.begun, self.end = False, end  # whether a row is or has been in a run
 
@@ -75,26 +76,48 @@ class Speed:
         return self.tokens / self.seconds if self.tokens and self.seconds else math.inf
 
 
-class Batcher:
-    """Runs a model on the rows of many requests.
+class Model:
+    """A model that a `Batcher` runs, and what is known of its speed.
+
+    `tokens`: accepted for it but not yet run.
 
     Args:
         run: takes a list of int arrays, the token ids of the rows, and returns a float32 array [rows, columns].
         columns: number of columns of that array.
+    """
+
+    def __init__(self, run, columns):
+        self.run, self.columns, self.tokens = run, columns, 0
+        self.cost = None  # seconds of a run by its tokens, [batch_tokens + 1]; None until it is measured
+        self.speed, self.highest = Speed(), 0.0  # the second: tokens per second
+        self.heap = []  # what waits: (turn, number, job, row)
+
+    def take_speed(self, other):
+        """Takes over what is known of the speed of another `Model`, which computes the same."""
+        self.cost, self.speed, self.highest = other.cost, other.speed, other.highest
+
+    def least_seconds(self, tokens):
+        """How long it runs for these tokens if nothing else runs, by its highest speed so far."""
+        return tokens / self.highest if self.highest else 0.0
+
+
+class Batcher:
+    """Runs models on the rows of many requests. A run has rows of one model.
+
+    Args:
         batch_tokens: maximum tokens per run, including padding.
-        queue_tokens: maximum tokens waiting.
+        queue_tokens: maximum tokens waiting, of all models together.
         batching: False to run each request separately.
         observe: called after each run with its number of rows, tokens (without padding) and seconds.
     """
 
-    def __init__(self, run, columns, batch_tokens=1024, queue_tokens=65536, batching=True, observe=None):
-        self.run, self.columns, self.batch_tokens, self.queue_tokens = run, columns, batch_tokens, queue_tokens
+    def __init__(self, batch_tokens=1024, queue_tokens=65536, batching=True, observe=None):
+        self.batch_tokens, self.queue_tokens = batch_tokens, queue_tokens
         self.batching, self.observe = batching, observe or (lambda *_: None)
         self.tokens = self.texts = 0  # accepted but not yet run
         self._clock = 0  # tokens run so far
-        self._cost = 100.0 + np.arange(batch_tokens + 1)  # of a run by its tokens; a guess until `warm_up` measures it
-        self._speed, self._highest = Speed(), 0.0  # the second: tokens per second
-        self._heap, self._number = [], itertools.count()  # (turn, number, job, row)
+        self._busy = {}  # the models that have tokens: a set with an order
+        self._number, self._errands = itertools.count(), deque()
         self._jobs = {}  # those not answered yet, in the order in which they came: a set with an order
         self._closed = False
         self._change = threading.Condition()
@@ -106,11 +129,28 @@ class Batcher:
         """Whether the thread that runs the model is alive."""
         return self._thread.is_alive()
 
-    def warm_up(self, row, rounds=5):
-        """Measures what runs cost, from a few tokens to a full batch, on copies and pieces of a row.
+    def between_runs(self, function, *args):
+        """The result of a function that is called in the model's thread, between two runs. Raises Closed, too."""
+        errand = Future()
+        with self._change:
+            if self._closed:
+                raise Closed
+            self._errands.append((errand, function, args))
+            self._change.notify()
+        try:
+            return errand.result()
+        except CancelledError:
+            raise Closed from None
+
+    def warm_up(self, model, row, rounds=5):
+        """Measures what runs of a model cost, from a few tokens to a full batch, on copies and pieces of a row.
+
+        Between two measurements, what waits for other models runs.
 
         Returns:
             {tokens of a run: seconds}.
+        Raises:
+            Closed; whatever the model raises.
         """
         sizes = sorted({*(2**k for k in range(3, self.batch_tokens.bit_length())), self.batch_tokens})
         samples = [[row[:size]] if size <= len(row) else [row] * (size // len(row)) for size in sizes]
@@ -118,37 +158,35 @@ class Batcher:
         seconds = np.full(len(sizes), np.inf)
         for _ in range(rounds):  # all sizes in every round, so that a disturbance affects them alike
             for k, rows in enumerate(samples):
-                start = time.perf_counter()
-                self.run(rows)
-                seconds[k] = min(seconds[k], time.perf_counter() - start)
+                seconds[k] = min(seconds[k], self.between_runs(_seconds_of, model, rows))
         # Larger runs never cost more per token, nor less in total; measurements that say otherwise were disturbed.
         seconds = np.maximum.accumulate(np.minimum.accumulate(seconds / tokens) * tokens)
-        self._cost = np.interp(np.arange(self.batch_tokens + 1), tokens, seconds)
-        self._speed = Speed(tokens[-1], seconds[-1])
-        self._highest = self._speed.per_second
+        model.cost = np.interp(np.arange(self.batch_tokens + 1), tokens, seconds)
+        model.speed = Speed(tokens[-1], seconds[-1])
+        model.highest = model.speed.per_second
         return dict(zip(tokens.tolist(), seconds.tolist()))
 
-    def submit(self, rows, batch_size=None, patience=math.inf):
+    def submit(self, model, rows, batch_size=None, patience=math.inf):
         """Accepts the rows of one request and returns its `Job`.
 
         Args:
+            model: the `Model` to run.
             rows: list of int arrays, the token ids of each text.
             batch_size: maximum rows of this request in one run.
             patience: see `check`. If it turns out that the model takes twice as long, the job fails with Full.
         Raises:
             Full, Closed.
         """
-        job, tokens = Job(rows, batch_size, self.columns, time.monotonic() + 2 * patience), sum(map(len, rows))
+        job, tokens = Job(model, rows, batch_size, time.monotonic() + 2 * patience), sum(map(len, rows))
         with self._change:
-            self.check(tokens, patience)
+            self.check(tokens, patience, model)
             # A row's turn comes when the model has run, since the request arrived, as many tokens as precede the row in
             # its request. So a request waits for its own rows, not for those of a bigger one that came before.
             turn = self._clock
             for i, ids in enumerate(rows):
-                heapq.heappush(self._heap, (turn, next(self._number), job, i))
+                heapq.heappush(model.heap, (turn, next(self._number), job, i))
                 turn += len(ids)
-            self.tokens += tokens
-            self.texts += len(rows)
+            self._add(model, len(rows), tokens)
             self._jobs[job] = None
             self._change.notify()
         job.add_done_callback(self._drop)
@@ -156,23 +194,36 @@ class Batcher:
             job.set_result(job.outputs)
         return job
 
-    def check(self, tokens=0, patience=math.inf):
+    def check(self, tokens=0, patience=math.inf, model=None):
         """Raises Full or Closed if this many tokens would not be accepted now.
 
         Args:
             patience: seconds; a request that would take longer, by the measured speed, is refused.
+            model: the one to run them; needed if there are tokens.
         """
         if self._closed:
             raise Closed
-        speed = self._speed.per_second
-        total = self.tokens + tokens if self.tokens else 0  # behind nothing, any number of tokens is accepted
-        late = max(total / speed - patience, (total - self.queue_tokens) / speed)
-        if late > 0 or total > self.queue_tokens:
+        seconds, total = self._seconds(), self.tokens
+        if total:  # behind nothing, any number of tokens is accepted
+            seconds, total = seconds + (tokens / model.speed.per_second if tokens else 0), total + tokens
+        over = max(0, total - self.queue_tokens)
+        late = max(seconds - patience, over * seconds / total if over else 0)
+        if late > 0 or over:
             raise Full(late)
 
-    def least_seconds(self, tokens):
-        """How long the model runs for these tokens if nothing else does, by its highest speed so far."""
-        return tokens / self._highest if self._highest else 0.0
+    def _seconds(self):
+        """How long the models will run for what they have got."""
+        return sum(model.tokens / model.speed.per_second for model in list(self._busy))
+
+    def _add(self, model, rows, tokens):
+        """Counts what waits: more of it, or less."""
+        self.texts += rows
+        self.tokens += tokens
+        model.tokens += tokens
+        if model.heap or model.tokens:
+            self._busy[model] = None
+        else:
+            self._busy.pop(model, None)  # it may have been replaced, and its memory is needed
 
     def close(self, seconds):
         """Accepts nothing new; returns when all accepted requests are answered, or after `seconds`."""
@@ -180,22 +231,26 @@ class Batcher:
             self._closed = True
             self._change.notify()
         self._thread.join(seconds)
+        with self._change:  # left only if a run hangs
+            for errand, _, _ in self._errands:
+                errand.cancel()
 
     def _drop(self, job):
         with self._change:
             self._jobs.pop(job)
             if job.waiting:
-                kept = [entry for entry in self._heap if entry[2] is not job]
-                self.tokens -= sum(len(job.rows[i]) for _, _, other, i in self._heap if other is job)
-                self.texts -= len(self._heap) - len(kept)
+                heap = job.model.heap
+                kept = [entry for entry in heap if entry[2] is not job]
+                tokens = sum(len(job.rows[i]) for _, _, other, i in heap if other is job)
                 heapq.heapify(kept)
-                self._heap = kept
+                job.model.heap = kept
+                self._add(job.model, len(kept) - len(heap), -tokens)
 
     def _refuse_late(self):
         """Refuses the newest requests if the model has become too slow for all: otherwise all might be late."""
         while len(self._jobs) > 1:
             newest = next(reversed(self._jobs))
-            late = time.monotonic() + self.tokens / self._speed.per_second - newest.end
+            late = time.monotonic() + self._seconds() - newest.end
             if late <= 0 or not newest.set_running_or_notify_cancel():
                 return
             newest.set_exception(Full(late))
@@ -203,41 +258,55 @@ class Batcher:
     def _work(self):
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._heap or self._closed)
-                if not self._heap:
+                self._change.wait_for(lambda: self._busy or self._errands or self._closed)
+                errand = self._errands.popleft() if self._errands else None
+                if not (errand or self._busy):
                     return
-                begin = time.perf_counter()
-                entries = self._take()
-            tokens, start = sum(len(job.rows[i]) for job, i in entries), time.perf_counter()
-            self._run(entries)
-            end = time.perf_counter()
-            with self._change:
-                self._clock += tokens
-                self.tokens -= tokens
-                self.texts -= len(entries)
-                # Runs with nothing waiting behind them are small and only show that the speed under load is no less
-                # than theirs. They must still count: otherwise a speed measured during a stall would stay, since so
-                # few requests would be accepted that nothing ever waits.
-                faster = tokens > (end - begin) * self._speed.per_second
-                if self.tokens >= self.batch_tokens or not self.batching or faster:
-                    self._speed = self._speed.add(tokens, end - begin)
-                    self._highest = max(self._highest, self._speed.per_second)
-                self._refuse_late()
-            self.observe(len(entries), tokens, end - start)
+            if errand:
+                _do(*errand)
+                errand = None  # the model that it measured may be replaced, and its memory is needed
+            self._run_next()  # at most one errand before each run, so that requests do not wait for several
 
-    def _take(self):
-        """The rows of the next run, [(job, row)]: the one whose turn it is, and others of similar length."""
-        window, passed, first = [], [], self._heap[0][2]
-        while self._heap and len(window) < WINDOW:
+    def _run_next(self):
+        """Runs what is next, if anything waits."""
+        with self._change:
+            waiting = [model for model in self._busy if model.heap]
+            if not waiting:
+                return
+            begin = time.perf_counter()
+            model = min(waiting, key=lambda one: one.heap[0])
+            entries = self._take(model)
+        tokens, start = sum(len(job.rows[i]) for job, i in entries), time.perf_counter()
+        self._run(entries)
+        end = time.perf_counter()
+        with self._change:
+            self._clock += tokens
+            self._add(model, -len(entries), -tokens)
+            # Runs with nothing waiting behind them are small and only show that the speed under load is no less than
+            # theirs. They must still count: otherwise a speed measured during a stall would stay, since so few requests
+            # would be accepted that nothing ever waits.
+            faster = tokens > (end - begin) * model.speed.per_second
+            if self.tokens >= self.batch_tokens or not self.batching or faster:
+                model.speed = model.speed.add(tokens, end - begin)
+                model.highest = max(model.highest, model.speed.per_second)
+            self._refuse_late()
+        self.observe(len(entries), tokens, end - start)
+
+    def _take(self, model):
+        """The rows of a model's next run, [(job, row)]: the one whose turn it is, and others of similar length."""
+        heap = model.heap
+        window, passed, first = [], [], heap[0][2]
+        while heap and len(window) < WINDOW:
             if not self.batching and len(window) == first.waiting:
                 break
-            entry = heapq.heappop(self._heap)
+            entry = heapq.heappop(heap)
             if self.batching or entry[2] is first:
                 window.append(entry)
             else:
                 passed.append(entry)
         lengths = np.array([len(job.rows[i]) for _, _, job, i in window])
-        batch = next(rows for rows in cheapest_batches(lengths, self._cost) if 0 in rows)
+        cost = model.cost if model.cost is not None else 100.0 + np.arange(self.batch_tokens + 1)  # a guess
+        batch = next(rows for rows in cheapest_batches(lengths, cost) if 0 in rows)
         members, chosen, counts = set(batch.tolist()), [], {}
         for k, entry in enumerate(window):
             job = entry[2]
@@ -249,12 +318,12 @@ class Batcher:
             else:
                 passed.append(entry)
         for entry in passed:
-            heapq.heappush(self._heap, entry)
+            heapq.heappush(heap, entry)
         return chosen
 
     def _run(self, entries):
         try:
-            outputs = self.run([job.rows[i] for job, i in entries])
+            outputs = entries[0][0].model.run([job.rows[i] for job, i in entries])
         except Exception as error:
             jobs = list(dict.fromkeys(job for job, _ in entries))
             if len(jobs) > 1:  # one request is at fault: rerun each alone
@@ -269,3 +338,18 @@ class Batcher:
             job.left -= 1
             if not job.left and job.set_running_or_notify_cancel():
                 job.set_result(job.outputs)
+
+
+def _seconds_of(model, rows):
+    """How long a model takes for one run."""
+    start = time.perf_counter()
+    model.run(rows)
+    return time.perf_counter() - start
+
+
+def _do(future, function, args):
+    """Calls a function and puts its result, or its exception, into a future."""
+    try:
+        future.set_result(function(*args))
+    except Exception as error:
+        future.set_exception(error)

@@ -164,7 +164,7 @@ class Server(uvicorn.Server):
         sockets[0].listen(BACKLOG)
         host, port = sockets[0].getsockname()[:2]
         where = f"[{host}]" if ":" in host else host
-        logger.info("Ready: POST http://%s:%d%s", where, port, self._state.service.route)
+        logger.info("Ready: POST http://%s:%d%s", where, port, self._state.service.first.route)
 
     async def on_tick(self, counter):
         if not await super().on_tick(counter):

@@ -10,7 +10,9 @@ import re
 import secrets
 import time
 import traceback
+from urllib.parse import quote
 
+import tracing
 from settings import host_name
 from text_cls.cli import UserError, logger
 
@@ -59,6 +61,10 @@ class Gate:
                 raise
 
     async def _request(self, scope, receive, send):
+        with tracing.request(dict(scope["headers"])) as span:
+            await self._traced_request(scope, receive, send, span)
+
+    async def _traced_request(self, scope, receive, send, span):
         service, started, status = self.state.service, time.perf_counter(), None
         headers = dict(scope["headers"])
         sent = headers.get(b"x-request-id", b"")
@@ -72,9 +78,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", number), (b"x-content-type-options", b"nosniff")]
-                if service.draining:
-                    own.append((b"connection", b"close"))
+                own = headers_of(number, record, service.draining)
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
@@ -111,7 +115,10 @@ class Gate:
             if status is None:
                 await send_error(answer, 500, "the server failed; its log has details under the id in X-Request-ID")
         finally:
-            self._account(scope, service, number, status or CLIENT_LEFT, time.perf_counter() - started, record)
+            seconds, status = time.perf_counter() - started, status or CLIENT_LEFT
+            self._account(scope, service, number, status, seconds, record)
+            route = getattr(scope.get("route"), "path", "other")
+            tracing.describe(span, method_of(scope), route, status, record)
 
     def _is_asked(self, scope, headers, hosts):
         """Whether the header Host names this server. Probes of its health, which say little, may use any address."""
@@ -134,12 +141,30 @@ class Gate:
         service.metrics.under_way.dec()
         service.metrics.requests.labels(route, str(status)).inc()
         service.metrics.seconds.labels(route).observe(seconds)
+        if "bundle" in record:
+            service.metrics.observe_answer(record["bundle"], record["version"], status, seconds)
         if status == 500:
             service.metrics.errors.inc()
         if route not in QUIET or status >= 400:
-            sizes = "".join(f" {name}={value}" for name, value in record.items())
-            method = scope["method"] if scope["method"] in ("GET", "POST") else "other"
-            logger.info("%s %s %s %d %.1f ms%s", number.decode(), method, route, status, 1000 * seconds, sizes)
+            bundle = {name: quote(record[name]) for name in ("bundle", "version") if name in record}
+            sizes = {**{name: value for name, value in record.items() if name not in bundle}, **bundle}
+            shown = "".join(f" {name}={value}" for name, value in sizes.items())
+            milliseconds, method = round(1000 * seconds, 1), method_of(scope)
+            fields = {"id": number.decode(), "method": method, "route": route, "status": status, "ms": milliseconds}
+            line = "%(id)s %(method)s %(route)s %(status)d %(ms).1f ms"
+            logger.info(line + shown.replace("%", "%%"), fields, extra={"fields": {**fields, **sizes}})
+
+
+def headers_of(number, record, draining):
+    """The headers that every answer has: its id, and the bundle that gave it."""
+    own = [(b"x-request-id", number), (b"x-content-type-options", b"nosniff")]
+    if "bundle" in record:
+        own += [(b"x-bundle", quote(record["bundle"]).encode()), (b"x-bundle-version", record["version"].encode())]
+    return own + ([(b"connection", b"close")] if draining else [])
+
+
+def method_of(scope):
+    return scope["method"] if scope["method"] in ("GET", "POST") else "other"
 
 
 def _password(sent):

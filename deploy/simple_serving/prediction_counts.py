@@ -25,23 +25,24 @@ from text_cls.reference import (
     Counts,
 )
 
-VERSIONS = 3  # of the bundle, the latest; each index that index.py writes is one
+VERSIONS = 3  # of a bundle, the latest; each index that index.py writes is one
 
 
 class PredictionCounts:
-    """Counts the predictions of each version of a bundle; a collector of prometheus_client.
+    """Counts the predictions of each version of the served bundles; a collector of prometheus_client.
 
-    name: of the bundle. labels: most labels that get a series of their own, those first in label.txt.
+    labels: most labels that get a series of their own, those first in label.txt.
     """
 
-    def __init__(self, name, labels):
-        self._name, self._most, self._lock = name, labels, threading.Lock()
-        self._versions = {}  # {version: (names of the labels, Counts)}, the latest last
+    def __init__(self, labels):
+        self._most, self._lock = labels, threading.Lock()
+        self._versions = {}  # {name of a bundle: {version: (names of the labels, Counts)}}, the latest last
 
-    def add(self, bundle, calibrated, predicted, tokens):
+    def add(self, name, bundle, calibrated, predicted, tokens):
         """Counts texts.
 
         Args:
+            name: of the bundle.
             bundle: the `Bundle` that predicted them.
             calibrated, predicted: as in `Counts.add_predictions`.
             tokens: of `reference.token_counts`.
@@ -51,10 +52,11 @@ class PredictionCounts:
         counts.add_predictions(calibrated, predicted)
         counts.add_tokens(*tokens)
         with self._lock:
-            _, before = self._versions.setdefault(version, (names, Counts.none(len(names), by_label=False)))
+            versions = self._versions.setdefault(name, {})
+            _, before = versions.setdefault(version, (names, Counts.none(len(names), by_label=False)))
             before.add(counts)
-            while len(self._versions) > VERSIONS:
-                del self._versions[next(iter(self._versions))]
+            while len(versions) > VERSIONS:
+                del versions[next(iter(versions))]
 
     def collect(self):
         """The metric families, as prometheus_client asks for them."""
@@ -73,8 +75,9 @@ class PredictionCounts:
             LENGTHS_METRIC: HistogramMetricFamily(LENGTHS_METRIC, "Tokens read of a text", labels=tags),
         }
         with self._lock:
-            for version, (names, counts) in self._versions.items():
-                self._fill(families, [self._name, version], names, counts)
+            for name, versions in self._versions.items():
+                for version, (names, counts) in versions.items():
+                    self._fill(families, [name, version], names, counts)
         return families.values()
 
     def _fill(self, families, tags, names, counts):

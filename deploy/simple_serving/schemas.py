@@ -49,6 +49,15 @@ class Parameters(_Strict):
         description="the probability a label must exceed, instead of the bundle's thresholds; the rest of its "
         "decision (min_k, max_k, none_below, hierarchy) applies as before",
     )
+    bundle: str | None = Field(None, description="name of the bundle that shall answer, of those of /info")
+    split_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="an id, as of a user: with --split, requests with the same id are answered by the same bundle",
+    )
+    top_k: Size | None = Field(None, description="also return this many labels with the highest probabilities")
+    all_scores: bool | None = Field(None, description="also return the probabilities of all labels")
     evidence: bool | None = Field(
         None, description="return the passage that decided each label; only if the mode of long_texts is windows"
     )
@@ -63,6 +72,14 @@ class Result(BaseModel):
     label: list[list[int]] = Field(description="for each text: line numbers of its labels in label.txt, from 0")
     confidence: list[list[float]] = Field(description="for each text: the probabilities of those labels")
     label_name: list[list[str]] = Field(description="for each text: the names of those labels, each after its parent")
+    top_label: list[list[int]] | None = Field(
+        None, description="with top_k: for each text, the most probable labels, predicted or not, the first most of all"
+    )
+    top_confidence: list[list[float]] | None = Field(None, description="with top_k: the probabilities of those labels")
+    top_label_name: list[list[str]] | None = Field(None, description="with top_k: the names of those labels")
+    scores: list[list[float]] | None = Field(
+        None, description="with all_scores: for each text, the probabilities of all labels, in the order of label.txt"
+    )
     evidence: list[list[Passage]] | None = Field(
         None, description="if asked for: for each text, the passages with the highest logits of those labels"
     )
@@ -76,9 +93,15 @@ class Answer(BaseModel):
     result: Result
 
 
-class Info(BaseModel):
-    task: str = Field(description="hierarchical, multi_label or retrieval")
+class Versions(BaseModel):
+    name: str = Field(description="name of the bundle, as in the header X-Bundle of its answers")
+    version: str = Field(description="first 12 digits of the SHA-256 of its manifest, as in X-Bundle-Version")
+    previous: str | None = Field(description="the version that POST /admin/rollback would bring back")
     route: str = Field(description="where to POST texts")
+
+
+class Info(Versions):
+    task: str = Field(description="hierarchical, multi_label or retrieval")
     labels: list[str]
     model: str
     bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
@@ -87,6 +110,8 @@ class Info(BaseModel):
         description="how longer texts are read: mode is cut, head_tail or windows, of which a text has max_windows"
     )
     limits: dict[str, int | float]
+    bundles: list[Versions] = Field(description="all bundles of the server")
+    split: dict[str, float] | None = Field(description="shares of the requests by bundle; null: the first answers")
 
 
 class Error(BaseModel):
@@ -134,10 +159,11 @@ def _explain(error):
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def refine(schema, limits, longest, windows):
+def refine(schema, limits, longest, windows, names):
     """Adds the classes of requests and errors, and the limits in force, to the application's OpenAPI schema.
 
-    windows: whether the bundle reads long texts in windows; without, what is about them is left out.
+    windows: whether a bundle reads long texts in windows; without, what is about them is left out.
+    names: of the bundles.
     """
     parts = schema["components"]["schemas"]
     parts["Error"] = Error.model_json_schema()
@@ -148,6 +174,7 @@ def refine(schema, limits, longest, windows):
     text["maxLength"] = texts["items"]["maxLength"] = limits["max_characters"]
     texts["maxItems"] = limits["max_texts"]
     parts["Parameters"]["properties"]["max_seq_len"]["anyOf"][0]["maximum"] = longest
+    parts["Parameters"]["properties"]["bundle"]["anyOf"][0]["enum"] = names
     for part, name in () if windows else (("Parameters", "evidence"), ("Result", "evidence"), ("Result", "truncated")):
         del parts[part]["properties"][name]
     return schema
@@ -157,12 +184,14 @@ def share_errors(schema, statuses):
     """Describes each error once, in the components of an OpenAPI schema, instead of at every route.
 
     Args:
-        statuses: {status: description}.
+        statuses: {status: description}; those that no route answers with are left out.
     """
+    operations = [operation for path in schema["paths"].values() for operation in path.values()]
+    used = set().union(*(operation["responses"] for operation in operations))
+    statuses = {status: text for status, text in statuses.items() if str(status) in used}
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     shared = {str(status): {"description": text, "content": content} for status, text in statuses.items()}
     schema["components"]["responses"] = shared
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            for status in operation["responses"].keys() & shared.keys():
-                operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}
+    for operation in operations:
+        for status in operation["responses"].keys() & shared.keys():
+            operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}

@@ -1,87 +1,85 @@
-"""The served bundle: from the texts of a request to its answer.
+"""The service: from the texts of a request to its answer.
 
 A request passes through threads of their own for reading it (JSON, tokens), the model, the index if there is one, and
 writing its answer. It is accepted only if what waits for all of them leaves it time.
 """
 
 import asyncio
-import itertools
-import json
-import os
 import signal
 import threading
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 
-import numpy as np
-
+import json_log
+from answers import decided, encode_answer, numbers_of, score_fields, window_fields
 from batcher import Batcher, Closed, Full
-from lookup import Lookup
 from metrics import Metrics
 from prediction_counts import PredictionCounts, tokens_of
-from schemas import Invalid, Parameters, parse
+from reading import Reader
+from schemas import Invalid, parse
+from served import Served
 from settings import CLOSING_SECONDS, describe
-from stage import SMALL, Stage
-from text_cls.bundle import RETRIEVAL
-from text_cls.cli import logger, set_up_log, stop_signals
-from text_cls.long_texts import WINDOWS, Windows, evidence_problem, joined, passages, pool, texts_in_parts
+from shares import Shares
+from stage import Stage
+from text_cls.cli import UserError, logger, set_up_log, stop_signals
+from text_cls.long_texts import pool
 from text_cls.serving import open_predictor
+from tracing import step
 
-HIERARCHICAL, MULTI_LABEL = "hierarchical", "multi_label"
-ROUTES = {
-    HIERARCHICAL: "/models/cls_hierarchical",
-    MULTI_LABEL: "/models/cls_multi_label",
-    RETRIEVAL: "/models/retrieval",
-}
-DEFAULT_LONGEST = 8192  # maximum tokens per text, for a model without a maximum of its own
-WARM_UP_TOKENS = 64  # of the row on which runs are measured
 ROWS_PER_SEARCH = 32  # small parts, so that a small request never waits for the whole search of a big one
-CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
-EXAMPLE = ["台风登陆，学校停课一天", "今日大盘下跌2%，央行发布金融数据"]  # in the API documentation
-MAX_OUTPUTS = 1 << 24  # of the windows of a request, which are held until the last of them has been run
 MAX_BODIES = 64  # memory for request bodies, in bodies of the largest size
+LOOK_SECONDS = 1.0  # between two looks at the folders of the bundles, and at Milvus
 
 
 class TooSlow(Exception):
     """The body of a request did not arrive in time. The text says what to do."""
 
 
-@dataclass
-class Asked:
-    """A request that has been read. windows: of its texts, if the bundle reads texts in windows."""
-
-    rows: list[np.ndarray]  # token ids of each text, or of each window
-    characters: np.ndarray  # of each text
-    windows: Windows | None
-    parameters: Parameters
-
-
 class Service:
-    """One bundle with its model, its threads and its metrics.
+    """The served bundles with one queue, their threads and their metrics.
 
-    `draining`: SIGTERM has arrived, nothing new is accepted. `requests`: those accepted but not answered yet.
+    `bundles`: {name: `Served`}. `first`: the one that `/info` describes. `by_task`: {task: the one that answers its
+    route}. `draining`: SIGTERM has arrived, nothing new is accepted. `requests`: those accepted but not answered yet.
     `bytes_held`: total size of the request bodies in memory.
     """
 
     def __init__(self, settings):
         self.settings, self.metrics = settings, Metrics()
         self.draining, self.requests, self.bytes_held = False, 0, 0
-        self.lookup = None  # for retrieval bundles only
+        self.bundles, self._end = {}, threading.Event()
         self.reading, self.writing = Stage("reading"), Stage("writing")  # in bytes, in numbers of the model's outputs
+        names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
+        self.limits = {name: getattr(settings, name) for name in names}
 
     # --------------------------------------------------------------------------------------------- from start to end
 
     def load(self):
-        """Opens the bundle and measures the model. Raises UserError if the bundle cannot be served."""
+        """Opens the bundles and measures their models. Raises UserError if one cannot be served."""
         settings = self.settings
         set_up_log()
+        if settings.log_format == json_log.JSON:
+            json_log.write_json()
         for line in describe(settings):
             logger.info(line)
+        self.batcher = Batcher(
+            settings.batch_tokens, settings.queue_tokens, settings.batching, self.metrics.observe_run
+        )
+        self.reader = Reader(self.limits, self.batcher, self._patience)
+        self.counts = PredictionCounts(settings.metric_labels)
+        for name, folder in settings.bundle:
+            self._open(name, folder)
+        self.first = next(iter(self.bundles.values()))
+        self.by_task = {served.task: served for served in reversed(self.bundles.values())}
+        self._take_shares()
+        self.metrics.watch(self.batcher, self.bundles, self.counts)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _open(self, name, folder):
+        settings = self.settings
         # A search that outlasts its request would otherwise keep the process from ending in time.
         search_seconds = min(CLOSING_SECONDS, settings.deadline_seconds / 2)
         predictor = open_predictor(
-            settings.bundle,
+            folder,
             settings.variant,
             settings.device,
             settings.device_id,
@@ -90,40 +88,23 @@ class Service:
             timeout=search_seconds,
         )
         predictor.log()
-        self.longest = predictor.longest or DEFAULT_LONGEST
-        if predictor.kind == RETRIEVAL:
-            self.task = RETRIEVAL
-        else:
-            self.task = HIERARCHICAL if predictor.labels.hierarchical else MULTI_LABEL
-        self.route = ROUTES[self.task]
-        names = ("max_body_bytes", "max_texts", "max_characters", "max_requests", "queue_tokens", "deadline_seconds")
-        self.limits = {name: getattr(settings, name) for name in names}
-        batcher = Batcher(
-            lambda rows: predictor.run(predictor.pack(rows), [np.arange(len(rows))]),
-            predictor.columns,
-            settings.batch_tokens,
-            settings.queue_tokens,
-            settings.batching,
-            self.metrics.observe_run,
-        )
-        self.batcher, self._predictor = batcher, predictor
-        self.counts = PredictionCounts(os.path.basename(os.path.abspath(settings.bundle)), settings.metric_labels)
-        self.metrics.registry.register(self.counts)
-        self.example = self._example()
-        row = predictor.tokenizer.encode(["预热" * WARM_UP_TOKENS], min(WARM_UP_TOKENS, predictor.max_seq_length))[0]
-        costs = batcher.warm_up(row)
-        logger.info("Time per run, by tokens: %s", ", ".join(f"{n}: {1000 * s:.1f} ms" for n, s in costs.items()))
-        self.metrics.watch(batcher)
-        if self.task == RETRIEVAL:
-            self.lookup = Lookup(predictor, settings.deadline_seconds / 4, self.metrics)
+        self.bundles[name] = Served(name, predictor, self.batcher, self.limits, self.metrics, settings.keep_previous)
 
-    def _example(self):
-        """A request within the limits, and its answer by the served model, for the API documentation."""
-        predictor, limits = self._predictor, self.limits
-        texts = [text[: limits["max_characters"]] for text in EXAMPLE[: limits["max_texts"]]]
-        outputs = predictor.run(predictor.encode(texts))
-        answer = json.loads(encode_answer(numbers_of(*decided(predictor, outputs, None)), predictor.labels.names, {}))
-        return {"data": {"text": texts}}, answer
+    def _take_shares(self):
+        """Reads --split. Raises UserError if its bundles do not answer the same route."""
+        split = self.settings.split
+        routes = {self.bundles[name].route for name in split or ()}
+        if len(routes) > 1:
+            raise UserError(
+                f"--split {','.join(split)}: these bundles answer different routes ({', '.join(sorted(routes))}); none "
+                "can answer for another"
+            )
+        self.shares = {self.bundles[name].task: Shares(split) for name in list(split or ())[:1]}
+
+    def _watch(self):
+        while not self._end.wait(LOOK_SECONDS):
+            for served in self.bundles.values():
+                served.look()
 
     def heed_signals(self):
         """From the first SIGTERM, SIGINT or SIGHUP on, nothing new is accepted; then the previous handler runs."""
@@ -143,46 +124,47 @@ class Service:
 
     def close(self):
         self.draining = True
+        self._end.set()
         self.batcher.close(0.5)  # accepted requests are answered or expired by now; a run that hangs is abandoned
         self.reading.close()
         self.writing.close()
-        if self.lookup:
-            self.lookup.close()
+        for served in self.bundles.values():
+            served.close()
 
-    @property
-    def predictor(self):
-        """The predictor that answers now; for a retrieval bundle, the one with the current index."""
-        return self.lookup.predictor if self.lookup else self._predictor
+    def choose(self, task, parameters):
+        """The `Served` that answers a request to the route of a task. Raises Invalid if it names another."""
+        name = parameters.bundle
+        if name is None and task in self.shares:
+            name = self.shares[task].pick(parameters.split_id)
+        served = self.by_task[task] if name is None else self.bundles.get(name)
+        if served is None:
+            raise Invalid(f"parameters.bundle: no bundle has this name; known are {', '.join(self.bundles)}")
+        if served.task != task:
+            raise Invalid(f"parameters.bundle: {name} answers at {served.route}; POST there")
+        return served
 
     @property
     def info(self):
-        """The answer of `/info`."""
-        predictor = self.predictor
-        return {
-            "task": self.task,
-            "route": self.route,
-            "labels": predictor.labels.names,
-            "model": predictor.bundle.manifest["model"],
-            "bundle": predictor.bundle.digest,
-            "max_seq_len": predictor.max_seq_length,
-            "long_texts": predictor.long_texts.record(),
-            "limits": self.limits,
-        }
+        """The answer of `/info`: the first bundle, and the versions of all."""
+        bundles = [served.describe_versions() for served in self.bundles.values()]
+        return {**self.first.describe(), "limits": self.limits, "bundles": bundles, "split": self.settings.split}
 
     def check_alive(self):
         """Raises Closed if no request can be accepted, whatever the load."""
         if self.draining or not self.batcher.alive:
             raise Closed
-        if self.lookup:
-            self.lookup.check_alive()
+        _check_any(served.check_alive for served in self.bundles.values())
+
+    def check_task(self, task):
+        """Raises Full or Closed if no bundle of a task accepts a request now."""
+        _check_any(served.check for served in self.bundles.values() if served.task == task)
 
     def check(self):
         """Raises Full or Closed if no request can be accepted now, whatever it contains."""
-        self.check_alive()
+        if self.draining or not self.batcher.alive:
+            raise Closed
         if self.requests >= self.settings.max_requests:
             raise Full(1)
-        if self.lookup:
-            self.lookup.check()
         self._check_wait()
 
     def _check_wait(self):
@@ -197,15 +179,17 @@ class Service:
         return (until - time.monotonic()) / 2 - self.writing.seconds
 
     @asynccontextmanager
-    async def admit(self, pieces):
+    async def admit(self, pieces, check=lambda: None):
         """Receives a request and yields its body; within the block it counts as accepted.
 
         Args:
             pieces: async iterator of bytes.
+            check: raises Full or Closed if no bundle that may answer accepts a request.
         Raises:
             Full, Closed: before the body arrives, or once it has; TooSlow; whatever `pieces` raises.
         """
         self.check()
+        check()
         body, seconds = bytearray(), self.settings.receive_seconds
         try:
             try:
@@ -214,6 +198,7 @@ class Service:
                 text = f"the request did not arrive within {seconds:g} s; send it faster, or send less"
                 raise TooSlow(text) from None
             self.check()  # again, since the body took its time
+            check()
             self.requests += 1
             try:
                 yield bytes(body)
@@ -232,10 +217,11 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------ one request
 
-    async def answer(self, body, record, ran):
+    async def answer(self, task, body, record, ran):
         """The answer to the body of a request, bytes of JSON.
 
         Args:
+            task: of the route.
             record: dict that receives what may be logged about the request.
             ran: asyncio.Event, set once the model has run all texts.
         Raises:
@@ -244,138 +230,70 @@ class Service:
         job, seconds = None, self.settings.deadline_seconds
         until = time.monotonic() + seconds
         try:
-            predictor = self.predictor  # kept to the end, even if the index changes meanwhile
             self._check_wait()  # again, as others may have come meanwhile; from here on its body counts
-            with self.reading.work(len(body)) as do:
-                asked = await self._read(body, record, predictor, until, do)
+            with step("read"), self.reading.work(len(body)) as do:
+                most = self.limits["max_texts"], self.limits["max_characters"]
+                texts, parameters = await do(len(body), parse, body, *most)
+                record.update(texts=len(texts), characters=sum(map(len, texts)))
+                served = self.choose(task, parameters)
+                served.check()
+                version = served.version  # kept to the end, even if the bundle changes meanwhile
+                record.update(bundle=served.name, version=version.name)
+                asked = await self.reader.read(texts, parameters, version, record, until, do)
             if time.monotonic() > until - seconds / 4:  # too late, even if nothing waits for the model
                 raise Full(self.reading.seconds)
-            job = self.batcher.submit(asked.rows, asked.parameters.batch_size, self._patience(until))
-            with self.writing.work(len(asked.rows) * predictor.columns) as do:
-                outputs = await asyncio.wrap_future(job)
+            job = self.batcher.submit(version.model, asked.rows, parameters.batch_size, self._patience(until))
+            with self.writing.work(len(asked.rows) * version.model.columns) as do:
+                with step("model"):
+                    outputs = await asyncio.wrap_future(job)
                 ran.set()
-                return await self._write(outputs, asked, predictor, do)
+                with step("write"):
+                    return await self._write(outputs, asked, served, version.predictor, do)
         except asyncio.CancelledError:
             if job and job.begun:
                 raise
             raise Full(self.reading.seconds) from None
 
-    async def _read(self, body, record, predictor, until, do):
-        """The `Asked` of a request."""
-        limits = self.limits["max_texts"], self.limits["max_characters"]
-        texts, parameters = await do(len(body), parse, body, *limits)
-        record.update(texts=len(texts), characters=sum(map(len, texts)))
-        length = parameters.max_seq_len or predictor.max_seq_length
-        if length > self.longest:
-            raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {self.longest} tokens")
-        if length <= predictor.tokenizer.fixed:
-            raise Invalid(
-                f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
-            )
-        if parameters.evidence and (problem := evidence_problem(predictor.long_texts)):
-            raise Invalid(f"parameters.evidence: {problem}")
-        in_windows, rows, parts, record["tokens"] = predictor.long_texts.mode == WINDOWS, [], [], 0
-        for part in texts_in_parts(texts, CHARACTERS_PER_PART):
-            # Awaited part by part: others are read in between, and a request whose client has left ends here.
-            encoded = await do(SMALL, self._encode, predictor, part, length, until)
-            parts.append(encoded)
-            rows += rows_of(encoded.tokens if in_windows else encoded)
-            record["tokens"] += int(encoded.lengths.sum())
-            record.update({"windows": len(rows)} if in_windows else {})
-            self._check_size(len(rows), record["tokens"], predictor)
-        windows = joined_windows(parts) if in_windows else None
-        return Asked(rows, np.array([*map(len, texts)]), windows, parameters)
-
-    def _check_size(self, rows, tokens, predictor):
-        """Raises Invalid if a request of at least these rows and tokens is too large, whatever else waits."""
-        most, remedy = self.limits["queue_tokens"], "send the texts in several requests, or "
-        remedy += "shorten them" if predictor.long_texts.mode == WINDOWS else "set a smaller parameters.max_seq_len"
-        if tokens > most:
-            raise Invalid(f"at least {tokens} tokens, but at most {most} may wait at a time; {remedy}")
-        if rows * predictor.columns > MAX_OUTPUTS and rows > self.limits["max_texts"]:
-            raise Invalid(f"at least {rows} windows, too many for {predictor.columns} labels; {remedy}")
-        seconds, limit = self.batcher.least_seconds(tokens), self.limits["deadline_seconds"]
-        if seconds > limit:
-            raise Invalid(
-                f"{tokens} tokens take this server at least {seconds:.1f} s, but its limit is {limit:g} s; {remedy}"
-            )
-
-    def _encode(self, predictor, texts, length, until):
-        """The tokens of some texts, unless it is too late for them by now. Called in the thread for reading."""
-        self.batcher.check(patience=self._patience(until))
-        return predictor.encode(texts, length)
-
-    async def _write(self, outputs, asked, predictor, do):
+    async def _write(self, outputs, asked, served, predictor, do):
         """The answer in JSON, from the model's outputs."""
-        size, more = outputs.size, {}
-        if self.lookup:
-            found = []
+        size, windows = outputs.size, asked.windows
+        if served.lookup:
+            parts = []
             for start in range(0, len(outputs), ROWS_PER_SEARCH):
                 rows = slice(start, start + ROWS_PER_SEARCH)
-                found += await self.lookup.run(self._labels_of, predictor, outputs[rows], asked, rows)
-        elif asked.windows is None:
-            found = await do(size, self._labels_of, predictor, outputs, asked)
+                searched = served.name, predictor, outputs[rows], asked, rows
+                parts.append(await served.lookup.run(self._labels_of, *searched))
+            found = [one for part, _ in parts for one in part]
+            more = {name: [row for _, fields in parts for row in fields[name]] for name in parts[0][1]}
+        elif windows is None:
+            found, more = await do(size, self._labels_of, served.name, predictor, outputs, asked)
         else:
-            found, more = await do(size, self._labels_of_windows, predictor, outputs, asked)
+            pooled = await do(size, pool, outputs, windows.counts, windows.pooling)
+            found, more = await do(size, self._labels_of, served.name, predictor, pooled, asked)
+            more |= await do(size, window_fields, outputs, asked, found)
         self.metrics.texts.inc(len(found))
         self.metrics.windows.inc(len(outputs))
         return await do(size, encode_answer, found, predictor.labels.names, more)
 
-    def _labels_of(self, predictor, outputs, asked, rows=slice(None)):
-        """What `numbers_of` returns for the texts of a request, or some of its rows, which are counted."""
+    def _labels_of(self, name, predictor, outputs, asked, rows=slice(None)):
+        """(`numbers_of`, `score_fields`) of the texts of a request, or of some of its rows, which are counted.
+
+        name: of the bundle.
+        """
         parameters = asked.parameters
         calibrated, predicted = decided(predictor, outputs, parameters.prob_limit)
         if parameters.prob_limit is None and parameters.max_seq_len is None:  # else they are those of another model
             counted = tokens_of(asked.rows[rows], asked.windows, getattr(predictor.tokenizer, "unk_id", None))
-            self.counts.add(predictor.bundle, calibrated, predicted, counted)
-        return numbers_of(calibrated, predicted)
-
-    def _labels_of_windows(self, predictor, outputs, asked):
-        """(what `numbers_of` returns, further fields of the result) of texts in windows, from the outputs of these."""
-        windows, more = asked.windows, {}
-        found = self._labels_of(predictor, pool(outputs, windows.counts, windows.pooling), asked)
-        if asked.parameters.evidence:
-            places = passages(windows, outputs)
-            more["evidence"] = [places[i, numbers].tolist() for i, (numbers, _) in enumerate(found)]
-        if windows.truncated:
-            more["truncated"] = (windows.spans[windows.offsets[1:] - 1, 1] < asked.characters).tolist()
-        return found, more
+            self.counts.add(name, predictor.bundle, calibrated, predicted, counted)
+        return numbers_of(calibrated, predicted), score_fields(calibrated, parameters, predictor.labels.names)
 
 
-def rows_of(encoded):
-    """The token ids of each row of an `Encoded`."""
-    ids = encoded.columns["input_ids"]
-    return [ids[start:end] for start, end in itertools.pairwise(encoded.offsets)]
-
-
-def joined_windows(parts):
-    """The `Windows` of all texts, from those of some texts each."""
-    offsets = np.cumsum([0, *(count for part in parts for count in part.counts)])
-    spans = np.concatenate([part.spans for part in parts])
-    tokens, truncated = joined([part.tokens for part in parts]), sum(part.truncated for part in parts)
-    return Windows(tokens, offsets, spans, truncated, parts[0].pooling)
-
-
-def decided(predictor, outputs, prob_limit):
-    """(calibrated probabilities, label sets), both [rows, labels], of the model's outputs, an array [rows, columns]."""
-    probabilities, decision = predictor.probabilities_of(outputs), predictor.decision
-    if prob_limit is not None:
-        decision = replace(decision, threshold=prob_limit)
-    return decision.calibrated(probabilities), decision.decide(probabilities, predictor.labels.parents)
-
-
-def numbers_of(calibrated, predicted):
-    """[(label numbers, their probabilities)] per row, from arrays [rows, labels]."""
-    numbers = [chosen.nonzero()[0] for chosen in predicted]
-    return [(some.tolist(), row[some].tolist()) for row, some in zip(calibrated, numbers)]
-
-
-def encode_answer(found, names, more):
-    """The answer as bytes of JSON, from the result of `numbers_of`, the names of all labels, and further fields."""
-    result = {
-        "label": [numbers for numbers, _ in found],
-        "confidence": [scores for _, scores in found],
-        "label_name": [[names[i] for i in numbers] for numbers, _ in found],
-        **more,
-    }
-    return json.dumps({"result": result}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+def _check_any(checks):
+    """Calls functions until one does not raise Full or Closed; raises the last of their exceptions if all do."""
+    problem = None
+    for check in checks:
+        try:
+            return check()
+        except (Full, Closed) as error:
+            problem = error
+    raise problem

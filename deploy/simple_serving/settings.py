@@ -3,13 +3,16 @@
 import argparse
 import contextlib
 import ipaddress
+import math
 import os
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+import json_log
 from text_cls.cli import (
     Problems,
     UserError,
@@ -24,6 +27,8 @@ from text_cls.cli import (
 
 PREFIX = "TEXT_CLS_"
 API_KEY = PREFIX + "API_KEY"  # not a flag: everybody on the machine can read a command line
+BETWEEN_BUNDLES = ";"  # in the environment variable of --bundle
+NAME = r"[A-Za-z0-9._-]{1,64}"
 CLOSING_SECONDS = 2  # part of --shutdown_seconds: for connections and threads to end after the last answer
 
 
@@ -59,10 +64,49 @@ def hosts(text):
     return names
 
 
+class NamedFolder(NamedTuple):
+    """A bundle to serve: its name and its folder."""
+
+    name: str
+    folder: str
+
+    def __str__(self):
+        return f"{self.name}={self.folder}"
+
+
+def named_folder(text):
+    """argparse type: name=folder, or a folder, whose name is then that of the bundle."""
+    name, equals, folder = text.partition("=")
+    if not (equals and re.fullmatch(NAME, name)) or os.path.isdir(text):
+        return NamedFolder(os.path.basename(os.path.abspath(text)), text)
+    if not folder:
+        raise argparse.ArgumentTypeError(f"must be a folder, or name=folder, not {shorten(text)}")
+    return NamedFolder(name, folder)
+
+
+def shares(text):
+    """argparse type: name=share,name=share as {name: share}."""
+    found = {}
+    for part in text.split(","):
+        name, equals, share = part.strip().rpartition("=")
+        with contextlib.suppress(ValueError):
+            if name and name not in found and 0 < float(share) < math.inf:
+                found[name] = float(share)
+                continue
+        raise argparse.ArgumentTypeError(f"must be shares above 0, such as old=90,new=10, not {shorten(text)}")
+    return found
+
+
 def parser_of(description):
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--bundle", default=str(ROOT / "export"), help="folder that an export script wrote (%(default)s)")
+    add(
+        "--bundle",
+        type=named_folder,
+        action="append",
+        help=f"folder that an export script wrote, or name=folder; once for each bundle ({ROOT / 'export'})",
+    )
+    add("--split", type=shares, help="shares of the requests by bundle, such as old=90,new=10 (all to the first)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all addresses (%(default)s)")
     add("--port", type=non_negative_int, default=8189, help="port to listen on (%(default)s)")
     add(
@@ -82,12 +126,19 @@ def parser_of(description):
         help="which model of the bundle to run (%(default)s)",
     )
     add("--num_threads", type=positive_int, help="threads of the model on a CPU (all cores)")
+    add(
+        "--keep_previous",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the version before a changed bundle in memory, for /admin/rollback (on)",
+    )
     add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs of the model (on)")
     add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
-    series = "labels that get a metric of their own; the others are counted together (%(default)s)"
     studio = "also answer as an ML backend of Label Studio, at /label_studio (off)"
     add("--label_studio", action=argparse.BooleanOptionalAction, default=False, help=studio)
+    add("--log_format", default=json_log.TEXT, choices=json_log.FORMATS, help="form of log lines (%(default)s)")
+    series = "labels that get a metric of their own; the others are counted together (%(default)s)"
     add("--metric_labels", type=non_negative_int, default=200, help=series)
 
     add = parser.add_argument_group("limits").add_argument
@@ -121,10 +172,12 @@ def environment_tokens(parser, environ):
             if value not in ("0", "1", "false", "true"):
                 problems.add(f"{name} must be true or false, not {shorten(value)}")
             tokens.append(action.option_strings[0 if value in ("1", "true") else 1])
-        elif problem := value_problem(action, value):
-            problems.add(f"{name}: {problem}")
         else:
-            tokens.append(f"--{action.dest}={value}")
+            several = isinstance(action, argparse._AppendAction) and not os.path.isdir(value)
+            for one in value.split(BETWEEN_BUNDLES) if several else [value]:
+                if problem := value_problem(action, one):
+                    problems.add(f"{name}: {problem}")
+                tokens.append(f"--{action.dest}={one}")
     problems.stop_if_any()
     return tokens
 
@@ -136,10 +189,15 @@ def parse_args(argv=None, description=None, environ=os.environ):
         UserError: a value is not valid, or two values contradict each other.
     """
     parser = parser_of(description)
-    tokens = environment_tokens(parser, environ)
-    settings = parser.parse_args(tokens + (sys.argv[1:] if argv is None else list(argv)))
+    tokens, words = environment_tokens(parser, environ), sys.argv[1:] if argv is None else list(argv)
+    if any(word.partition("=")[0] == "--bundle" for word in words):  # flags win; of this one, they would add to it
+        tokens = [token for token in tokens if not token.startswith("--bundle=")]
+    settings = parser.parse_args(tokens + words)
+    settings.bundle = settings.bundle or [named_folder(str(ROOT / "export"))]
     settings.api_key = key = environ.get(API_KEY)
     problems = Problems()
+    for problem in name_problems(settings):
+        problems.add(problem)
     if settings.shutdown_seconds < settings.deadline_seconds + CLOSING_SECONDS:
         problems.add(
             f"--shutdown_seconds {settings.shutdown_seconds:g} must be at least {CLOSING_SECONDS} more than "
@@ -156,9 +214,20 @@ def parse_args(argv=None, description=None, environ=os.environ):
     return settings
 
 
+def name_problems(settings):
+    """Yields what is wrong with the names in --bundle and --split."""
+    names = [name for name, _ in settings.bundle]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"--bundle: {names.count(name)} bundles are named {name}; give each a name of its own: name=folder"
+    for name in settings.split or ():
+        if name not in names:
+            yield f"--split {name}: no bundle has this name; known are {', '.join(names)}"
+
+
 def describe(settings):
     """Yields lines that show the settings, but not the value of the API key."""
     apart = ("api_key", "host", "port")  # if started as `uvicorn server:app`, uvicorn's own address counts
     values = {name: value for name, value in vars(settings).items() if name not in apart}
+    values["bundle"] = " ".join(map(str, settings.bundle))
     yield ", ".join(f"{name}={value}" for name, value in values.items())
     yield f"API key: {'required, except for pages and health' if settings.api_key else f'none ({API_KEY} is not set)'}"

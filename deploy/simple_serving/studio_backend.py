@@ -38,26 +38,26 @@ def add_label_studio(app, state, label):
             control_of(state.service, text_of(read(body), "schema"))
             return json.dumps({"model_version": version_of(state.service)}).encode()
 
-        return await label(request, state.service, state.service.task, answer)
+        return await label(request, state.service, state.service.first.task, answer)
 
     @app.post(f"{ROUTE}/webhook", include_in_schema=False)
     async def webhook(request: Request):
         async def answer(body, _):
             return b"{}"
 
-        return await label(request, state.service, state.service.task, answer)
+        return await label(request, state.service, state.service.first.task, answer)
 
     @app.post(f"{ROUTE}/predict", include_in_schema=False)
     async def predict(request: Request):
         async def answer(body, ask):
             return await predictions(state.service, body, ask)
 
-        return await label(request, state.service, state.service.task, answer)
+        return await label(request, state.service, state.service.first.task, answer)
 
 
 def version_of(service):
     """The name of the model in Label Studio."""
-    bundle = service.predictor.bundle
+    bundle = service.first.version.predictor.bundle
     return version_name(bundle.folder, bundle.digest)
 
 
@@ -89,7 +89,7 @@ def control_of(service, config):
         controls = studio_controls(config)
     except ValueError as error:
         raise Invalid(str(error)) from error
-    names = {*service.predictor.labels.names}
+    names = {*service.first.version.predictor.labels.names}
     shared = [len(names) if control.labels is None else len(names & control.labels) for control in controls]
     if not any(shared):
         raise Invalid(
@@ -108,7 +108,8 @@ async def predictions(service, body, ask):
         control, texts = await do(len(body), _texts_of, service, body)
     version, names, scores = version_of(service), iter(()), iter(())
     if asked := [text for text in texts if text]:
-        result = json.loads(await ask(json.dumps({"data": {"text": asked}}).encode()))["result"]
+        question = {"data": {"text": asked}, "parameters": {"bundle": service.first.name}}
+        result = json.loads(await ask(json.dumps(question).encode()))["result"]
         names, scores = iter(result["label_name"]), iter(result["confidence"])
     found = []
     for text in texts:

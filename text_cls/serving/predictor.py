@@ -7,21 +7,23 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
     print(names, scores)
 """
 
+import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 
 import numpy as np
 
 from text_cls.batching import Encoded, budget_batches, token_budget
 from text_cls.blend import described
-from text_cls.bundle import CLASSIFICATION, REMEDIES, Bundle, open_bundle
+from text_cls.bundle import CLASSIFICATION, DECISION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
 from text_cls.long_texts import CUT, Windows, description, encode_as, evidence_problem, passages, pool, texts_in_parts
+from text_cls.model_card import CARD
 from text_cls.prediction import named_labels
 from text_cls.probabilities import sigmoid
-from text_cls.reference import token_counts
+from text_cls.reference import REFERENCE, token_counts
 from text_cls.tokenization import load_tokenizer
 
 GPU_PACKAGE = "onnxruntime-gpu"
@@ -81,6 +83,7 @@ class Predictor:
     """
 
     kind = CLASSIFICATION  # of the bundles that this class opens
+    changing = frozenset((DECISION, REFERENCE, CARD))  # files that may change while the model stays as it is
 
     def __init__(
         self,
@@ -100,14 +103,17 @@ class Predictor:
         if variant == "int8" and device == "gpu":
             raise UserError("int8 is for --device cpu; on a GPU use fp16")
 
-        def load():
-            self.session = None  # of an earlier attempt: a second model may not fit into memory beside it
-            self.take(open_bundle(folder, self.kind))
-            self._load_tokenizer(max_seq_length)
-            self._open_session(variant, device, device_id, num_threads, spin)
+        self._length, self._batch_size = max_seq_length, batch_size
+        self._options = variant, device, device_id, num_threads, spin
+        read_unchanged(folder, lambda: self._load(open_bundle(folder, self.kind)))  # what was verified is loaded
 
-        read_unchanged(folder, load)  # what was verified is what is loaded
-        self.batch_tokens, self.unread = token_budget(batch_size, self.max_seq_length), 0
+    def _load(self, bundle):
+        """Loads the model and the tokenizer of a bundle, and uses them from now on."""
+        self.session = None  # of an earlier attempt: a second model may not fit into memory beside it
+        self.take(bundle)
+        self._load_tokenizer(self._length)
+        self._open_session(*self._options)
+        self.batch_tokens, self.unread = token_budget(self._batch_size, self.max_seq_length), 0
 
     def _load_tokenizer(self, max_seq_length):
         folder, manifest = self.bundle.folder, self.bundle.manifest
@@ -156,6 +162,35 @@ class Predictor:
         """Uses the labels and the decision of another bundle from now on."""
         self.bundle, self.labels, self.decision = bundle, bundle.labels, bundle.decision
         self.long_texts = bundle.long_texts
+
+    def reopened(self, verified: Callable[[], object] = lambda: None) -> "Predictor":
+        """Another predictor, of what is in the bundle's folder now; this one does not change.
+
+        It shares the model and the tokenizer if their files are the same.
+
+        Args:
+            verified: called when all files are those of the manifest, before any model is loaded. Memory that is freed
+                then has room for it.
+        Raises:
+            UserError: the bundle is damaged, or of another kind.
+        """
+        return read_unchanged(self.bundle.folder, lambda: self._reopened(verified))
+
+    def _reopened(self, verified):
+        bundle = open_bundle(self.bundle.folder, self.kind)
+        verified()
+        other = copy.copy(self)
+        if self._model_of(bundle) == self._model_of(self.bundle):
+            other.take(bundle)
+        else:
+            other._load(bundle)
+        return other
+
+    def _model_of(self, bundle):
+        """What the model and the tokenizer depend on: files, except for `changing`, and fields of the manifest."""
+        files = {name: digest for name, digest in bundle.manifest["files"].items() if name not in self.changing}
+        fields = "width", "inputs", "outputs", "max_seq_length", "longest_input", "pad_token_id"
+        return files, [bundle.manifest.get(name) for name in fields]
 
     @property
     def columns(self) -> int:

@@ -7,25 +7,20 @@ for names, scores in predictor.predict(["今日大盘下跌2%", "央行发布金
     print(names, scores)
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from text_cls.bundle import DECISION, RETRIEVAL, file_problems, open_bundle
+from text_cls.bundle import RETRIEVAL, file_problems
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
-from text_cls.model_card import CARD
-from text_cls.reference import REFERENCE
 from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS
 from text_cls.search.index import Found, VectorIndex
 from text_cls.search.label_scores import label_scores
 from text_cls.search.open_index import open_index
 from text_cls.serving.predictor import Predictor
 
-# Files that index.py or threshold.py rewrites; the rest is the encoder.
-CHANGING = {"label.txt", DECISION, REFERENCE, VECTORS, ENTRIES, GRAPH, CARD}
 INDEX_REMEDY = (
     "run this again if index.py has just changed it; else copy the bundle again, or rebuild the index: "
     "python retrieval_based/index.py build"
@@ -42,6 +37,7 @@ class RetrievalPredictor(Predictor):
     """
 
     kind = RETRIEVAL
+    changing = Predictor.changing | {"label.txt", VECTORS, ENTRIES, GRAPH}  # what index.py rewrites; not the encoder
 
     def __init__(self, *args: Any, timeout: float = 10.0, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -94,23 +90,9 @@ class RetrievalPredictor(Predictor):
         search = self.bundle.manifest["search"]
         return label_scores(self.search(outputs), self.labels, search["vote"], search.get("calibration"))
 
-    def reopened(self) -> "RetrievalPredictor":
-        """The same encoder with the labels, the decision and the index that are in the bundle's folder now.
-
-        Returns:
-            another `RetrievalPredictor`; this one does not change.
-        Raises:
-            UserError: the bundle is damaged, or has another encoder.
-        """
-        return read_unchanged(self.bundle.folder, self._reopened)
-
-    def _reopened(self):
-        bundle = open_bundle(self.bundle.folder, self.kind)
-        if _encoder_of(bundle) != _encoder_of(self.bundle):
-            raise UserError(f"{bundle.folder} holds another encoder now; restart to serve it")
-        other = copy.copy(self)
-        other.take(bundle)
-        where = bundle.manifest["index"]
+    def _reopened(self, verified):
+        other = super()._reopened(verified)
+        where = other.bundle.manifest["index"]
         if where != self.bundle.manifest["index"] or where["kind"] == "embedded":  # else the connection is kept
             other._index = None
             if where and where["kind"] == "embedded":  # one in Milvus is not read from the folder, and may be down
@@ -128,9 +110,3 @@ class RetrievalPredictor(Predictor):
             manifest["index"]["kind"],
             "by vote" if manifest["search"]["vote"] else "by the nearest of each",
         )
-
-
-def _encoder_of(bundle):
-    """What must not change under a running model: the files that do not depend on the labels, width and length."""
-    files = {name: digest for name, digest in bundle.manifest["files"].items() if name not in CHANGING}
-    return files, bundle.manifest["width"], bundle.manifest["max_seq_length"]
