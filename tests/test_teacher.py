@@ -64,6 +64,7 @@ def lesson(tmp_path_factory):
         planted(folder / name / "train.txt", count, first, 1)
         planted(folder / name / "dev.txt", 80, False, 2)
     texts = [row.partition("\t")[0] for row in planted(folder / "rows.txt", 400, False, 3)]
+    texts[0] += "雨"  # a token that no labelled row has
     write_lines(folder / "few" / "more.txt", texts)
     teacher = folder / "teacher"
     words = ["--dataset_dir", str(folder / "all"), "--model_name", "linear", "--save_dir", str(teacher)]
@@ -162,18 +163,22 @@ def test_the_mixed_target_has_the_same_gradient(taught):
 
 
 def test_a_linear_model_of_soft_targets():
-    """Certain targets give the model of labels; a target of a half gives a score between those of 0 and 1."""
+    """Certain targets give the model of labels. Others: oracle, scikit-learn's SVM on each row twice, with weights."""
+    from sklearn.svm import LinearSVC
+
     texts = ["甲乙丙", "甲丁", "戊己", "戊庚", "甲辛", "戊壬"] * 3
     targets = np.array([[1], [1], [0], [0], [1], [0]] * 3, bool)
     hard = linear_model.fit(texts, targets, calibrate=False)
     soft = linear_model.fit(texts, targets.astype(float), calibrate=False, weights=np.ones(18))
     assert soft.scores(texts) == pytest.approx(hard.scores(texts), abs=1e-3)
-    unsure = targets.astype(float)
-    unsure[::6] = 0.5
-    low, middle, high = linear_model.fit(texts, unsure, calibrate=False, weights=np.ones(18)).scores(
-        ["戊己", "甲乙丙", "甲丁"]
-    )
-    assert low < middle < high < 1.2
+    random = np.random.default_rng(0)
+    unsure, weights = random.uniform(0.1, 0.9, (18, 1)), random.uniform(0.3, 1, 18)
+    features = linear_model.features_of(texts)
+    found = linear_model.fit(texts, unsure, calibrate=False, features=features, weights=weights).scores(texts)
+    twice = np.concatenate([weights * unsure[:, 0], weights * (1 - unsure[:, 0])])
+    matrix = features.matrix[np.tile(np.arange(18), 2)]
+    oracle = LinearSVC(random_state=3).fit(matrix, np.arange(36) < 18, twice)
+    assert found[:, 0] == pytest.approx(oracle.decision_function(features.matrix), abs=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------ students
