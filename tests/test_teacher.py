@@ -64,6 +64,7 @@ def lesson(tmp_path_factory):
         planted(folder / name / "train.txt", count, first, 1)
         planted(folder / name / "dev.txt", 80, False, 2)
     texts = [row.partition("\t")[0] for row in planted(folder / "rows.txt", 400, False, 3)]
+    texts[0] += "雨"  # a token that no labelled row has
     write_lines(folder / "few" / "more.txt", texts)
     teacher = folder / "teacher"
     words = ["--dataset_dir", str(folder / "all"), "--model_name", "linear", "--save_dir", str(teacher)]
@@ -162,18 +163,22 @@ def test_the_mixed_target_has_the_same_gradient(taught):
 
 
 def test_a_linear_model_of_soft_targets():
-    """Certain targets give the model of labels; a target of a half gives a score between those of 0 and 1."""
+    """Certain targets give the model of labels. Others: oracle, scikit-learn's SVM on each row twice, with weights."""
+    from sklearn.svm import LinearSVC
+
     texts = ["甲乙丙", "甲丁", "戊己", "戊庚", "甲辛", "戊壬"] * 3
     targets = np.array([[1], [1], [0], [0], [1], [0]] * 3, bool)
     hard = linear_model.fit(texts, targets, calibrate=False)
     soft = linear_model.fit(texts, targets.astype(float), calibrate=False, weights=np.ones(18))
     assert soft.scores(texts) == pytest.approx(hard.scores(texts), abs=1e-3)
-    unsure = targets.astype(float)
-    unsure[::6] = 0.5
-    low, middle, high = linear_model.fit(texts, unsure, calibrate=False, weights=np.ones(18)).scores(
-        ["戊己", "甲乙丙", "甲丁"]
-    )
-    assert low < middle < high < 1.2
+    random = np.random.default_rng(0)
+    unsure, weights = random.uniform(0.1, 0.9, (18, 1)), random.uniform(0.3, 1, 18)
+    features = linear_model.features_of(texts)
+    found = linear_model.fit(texts, unsure, calibrate=False, features=features, weights=weights).scores(texts)
+    twice = np.concatenate([weights * unsure[:, 0], weights * (1 - unsure[:, 0])])
+    matrix = features.matrix[np.tile(np.arange(18), 2)]
+    oracle = LinearSVC(random_state=3).fit(matrix, np.arange(36) < 18, twice)
+    assert found[:, 0] == pytest.approx(oracle.decision_function(features.matrix), abs=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------ students
@@ -273,7 +278,8 @@ def test_the_student_has_the_layers_of_its_teacher(run, lesson, tmp_path):
 
     flags = "--hidden_size 16 --num_attention_heads 2 --intermediate_size 32 --num_hidden_layers 3".split()
     assert make_tiny_model.main(["--output_dir", str(tmp_path / "tiny"), *flags]) == 0
-    where = ("--dataset_dir", lesson[0], "--device", "cpu", "--max_seq_length", 32, "--epochs", 0)
+    where = ("--dataset_dir", lesson[0], "--device", "cpu", "--max_seq_length", 32, "--learning_rate", 0)
+    where = (*where, "--epochs", 1)
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     assert run(script.main, *where, "--model_name", tmp_path / "tiny", "--save_dir", teacher)[0] == 0
     status, log = run(script.main, *where, "--teacher", teacher, "--layers", 2, "--save_dir", student)
@@ -340,7 +346,6 @@ def test_other_processes_wait_for_the_first(lesson, tmp_path, monkeypatch):
 
     monkeypatch.setattr(teacher_module, "is_main_process", lambda: False)
     monkeypatch.setattr(teacher_module.time, "sleep", first_process)
-    monkeypatch.setattr(Teacher, "load", Teacher.load)
     assert ask().take(np.arange(7)).shape == (7, 4)
 
 
@@ -371,10 +376,14 @@ def test_a_table_of_texts_and_a_config_file(run, lesson, tmp_path):
     assert status == 0 and "and of 2 texts without" in log, log
 
 
-def test_labels_in_another_order_are_mapped(lesson):
-    there = Labels([*reversed(NAMES)])
-    reverse = Teacher(str(lesson[1]), there, "label.txt", Problems())
-    assert reverse.columns.tolist() == [3, 2, 1, 0]
+def test_labels_in_another_order_are_mapped(lesson, tmp_path):
+    """The file on disk is the same for both."""
+    texts, found = lines_of(lesson[0] / "more.txt")[:5], []
+    for names in (NAMES, [*reversed(NAMES)]):
+        teacher = Teacher(str(lesson[1]), Labels(names), "label.txt", Problems())
+        found.append(probabilities_of(teacher, [texts], str(tmp_path), "cpu", 8).take(np.arange(5)))
+    assert np.array_equal(found[0], found[1][:, ::-1]) and found[0].std() > 0.1
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 def test_other_labels_are_refused(student, lesson, tmp_path, run):
@@ -404,6 +413,11 @@ def test_other_labels_are_refused(student, lesson, tmp_path, run):
 def test_flags_without_meaning_are_refused(student, flags, message):
     status, log, _ = student(*flags, teacher=None)
     assert status == 2 and message in log and "Traceback" not in log, log
+
+
+def test_a_training_that_learns_nothing_from_the_teacher(lesson, train):
+    status, log, _ = train(lesson[0], "--teacher", lesson[1], "--epochs", 0)
+    assert status == 2 and "--epochs 0 only fits the classifier to the labels; to learn from --teacher, use 1" in log
 
 
 def test_layers_that_there_are_not(lesson, bundles, train, run, tmp_path):

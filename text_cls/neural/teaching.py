@@ -56,7 +56,12 @@ def argument_problems(arguments: dict) -> Iterator[str | None]:
     """Yields problems with the flags of a teacher and with --layers, as texts, or None."""
     yield from problems_of(arguments)
     model, teacher, count = arguments["model_name"], arguments["teacher"], arguments["layers"]
-    if not count or model == LINEAR:
+    if model == LINEAR:
+        return
+    source = "teacher" if teacher else "soft_labels"
+    if arguments[source] and not arguments["epochs"]:
+        yield f"--epochs 0 only fits the classifier to the labels; to learn from --{source}, use 1 or more"
+    if not count:
         return
     if arguments["init_from_ckpt"]:
         yield (
