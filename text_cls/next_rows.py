@@ -47,17 +47,20 @@ class Scorer:
 
 
 class ChosenTexts:
-    """Some rows of a file of texts, in another order; else as that file. They are held in memory."""
+    """Some rows of a file of texts, in another order; else as that file. They are held in memory.
+
+    numbers: those of the rows in the file, from 0, in this order.
+    """
 
     def __init__(self, texts: TextFile | TableFile, numbers: Sequence[int]):
-        self._texts, self._numbers, self.count = texts, [*map(int, numbers)], len(numbers)
+        self._texts, self.numbers, self.count = texts, [*map(int, numbers)], len(numbers)
 
     def __getattr__(self, name):
         return getattr(self._texts, name)
 
     def windows(self, size: int) -> Iterator[Window]:
         """Yields `Window`s of this many rows."""
-        wanted, first, texts, records, batches = set(self._numbers), 0, {}, {}, []
+        wanted, first, texts, records, batches = set(self.numbers), 0, {}, {}, []
         for window in self._texts.windows(WINDOW):
             inside = [i for i in range(len(window.texts)) if first + i in wanted]
             texts |= {first + i: window.texts[i] for i in inside}
@@ -68,7 +71,7 @@ class ChosenTexts:
             first += len(window.texts)
         table = self._table(batches)
         for start in range(0, self.count, size):
-            numbers = self._numbers[start : start + size]
+            numbers = self.numbers[start : start + size]
             found = [texts[number] for number in numbers]
             if table is None:
                 yield Window(self.path, found, [records[number] for number in numbers])
@@ -81,7 +84,7 @@ class ChosenTexts:
             return None
         import pyarrow
 
-        places = np.argsort(np.argsort(self._numbers))
+        places = np.argsort(np.argsort(self.numbers))
         return pyarrow.Table.from_batches(batches).take(places)
 
 
