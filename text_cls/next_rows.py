@@ -16,7 +16,7 @@ from text_cls.linear_classifier import LONGEST, ngram_keys
 from text_cls.linear_model import LONGEST_NGRAM
 from text_cls.prediction import WINDOW
 from text_cls.probabilities import logit
-from text_cls.rows import Labels, Rows
+from text_cls.rows import Labels, Rows, one_line
 from text_cls.table_texts import TableFile, TextFile, Window
 from text_cls.tokenization import CodePoints
 
@@ -129,11 +129,11 @@ def _distinct(texts, labelled):
     blank, old = keys == 0, np.isin(keys, known)
     wanted = once & ~blank & ~old
     counts = {
-        f"{int(old.sum())} are in {', '.join(rows.path for rows in labelled)}": old.any(),
-        f"{int((~once & ~old & ~blank).sum())} repeat the text of another row": (~once & ~old & ~blank).any(),
-        f"{int(blank.sum())} have no text": blank.any(),
+        f"in {', '.join(rows.path for rows in labelled)}": old.sum(),
+        "with the text of another row": (~once & ~old & ~blank).sum(),
+        "without a text": blank.sum(),
     }
-    if left_out := [what for what, is_so in counts.items() if is_so]:
+    if left_out := [f"{count} {what}" for what, count in counts.items() if count]:
         logger.info("%d of %d rows of %s are left out: %s", (~wanted).sum(), len(keys), texts.path, "; ".join(left_out))
     if not wanted.any():
         raise UserError(f"{texts.path}: no text is left to choose from; name a file with texts that have no labels yet")
@@ -142,7 +142,8 @@ def _distinct(texts, labelled):
 
 def _key(text):
     """A number from 1 to 2 ** 64 - 1 for a text; two of a million collide with a chance of 3e-8."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1
+    content = one_line(text).encode("utf-8", "surrogatepass")  # as labelled rows have it
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") or 1
 
 
 def _parts(texts, wanted):
