@@ -128,6 +128,13 @@ def test_diverse_with_and_without_labelled_rows(tmp_path, monkeypatch):
     assert len(chosen(tmp_path / "t.txt", "diverse", 4, [rows])) == 4  # as many as are asked for, whatever the memory
 
 
+def test_a_line_break_makes_no_other_text(tmp_path):
+    """Rows of labelled files have spaces where texts have line breaks of other kinds than LF."""
+    write_lines(tmp_path / "t.txt", ["一\u2028二", "三"])
+    rows = labelled_rows(tmp_path / "l.txt", ["一 二\t甲"])
+    assert chosen(tmp_path / "t.txt", "random", 2, [rows]) == ["三"]
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_text_once_and_no_labelled_one(tmp_path, capfd, order):
     set_up_log()
@@ -135,10 +142,8 @@ def test_every_text_once_and_no_labelled_one(tmp_path, capfd, order):
     rows = labelled_rows(tmp_path / "l.txt", ["9\t甲", "8\t乙"])
     assert sorted(chosen(tmp_path / "t.txt", order, 10, [rows])) == ["11", "5", "7"]
     said = capfd.readouterr().err
-    counts = (
-        f"4 of 7 rows of {tmp_path}/t.txt are left out: 1 are in {tmp_path}/l.txt; 2 repeat the text of another row"
-    )
-    assert f"{counts}; 1 have no text" in said and "3 of 3 texts" in said
+    left_out = f"1 in {tmp_path}/l.txt; 2 with the text of another row; 1 without a text"
+    assert f"4 of 7 rows of {tmp_path}/t.txt are left out: {left_out}" in said and "3 of 3 texts" in said
 
 
 def test_nothing_left(tmp_path):

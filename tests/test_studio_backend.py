@@ -33,8 +33,9 @@ def ask(client, config, texts, field="text", **more):
 
 def test_annotations_are_ignored(backend):
     client, _, _ = backend()
-    event = {"action": "ANNOTATION_CREATED", "task": {"data": {"text": "好"}}}
-    answer = client.post("/label_studio/webhook", json=event)
+    answer = client.post(
+        "/label_studio/webhook", json={"action": "ANNOTATION_CREATED", "task": {"data": {"text": "好"}}}
+    )
     assert answer.status_code == 200 and answer.json() == {}
 
 

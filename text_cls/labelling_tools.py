@@ -116,8 +116,9 @@ def studio_interface(labels: Labels) -> str:
     else:
         shape = {"choice": "multiple", "showInline": "true"}
         nodes = {"": ElementTree.SubElement(view, "Choices", name=CONTROL, toName=TEXT, **shape)}
-    for name in sorted(labels.names, key=lambda name: len(split_path(name))):  # parents first, else in their order
-        nodes[name] = ElementTree.SubElement(nodes[parent_path(name)], "Choice", value=split_path(name)[-1])
+    for path in (path for name in labels.names for path in paths_to(name)):
+        if path not in nodes:
+            nodes[path] = ElementTree.SubElement(nodes[parent_path(path)], "Choice", value=split_path(path)[-1])
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode")
 

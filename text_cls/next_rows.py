@@ -16,7 +16,7 @@ from text_cls.linear_classifier import LONGEST, ngram_keys
 from text_cls.linear_model import LONGEST_NGRAM
 from text_cls.prediction import WINDOW
 from text_cls.probabilities import logit
-from text_cls.rows import Labels, Rows
+from text_cls.rows import Labels, Rows, one_line
 from text_cls.table_texts import TableFile, TextFile, Window
 from text_cls.tokenization import CodePoints
 
@@ -47,17 +47,20 @@ class Scorer:
 
 
 class ChosenTexts:
-    """Some rows of a file of texts, in another order; else as that file. They are held in memory."""
+    """Some rows of a file of texts, in another order; else as that file. They are held in memory.
+
+    numbers: those of the rows in the file, from 0, in this order.
+    """
 
     def __init__(self, texts: TextFile | TableFile, numbers: Sequence[int]):
-        self._texts, self._numbers, self.count = texts, [*map(int, numbers)], len(numbers)
+        self._texts, self.numbers, self.count = texts, [*map(int, numbers)], len(numbers)
 
     def __getattr__(self, name):
         return getattr(self._texts, name)
 
     def windows(self, size: int) -> Iterator[Window]:
         """Yields `Window`s of this many rows."""
-        wanted, first, texts, records, batches = set(self._numbers), 0, {}, {}, []
+        wanted, first, texts, records, batches = set(self.numbers), 0, {}, {}, []
         for window in self._texts.windows(WINDOW):
             inside = [i for i in range(len(window.texts)) if first + i in wanted]
             texts |= {first + i: window.texts[i] for i in inside}
@@ -68,7 +71,7 @@ class ChosenTexts:
             first += len(window.texts)
         table = self._table(batches)
         for start in range(0, self.count, size):
-            numbers = self._numbers[start : start + size]
+            numbers = self.numbers[start : start + size]
             found = [texts[number] for number in numbers]
             if table is None:
                 yield Window(self.path, found, [records[number] for number in numbers])
@@ -81,7 +84,7 @@ class ChosenTexts:
             return None
         import pyarrow
 
-        places = np.argsort(np.argsort(self._numbers))
+        places = np.argsort(np.argsort(self.numbers))
         return pyarrow.Table.from_batches(batches).take(places)
 
 
@@ -126,11 +129,11 @@ def _distinct(texts, labelled):
     blank, old = keys == 0, np.isin(keys, known)
     wanted = once & ~blank & ~old
     counts = {
-        f"{int(old.sum())} are in {', '.join(rows.path for rows in labelled)}": old.any(),
-        f"{int((~once & ~old & ~blank).sum())} repeat the text of another row": (~once & ~old & ~blank).any(),
-        f"{int(blank.sum())} have no text": blank.any(),
+        f"in {', '.join(rows.path for rows in labelled)}": old.sum(),
+        "with the text of another row": (~once & ~old & ~blank).sum(),
+        "without a text": blank.sum(),
     }
-    if left_out := [what for what, is_so in counts.items() if is_so]:
+    if left_out := [f"{count} {what}" for what, count in counts.items() if count]:
         logger.info("%d of %d rows of %s are left out: %s", (~wanted).sum(), len(keys), texts.path, "; ".join(left_out))
     if not wanted.any():
         raise UserError(f"{texts.path}: no text is left to choose from; name a file with texts that have no labels yet")
@@ -139,7 +142,8 @@ def _distinct(texts, labelled):
 
 def _key(text):
     """A number from 1 to 2 ** 64 - 1 for a text; two of a million collide with a chance of 3e-8."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1
+    content = one_line(text).encode("utf-8", "surrogatepass")  # as labelled rows have it
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") or 1
 
 
 def _parts(texts, wanted):

@@ -164,6 +164,7 @@ def main(argv=None):
     else:
         if args.order:
             job.texts = choose(job.texts, args.order, args.count or COUNT, scorer_of(predictor), labelled, args.seed)
+            predictor.unread = 0  # of the rows that are written
         predict = predictor.predict_with_evidence if args.evidence else predictor.predict
         predict_file(job, predict, log_hierarchy if predictor.labels.hierarchical else log_flat)
     if predictor.unread:
