@@ -1,4 +1,4 @@
-"""Benchmarks that take hours, on a few rows: pretrained, head_start, trainers, zero_shot, long_texts and search."""
+"""Benchmarks that take hours, on a few rows: pretrained, cascade, head_start, trainers, zero_shot, long_texts ..."""
 
 import argparse
 import json
@@ -24,6 +24,7 @@ PRETRAINED, HEAD_START, TRAINERS, ZERO_SHOT, LONG_TEXTS = (
     PROJECT.load(f"benchmarks/{name}.py")
     for name in ("pretrained", "head_start", "trainers", "zero_shot", "long_texts")
 )
+CASCADE = PROJECT.load("benchmarks/cascade.py")
 SEARCH = load_script("benchmarks/search.py")  # another script has this name, too
 TINY = "--max_seq_length 16 --batch_size 8 --learning_rate 1e-3"
 BENCH = ROOT / ".venv-bench/bin/python"
@@ -36,7 +37,7 @@ def home(tmp_path, tiny_model, monkeypatch):
         (tmp_path / name).mkdir()
         for file, count in (("train.txt", 160), ("dev.txt", 40), ("label.txt", None)):
             write_lines(tmp_path / name / file, lines_of(ROOT / "data/multi_label" / file)[:count])
-    for module in (PRETRAINED, HEAD_START, TRAINERS):
+    for module in (PRETRAINED, CASCADE, HEAD_START, TRAINERS):
         monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(KEPT, "HOME", tmp_path / "kept")
     monkeypatch.setattr(KEPT, "RESULTS", tmp_path / "results")
@@ -71,6 +72,23 @@ def test_pretrained_scores_dev_and_says_what_is_finished(home, run, monkeypatch)
     monkeypatch.setattr(KEPT, "code", lambda: "new")
     assert "with other code than today's" in run(PRETRAINED.main, *flags, "--list")[1]
     assert "missing" in run(PRETRAINED.main, *flags[:-1], f"--training={TINY} --epochs 3", "--list")[1]
+
+
+def test_a_linear_model_is_put_beside_a_pretrained_one(home, run, monkeypatch):
+    monkeypatch.setattr(PRETRAINED, "HELD", 0.4)  # enough rows to fit to
+    assert run(CASCADE.main, "--list")[1] == ""  # nothing that pretrained.py trained
+    flags = ("--sets", "duee", "--seeds", 3)
+    assert run(PRETRAINED.main, *flags, "--layers", 6, f"--training={TINY} --epochs 1")[0] == 0
+    assert run(CASCADE.main, *flags, "--list")[1].split() == ["cascade-duee-6-seed3", "missing"]
+    status, output = run(CASCADE.main, *flags)
+    assert status == 0, output
+    head, *lines = output.splitlines()[-6:]
+    assert [line.split()[:2] for line in lines] == [
+        ["duee-6-seed3", way] for way in ("neural", *CASCADE.TOGETHER, "alone")
+    ]
+    assert head.split()[-2:] == ["texts/s", "speed"] and lines[0].endswith("1.00x")
+    assert lines[1].count("%") == lines[3].count("%") == 2 and "%" not in lines[0] + lines[2] + lines[4]
+    assert run(CASCADE.main, *flags, "--list")[1].split() == ["cascade-duee-6-seed3", "finished"]
 
 
 def test_long_texts_are_scored_with_their_evidence(home, run, monkeypatch):
