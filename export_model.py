@@ -37,9 +37,9 @@ def parse_args(argv=None):
     two = parser.add_argument_group(
         "a linear model beside the neural one; the dev file decides how they share the work"
     )
-    linear = "checkpoint of train.py --model_name linear"
-    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}, to answer the rows that it is sure of (none)")
-    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}, to average its probabilities with (none)")
+    linear = "checkpoint of a linear model of train.py"
+    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}: it answers the rows that it is sure of (none)")
+    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}: the mean of both models' probabilities (none)")
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
