@@ -123,6 +123,7 @@ def read(args):
 
     Raises one UserError that lists every problem.
     """
+    from text_cls.cross_fitting import FEWEST
     from text_cls.neural.checkpoint import load_checkpoint
     from text_cls.neural.export import bundle_folder_problem
     from text_cls.neural.hugging_face_export import folder_problem
@@ -139,6 +140,10 @@ def read(args):
     if args.dataset_dir:
         with problems.collect():
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
+            if beside and len(rows) < FEWEST:
+                problems.add(
+                    f"--cascade and --blend are fitted to {args.dev_file}: {len(rows)} rows; {FEWEST} are needed"
+                )
     elif not checkpoint.is_linear and (args.int8 or args.fp16):
         problems.add(
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
