@@ -38,9 +38,9 @@ def parse_args(argv=None):
     two = parser.add_argument_group(
         "a linear model beside the neural one; the dev file decides how they share the work"
     )
-    linear = "checkpoint of train.py --model_name linear"
-    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}, to answer the rows that it is sure of (none)")
-    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}, to average its probabilities with (none)")
+    linear = "checkpoint of a linear model of train.py"
+    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}: it answers the rows that it is sure of (none)")
+    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}: the mean of both models' probabilities (none)")
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")
@@ -111,6 +111,7 @@ def read(args):
 
     Raises one UserError that lists every problem.
     """
+    from text_cls.cross_fitting import FEWEST
     from text_cls.neural.checkpoint import load_checkpoint
     from text_cls.neural.export import bundle_folder_problem
     from text_cls.neural.hugging_face_export import folder_problem
@@ -127,6 +128,10 @@ def read(args):
     if args.dataset_dir:
         with problems.collect():
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
+            if beside and len(rows) < FEWEST:
+                problems.add(
+                    f"--cascade and --blend are fitted to {args.dev_file}: {len(rows)} rows; {FEWEST} are needed"
+                )
     elif not checkpoint.is_linear and (args.int8 or args.fp16):
         problems.add(
             "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"

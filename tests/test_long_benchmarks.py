@@ -1,4 +1,4 @@
-"""Benchmarks that take hours, on a few rows: pretrained, head_start, trainers, zero_shot, long_texts and search."""
+"""Benchmarks that take hours, on a few rows: pretrained, cascade, head_start, trainers, zero_shot, long_texts ..."""
 
 import argparse
 import json
@@ -25,6 +25,7 @@ PRETRAINED, HEAD_START, TRAINERS, ZERO_SHOT, LONG_TEXTS = (
     for name in ("pretrained", "head_start", "trainers", "zero_shot", "long_texts")
 )
 TEACHER = load_script("benchmarks/teacher.py")
+CASCADE = PROJECT.load("benchmarks/cascade.py")
 SEARCH = load_script("benchmarks/search.py")  # another script has this name, too
 TINY = "--max_seq_length 16 --batch_size 8 --learning_rate 1e-3"
 BENCH = ROOT / ".venv-bench/bin/python"
@@ -37,7 +38,7 @@ def home(tmp_path, tiny_model, monkeypatch):
         (tmp_path / name).mkdir()
         for file, count in (("train.txt", 160), ("dev.txt", 40), ("label.txt", None)):
             write_lines(tmp_path / name / file, lines_of(ROOT / "data/multi_label" / file)[:count])
-    for module in (PRETRAINED, HEAD_START, TRAINERS):
+    for module in (PRETRAINED, CASCADE, HEAD_START, TRAINERS):
         monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(KEPT, "HOME", tmp_path / "kept")
     monkeypatch.setattr(KEPT, "RESULTS", tmp_path / "results")
@@ -87,6 +88,23 @@ def test_students_beside_their_teacher(home, run, monkeypatch):
     assert sorted(lines) == sorted(["model", "---", "teacher", *students])
     assert lines["linear-taught"].count("%") == 2 or "no gap" in lines["linear-taught"]
     assert run(TEACHER.main, *flags, "--list")[1].count("finished") == 4
+
+
+def test_a_linear_model_is_put_beside_a_pretrained_one(home, run, monkeypatch):
+    monkeypatch.setattr(PRETRAINED, "HELD", 0.4)  # enough rows to fit to
+    assert run(CASCADE.main, "--list")[1] == ""  # nothing that pretrained.py trained
+    flags = ("--sets", "duee", "--seeds", 3)
+    assert run(PRETRAINED.main, *flags, "--layers", 6, f"--training={TINY} --epochs 1")[0] == 0
+    assert run(CASCADE.main, *flags, "--list")[1].split() == ["cascade-duee-6-seed3", "missing"]
+    status, output = run(CASCADE.main, *flags)
+    assert status == 0, output
+    head, *lines = (line for line in output.splitlines() if line.startswith(("run ", "duee-6-seed3 ")))
+    assert [line.split()[:2] for line in lines] == [
+        ["duee-6-seed3", way] for way in ("neural", *CASCADE.TOGETHER, "alone")
+    ]
+    assert head.split()[-2:] == ["texts/s", "speed"] and lines[0].endswith("1.00x")
+    assert lines[1].count("%") == lines[3].count("%") == 2 and "%" not in lines[0] + lines[2] + lines[4]
+    assert run(CASCADE.main, *flags, "--list")[1].split() == ["cascade-duee-6-seed3", "finished"]
 
 
 def test_long_texts_are_scored_with_their_evidence(home, run, monkeypatch):

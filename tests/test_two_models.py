@@ -374,6 +374,7 @@ def test_int8_is_for_the_neural_model(export_cascade, monkeypatch, tmp_path):
         (["--params_path", "{linear}"], "holds a linear model, for which there is no --cascade"),
         (["--params_path", "{other}"], "has other labels than --params_path"),
         (["--params_path", "{windows}"], "was trained with --long_texts windows, but beside a linear model"),
+        (["--dev_file", "few.txt"], "--cascade and --blend are fitted to few.txt: 20 rows; 50 are needed"),
         (["--dataset_dir", ""], "--cascade is fitted to labelled rows: name the folder of dev.txt with --dataset_dir"),
     ],
 )
@@ -385,13 +386,15 @@ def test_what_does_not_fit_is_refused(
     record = json.loads((windows / "run.json").read_text(encoding="utf-8"))
     record["arguments"] |= {"long_texts": "windows"}
     (windows / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    dataset = shutil.copytree(trained["news"][0], tmp_path / "data")
+    write_lines(dataset / "few.txt", lines_of(dataset / "dev.txt")[:20])
     known = {
         "neural": trained["news"][1],
         "linear": linear_checkpoint,
         "other": trained["reviews"][1],
         "windows": windows,
     }
-    status, log = export_cascade(*(flag.format(**known) for flag in flags))
+    status, log = export_cascade("--dataset_dir", dataset, *(flag.format(**known) for flag in flags))
     assert status == 2 and message in log and "Traceback" not in log
     assert not (tmp_path / "export").exists()
 
