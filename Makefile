@@ -10,10 +10,11 @@ READY := $(VENV)/.ready-$(shell cat $(REQUIREMENTS) requirements/dev.txt require
 S3_READY := .venv-s3/.ready-$(shell cksum < tests/requirements-s3.txt | cut -d' ' -f1)
 DOCCANO_READY := .venv-doccano/.ready-$(shell cksum < tests/requirements-doccano.txt | cut -d' ' -f1)
 STUDIO_READY := .venv-label-studio/.ready-$(shell cksum < tests/requirements-label-studio.txt | cut -d' ' -f1)
+IMAGES_READY := .venv-images/.ready-$(shell cksum < deploy/requirements-image-check.txt | cut -d' ' -f1)
 TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt requirements/constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup s3-setup bench-setup clean
+.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup s3-setup bench-setup image-setup image-check clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -97,6 +98,11 @@ test-setup: setup  ## Install what some tests need, where possible: hnswlib, Mil
 		echo "Ray could not be installed; its tests are skipped"
 	@$(MAKE) --no-print-directory s3-setup || \
 		echo "The S3 server could not be installed (see above); its tests are skipped"
+	@$(MAKE) --no-print-directory image-setup || \
+		echo "The linters of the image could not be installed (see above); their tests are skipped"
+	@command -v nginx >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq nginx-light >/dev/null; } || \
+		echo "nginx is not installed (apt-get install nginx-light); its tests are skipped"
 	@$(BIN)/python -c "import mlflow, tensorboardX" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/trackers.txt || \
 		echo "TensorBoard and MLflow could not be installed; the tests of --tracker are skipped"
 	@$(BIN)/python -c "import optuna" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/search.txt || \
@@ -125,6 +131,24 @@ $(DOCCANO_READY) $(STUDIO_READY):
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet -r tests/requirements-$(subst .venv-,,$(@D)).txt
 	@touch $@
+
+image-setup: $(IMAGES_READY)  ## Create .venv-images, which holds the linters of the image
+
+$(IMAGES_READY):
+	@rm -f .venv-images/.ready-*
+	$(PYTHON) -m venv .venv-images
+	.venv-images/bin/python -m pip install --quiet -r deploy/requirements-image-check.txt
+	@touch $@
+
+image-check: image-setup .cache/image-check/export/manifest.json  ## Check the Dockerfile and its steps without Docker
+	.venv-images/bin/python deploy/image_check.py --bundle .cache/image-check/export
+
+# Any bundle will do: that of a tiny model of random weights.
+.cache/image-check/export/manifest.json: | setup
+	$(BIN)/python data/make_tiny_model.py --output_dir .cache/image-check/tiny
+	$(BIN)/python train.py --dataset_dir data --device cpu --model_name .cache/image-check/tiny --epochs 0 --head_start prior \
+		--save_dir .cache/image-check/checkpoint
+	$(BIN)/python export_model.py --params_path .cache/image-check/checkpoint --output_path .cache/image-check/export
 
 # The server runs Python models in a program linked against libpython, which Debian's Python does not include.
 $(TRITON_READY):

@@ -8,7 +8,7 @@ The model has the dimensions of ERNIE 3.0 nano and random weights; the other ver
 the folder is replaced, 50 times in all; the next swap comes 200 requests after the new version has answered. An error
 is any status but 200, or no answer. A wrong answer has labels of another version than its header X-Bundle-Version says.
 The run "split" has both versions in one server, --split old=90,new=10, and no swaps: it shows the shares, and what a
-second model in the queue costs.
+second model in the queue costs, beside a server with one.
 The sets are read from ../shared/data or from the folder in TEXT_CLASSIFICATION_DATA.
 """
 
@@ -31,6 +31,7 @@ from text_cls.cli import positive_int
 
 MODEL, CLIENTS = "ernie-3.0-nano-zh", 8
 SPLIT = {"old": 90, "new": 10}
+ROUNDS = 5  # of the two servers of "split", in turn
 WARM, BETWEEN = 2000, 200  # requests before the first swap, and after each
 LONGEST = 600  # seconds of a run, whatever happens
 
@@ -109,12 +110,15 @@ class Clients:
             await asyncio.sleep(0.005)
 
 
-async def swap_on(clients, swaps, requests, exchange):
-    """Replaces the bundle under the clients. Returns the seconds from each replacement to the first new answer."""
+async def swap_on(clients, swaps, requests, exchange, warm=WARM):
+    """Replaces the bundle under the clients. Returns the seconds from each replacement to the first new answer.
+
+    requests: in all, of which the first `warm` come before the first swap.
+    """
     end, waits = time.monotonic() + LONGEST, []
     tasks = [asyncio.create_task(clients.ask_on()) for _ in range(CLIENTS)]
     start = time.perf_counter()
-    await clients.until(lambda: clients.count >= WARM, end)
+    await clients.until(lambda: clients.count >= warm, end)
     clients.quiet.seconds, clients.current = time.perf_counter() - start, clients.swapping
     start = time.perf_counter()
     for _ in range(swaps):
@@ -165,18 +169,25 @@ def execute_split(run):
 
     export, other = make_bundles(run)
     prefixes = {open_bundle(str(path)).digest[:VERSION_DIGITS]: path is other for path in (export, other)}
-    requests, half = [our_request(text) for text in read_dev("duee", 512)], run.settings["requests"] // 2
+    requests = [our_request(text) for text in read_dev("duee", 512)]
+    each = run.settings["requests"] // (2 * ROUNDS)
     shares = ",".join(f"{name}={share}" for name, share in SPLIT.items())
     flags = ("--bundle", f"old={export}", "--bundle", f"new={other}", "--split", shares)
-    found, seen = {}, collections.Counter()
-    for name, words in (("one", ()), ("two", flags)):
-        with our_server(run.folder, *words) as (_, port):
-            clients = Clients(port, requests, prefixes)
-            asyncio.run(swap_on(clients, 0, half, None))
-        found[name], both = figures(clients.swapping), clients.quiet.statuses + clients.swapping.statuses
-        seen.update(answers=both.total(), errors=both.total() - both[200], wrong=clients.wrong)
-    share = sum(count for version, count in clients.versions.items() if prefixes[version]) / clients.versions.total()
-    return {**seen, **found, "share": share}
+    found, seen, versions = {"one": Answers(), "two": Answers()}, collections.Counter(), collections.Counter()
+    with our_server(run.folder) as (_, one), our_server(run.folder, *flags) as (_, two):
+        for _ in range(ROUNDS):  # in turn, so that what else the machine does affects both
+            for name, port in (("one", one), ("two", two)):
+                clients = Clients(port, requests, prefixes)
+                asyncio.run(swap_on(clients, 0, each, None, warm=0))
+                answers, total = clients.swapping, found[name]
+                total.seconds += answers.seconds
+                total.latencies += answers.latencies
+                total.statuses += answers.statuses
+                versions.update(clients.versions if name == "two" else ())
+                wrong = answers.statuses.total() - answers.statuses[200]
+                seen.update(answers=answers.statuses.total(), errors=wrong, wrong=clients.wrong)
+    share = sum(count for version, count in versions.items() if prefixes[version]) / versions.total()
+    return {**seen, "share": share, **{name: figures(answers) for name, answers in found.items()}}
 
 
 def print_split(result):

@@ -73,7 +73,7 @@ def _share_a_character(texts):
     return False
 
 
-def fit(texts, targets, seed=3, calibrate=True, features=None, weights=None):
+def fit(texts, targets, seed=3, calibrate=True, features=None, weights=None, scored=None):
     """Trains a model of all labels.
 
     Args:
