@@ -5,12 +5,14 @@ Each names the upstream bug and the versions that have it. Of the project, this 
 
 import contextlib
 import ctypes
+import importlib.util
 import io
 import logging
 import os
 import re
 import sys
 import tempfile
+import types
 import warnings
 
 from text_cls.neural.safe_weights import restrict_unpickling
@@ -96,8 +98,48 @@ def _is_news(record):
     )
 
 
+class _Parts(types.ModuleType):
+    """The package paddlenlp without what its own __init__ imports. Everything that is asked for is there."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        whole_paddlenlp()
+        return getattr(sys.modules[self.__name__], name)
+
+
+def _import_models():
+    """Imports PaddleNLP's models and tokenizers only.
+
+    `import paddlenlp` (2.8) imports all of it: trainers, task flows, metrics and data sets, and with them scikit-learn,
+    pandas, matplotlib and PaddleSlim. That takes four times as long as models and tokenizers (benchmarks/start_up.py).
+    """
+    import paddle
+
+    spec = importlib.util.find_spec("paddlenlp")
+    package = importlib.util.module_from_spec(spec)
+    package.__class__ = _Parts
+    with open(spec.origin, encoding="utf-8") as file:  # it is written into the configurations of models
+        package.__version__ = re.search(r'^__version__ = "(.+)"', file.read(), re.MULTILINE)[1]
+    sys.modules["paddlenlp"] = package
+    importlib.import_module("paddlenlp.data")  # before the models: the two import each other
+
+    paddle.disable_signal_handler()  # as PaddleNLP does
+
+
+def whole_paddlenlp():
+    """Imports all of PaddleNLP, as `import paddlenlp` does. Its trainers cannot be imported without the rest."""
+    import_paddle()
+    package = sys.modules["paddlenlp"]
+    if isinstance(package, _Parts):
+        package.__class__ = types.ModuleType
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            package.__spec__.loader.exec_module(package)
+
+
 def import_paddle():
-    """Imports Paddle and PaddleNLP without the banners of Paddle 3.0 and of its helpers (ccache, distutils, OMP).
+    """Imports Paddle and PaddleNLP's models without the banners of Paddle 3.0 and its helpers (ccache, distutils).
 
     From then on they load weights only: a file that holds anything else is refused (see `safe_weights`).
     """
@@ -106,6 +148,9 @@ def import_paddle():
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         import paddle
+
+        if first:
+            _import_models()
         import paddlenlp.transformers
 
         restrict_unpickling()

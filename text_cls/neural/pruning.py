@@ -11,7 +11,7 @@ import numpy as np
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import logger
 from text_cls.long_texts import Windows, pool
-from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log
+from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log, whole_paddlenlp
 from text_cls.neural.head_start import fit_head
 from text_cls.neural.model import last_linear, logits_of, predict_logits
 from text_cls.neural.training_options import Options
@@ -20,6 +20,7 @@ from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
 
 paddle = import_paddle()
+whole_paddlenlp()
 
 from paddle.io import DataLoader
 from paddlenlp.trainer import CompressionArguments, Trainer
