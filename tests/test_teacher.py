@@ -203,6 +203,20 @@ def test_a_student_of_one_layer_learns_what_only_the_teacher_knows(run, lesson, 
     assert "| `more.txt` | training, by the teacher's probabilities | 400 |" in card
 
 
+def test_probabilities_are_fitted_to_the_rows_with_labels():
+    """Thresholds are, too. Targets of other texts may be low everywhere, and would make all probabilities low."""
+    random = np.random.default_rng(0)
+    gold = random.random((60, 1)) < 0.5
+    letters = ["ab" if random.random() < (0.8 if row else 0.2) else "cd" for row in gold[:, 0]]
+    texts = [f"{name}{i}" for i, name in enumerate(letters)] + [f"ab{i}" for i in range(400)]
+    targets, weights = np.concatenate([gold, np.full((400, 1), 0.05)]), np.ones(460)
+    means = [
+        linear_model.fit(texts, targets, weights=weights, scored=scored).probabilities(texts[:60]).mean()
+        for scored in (60, None)
+    ]
+    assert abs(means[0] - gold.mean()) < 0.1 and means[1] < gold.mean() - 0.2
+
+
 def test_a_linear_student_learns_it_too(student):
     status, log, taught = student("--unlabelled", "more.txt")
     assert status == 0, log

@@ -85,6 +85,7 @@ def fit(texts, targets, seed=3, calibrate=True, features=None, weights=None, sco
         features: `features_of(texts)`, if already computed.
         weights: float array [rows]. Targets may then be between 0 and 1: a row counts as an example for a label with
             its weight times the target, and against it with the rest of its weight.
+        scored: number of rows, the first ones, to which probabilities are fitted, as in `out_of_fold`.
     """
     features = features or features_of(texts)
     targets = np.asarray(targets, dtype=bool if weights is None else np.float32)
@@ -93,7 +94,7 @@ def fit(texts, targets, seed=3, calibrate=True, features=None, weights=None, sco
     coef, intercept = (np.concatenate([part[i] for _, _, part in parts]) for i in range(2))
     calibration = None
     if calibrate:
-        test_rows = _folds(texts, targets >= 0.5, 5, seed)[0]
+        test_rows = _folds(texts[:scored], targets[:scored] >= 0.5, 5, seed)[0]
         train_rows = np.setdiff1d(rows, test_rows) if len(test_rows) < len(rows) else rows
         scores = _scores_by_split(features.matrix, targets, [(train_rows, test_rows)], seed, weights)[test_rows]
         calibration = _platt(scores, targets[test_rows])
