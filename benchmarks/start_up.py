@@ -121,9 +121,8 @@ def measure(settings):
     with tempfile.TemporaryDirectory() as name:
         folder, old = Path(name), Path(name) / "before"
         prepare(folder)
-        subprocess.run(
-            ["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(old), settings["before"]], check=True
-        )
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "-q", "--detach", str(old), settings["before"]], check=True)
         try:
             results = {kind: {"before": [], "after": []} for kind in KINDS}
             for number in range(settings["rounds"] + 1):  # the first fills the cache of the disk
