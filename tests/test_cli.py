@@ -71,7 +71,9 @@ def test_numbers():
 def test_no_flag_has_a_plain_type():
     """argparse would answer "invalid int value"."""
     sources = [
-        path for path in ROOT.rglob("*.py") if not {".venv", ".venv-triton", ".venv-s3", "tests"} & {*path.parts}
+        path
+        for path in ROOT.rglob("*.py")
+        if not {".venv", ".venv-triton", ".venv-s3", ".venv-serving", "tests"} & {*path.parts}
     ]
     plain = [str(path) for path in sources if re.search(r"\btype=(int|float)[,)]", path.read_text(encoding="utf-8"))]
     assert len(sources) > 100 and plain == []
@@ -106,6 +108,9 @@ SCRIPTS = (
 SCRIPTS += ("export_model.py", "prune.py", "deploy/predictor/infer.py")
 SCRIPTS += ("deploy/triton_serving/build_repository.py", "deploy/triton_serving/seqcls_grpc_client.py")
 SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py", "deploy/simple_serving/client.py")
+SCRIPTS += tuple(
+    f"deploy/paddle_serving/{name}.py" for name in ("build_service", "service", "rpc_client", "http_client")
+)
 SCRIPTS += ("few-shot/train.py", "few-shot/infer.py")
 SCRIPTS += tuple(
     f"retrieval_based/{name}.py" for name in ("train", "recall", "evaluate", "predict", "export_model", "index")
