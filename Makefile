@@ -12,9 +12,10 @@ DOCCANO_READY := .venv-doccano/.ready-$(shell cksum < tests/requirements-doccano
 STUDIO_READY := .venv-label-studio/.ready-$(shell cksum < tests/requirements-label-studio.txt | cut -d' ' -f1)
 IMAGES_READY := .venv-images/.ready-$(shell cksum < deploy/requirements-image-check.txt | cut -d' ' -f1)
 TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt requirements/constraints.txt | cksum | cut -d' ' -f1)
+SERVING_READY := .venv-serving/.ready-$(shell cksum < deploy/paddle_serving/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup s3-setup bench-setup image-setup image-check clean
+.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup serving-setup s3-setup bench-setup image-setup image-check clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -86,10 +87,12 @@ test-tools: setup  ## Run the tests with the real doccano and Label Studio, whic
 		echo "A labelling tool could not be installed (see above); its tests are skipped"
 	$(BIN)/python -m pytest -m tools -n 0 tests/test_real_labelling_tools.py
 
-# What some tests need beyond the requirements: hnswlib, compiled here, a browser, servers of Triton and S3.
-test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Ray, trackers, Optuna, Chromium, Triton, S3
+# What some tests need beyond the requirements: hnswlib, compiled here, a browser, servers of Triton, Paddle Serving and S3.
+test-setup: setup  ## Install what some tests need, where possible: hnswlib, Milvus Lite, Ray, trackers, Optuna, Chromium, Triton, S3, Paddle Serving
 	@$(MAKE) --no-print-directory triton-setup || \
 		echo "Triton could not be installed (see above); its tests are skipped"
+	@$(MAKE) --no-print-directory serving-setup || \
+		echo "Paddle Serving could not be installed (see above); its tests are skipped"
 	@$(BIN)/python -c "import hnswlib" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/index.txt || \
 		echo "hnswlib could not be built (it needs a C++ compiler: apt-get install g++); its tests are skipped"
 	@$(BIN)/python -c "import milvus_lite, pymilvus" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/milvus.txt || \
@@ -114,6 +117,16 @@ test-setup: setup  ## Install what some tests need, where possible: hnswlib, Mil
 
 # NVIDIA publishes its wheel only for Linux on x86-64; elsewhere the Triton tests are skipped.
 triton-setup: $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(TRITON_READY))  ## Create .venv-triton, which holds the real Triton server of the tests
+
+serving-setup: $(SERVING_READY)  ## Create .venv-serving with Paddle Serving, for deploy/paddle_serving
+
+# Its wheels ask for packages that no longer install (an OpenCV among them), which it does not need: hence --no-deps.
+$(SERVING_READY):
+	@rm -f .venv-serving/.ready-*
+	$(PYTHON) -m venv .venv-serving
+	.venv-serving/bin/python -m pip install --quiet -r deploy/paddle_serving/requirements.txt
+	.venv-serving/bin/python -m pip install --quiet --no-deps paddle-serving-server==0.9.0 paddle-serving-app==0.9.0
+	@touch $@
 
 s3-setup: $(S3_READY)  ## Create .venv-s3, which holds the S3 server of the tests
 

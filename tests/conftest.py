@@ -535,6 +535,18 @@ def triton():
     return PYTHON
 
 
+@pytest.fixture(scope="session")
+def paddle_serving():
+    """.venv-serving's Python; without one, the test is skipped, or fails if CI should have it."""
+    from serving_process import PYTHON, VENV
+
+    if not list(VENV.glob(".ready-*")):
+        message = f"{VENV} is not ready: make serving-setup"
+        available = (sys.platform, platform.machine()) == ("linux", "x86_64")
+        pytest.fail(message) if os.environ.get("CI") and available else pytest.skip(message)
+    return PYTHON
+
+
 def plain(log):
     """Log lines without time and level."""
     return [re.sub(r"^\[.*?\] \[.*?\] - ", "", line) for line in log.splitlines()]

@@ -105,6 +105,9 @@ SCRIPTS = (
 SCRIPTS += ("export_model.py", "prune.py", "deploy/predictor/infer.py")
 SCRIPTS += ("deploy/triton_serving/build_repository.py", "deploy/triton_serving/seqcls_grpc_client.py")
 SCRIPTS += ("deploy/triton_serving/seqcls_http_client.py", "deploy/simple_serving/client.py")
+SCRIPTS += tuple(
+    f"deploy/paddle_serving/{name}.py" for name in ("build_service", "service", "rpc_client", "http_client")
+)
 SCRIPTS += ("few-shot/train.py", "few-shot/infer.py")
 SCRIPTS += tuple(
     f"retrieval_based/{name}.py" for name in ("train", "recall", "evaluate", "predict", "export_model", "index")

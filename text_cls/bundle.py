@@ -175,6 +175,16 @@ def write_manifest(folder, fields):
     write_json(os.path.join(folder, MANIFEST), {"version": VERSION, **fields, "variants": variants, "files": files})
 
 
+def copy_without_graphs(bundle: Bundle, folder: str | os.PathLike) -> None:
+    """Copies a bundle without its graphs to a new folder: a bundle of its own, whose manifest has just these files."""
+    graphs = (*VARIANTS.values(), f"{bundle.manifest['static_graph']}.", "model_state.pdparams")
+    files = {name: digest for name, digest in bundle.manifest["files"].items() if not name.startswith(graphs)}
+    os.makedirs(folder)
+    for name in files:
+        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
+    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "variants": [], "files": files})
+
+
 def files_of_bundle(folder):
     """Names of the files in a bundle's manifest, and the manifest itself; empty without a readable manifest."""
     path = os.path.join(folder, MANIFEST)

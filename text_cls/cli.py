@@ -38,6 +38,9 @@ _REMEDIES = {  # what to do if one of these packages is missing
     "pip install -r requirements/trackers.txt": ("tensorboardX", "mlflow"),
     "pip install -r requirements/search.txt": ("optuna", "sqlalchemy", "alembic"),
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
+    "Run `make serving-setup`, then use .venv-serving/bin/python instead of python": (
+        *("paddle_serving_server", "paddle_serving_app", "waitress"),
+    ),
 }
 PACKAGES = {package: remedy for remedy, packages in _REMEDIES.items() for package in packages}
 

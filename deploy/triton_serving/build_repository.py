@@ -143,19 +143,6 @@ def ensemble(names, output, windows):
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
-def copy_small_files(bundle, folder):
-    """Copies a bundle without its graphs: a bundle of its own, as its manifest has just these files."""
-    from text_cls.bundle import MANIFEST, VARIANTS
-    from text_cls.files import write_json
-
-    graphs = (*VARIANTS.values(), f"{bundle.manifest['static_graph']}.", "model_state.pdparams")
-    files = {name: digest for name, digest in bundle.manifest["files"].items() if not name.startswith(graphs)}
-    os.makedirs(folder)
-    for name in files:
-        shutil.copyfile(os.path.join(bundle.folder, name), os.path.join(folder, name))
-    write_json(os.path.join(folder, MANIFEST), {**bundle.manifest, "variants": [], "files": files})
-
-
 def vocabulary_size(bundle):
     """The number of ids that a bundle's tokenizer makes: lines of vocab.txt, and the ids that a prompt adds to them."""
     with open(os.path.join(bundle.folder, "vocab.txt"), encoding="utf-8") as file:
@@ -183,7 +170,7 @@ def index_problem(bundle):
 
 def fill(folder, args):
     """Writes the repository of --bundle into a folder. Returns the bundle's manifest."""
-    from text_cls.bundle import open_bundle
+    from text_cls.bundle import copy_without_graphs, open_bundle
     from text_cls.files import atomic_write
 
     for name in os.listdir(folder):  # of an attempt during which the bundle changed
@@ -205,7 +192,7 @@ def fill(folder, args):
         shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
         shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
     for model in ("tokenizer", "seqcls_postprocess"):
-        copy_small_files(bundle, os.path.join(folder, model, "1", "bundle"))
+        copy_without_graphs(bundle, os.path.join(folder, model, "1", "bundle"))
     shutil.copyfile(graph, os.path.join(folder, "seqcls_model", "1", "model.onnx"))
     # Triton requires the folder, and git and object stores do not keep empty ones.
     Path(folder, "seqcls", "1", ".keep").touch()

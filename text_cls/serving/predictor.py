@@ -96,8 +96,7 @@ class Predictor:
         max_seq_length: int | None = None,
         spin: bool = True,
     ) -> None:
-        if problem := onnx_device_problem(device):
-            raise UserError(problem)
+        self.check_device(device)
         if variant == "fp16" and device == "cpu":
             raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: use that")
         if variant == "int8" and device == "gpu":
@@ -132,6 +131,11 @@ class Predictor:
                 f"{folder}: max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; "
                 "allow more"
             )
+
+    def check_device(self, device: str) -> None:
+        """Raises UserError if the graph cannot run on a device."""
+        if problem := onnx_device_problem(device):
+            raise UserError(problem)
 
     def _open_session(self, variant, device, device_id, num_threads, spin):
         import onnxruntime

@@ -1,0 +1,107 @@
+"""Texts as Paddle Serving's clients send them: the `repr` of a NumPy array or of a list, as a string.
+
+PaddleNLP's service passes that string to Python's `eval`, and its clients do so with the answer. Here it is read as
+what it is, a list of string literals, and anything else is an error.
+"""
+
+import re
+
+MAX_CHARACTERS, MAX_TEXTS = 4 * 1024 * 1024, 1024  # of one value
+FORM = "expected array([b'...', b'...'], dtype=object), what repr() writes for an array of texts"
+_START = re.compile(r"\s*(array\(\s*)?\[\s*")
+_TOKEN = re.compile(r"""(b?)(?:'([^'\\\n]*(?:\\.[^'\\\n]*)*)'|"([^"\\\n]*(?:\\.[^"\\\n]*)*)")""")
+_COMMA, _END = re.compile(r"\s*,\s*"), re.compile(r"\s*\]\s*")
+_TYPE = re.compile(r"""(?:,\s*dtype=(?:object|(['"])[<>|=]?[OSU]\d{0,9}\1)\s*)?\)\s*""")
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\\'\"nrt]|)")
+_SIMPLE = {"n": "\n", "r": "\r", "t": "\t"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class WireError(ValueError):
+    """A value is not what clients send. The message says where and why, and has no text of the value."""
+
+
+def wire_of(texts):
+    """Texts as the value of a request: what `repr` writes for an object array of their UTF-8 bytes, on one line."""
+    return f"array([{', '.join(repr(text.encode('utf-8')) for text in texts)}], dtype=object)"
+
+
+def texts_of(value, max_texts=MAX_TEXTS):
+    """The texts of a value: `repr` of a list or of an array of str or of UTF-8 bytes.
+
+    Raises:
+        WireError: it is anything else, or too long, or has no texts or more than max_texts.
+    """
+    if len(value) > MAX_CHARACTERS:
+        raise WireError(f"{len(value)} characters; at most {MAX_CHARACTERS} are allowed, send fewer texts per request")
+    start = _START.match(value)
+    if not start:
+        raise WireError(f"{FORM}; it begins otherwise")
+    texts, position = [], start.end()
+    while True:
+        token = _TOKEN.match(value, position)
+        if not token:
+            raise WireError("no texts" if not texts and _END.match(value, position) else _where(position))
+        if len(texts) == max_texts:
+            raise WireError(f"more than {max_texts} texts; send fewer per request")
+        texts.append(_text(token, f"text {len(texts) + 1}"))
+        comma = _COMMA.match(value, token.end())
+        if not comma:
+            break
+        position = comma.end()
+    _check_end(value, token.end(), is_array=start[1] is not None)
+    return texts
+
+
+def _where(position):
+    return f"{FORM}; it differs from character {position + 1} on"
+
+
+def _check_end(value, position, is_array):
+    end = _END.match(value, position)
+    if end and is_array:
+        position = end.end()
+        end = _TYPE.match(value, position)
+    if not end or end.end() != len(value):
+        raise WireError(_where(end.end() if end else position))
+
+
+def _text(token, name):
+    """The text of a literal, a match of _TOKEN. name: what to call it in a message."""
+    content = token[2] if token[2] is not None else token[3]
+    if token[1]:
+        return _bytes_text(content, name)
+
+    def replaced(escape):
+        return _character(escape[1], name)
+
+    text = _ESCAPE.sub(replaced, content)
+    if _SURROGATE.search(text):
+        raise WireError(f"{name} has half of a surrogate pair; send it as UTF-8")
+    return text
+
+
+def _bytes_text(content, name):
+    def replaced(escape):
+        if escape[1][:1] in ("u", "U"):
+            raise WireError(f"{name} has an escape that bytes do not have")
+        return _character(escape[1], name)
+
+    if not content.isascii():
+        raise WireError(f"{name} has characters that are not ASCII in b'...'")
+    try:
+        return _ESCAPE.sub(replaced, content).encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise WireError(f"{name} is not UTF-8") from None
+
+
+def _character(escape, name):
+    """The character of an escape without its backslash."""
+    if len(escape) == 1:
+        return _SIMPLE.get(escape, escape)
+    if not escape:
+        raise WireError(f"{name} has an escape that repr() does not write")
+    number = int(escape[1:], 16)
+    if number > 0x10FFFF:
+        raise WireError(f"{name} has an escape beyond Unicode")
+    return chr(number)
