@@ -64,10 +64,10 @@ def trained_runs(args):
 
 def bundles(folder, trained, linear, held):
     """{way: predictor} of both models, trained, alone and together. linear: folder of that model. held: fitted to."""
-    from text_cls.neural.compat import use_old_ir
+    from text_cls.neural.compat import prepare_environment
     from text_cls.serving.predictor import Predictor
 
-    use_old_ir()  # before Paddle is imported
+    prepare_environment()  # before Paddle is imported
     from text_cls.neural import two_models
     from text_cls.neural.export import bundle_folder
 
