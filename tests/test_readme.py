@@ -24,6 +24,7 @@ FOLDERS = (
 MANUALS = (
     "install",
     "files",
+    "walkthrough",
     "train",
     "evaluate",
     "predict",
