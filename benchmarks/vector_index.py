@@ -70,8 +70,6 @@ def planned(args):
 
 def text_vectors(texts, wheel):
     """Unit vectors of texts, float32 [texts, 384]."""
-    sys.path.append(str(ROOT / "retrieval_based"))
-    import encoder as retrieval_encoder
     from text_cls.neural.model import encode
 
     retrieval_encoder = load_module("retrieval_based/encoder.py")
