@@ -15,7 +15,7 @@ TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt re
 SERVING_READY := .venv-serving/.ready-$(shell cksum < deploy/paddle_serving/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup serving-setup s3-setup bench-setup image-setup image-check clean
+.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup serving-setup s3-setup bench-setup figures image-setup image-check clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -185,6 +185,9 @@ $(BIN)/ruff:
 
 images: setup  ## Make the pictures of the README again (after make quickstart; needs Chromium)
 	$(BIN)/python docs/make_images.py
+
+figures: setup  ## List which script made which figure of README and RESULTS.md
+	@$(BIN)/python benchmarks/figures.py
 
 bench-setup:  ## Create .venv-bench with PyTorch, OpenVINO and SetFit for the benchmarks
 	$(PYTHON) -m venv .venv-bench

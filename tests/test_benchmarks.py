@@ -64,3 +64,20 @@ def test_two_files_with_the_same_name_are_not_confused(monkeypatch):
     monkeypatch.setitem(sys.modules, "words", LOAD)
     with pytest.raises(ImportError, match="load.py is already loaded as 'words'"):
         PROJECT.load("analysis/words.py")
+
+
+def test_every_figure_has_a_command(capsys, tmp_path, monkeypatch):
+    figures = PROJECT.load("benchmarks/figures.py")
+    assert figures.main() == 0, capsys.readouterr().err
+    output = capsys.readouterr().out
+    assert "memory-of-predictpy" in output and "benchmarks/predict_memory.py" in output
+    (tmp_path / "benchmarks").mkdir()
+    row = "| what | result |\n| --- | --- |\n| speed | [2 times](benchmarks/RESULTS.md#no-speed) |\n"
+    (tmp_path / "README.md").write_text(f"## Figures\n\n{row}", encoding="utf-8")
+    results = f"## Speed\n\n    python benchmarks/gone.py\n\n{row}\n## Size\n\n{row}"
+    (tmp_path / "benchmarks" / "RESULTS.md").write_text(results, encoding="utf-8")
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    assert figures.main() == 1
+    problems = ["RESULTS.md, Size: a table without", "README.md, speed: no section", "benchmarks/gone.py is not there"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith(problem) for line, problem in zip(lines, problems, strict=True)] == [True] * 3
