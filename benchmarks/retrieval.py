@@ -88,7 +88,8 @@ def scores(dataset, file, checkpoint):
         found = index.search(queries, k)
         if corpus == "labels":
             ids = np.array([[labels.index[name] for (name,) in row] for row in found.labels])
-            figures |= {f"recall@{n}": 100 * value for n, value in recall_at(ends, ids, CUTOFFS).items()}
+            cutoffs = [n for n in CUTOFFS if n < len(texts)]  # all entries contain every label
+            figures |= {f"recall@{n}": 100 * value for n, value in recall_at(ends, ids, cutoffs).items()}
         predicted = decision.decide(label_scores(found, labels, vote=corpus == "rows"), labels.parents)
         names = (f"{corpus}, micro F1", f"{corpus}, macro F1")
         figures |= zip(names, micro_macro(gold, predicted, labels.parents))
