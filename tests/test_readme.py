@@ -13,6 +13,7 @@ FOLDERS = (
     "",
     "data/",
     "analysis/",
+    "deploy/",
     "deploy/bulk/",
     "deploy/predictor/",
     "deploy/simple_serving/",
@@ -66,6 +67,7 @@ SECTIONS = [
     *(
         (f"{folder}/README", f"{name}.py", f"{folder}/{name}.py")
         for folder, names in (
+            ("deploy", ("image_check",)),
             ("deploy/bulk", ("bulk",)),
             ("deploy/predictor", ("infer",)),
             ("deploy/simple_serving", ("server", "client")),
