@@ -46,7 +46,8 @@ def environment():
     """No test may leave an environment variable behind: the processes that later tests start would inherit it."""
 
     def variables():
-        others = ("PYTEST_CURRENT_TEST", "TRAINER_GLOBAL_STEP")  # PaddleNLP's trainer leaves the second
+        # PaddleNLP's trainer leaves the second; scikit-learn the others, when it is first imported.
+        others = ("PYTEST_CURRENT_TEST", "TRAINER_GLOBAL_STEP", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
         return {name: value for name, value in os.environ.items() if name not in others}
 
     before = variables()

@@ -354,7 +354,7 @@ def test_int8_is_for_the_neural_model(export_cascade, monkeypatch, tmp_path):
     graph = onnx.load(tmp_path / "export" / "int8_model.onnx").graph
     [branch] = [node for node in graph.node if node.op_type == "If"]
     inner = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
-    assert "MatMulInteger" in [node.op_type for node in inner.node]
+    assert "MatMulIntegerToFloat" in [node.op_type for node in inner.node]
     bundle = str(tmp_path / "export")
     texts = ["台风登陆，学校停课", "央行发布金融数据"] * 5
     apart = Predictor(bundle, "int8").run(Predictor(bundle).encode(texts)) - Predictor(bundle).run(
