@@ -33,7 +33,7 @@ def test_the_other_route_and_no_route(serve):
         ({}, "data: field required"),
         ([], "the body: input should be an object"),
         ({"data": {"text": "a", "text_pair": "b"}}, "data.text_pair is unknown; known are text"),
-        ({"data": {"text": "a"}, "parameters": {"top_k": 1}}, "known are max_seq_len, batch_size, prob_limit"),
+        ({"data": {"text": "a"}, "parameters": {"top_n": 1}}, "known are max_seq_len, batch_size, prob_limit"),
         ({"data": {"text": "a"}, "parametres": {}}, "parametres is unknown; known are data, parameters"),
         ({"data": {"text": "a"}, "parameters": {"max_seq_len": "9"}}, "max_seq_len: input should be a valid integer"),
         ({"data": {"text": "a"}, "parameters": {"max_seq_len": True}}, "max_seq_len: input should be a valid integer"),
