@@ -15,7 +15,7 @@ TRITON_READY := .venv-triton/.ready-$(shell cat tests/requirements-triton.txt re
 SERVING_READY := .venv-serving/.ready-$(shell cksum < deploy/paddle_serving/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup serving-setup s3-setup bench-setup figures image-setup image-check clean
+.PHONY: help setup quickstart quickstart-e5 quickstart-tiny test lint images test-setup test-tools tools-setup triton-setup serving-setup s3-setup bench-setup figures translations image-setup image-check clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -192,6 +192,9 @@ figures: setup  ## List which script made which figure of README and RESULTS.md
 bench-setup:  ## Create .venv-bench with PyTorch, OpenVINO and SetFit for the benchmarks
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install torch==2.13.0 transformers==5.23.0 openvino==2026.4.1 tokenizers numpy setfit==1.2.0 sentence-transformers==6.2.0 accelerate==1.15.0
+
+translations: setup  ## Bring the Chinese messages up to date with the code
+	$(BIN)/python docs/translations.py
 
 clean:  ## Remove the files left by quickstart and the tests
 	rm -rf quickstart data/tiny-ernie data/e5-zh data/bad_case.txt .pytest_cache .ruff_cache .hypothesis

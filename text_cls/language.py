@@ -1,0 +1,66 @@
+"""The language of what a person reads: `TEXT_CLS_LANG` (en or zh_CN), else that of the locale, English or Chinese.
+
+Messages are English in the code. Their Chinese is in `locale/zh_CN/LC_MESSAGES/text_cls.po`, which `make translations`
+brings up to date. `tr` translates a message; `N_` marks one that is translated where it is used. Log lines and the help
+of flags need neither: `text_cls.cli` translates their templates. The guides' log lines are English in both languages.
+"""
+
+import functools
+import gettext
+import locale
+import os
+from pathlib import Path
+
+from text_cls.errors import UserError
+
+VARIABLE = "TEXT_CLS_LANG"
+ENGLISH, CHINESE = "en", "zh_CN"
+LANGUAGES = {ENGLISH: "en", CHINESE: "zh-CN"}  # their codes in HTML
+FOLDER = Path(__file__).parent / "locale"
+DOMAIN = "text_cls"
+
+
+def language():
+    """`ENGLISH` or `CHINESE`. Raises UserError if TEXT_CLS_LANG is neither."""
+    asked = os.environ.get(VARIABLE)
+    if asked:
+        if asked in LANGUAGES:
+            return asked
+        raise UserError(f"{VARIABLE}={asked}: write {ENGLISH} or {CHINESE} (中文)")
+    return _of_locale()
+
+
+def tr(message, /, **values):
+    """The message in the reader's language. values: what its {names} stand for; without any, braces are just braces."""
+    return translated(message, language(), **values)
+
+
+def translated(message, code, /, **values):
+    """As `tr`, in the language `code`."""
+    message = _catalogue(code).gettext(message) if message else message  # that of "" is the catalogue's header
+    return message.format(**values) if values else message
+
+
+def in_each_language(message, /, **values):
+    """The message in every language, by its code in HTML: {"en": ..., "zh-CN": ...}. For pages that can switch."""
+    return {html: translated(message, code, **values) for code, html in LANGUAGES.items()}
+
+
+def N_(message):
+    """Marks a message for the catalogue, which `tr` translates where it is used."""
+    return message
+
+
+def _of_locale():
+    # The order of POSIX; the second is what a Windows user has set.
+    found = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), None)
+    if found is None:
+        found = locale.getlocale()[0] or ""
+    return CHINESE if found.lower().startswith(("zh", "chinese")) else ENGLISH
+
+
+@functools.cache
+def _catalogue(code):
+    if code == ENGLISH:
+        return gettext.NullTranslations()
+    return gettext.translation(DOMAIN, FOLDER, [code])
