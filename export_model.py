@@ -19,6 +19,7 @@ from itertools import islice
 from tempfile import TemporaryDirectory
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.int8_graph import to_int8
@@ -30,7 +31,7 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--multilingual", action="store_true", help="the model is an ERNIE-M (off)")
-    path = "checkpoint of train.py; with --hf also a width of prune.py (%(default)s)"
+    path = tr("checkpoint of train.py; with --hf also a width of prune.py (%(default)s)")
     parser.add_argument("--params_path", default="./checkpoint/", help=path)
     parser.add_argument("--output_path", default="./export", help="folder to write (%(default)s)")
     parser.add_argument("--hf", help="also write a Hugging Face folder, which transformers opens on PyTorch (none)")
@@ -38,7 +39,7 @@ def parse_args(argv=None):
     two = parser.add_argument_group(
         "a linear model beside the neural one; the dev file decides how they share the work"
     )
-    linear = "checkpoint of a linear model of train.py"
+    linear = tr("checkpoint of a linear model of train.py")
     two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}: it answers the rows that it is sure of (none)")
     two.add_argument("--blend", metavar="LINEAR", help=f"{linear}: the mean of both models' probabilities (none)")
 
@@ -61,9 +62,9 @@ def fault_of(result, reference, max_f1_drop):
     for kind in ("micro_f1", "macro_f1"):
         lost = reference[kind] - result[kind]
         if lost > max_f1_drop:
-            return f"loses {lost:.2f} points of {kind.replace('_', ' ')}"
+            return tr("loses {lost:.2f} points of {replace}", lost=lost, replace=kind.replace("_", " "))
     if result["texts_per_second"] <= reference["texts_per_second"]:
-        return "is not faster here"
+        return tr("is not faster here")
     return None
 
 
@@ -130,16 +131,27 @@ def read(args):
             rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), checkpoint.labels, problems)
             if beside and len(rows) < FEWEST:
                 problems.add(
-                    f"--cascade and --blend are fitted to {args.dev_file}: {len(rows)} rows; {FEWEST} are needed"
+                    tr(
+                        "--cascade and --blend are fitted to {dev_file}: {count} rows; {fewest} are needed",
+                        dev_file=args.dev_file,
+                        count=len(rows),
+                        fewest=FEWEST,
+                    )
                 )
     elif not checkpoint.is_linear and (args.int8 or args.fp16):
         problems.add(
-            "--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir"
+            tr("--int8 and --fp16 are measured before they are accepted: name the folder of dev.txt with --dataset_dir")
         )
     if checkpoint.is_linear:
         given = [name for name in ("int8", "fp16", "hf", "multilingual", "cascade", "blend") if getattr(args, name)]
         for name in given:
-            problems.add(f"--params_path {args.params_path} holds a linear model, for which there is no --{name}")
+            problems.add(
+                tr(
+                    "--params_path {params_path} holds a linear model, for which there is no --{name}",
+                    params_path=args.params_path,
+                    name=name,
+                )
+            )
     problems.stop_if_any()
     return checkpoint, rows, linear
 
@@ -152,25 +164,45 @@ def read_linear(args, checkpoint, problems):
     flag, path = ("--cascade", args.cascade) if args.cascade else ("--blend", args.blend)
     linear = load_checkpoint(path, None, problems, flag)
     if args.blend and os.path.realpath(args.blend) != os.path.realpath(path):
-        problems.add(f"--cascade {path} and --blend {args.blend}: name the same linear model in both")
+        problems.add(
+            tr("--cascade {path} and --blend {blend}: name the same linear model in both", path=path, blend=args.blend)
+        )
     if not linear.is_linear:
-        remedy = "python train.py --model_name linear --save_dir linear"
-        problems.add(f"{flag} {path} holds no linear model; train one: {remedy}")
+        remedy = tr("python train.py --model_name linear --save_dir linear")
+        problems.add(
+            tr("{flag} {path} holds no linear model; train one: {remedy}", flag=flag, path=path, remedy=remedy)
+        )
     elif linear.labels.names != checkpoint.labels.names:
         problems.add(
-            f"{flag} {path} has other labels than --params_path {args.params_path}, or in another order; train both "
-            "with the same label.txt"
+            tr(
+                "{flag} {path} has other labels than --params_path {params_path}, or in another order; train both "
+                "with the same label.txt",
+                flag=flag,
+                path=path,
+                params_path=args.params_path,
+            )
         )
     if (mode := checkpoint.long_texts.mode) != CUT:
         problems.add(
-            f"{flag}: --params_path {args.params_path} was trained with --long_texts {mode}, but beside a linear model "
-            f"long texts are only cut; train with that, or leave {flag} out"
+            tr(
+                "{flag}: --params_path {params_path} was trained with --long_texts {mode}, but beside a linear model "
+                "long texts are only cut; train with that, or leave {flag} out",
+                flag=flag,
+                params_path=args.params_path,
+                mode=mode,
+            )
         )
     if not args.dataset_dir:
-        problems.add(f"{flag} is fitted to labelled rows: name the folder of dev.txt with --dataset_dir")
+        problems.add(tr("{flag} is fitted to labelled rows: name the folder of dev.txt with --dataset_dir", flag=flag))
     for name in ("fp16", "hf"):
         if getattr(args, name):
-            problems.add(f"{flag}: a bundle of two models is for ONNX Runtime on CPUs; leave --{name} out")
+            problems.add(
+                tr(
+                    "{flag}: a bundle of two models is for ONNX Runtime on CPUs; leave --{name} out",
+                    flag=flag,
+                    name=name,
+                )
+            )
     return linear
 
 
@@ -181,8 +213,15 @@ def check_model(args, checkpoint):
 
     kind = checkpoint.model.config.model_type
     if args.multilingual != (kind == "ernie_m"):
-        remedy = "leave --multilingual out" if args.multilingual else "add --multilingual"
-        raise UserError(f"--params_path {args.params_path} holds a model of type {kind}; {remedy}")
+        remedy = tr("leave --multilingual out") if args.multilingual else "add --multilingual"
+        raise UserError(
+            tr(
+                "--params_path {params_path} holds a model of type {kind}; {remedy}",
+                params_path=args.params_path,
+                kind=kind,
+                remedy=remedy,
+            )
+        )
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
     if args.hf and (problem := config_problem(checkpoint.model.config.to_dict())):
@@ -219,8 +258,11 @@ def run_on_pruned(args):
 
     if not args.hf or args.int8 or args.fp16 or args.cascade or args.blend:
         raise UserError(
-            f"--params_path {args.params_path} is a bundle of prune.py already; serve it, or use --hf without --int8, "
-            "--fp16, --cascade and --blend to write a Hugging Face folder of it"
+            tr(
+                "--params_path {params_path} is a bundle of prune.py already; serve it, or use --hf without --int8, "
+                "--fp16, --cascade and --blend to write a Hugging Face folder of it",
+                params_path=args.params_path,
+            )
         )
     if problem := folder_problem(args.hf, "--hf", args.params_path):
         raise UserError(problem)
@@ -275,7 +317,10 @@ def run_on_two(args, checkpoint, linear, rows, plain, texts):
         results = measure({"neural model": alone, "both models": both}, rows)
         for name, result in results.items():
             log_result(name, result, "")
-        if args.cascade and results["both models"]["texts_per_second"] <= results["neural model"]["texts_per_second"]:
+        if (
+            args.cascade
+            and results[tr("both models")]["texts_per_second"] <= results[tr("neural model")]["texts_per_second"]
+        ):
             logger.warning("This is not faster here than the neural model: to save time, leave --cascade out")
         if not args.int8:
             return []

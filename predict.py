@@ -21,6 +21,7 @@ from text_cls.cli import Problems, add_blank_flag, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.labelling_flags import COUNT, add_labelling_flags, order_problem, read_labelled
 from text_cls.labelling_tools import Tool, version_name
+from text_cls.language import tr
 from text_cls.long_texts import evidence_problem, unread_text
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.run_file import WEIGHT_FILES
@@ -38,7 +39,7 @@ def parse_args(argv=None):
     parser.add_argument("--data_file", default="data.txt", help="texts, one per line, or a table (%(default)s)")
     parser.add_argument("--output_file", help="file to write (multi-label: output.txt; hierarchical: only the log)")
     parser.add_argument("--scores", action="store_true", help="write the probabilities of the labels as well (off)")
-    evidence = "also write the passage that decided each label, start..end (off)"
+    evidence = tr("also write the passage that decided each label, start..end (off)")
     parser.add_argument("--evidence", action="store_true", help=evidence)
     add_blank_flag(parser)
     add_table_flags(parser)

@@ -18,6 +18,7 @@ from itertools import islice
 
 from text_cls import long_text_flags
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 
@@ -45,12 +46,12 @@ def make_parser():
     )
 
     training = parser.add_argument_group("training")
-    rate, epochs = "peak learning rate (%(default)s)", "passes over the training rows (%(default)s)"
+    rate, epochs = tr("peak learning rate (%(default)s)"), tr("passes over the training rows (%(default)s)")
     training.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help=rate)
     training.add_argument("--num_train_epochs", type=positive_int, default=10, help=epochs)
-    rows = "training rows per batch and process (%(default)s)"
+    rows = tr("training rows per batch and process (%(default)s)")
     training.add_argument("--per_device_train_batch_size", type=positive_int, default=32, help=rows)
-    rows = "dev rows per batch (%(default)s)"
+    rows = tr("dev rows per batch (%(default)s)")
     training.add_argument("--per_device_eval_batch_size", type=positive_int, default=32, help=rows)
     training.add_argument(
         "--logging_steps", type=positive_int, default=100, help="steps between log lines (%(default)s)"
@@ -58,7 +59,7 @@ def make_parser():
     training.add_argument(
         "--save_steps", type=positive_int, default=100, help="steps between evaluations (%(default)s)"
     )
-    refit = "fit the classifier to the training rows again; keep the one with the higher macro F1 on dev (on)"
+    refit = tr("fit the classifier to the training rows again; keep the one with the higher macro F1 on dev (on)")
     training.add_argument("--refit_head", action=argparse.BooleanOptionalAction, default=True, help=refit)
     training.add_argument("--seed", type=non_negative_int, default=3, help="seed of dropout and order (%(default)s)")
     return parser
@@ -73,9 +74,9 @@ def width(text):
     try:
         value = Fraction(text.strip("'\""))
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"expected a share like 3/4 or 0.75, not {text}") from None
+        raise argparse.ArgumentTypeError(tr("expected a share like 3/4 or 0.75, not {text}", text=text)) from None
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
+        raise argparse.ArgumentTypeError(tr("must lie between 0 and 1, not {text}", text=text))
     return value.limit_denominator(1000)
 
 
@@ -84,10 +85,15 @@ def width_problems(widths, heads):
     for value in widths:
         if (value * heads).denominator != 1:
             fitting = ", ".join(str(Fraction(kept, heads)) for kept in range(heads - 1, 0, -1))
-            yield f"--width_mult_list {value}: {heads} heads times {value} is not a whole number; these work: {fitting}"
+            yield tr(
+                "--width_mult_list {value}: {heads} heads times {value} is not a whole number; these work: {fitting}",
+                value=value,
+                heads=heads,
+                fitting=fitting,
+            )
     folders = [folder_of(value) for value in widths]
     if len(set(folders)) < len(folders):
-        yield "--width_mult_list: two of the widths are the same to two digits; give each once"
+        yield tr("--width_mult_list: two of the widths are the same to two digits; give each once")
 
 
 def folder_of(value):
@@ -147,7 +153,7 @@ def log_table(args, rows, sizes, whole):
     logger.info("width        micro f1  macro f1  parameters    model.onnx  latency at batch 32, on this CPU")
     for name, folder in folders.items():
         result, size = results[name], os.path.getsize(os.path.join(folder, "model.onnx")) / 2**20
-        latency, before = (1000 / results[key]["texts_per_second"] for key in (name, "whole model"))
+        latency, before = (1000 / results[key]["texts_per_second"] for key in (name, tr("whole model")))
         logger.info(
             "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms per text, %.2fx as fast",
             name,
@@ -174,7 +180,12 @@ def read(args):
     checkpoint = load_checkpoint(args.params_dir, os.path.join(args.dataset_dir, "label.txt"), problems, "--params_dir")
     checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, args.max_seq_length, problems)
     if checkpoint.is_linear:
-        problems.add(f"--params_dir {args.params_dir} holds a linear model, which has no layers to prune")
+        problems.add(
+            tr(
+                "--params_dir {params_dir} holds a linear model, which has no layers to prune",
+                params_dir=args.params_dir,
+            )
+        )
     if problem := paddle_device_problem(args.device):
         problems.add(problem)
     for value in args.width_mult_list:
@@ -194,17 +205,25 @@ def check_model(args, checkpoint):
 
     problems, config = Problems(), checkpoint.model.config
     if config.model_type == "ernie_m":
-        problems.add("PaddleNLP's pruning does not support ERNIE-M; export it unpruned (python export_model.py)")
+        problems.add(tr("PaddleNLP's pruning does not support ERNIE-M; export it unpruned (python export_model.py)"))
     elif checkpoint.tokenizer("")["input_ids"][0] == 0:  # to its forward pass (2.8), a text that starts so is an export
         problems.add(
-            "PaddleNLP's pruning does not support a vocabulary whose first token, XLM-R's <s>, has number 0; export "
-            "the model unpruned (python export_model.py)"
+            tr(
+                "PaddleNLP's pruning does not support a vocabulary whose first token, XLM-R's <s>, has number 0; export "
+                "the model unpruned (python export_model.py)"
+            )
         )
     if problem := tokenizer_problem(checkpoint.tokenizer):
         problems.add(problem)
     limit = longest_input(config)
     if limit and args.max_seq_length > limit:
-        problems.add(f"--max_seq_length {args.max_seq_length}: this model takes at most {limit} tokens")
+        problems.add(
+            tr(
+                "--max_seq_length {max_seq_length}: this model takes at most {limit} tokens",
+                max_seq_length=args.max_seq_length,
+                limit=limit,
+            )
+        )
     for problem in width_problems(args.width_mult_list, config.num_attention_heads):
         problems.add(problem)
     problems.stop_if_any()

@@ -25,6 +25,7 @@ from text_cls.cli import (
     positive_int,
 )
 from text_cls.config_file import parse_with_config
+from text_cls.language import tr
 from text_cls.linear_classifier import LINEAR
 from text_cls.locks import write_lock
 from text_cls.long_text_flags import add_training_flags as add_long_text_flags
@@ -52,10 +53,15 @@ def make_parser():
     add_data_flags(parser.add_argument_group("data"))
 
     group = parser.add_argument_group("model")
-    name = f"pretrained model: its name or local folder; or linear, which needs none ({DEFAULT_MODEL})"
+    name = tr(
+        "pretrained model: its name or local folder; or linear, which needs none ({default_model})",
+        default_model=DEFAULT_MODEL,
+    )
     group.add_argument("--model_name", help=name)
     group.add_argument("--init_from_ckpt", help="start from the weights of this file or folder (none)")
-    pooling = "what the classifier gets: first token or mean of tokens (what the model's folder records, else first)"
+    pooling = tr(
+        "what the classifier gets: first token or mean of tokens (what the model's folder records, else first)"
+    )
     group.add_argument("--pooling", choices=POOLINGS, help=pooling)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
@@ -64,10 +70,10 @@ def make_parser():
 
     group = parser.add_argument_group("output")
     group.add_argument("--save_dir", default="./checkpoint", help="folder of the best checkpoint (%(default)s)")
-    best = "dev score to maximise; tuned_*: with fitted thresholds, saved in decision.json (%(default)s)"
+    best = tr("dev score to maximise; tuned_*: with fitted thresholds, saved in decision.json (%(default)s)")
     group.add_argument("--metric_for_best", choices=METRICS, default="macro_f1", help=best)
     group.add_argument("--resume", action=FLAG, default=False, help="continue exactly from <save_dir>_last (off)")
-    saves = "minutes between saves to <save_dir>_last; 0 = after epochs only (10)"
+    saves = tr("minutes between saves to <save_dir>_last; 0 = after epochs only (10)")
     group.add_argument("--save_minutes", type=non_negative_float, default=10, help=saves)
     group.add_argument("--logging_steps", type=positive_int, default=5, help="steps between log lines (%(default)s)")
     add_tracker_flags(group)
@@ -99,38 +105,40 @@ def add_data_flags(group):
 
 def add_training_flags(group):
     group.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch and process (%(default)s)")
-    rate = "peak learning rate (%(default)s)"
+    rate = tr("peak learning rate (%(default)s)")
     group.add_argument("--learning_rate", type=non_negative_float, default=3e-5, help=rate)
-    epochs = "passes over the training rows; 0 = only --head_start (%(default)s)"
+    epochs = tr("passes over the training rows; 0 = only --head_start (%(default)s)")
     group.add_argument("--epochs", type=non_negative_int, default=10, help=epochs)
-    start = f"where the classifier starts; one trained before is kept unless this is given ({DEFAULT})"
+    start = tr(
+        "where the classifier starts; one trained before is kept unless this is given ({default})", default=DEFAULT
+    )
     group.add_argument("--head_start", choices=HEAD_STARTS, help=start)
     group.add_argument("--early_stop", action=FLAG, default=False, help="stop when the dev score stops improving (off)")
-    patience = "epochs without improvement before --early_stop stops (hierarchical 10, flat 4)"
+    patience = tr("epochs without improvement before --early_stop stops (hierarchical 10, flat 4)")
     group.add_argument("--early_stop_nums", type=positive_int, help=patience)
-    decay = "weight decay, not applied to biases and norms (0)"
+    decay = tr("weight decay, not applied to biases and norms (0)")
     group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help=decay)
     group.add_argument("--warmup", action=FLAG, default=False, help="raise the rate from 0 over --warmup_steps (off)")
-    warmup = "steps of warmup, or their share of all steps if below 1 (0)"
+    warmup = tr("steps of warmup, or their share of all steps if below 1 (0)")
     group.add_argument("--warmup_steps", type=non_negative_float, default=0, help=warmup)
-    head = "peak rate of the layers above the encoder (that of --learning_rate)"
+    head = tr("peak rate of the layers above the encoder (that of --learning_rate)")
     group.add_argument("--head_learning_rate", type=non_negative_float, help=head)
-    falling = "rate of each layer as a share of that of the layer above; 1 = the same (1)"
+    falling = tr("rate of each layer as a share of that of the layer above; 1 = the same (1)")
     group.add_argument("--layer_decay", type=fraction(zero=False, one=True), default=1.0, help=falling)
-    frozen = "first epochs in which only the layers above the encoder are trained (0)"
+    frozen = tr("first epochs in which only the layers above the encoder are trained (0)")
     group.add_argument("--freeze_epochs", type=non_negative_int, default=0, help=frozen)
     group.add_argument("--loss", choices=LOSSES, default="bce", help="see text_cls/neural/losses.py (%(default)s)")
-    smoothing = "train towards s/2 and 1 - s/2 instead of 0 and 1 (0)"
+    smoothing = tr("train towards s/2 and 1 - s/2 instead of 0 and 1 (0)")
     group.add_argument("--label_smoothing", type=fraction(), default=0.0, help=smoothing)
     group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="batches per step (1)")
-    clip = "largest norm of the gradients; 0 = no clipping (0)"
+    clip = tr("largest norm of the gradients; 0 = no clipping (0)")
     group.add_argument("--max_grad_norm", type=non_negative_float, default=0.0, help=clip)
     group.add_argument("--amp", choices=("fp16", "bf16"), help="mixed precision, only on a GPU (off)")
-    average = "score the average of the weights as well, and keep it if it is better on dev (off)"
+    average = tr("score the average of the weights as well, and keep it if it is better on dev (off)")
     group.add_argument("--average", action=FLAG, default=False, help=average)
-    seed = "seed of the classifier's weights, dropout and order (%(default)s)"
+    seed = tr("seed of the classifier's weights, dropout and order (%(default)s)")
     group.add_argument("--seed", type=non_negative_int, default=3, help=seed)
-    seeds = "train with this many seeds, from --seed on, one after another, and keep the best on dev (%(default)s)"
+    seeds = tr("train with this many seeds, from --seed on, one after another, and keep the best on dev (%(default)s)")
     group.add_argument("--seeds", type=positive_int, default=1, help=seeds)
 
 
@@ -159,20 +167,31 @@ def argument_problems(args):
     yield from problems_of(of_arguments(vars(args)), args.max_seq_length)
     if args.init_from_ckpt and args.head_start not in (None, "random"):
         yield (
-            f"--head_start {args.head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
-            "train its encoder with a new classifier, pass its folder as --model_name"
+            tr(
+                "--head_start {head_start} replaces the classifier of --init_from_ckpt; leave out one of them, or to "
+                "train its encoder with a new classifier, pass its folder as --model_name",
+                head_start=args.head_start,
+            )
         )
     if args.amp and not args.device.startswith("gpu"):
-        yield f"--amp {args.amp} is for --device gpu; a CPU computes in float32"
+        yield tr("--amp {amp} is for --device gpu; a CPU computes in float32", amp=args.amp)
     if args.head_learning_rate is not None and not args.learning_rate:
         yield (
-            f"--head_learning_rate {args.head_learning_rate:g} needs a --learning_rate above 0; to train only the "
-            f"layers above the encoder, use --freeze_epochs {args.epochs}"
+            tr(
+                "--head_learning_rate {head_learning_rate:g} needs a --learning_rate above 0; to train only the "
+                "layers above the encoder, use --freeze_epochs {epochs}",
+                head_learning_rate=args.head_learning_rate,
+                epochs=args.epochs,
+            )
         )
     if args.freeze_epochs > args.epochs:
         yield (
-            f"--freeze_epochs {args.freeze_epochs} is more than --epochs {args.epochs}; with the same number, only the "
-            "layers above the encoder are trained"
+            tr(
+                "--freeze_epochs {freeze_epochs} is more than --epochs {epochs}; with the same number, only the "
+                "layers above the encoder are trained",
+                freeze_epochs=args.freeze_epochs,
+                epochs=args.epochs,
+            )
         )
 
 
@@ -236,8 +255,14 @@ def read_data(args):
         count = min(len(rows["dev"]), args.max_dev_samples or len(rows["dev"]))
         if count < FEWEST:
             problems.add(
-                f"--metric_for_best {args.metric_for_best}: {count} dev rows are too few to fit thresholds to; use "
-                f"{FEWEST} or more, or --metric_for_best {args.metric_for_best.removeprefix('tuned_')}"
+                tr(
+                    "--metric_for_best {metric_for_best}: {count} dev rows are too few to fit thresholds to; use "
+                    "{fewest} or more, or --metric_for_best {removeprefix}",
+                    metric_for_best=args.metric_for_best,
+                    count=count,
+                    fewest=FEWEST,
+                    removeprefix=args.metric_for_best.removeprefix("tuned_"),
+                )
             )
     problems.stop_if_any()
     log_data(labels, rows)
@@ -273,8 +298,12 @@ def run(args, environment):
         return train(options, labels, rows, arguments, files, environment, progress, defaults_of(args), teaching)
     except MemoryError as error:
         raise UserError(
-            f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve the "
-            "batch and use --gradient_accumulation_steps 2, which gives the same training"
+            tr(
+                "out of memory with --batch_size {batch_size} and --max_seq_length {max_seq_length}; halve the "
+                "batch and use --gradient_accumulation_steps 2, which gives the same training",
+                batch_size=args.batch_size,
+                max_seq_length=args.max_seq_length,
+            )
         ) from error
 
 

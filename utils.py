@@ -9,6 +9,7 @@ import numpy as np
 
 from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
+from text_cls.language import tr
 from text_cls.long_texts import CUT, WINDOWS, unread_text
 from text_cls.rows import LINE_BREAKS, one_line
 
@@ -54,9 +55,20 @@ def open_model(args, problems, uses=None):
     checkpoint, length = open_checkpoint(args.params_path, label_file, args.device, args.max_seq_length, problems)
     checkpoint.long_texts = long_text_flags.chosen(checkpoint, args, length, problems)
     if checkpoint.is_linear and checkpoint.long_texts.mode != CUT:
-        problems.add(f"--long_texts {args.long_texts}: a linear model reads a text as a whole; leave it out")
+        problems.add(
+            tr(
+                "--long_texts {long_texts}: a linear model reads a text as a whole; leave it out",
+                long_texts=args.long_texts,
+            )
+        )
     if checkpoint.is_linear and uses:
-        problems.add(f"--params_path {args.params_path} holds a linear model, which has no {uses}; name another model")
+        problems.add(
+            tr(
+                "--params_path {params_path} holds a linear model, which has no {uses}; name another model",
+                params_path=args.params_path,
+                uses=uses,
+            )
+        )
     return checkpoint, length
 
 
@@ -149,9 +161,11 @@ def keep_inputs(folder, inputs, outputs, problems):
     for flag, name in outputs.items():
         path = os.path.realpath(os.path.join(folder, name))
         if path in read:
-            problems.add(f"{flag} {name}: this is also an input file and would be lost; name another")
+            problems.add(
+                tr("{flag} {name}: this is also an input file and would be lost; name another", flag=flag, name=name)
+            )
         if path in written:
-            problems.add(f"{flag} {name}: another output already has this name; name another")
+            problems.add(tr("{flag} {name}: another output already has this name; name another", flag=flag, name=name))
         written.add(path)
 
 
@@ -159,23 +173,47 @@ def describe(rows):
     """Yields lines that describe a file before training: sizes, completed rows, repeated texts."""
     empty = int((np.diff(rows.offsets) == 0).sum())
     yield (
-        f"{rows.path}: {len(rows)} rows, {len(rows.label_ids) / max(1, len(rows)):.2f} labels per row, "
-        f"{empty} without a label, {rows.blank} blank lines skipped"
+        tr(
+            "{path}: {count} rows, {count2:.2f} labels per row, {empty} without a label, {blank} blank lines skipped",
+            path=rows.path,
+            count=len(rows),
+            count2=len(rows.label_ids) / max(1, len(rows)),
+            empty=empty,
+            blank=rows.blank,
+        )
     )
     if rows.completed:
-        yield f"{rows.path}: {rows.completed} rows name a child but not its parent; the parents were added"
+        yield tr(
+            "{path}: {completed} rows name a child but not its parent; the parents were added",
+            path=rows.path,
+            completed=rows.completed,
+        )
     if broken := sum(one_line(text) != text for text in rows.texts):
-        yield f"{rows.path}: {broken} texts contain {LINE_BREAKS}; files made of these rows have spaces there"
+        yield tr(
+            "{path}: {broken} texts contain {line_breaks}; files made of these rows have spaces there",
+            path=rows.path,
+            broken=broken,
+            line_breaks=LINE_BREAKS,
+        )
     texts, label_sets = _text_keys(rows), _label_keys(rows)
     order = np.argsort(texts, kind="stable")
     again = texts[order][1:] == texts[order][:-1]
     other = again & (label_sets[order][1:] != label_sets[order][:-1])
     if again.any():
-        yield f"{rows.path}: {again.sum()} rows repeat the text of another row; {_lines(rows, order, again)}"
+        yield tr(
+            "{path}: {again} rows repeat the text of another row; {lines}",
+            path=rows.path,
+            again=again.sum(),
+            lines=_lines(rows, order, again),
+        )
     if other.any():
         yield (
-            f"{rows.path}: {other.sum()} of them have other labels than that row; {_lines(rows, order, other)}. "
-            "One of each pair is wrong"
+            tr(
+                "{path}: {other} of them have other labels than that row; {lines}. One of each pair is wrong",
+                path=rows.path,
+                other=other.sum(),
+                lines=_lines(rows, order, other),
+            )
         )
 
 
@@ -184,19 +222,31 @@ def describe_pair(train, dev, labels):
     shared = np.isin(_text_keys(dev), _text_keys(train))
     if shared.any():
         yield (
-            f"{dev.path}: {shared.sum()} rows have a text that is also in {train.path} (first: line "
-            f"{dev.lines[shared.argmax()]}); their scores flatter the model"
+            tr(
+                "{path}: {shared} rows have a text that is also in {path2} (first: line "
+                "{lines}); their scores flatter the model",
+                path=dev.path,
+                shared=shared.sum(),
+                path2=train.path,
+                lines=dev.lines[shared.argmax()],
+            )
         )
     unseen = [labels.names[i] for i in np.flatnonzero(train.support(len(labels)) == 0)]
     if unseen:
-        more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
-        yield f"{train.path}: {len(unseen)} labels have no row and cannot be learnt: {', '.join(unseen[:10])}{more}"
+        more = tr(" and {count} more", count=len(unseen) - 10) if len(unseen) > 10 else ""
+        yield tr(
+            "{path}: {count} labels have no row and cannot be learnt: {unseen}{more}",
+            path=train.path,
+            count=len(unseen),
+            unseen=", ".join(unseen[:10]),
+            more=more,
+        )
 
 
 def _lines(rows, order, found):
     """The first repetition in words. found: bool array [rows - 1], whether row order[i + 1] repeats row order[i]."""
     first = int(found.argmax())
-    return f"first: lines {rows.lines[order[first]]} and {rows.lines[order[first + 1]]}"
+    return tr("first: lines {lines} and {lines2}", lines=rows.lines[order[first]], lines2=rows.lines[order[first + 1]])
 
 
 def _text_keys(rows):

@@ -23,6 +23,7 @@ from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
 from text_cls.cli import Problems, command, fraction, logger, non_negative_int, positive_int, progress_bar
 from text_cls.files import atomic_write
 from text_cls.inputs import open_input
+from text_cls.language import tr
 from text_cls.rows import format_row, one_line, read_lines, tab_message
 
 
@@ -61,7 +62,9 @@ def read_pairs(path, problems, again=False):
         elif text.strip():
             yield text.strip(), tab + labels
         elif labels.strip():
-            problems.add(f"{path}:{number}: labels without a text; a row is text<TAB>label,label")
+            problems.add(
+                tr("{path}:{number}: labels without a text; a row is text<TAB>label,label", path=path, number=number)
+            )
 
 
 def key_of(text):
@@ -116,9 +119,14 @@ def main(argv=None):
             known.add(key_of(text))
             rows += 1
         if not rows and not problems.count:
-            problems.add(f"{args.train_path}: no rows; each line is text<TAB>label,label")
+            problems.add(tr("{train_path}: no rows; each line is text<TAB>label,label", train_path=args.train_path))
     if os.path.realpath(args.train_path) == os.path.realpath(args.aug_path):
-        problems.add(f"--aug_path {args.aug_path}: this is --train_path, whose rows would be lost; name another file")
+        problems.add(
+            tr(
+                "--aug_path {aug_path}: this is --train_path, whose rows would be lost; name another file",
+                aug_path=args.aug_path,
+            )
+        )
     with problems.collect():
         augmenter = Augmenter(
             args.aug_strategy,

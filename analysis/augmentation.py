@@ -17,6 +17,7 @@ import shutil
 import urllib.request
 
 from text_cls.cli import Problems, UserError, logger
+from text_cls.language import tr
 from words import has_chinese, jieba_tokenizer, split_words
 
 STRATEGIES = ("substitute", "insert", "delete", "swap", "mix")
@@ -168,7 +169,7 @@ def _negates(word):
 def read_dictionary(path, name="--custom_file"):
     """Reads a dictionary {word: [other words]}. name: what messages call the file."""
     if path is None:
-        raise UserError(f"--aug_type custom needs --custom_file; {CUSTOM_HELP}")
+        raise UserError(tr("--aug_type custom needs --custom_file; {custom_help}", custom_help=CUSTOM_HELP))
     try:
         with open(path, encoding="utf-8-sig") as file:
             dictionary = json.load(file)
@@ -183,7 +184,12 @@ def read_dictionary(path, name="--custom_file"):
             raise UserError(f"{name} {path}: word {word!r}: {CUSTOM_HELP}")
         if word != "".join(word.split()) or not word or any(set(other) & set("\t\r\n") for other in others):
             raise UserError(
-                f"{name} {path}: word {word!r}: a word must not contain spaces, nor its replacement tabs or line breaks"
+                tr(
+                    "{name} {path}: word {word!r}: a word must not contain spaces, nor its replacement tabs or line breaks",
+                    name=name,
+                    path=path,
+                    word=word,
+                )
             )
     return dictionary
 
@@ -213,7 +219,11 @@ class _Dataaug:
         except Exception as error:  # all it does here is read the files
             paths = ", ".join(files.values())
             raise UserError(
-                f"dataaug cannot read its files ({error!r}); delete the damaged one among {paths}"
+                tr(
+                    "dataaug cannot read its files ({error!r}); delete the damaged one among {paths}",
+                    error=error,
+                    paths=paths,
+                )
             ) from error
         self.engine.stop_words = set(self.engine.stop_words)  # dataaug looks each word up in a list
         self.window, self.refused = None, ()
@@ -283,11 +293,14 @@ def dataaug_files(aug_type):
             missing.remove(name)
     except (OSError, http.client.HTTPException) as error:
         lines = [
-            f"--aug_type {aug_type} needs files of PaddleNLP that are missing and could not be downloaded",
+            tr(
+                "--aug_type {aug_type} needs files of PaddleNLP that are missing and could not be downloaded",
+                aug_type=aug_type,
+            ),
             f"  reason: {str(error).strip('<>')}",
-            "  remedy: download each with a browser and save it under its path:",
+            tr("  remedy: download each with a browser and save it under its path:"),
             *(f"    {FILES[name][1]} as {paths[name]}" for name in missing),
-            "  without them: --aug_strategy delete or swap; aug.py also takes your own words: --aug_type custom",
+            tr("  without them: --aug_strategy delete or swap; aug.py also takes your own words: --aug_type custom"),
         ]
         raise UserError("\n".join(lines)) from error
     changed = [name for name in names if _md5(paths[name]) != FILES[name][0]]
@@ -308,7 +321,13 @@ def _download(source, path):
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, open(temporary, "wb") as file:
             shutil.copyfileobj(answer, file)
         if _md5(temporary) != digest:
-            raise OSError(f"{url} sent a different file from the one that PaddleNLP expects (MD5 {digest})")
+            raise OSError(
+                tr(
+                    "{url} sent a different file from the one that PaddleNLP expects (MD5 {digest})",
+                    url=url,
+                    digest=digest,
+                )
+            )
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float, non_negative_int, positive_int
 from text_cls.files import atomic_write
 from text_cls.inputs import changed
+from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import format_row, read_labels, read_lines, read_rows
 from utils import (
@@ -55,9 +56,9 @@ def parse_args(argv=None):
     add_model_flags(
         parser,
         params_path=None,
-        params_help="checkpoint of train.py (none; representer: the project's checkpoint/)",
+        params_help=tr("checkpoint of train.py (none; representer: the project's checkpoint/)"),
         batch_size=16,
-        label_help="all labels; if there is a model, it must have the same (%(default)s)",
+        label_help=tr("all labels; if there is a model, it must have the same (%(default)s)"),
         group=model,
     )
 
@@ -86,14 +87,14 @@ def read_all(args, problems):
     """(rows, labels, checkpoint or None, maximum length), checked; problems go to `problems`."""
     checkpoint, max_seq_length = None, None
     if args.params_path is not None:
-        uses = "features, which --method representer compares" if args.method == "representer" else None
+        uses = tr("features, which --method representer compares") if args.method == "representer" else None
         checkpoint, max_seq_length = open_model(args, problems, uses)
         labels = checkpoint.labels
     else:
         labels = read_labels(os.path.join(args.dataset_dir, args.label_file), problems)
     rows = read_rows(os.path.join(args.dataset_dir, args.train_file), labels, problems)
     if len(rows) and len(set(rows.texts)) < 2:
-        problems.add(f"{rows.path}: all texts are the same; a row is judged by rows with other texts")
+        problems.add(tr("{path}: all texts are the same; a row is judged by rows with other texts", path=rows.path))
     return rows, labels, checkpoint, max_seq_length
 
 
@@ -128,10 +129,14 @@ class Reasons:
         )
 
     def __call__(self, row, label, fault):
-        return (
-            f"{'not given' if fault == 'missing' else 'given'}, but models that have not seen the row give it "
-            f"{self._unseen[row, label]:.2f}; rows with it have {self._with[label]:.2f} on average, "
-            f"rows without it {self._without[label]:.2f}"
+        return tr(
+            "{value}, but models that have not seen the row give it "
+            "{unseen:.2f}; rows with it have {with_:.2f} on average, "
+            "rows without it {without:.2f}",
+            value="not given" if fault == "missing" else "given",
+            unseen=self._unseen[row, label],
+            with_=self._with[label],
+            without=self._without[label],
         )
 
 

@@ -22,6 +22,7 @@ from server_counts import read_metrics, server_counts
 from targets import BundleTarget, CheckpointTarget, refer_to
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_float, non_negative_int
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
@@ -44,9 +45,9 @@ def parse_args(argv=None):
     parser.add_argument("--bundle", help="a bundle instead of a checkpoint (none)")
     parser.add_argument("--data_file", help="new texts, one per line, or a table (none)")
     parser.add_argument("--metrics", help="instead: counts of server.py, its address or a file; needs --bundle (none)")
-    dev = "texts like those of the reference, to find the words that differ, if the file exists (%(default)s)"
+    dev = tr("texts like those of the reference, to find the words that differ, if the file exists (%(default)s)")
     parser.add_argument("--dev_file", default="dev.txt", help=dev)
-    write = f"write {REFERENCE} from the labelled rows of --dev_file, and compare nothing (off)"
+    write = tr("write {reference} from the labelled rows of --dev_file, and compare nothing (off)", reference=REFERENCE)
     parser.add_argument("--write_reference", action="store_true", help=write)
     parser.add_argument("--report_file", help="JSON file for all figures (none)")
     parser.add_argument("--html", help="HTML page (none)")
@@ -54,31 +55,31 @@ def parse_args(argv=None):
     add_table_flags(parser, writes=False)
 
     limits = parser.add_argument_group("limits: exit status 3 beyond one of them")
-    changed = "most labels that may rise or fall by more than chance (no limit)"
+    changed = tr("most labels that may rise or fall by more than chance (no limit)")
     limits.add_argument("--max_changed_labels", type=non_negative_int, help=changed)
-    without = "most points by which rows without a label may rise, from 0 to 100 (no limit)"
+    without = tr("most points by which rows without a label may rise, from 0 to 100 (no limit)")
     limits.add_argument("--max_without_label", type=non_negative_float, help=without)
-    unknown = "most points by which unknown tokens may rise, from 0 to 100 (no limit)"
+    unknown = tr("most points by which unknown tokens may rise, from 0 to 100 (no limit)")
     limits.add_argument("--max_unknown_tokens", type=non_negative_float, help=unknown)
-    drop = "most points by which the estimated micro F1 may be below that of dev (no limit)"
+    drop = tr("most points by which the estimated micro F1 may be below that of dev (no limit)")
     limits.add_argument("--max_f1_drop", type=non_negative_float, help=drop)
-    auc = "highest AUC of telling the texts from those of --dev_file, 0.5 to 1 (no limit)"
+    auc = tr("highest AUC of telling the texts from those of --dev_file, 0.5 to 1 (no limit)")
     limits.add_argument("--max_auc", type=fraction(one=True), help=auc)
     return parser.parse_args(argv)
 
 
 def check_args(args, problems):
     if args.write_reference and (args.data_file or args.metrics):
-        problems.add("--write_reference only writes the reference; leave out --data_file and --metrics")
+        problems.add(tr("--write_reference only writes the reference; leave out --data_file and --metrics"))
     elif not args.write_reference and bool(args.data_file) == bool(args.metrics):
-        problems.add("name what to compare with the reference: --data_file, or --metrics")
+        problems.add(tr("name what to compare with the reference: --data_file, or --metrics"))
     if args.metrics and not args.bundle:
-        problems.add("--metrics needs --bundle, the bundle that is served: the counts are kept by its version")
+        problems.add(tr("--metrics needs --bundle, the bundle that is served: the counts are kept by its version"))
     if args.max_auc is not None and args.metrics:
-        problems.add("--max_auc is for --data_file: a server's counts have no texts")
+        problems.add(tr("--max_auc is for --data_file: a server's counts have no texts"))
     for path in filter(None, (args.report_file, args.html)):
         if os.path.isdir(path):
-            problems.add(f"{path} is a folder; name a file")
+            problems.add(tr("{path} is a folder; name a file", path=path))
 
 
 # ---------------------------------------------------------------------------------------------------------- reference
@@ -107,7 +108,7 @@ def write_reference(args):
 def check_reference(reference, folder, labels, decision):
     """Raises UserError if there is no `Reference`, or one of another model."""
     if reference is None:
-        raise UserError(f"{folder} has no {REFERENCE}; {REMEDY}")
+        raise UserError(tr("{folder} has no {reference}; {remedy}", folder=folder, reference=REFERENCE, remedy=REMEDY))
     if problem := reference.problem(labels.names, decision):
         raise UserError(f"{os.path.join(folder, REFERENCE)} {problem}; {REMEDY}")
 
@@ -142,7 +143,13 @@ def count_file(args):
     path = os.path.join(args.dataset_dir, args.data_file or "")
     job = check_files(path, None, problems, target and target.labels, tables=table_options(args))
     if args.max_auc is not None and not os.path.exists(os.path.join(args.dataset_dir, args.dev_file)):
-        problems.add(f"--max_auc needs the texts of --dev_file: {args.dev_file} is not in {args.dataset_dir}")
+        problems.add(
+            tr(
+                "--max_auc needs the texts of --dev_file: {dev_file} is not in {dataset_dir}",
+                dev_file=args.dev_file,
+                dataset_dir=args.dataset_dir,
+            )
+        )
     problems.stop_if_any()
     counts, sample, blank = Counts.none(len(target.labels)), Sample(SAMPLE, args.seed), 0
     for window in job.texts.windows(WINDOW):
@@ -174,7 +181,9 @@ def count_server(args):
     version = bundle.digest[:VERSION_DIGITS]
     counts, known = server_counts(read_metrics(args.metrics), args.metrics, version, bundle.labels.names)
     if not counts.rows:
-        raise UserError(f"--metrics {args.metrics}: the server has counted no text with this bundle yet; wait")
+        raise UserError(
+            tr("--metrics {metrics}: the server has counted no text with this bundle yet; wait", metrics=args.metrics)
+        )
     logger.info("%s: %d texts since the server's start", args.metrics, counts.rows)
     return reference, counts, known, []
 
@@ -196,11 +205,13 @@ def domain_of(args, texts):
 
 def log_report(report):
     """Logs the figures of `drift_measures.compare`."""
-    for name, title in (("without_label", "Rows without a label"), ("unknown_tokens", "Unknown tokens")):
+    for name, title in (("without_label", tr("Rows without a label")), ("unknown_tokens", tr("Unknown tokens"))):
         values = report[name]
-        line = f"{title}: {values['before']:.2%} on dev, {values['after']:.2%} now"
+        line = tr(
+            "{title}: {before:.2%} on dev, {after:.2%} now", title=title, before=values["before"], after=values["after"]
+        )
         if "low" in values:
-            line += f" (change {100 * values['low']:+.2f} to {100 * values['high']:+.2f} points)"
+            line += tr(" (change {low:+.2f} to {high:+.2f} points)", low=100 * values["low"], high=100 * values["high"])
         logger.info(line)
     logger.info("Tokens per text: %.1f on dev, %.1f now", *report["tokens_per_text"].values())
     changed = [label for label in report["labels"] if label["changed"]]
@@ -210,16 +221,18 @@ def log_report(report):
             *(label["label"], "rises" if label["after"] > label["before"] else "falls"),
             *(100 * label[name] for name in ("before", "after", "low", "high")),
         )
-    more = f", {len(changed) - LOGGED} of them not shown" if len(changed) > LOGGED else ""
+    more = tr(", {count} of them not shown", count=len(changed) - LOGGED) if len(changed) > LOGGED else ""
     logger.info("%d of %d labels changed by more than chance%s", len(changed), len(report["labels"]), more)
     if report["not_compared"]:
         logger.info("%d labels are not compared: the server counts them together", report["not_compared"])
     if domain := report.get("domain"):
         # By which characters, the page and the report say: they are of the user's texts, which no log shows.
-        form = "A linear model tells the texts from those of dev with an AUC of %.2f (0.5: guessing)"
+        form = tr("A linear model tells the texts from those of dev with an AUC of %.2f (0.5: guessing)")
         logger.info(form, domain["auc"])
     f1, low, high = (100 * value for value in report["f1"]["micro_f1"])
-    form = "Estimated micro F1: %.2f (%.2f to %.2f), on dev %.2f. It assumes that a score means what it meant on dev"
+    form = tr(
+        "Estimated micro F1: %.2f (%.2f to %.2f), on dev %.2f. It assumes that a score means what it meant on dev"
+    )
     logger.info(form, f1, low, high, 100 * report["f1"]["reference"]["micro_f1"])
 
 
@@ -229,20 +242,22 @@ def beyond_limits(report):
     drop, low, _ = (100 * value for value in report["f1"]["micro_f1_drop"])
     rise, rise_unknown = (100 * (each["after"] - each["before"]) for each in (without, unknown))
     figures = {
-        "max_changed_labels": (report["changed_labels"], "labels changed", True),
-        "max_without_label": (rise, "points more rows without a label", without["low"] > 0),
-        "max_unknown_tokens": (rise_unknown, "points more unknown tokens", True),
-        "max_f1_drop": (drop, "points less micro F1, by estimate", low > 0),
+        "max_changed_labels": (report["changed_labels"], tr("labels changed"), True),
+        "max_without_label": (rise, tr("points more rows without a label"), without["low"] > 0),
+        "max_unknown_tokens": (rise_unknown, tr("points more unknown tokens"), True),
+        "max_f1_drop": (drop, tr("points less micro F1, by estimate"), low > 0),
         "max_auc": (
             domain and domain["auc"],
-            "is the AUC of telling the texts from dev",
+            tr("is the AUC of telling the texts from dev"),
             domain and domain["low"] > 0.5,
         ),
     }
     for name, (value, what, beyond_chance) in figures.items():
         limit = report["limits"].get(name)
         if limit is not None and value is not None and beyond_chance and value > limit:
-            yield f"--{name} {limit:g} is exceeded: {value:.4g} {what}"
+            yield tr(
+                "--{name} {limit:g} is exceeded: {value:.4g} {what}", name=name, limit=limit, value=value, what=what
+            )
 
 
 @command
@@ -263,7 +278,7 @@ def main(argv=None):
     report["beyond"] = [] if report["too_few"] else list(beyond_limits(report))
     if report["too_few"]:
         rows = report["rows"]
-        form = "%d rows of dev and %d texts: with fewer than %d, nothing can be said, and no limit is checked"
+        form = tr("%d rows of dev and %d texts: with fewer than %d, nothing can be said, and no limit is checked")
         logger.warning(form, rows["before"], rows["after"], FEWEST)
     for line in report["beyond"]:
         logger.warning(line)

@@ -16,6 +16,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write, write_json
+from text_cls.language import tr
 from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import format_row, read_rows
@@ -42,7 +43,7 @@ def percent(ratios, form):
 
 def log_report(report, names):
     """Logs the guide's lines in the guide's order, with ratios in percent."""
-    form = "precision: {:.2f} | recall: {:.2f} | F1 score {:.2f}"
+    form = tr("precision: {:.2f} | recall: {:.2f} | F1 score {:.2f}")
     logger.info("-----Evaluate model-------")
     logger.info("Dev dataset size: %d", report["rows"])
     logger.info("Accuracy in dev dataset: %.2f%%", 100 * report["accuracy"])
@@ -109,7 +110,7 @@ def main(argv=None):
     elsewhere = {"report_file": args.report_file, "html": args.html}
     for path in filter(None, elsewhere.values()):
         if os.path.isdir(path):
-            problems.add(f"{path} is a folder; name a file")
+            problems.add(tr("{path} is a folder; name a file", path=path))
     with problems.collect():
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), labels, problems)
     outputs = {"--bad_case_file": args.bad_case_file}
@@ -143,7 +144,7 @@ def main(argv=None):
     if args.html:
         from evaluation_page import write_evaluation_page
 
-        source = f"{rows.path}, predicted by the model in {args.params_path}"
+        source = tr("{path}, predicted by the model in {params_path}", path=rows.path, params_path=args.params_path)
         shown = checkpoint.decision.calibrated(probabilities)
         write_evaluation_page(args.html, source, rows, labels, shown, gold, predicted, report, passages)
         logger.info("Page saved in %s; open it in a browser", args.html)

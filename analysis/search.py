@@ -38,6 +38,7 @@ from text_cls.cli import (
 )
 from text_cls.config_file import read_config
 from text_cls.files import sha256
+from text_cls.language import tr
 from text_cls.neural.head_start import DESCRIPTIONS
 from text_cls.neural.run_state import StopSignal
 from text_cls.rows import read_labels, read_rows
@@ -53,15 +54,17 @@ def parse_args(argv=None):
     parser.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
     parser.add_argument("--output_dir", required=True, help="folder of the search and its results (required)")
     parser.add_argument("--script", choices=KINDS, default="train", help="whose settings to search (%(default)s)")
-    trials = f"trials, over all calls and processes ({TRIALS}, or with --minutes no limit)"
+    trials = tr("trials, over all calls and processes ({trials}, or with --minutes no limit)", trials=TRIALS)
     parser.add_argument("--trials", type=positive_int, help=trials)
-    minutes = "minutes of trials, over all calls and processes; the comparison comes on top (no limit)"
+    minutes = tr("minutes of trials, over all calls and processes; the comparison comes on top (no limit)")
     parser.add_argument("--minutes", type=non_negative_float, help=minutes)
-    space = f"NAME=VALUES of flags to search; {SYNTAX} (see the README)"
+    space = tr("NAME=VALUES of flags to search; {syntax} (see the README)", syntax=SYNTAX)
     parser.add_argument("--space", nargs="+", default=[], metavar="NAME=VALUES", help=space)
-    held_out = "share of the training rows that judges the trials (%(default)s)"
+    held_out = tr("share of the training rows that judges the trials (%(default)s)")
     parser.add_argument("--held_out", type=fraction(zero=False), default=0.2, help=held_out)
-    seeds = "runs of the best settings, and of the defaults, to compare them on dev; 0 = no comparison (%(default)s)"
+    seeds = tr(
+        "runs of the best settings, and of the defaults, to compare them on dev; 0 = no comparison (%(default)s)"
+    )
     parser.add_argument("--seeds", type=non_negative_int, default=3, help=seeds)
     args, rest = parser.parse_known_args(argv)
     args.trials = args.trials or (None if args.minutes else TRIALS)
@@ -78,11 +81,11 @@ def read_script_flags(args, rest, parser):
     named = {word.partition("=")[0].removeprefix("--").removeprefix("no-") for word in rest if word.startswith("--")}
     named |= {*read_config(args.values["config"])} if args.values.get("config") else set()
     if own := sorted(named & {*args.kind.own}):
-        parser.error(f"--{own[0]} is for search.py to choose; leave it out")
+        parser.error(tr("--{own} is for search.py to choose; leave it out", own=own[0]))
     try:
         texts = split_texts(args.space)
         if own := sorted({*texts} & {*args.kind.own, "dataset_dir", *(f"{split}_file" for split in args.kind.files)}):
-            parser.error(f"--space: {own[0]} is for search.py to choose; leave it out")
+            parser.error(tr("--space: {own} is for search.py to choose; leave it out", own=own[0]))
     except ValueError as error:
         parser.error(f"--space: {error}")
     args.space = {name: text for name, text in args.kind.space.items() if name not in named} | texts
@@ -116,7 +119,7 @@ def prepare(args):
             with problems.collect():
                 rows[split] = read_rows(path_of(args, split), labels, problems)
         if "train" in rows and len({*rows["train"].texts}) < 2:
-            problems.add(f"{path_of(args, 'train')}: no rows can be held out of a single text")
+            problems.add(tr("{path_of}: no rows can be held out of a single text", path_of=path_of(args, "train")))
     problems.stop_if_any()
     folder = Path(args.output_dir)
     make_folder(folder)
@@ -130,8 +133,14 @@ def prepare(args):
     for name in sorted({*before, *settings}):
         if before.get(name) != settings.get(name):
             problems.add(
-                f"--output_dir {folder} holds a search in which {name} was {before.get(name)}, now it is "
-                f"{settings.get(name)}; name a new folder"
+                tr(
+                    "--output_dir {folder} holds a search in which {name} was {get}, now it is "
+                    "{get2}; name a new folder",
+                    folder=folder,
+                    name=name,
+                    get=before.get(name),
+                    get2=settings.get(name),
+                )
             )
     problems.stop_if_any()
     return trials
@@ -181,7 +190,7 @@ def results_of(args, trials):
         found.append(Trial(work, rounded(params), end, score, seconds, same_as))
     finished = [trial for trial in found if trial.end == "finished"]
     if not finished or found[0] is not finished[0]:
-        raise UserError("the trial with the default settings has not finished; give --minutes more")
+        raise UserError(tr("the trial with the default settings has not finished; give --minutes more"))
     with open(trials.folder / ROWS / "dev.txt", encoding="utf-8") as file:
         held_out = sum(1 for _ in file)
     best = max(finished, key=lambda trial: trial.score)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from search_space import config_lines, given, words_of
 from text_cls.cli import logger
 from text_cls.files import atomic_write
+from text_cls.language import tr
 
 ENDS = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
@@ -54,26 +55,43 @@ class Results:
         ends = ", ".join(f"{count} {end}" for end, count in counts.items())
         hours = sum(trial.seconds for trial in self.trials) / 3600
         trials = "1 trial" if len(self.trials) == 1 else f"{len(self.trials)} trials"
-        return f"{trials} ({ends}) took {hours:.2f} hours"
+        return tr("{trials} ({ends}) took {hours:.2f} hours", trials=trials, ends=ends, hours=hours)
 
     def found(self):
         """Yields sentences: the scores on the held-out rows, and the comparison on dev."""
-        name = f"On the {self.held_out} held-out rows, {words(self.metric)}"
+        name = tr("On the {held_out} held-out rows, {words}", held_out=self.held_out, words=words(self.metric))
         if self.best is self.start:
-            yield f"No trial beats the defaults. {name}: {100 * self.start.score:.2f}"
+            yield tr("No trial beats the defaults. {name}: {score:.2f}", name=name, score=100 * self.start.score)
             return
         yield (
-            f"{name}: {100 * self.best.score:.2f} with the settings of trial {self.best.number}, "
-            f"{100 * self.start.score:.2f} with the defaults. These rows chose the settings, so the gain flatters"
+            tr(
+                "{name}: {score:.2f} with the settings of trial {number}, "
+                "{score2:.2f} with the defaults. These rows chose the settings, so the gain flatters",
+                name=name,
+                score=100 * self.best.score,
+                number=self.best.number,
+                score2=100 * self.start.score,
+            )
         )
         seeds, defaults, best = self.gains
         if not seeds:
             return
         gains = [100 * (score - before) for before, score in zip(defaults, best)]
         yield (
-            f"On {self.path}, which no trial has seen, {words(self.report_metric)} with "
-            f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}: defaults {spread(defaults)}, best "
-            f"settings {spread(best)}, gain {statistics.mean(gains):+.2f} ({min(gains):+.2f} to {max(gains):+.2f})"
+            tr(
+                "On {path}, which no trial has seen, {words} with "
+                "{value} {str}: defaults {spread}, best "
+                "settings {spread2}, gain {mean:+.2f} ({gains:+.2f} to {gains2:+.2f})",
+                path=self.path,
+                words=words(self.report_metric),
+                value="seeds" if len(seeds) > 1 else "seed",
+                str=", ".join(map(str, seeds)),
+                spread=spread(defaults),
+                spread2=spread(best),
+                mean=statistics.mean(gains),
+                gains=min(gains),
+                gains2=max(gains),
+            )
         )
         yield self.verdict()
 
@@ -83,10 +101,12 @@ class Results:
         gain = statistics.mean(best) - statistics.mean(defaults)
         range_ = max(max(each) - min(each) for each in (defaults, best))
         if len(defaults) < 2:
-            return "One seed shows no spread: the gain may be chance"
+            return tr("One seed shows no spread: the gain may be chance")
         if gain > range_:
-            return f"The gain is more than the spread over the seeds ({100 * range_:.2f})"
-        return f"The gain is not more than the spread over the seeds ({100 * range_:.2f}): it may be chance"
+            return tr("The gain is more than the spread over the seeds ({range:.2f})", range=100 * range_)
+        return tr(
+            "The gain is not more than the spread over the seeds ({range:.2f}): it may be chance", range=100 * range_
+        )
 
 
 def words(metric):
@@ -114,7 +134,7 @@ def log(results):
 def command_for(args, best, config):
     """The command that uses the best settings. config: path of the file that holds them, or None."""
     if config:
-        return f"python train.py --config {shlex.quote(str(config))}"
+        return tr("python train.py --config {quote}", quote=shlex.quote(str(config)))
     values = {**args.values, **best.settings, "output_dir": "prune"}
     return shlex.join(["python", "prune.py", *words_of(args.flags, values)])
 

@@ -12,6 +12,7 @@ from search_space import rounded, words_of
 from search_study import ROWS, work_of
 from search_trials import LOG, last_words, started
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 from text_cls.neural.run_state import StopSignal
 
 PARTS = 4  # of a trial's epochs, after each of which it may be stopped
@@ -72,7 +73,7 @@ def run_trial(args, trials, trial, report, limits):
     name, study = f"{trials.name} {work_of(trial)}", trials.study
     settings = rounded({flag: trial.params[flag] for flag in trials.space})
     if report:
-        name = f"{name} (settings of trial {trial.user_attrs['of']})"
+        name = tr("{name} (settings of trial {of})", name=name, of=trial.user_attrs["of"])
     elif twin := same_settings(trials, settings):
         logger.info("%s would have the settings of %d, and is not run", name, work_of(twin))
         trial.set_user_attr("same_as", work_of(twin))
@@ -94,7 +95,13 @@ def run_trial(args, trials, trial, report, limits):
         study.tell(trial, value)
         logger.info("%s: %s %.2f", name, words(args.kind.report_metric if report else args.kind.metric), 100 * value)
     else:
-        why = f"{name} failed (status {process.returncode}): {last_words(folder / LOG)}. Its log: {folder / LOG}"
+        why = tr(
+            "{name} failed (status {returncode}): {last_words}. Its log: {folder}",
+            name=name,
+            returncode=process.returncode,
+            last_words=last_words(folder / LOG),
+            folder=folder / LOG,
+        )
         if trial.user_attrs.get("start"):
             raise UserError(why)
         logger.warning(why)

@@ -5,6 +5,7 @@ import json
 import math
 
 from text_cls.cli import closest, shorten, value_problem
+from text_cls.language import tr
 
 SYNTAX = "a range is LOW..HIGH, a choice VALUE,VALUE,..."
 LOG_FROM = 10  # ends of a range that differ by this factor are searched on a log scale
@@ -27,7 +28,7 @@ def read_space(parser, texts):
     space = {}
     for name, text in texts.items():
         if name not in flags:
-            raise ValueError(f"there is no flag --{name}{closest(name, flags)}")
+            raise ValueError(tr("there is no flag --{name}{hint}", name=name, hint=closest(name, flags)))
         try:
             space[name] = _distribution(flags[name], text)
         except ValueError as error:
@@ -41,9 +42,11 @@ def split_texts(words):
     for word in words:
         name, sign, text = word.partition("=")
         if not (sign and text):
-            raise ValueError(f"{shorten(word)} is not of the form NAME=VALUES, such as learning_rate=1e-5..1e-3")
+            raise ValueError(
+                tr("{word} is not of the form NAME=VALUES, such as learning_rate=1e-5..1e-3", word=shorten(word))
+            )
         if name in texts:
-            raise ValueError(f"{name} is given twice")
+            raise ValueError(tr("{name} is given twice", name=name))
         texts[name] = text
     return texts
 
@@ -52,19 +55,19 @@ def _distribution(action, text):
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if action.nargs in ("+", "*"):
-        raise ValueError("this flag takes several values and cannot be searched; give it to all trials")
+        raise ValueError(tr("this flag takes several values and cannot be searched; give it to all trials"))
     if ".." in text:
         low, _, high = text.partition("..")
         low, high = _value(action, low), _value(action, high)
         if isinstance(low, bool) or not isinstance(low, (int, float)):
-            raise ValueError(f"this flag has no range; {SYNTAX}")
+            raise ValueError(tr("this flag has no range; {syntax}", syntax=SYNTAX))
         if low >= high:
-            raise ValueError("the first number of a range is the lower one")
+            raise ValueError(tr("the first number of a range is the lower one"))
         kind = IntDistribution if isinstance(low, int) else FloatDistribution
         return kind(low, high, log=low > 0 and high / low >= LOG_FROM)
     values = [_value(action, value) for value in text.split(",")]
     if len(set(values)) < len(values):
-        raise ValueError("a value is given twice")
+        raise ValueError(tr("a value is given twice"))
     return CategoricalDistribution(values)
 
 
@@ -72,7 +75,7 @@ def _value(action, text):
     """The value of a flag, parsed as on the command line; "none" is that of a flag that is not given."""
     if isinstance(action, argparse.BooleanOptionalAction):
         if text not in SWITCH:
-            raise ValueError(f"{shorten(text)} is neither true nor false")
+            raise ValueError(tr("{text} is neither true nor false", text=shorten(text)))
         return SWITCH[text]
     if text == "none" and action.default is None:
         return None

@@ -8,6 +8,7 @@ import contextlib
 import warnings
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 from text_cls.locks import try_lock, unlock
 
 PATIENCE = 60  # seconds to wait for another process, which holds the lock of the study for moments only
@@ -48,7 +49,13 @@ class Trials:
         """In the block, no other process changes which trials there are."""
         lock = try_lock(str(self.folder / "search.lock"), wait=PATIENCE)
         if lock is None:
-            raise UserError(f"another process has been holding {self.folder / 'search.lock'} for {PATIENCE} seconds")
+            raise UserError(
+                tr(
+                    "another process has been holding {folder} for {patience} seconds",
+                    folder=self.folder / "search.lock",
+                    patience=PATIENCE,
+                )
+            )
         try:
             yield
         finally:
@@ -143,6 +150,10 @@ def storage_errors(folder):
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", cause)).splitlines()[0]
         raise UserError(
-            f"{folder / DATABASE} cannot be used ({reason}); the disk may be full or not writable, or this is not the "
-            "file of a search: then name a new --output_dir"
+            tr(
+                "{folder} cannot be used ({reason}); the disk may be full or not writable, or this is not the "
+                "file of a search: then name a new --output_dir",
+                folder=folder / DATABASE,
+                reason=reason,
+            )
         ) from error

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from text_cls.cli import Problems
+from text_cls.language import tr
 from text_cls.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,4 +167,4 @@ def _end_with_parent():
 def last_words(log):
     """The last line of a log: why the script ended."""
     lines = [line for line in Path(log).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "nothing in its log"
+    return lines[-1].strip() if lines else tr("nothing in its log")

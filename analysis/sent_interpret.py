@@ -16,6 +16,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
 from text_cls.files import atomic_write
+from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import one_line, read_cases, read_rows
 from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model, probabilities_of
@@ -86,7 +87,9 @@ def main(argv=None):
     with problems.collect():
         cases = read_cases(path, labels, problems)
     if not cases:
-        problems.add("run evaluate.py, which writes wrong rows to bad_case.txt, or name a file: --interpret_input_file")
+        problems.add(
+            tr("run evaluate.py, which writes wrong rows to bad_case.txt, or name a file: --interpret_input_file")
+        )
     inputs = (args.train_file, args.label_file, args.interpret_input_file)
     outputs = {"--interpret_result_file": args.interpret_result_file}
     keep_inputs(args.dataset_dir, inputs, outputs, problems)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from text_cls.cli import UserError, shorten
+from text_cls.language import tr
 from text_cls.reference import (
     BINS,
     DECIDED,
@@ -45,15 +46,29 @@ def read_metrics(place):
             with open(place, "rb") as file:
                 content = file.read(LARGEST + 1)
         except OSError as error:
-            raise UserError(f"--metrics {place}: {error.strerror}; name a file, or http://HOST:PORT/metrics") from error
+            raise UserError(
+                tr(
+                    "--metrics {place}: {error}; name a file, or http://HOST:PORT/metrics",
+                    place=place,
+                    error=error.strerror,
+                )
+            ) from error
     else:
         content = _fetch(place)
     if len(content) > LARGEST:
-        raise UserError(f"--metrics {place}: more than {LARGEST >> 20} MiB; is this the metrics of server.py?")
+        raise UserError(
+            tr(
+                "--metrics {place}: more than {largest} MiB; is this the metrics of server.py?",
+                place=place,
+                largest=LARGEST >> 20,
+            )
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"--metrics {place}: no text in UTF-8; is this the metrics of server.py?") from error
+        raise UserError(
+            tr("--metrics {place}: no text in UTF-8; is this the metrics of server.py?", place=place)
+        ) from error
 
 
 def _fetch(address):
@@ -65,11 +80,13 @@ def _fetch(address):
         with opener.open(urllib.request.Request(address, headers=headers), timeout=SECONDS) as answer:
             return answer.read(LARGEST + 1)
     except urllib.error.HTTPError as error:
-        hint = f"; set the server's key as {KEY}" if error.code == 401 else ""
+        hint = tr("; set the server's key as {key}", key=KEY) if error.code == 401 else ""
         raise UserError(f"--metrics {address} answers {error.code}{hint}") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error
-        raise UserError(f"--metrics {address}: {why}; is the server running there?") from error
+        raise UserError(
+            tr("--metrics {address}: {why}; is the server running there?", address=address, why=why)
+        ) from error
 
 
 def server_counts(text, place, version, labels):
@@ -92,13 +109,20 @@ def server_counts(text, place, version, labels):
                     samples.append(sample)
     except ValueError as error:
         raise UserError(
-            f"--metrics {place}: not in Prometheus's text format; name the /metrics of server.py"
+            tr("--metrics {place}: not in Prometheus's text format; name the /metrics of server.py", place=place)
         ) from error
     if version not in versions:
-        found = f"only of {', '.join(sorted(versions))}" if versions else "of no bundle at all"
+        found = (
+            tr("only of {versions}", versions=", ".join(sorted(versions))) if versions else tr("of no bundle at all")
+        )
         raise UserError(
-            f"--metrics {place} has counts {found}, not of the bundle {version}; name the bundle that is served, "
-            "--bundle, and wait for the first answers"
+            tr(
+                "--metrics {place} has counts {found}, not of the bundle {version}; name the bundle that is served, "
+                "--bundle, and wait for the first answers",
+                place=place,
+                found=found,
+                version=version,
+            )
         )
     return _counted(samples, place, labels)
 
@@ -124,10 +148,12 @@ def _counted(samples, place, labels):
         counts.lengths[:] = _bins(lengths, (*LENGTHS, float("inf")))
     except (KeyError, ValueError, OverflowError) as error:
         what = shorten(str(error).strip("'"))
-        raise UserError(f"--metrics {place}: the counts are not those of this version's server ({what})") from error
+        raise UserError(
+            tr("--metrics {place}: the counts are not those of this version's server ({what})", place=place, what=what)
+        ) from error
     counts.rows, counts.without_label, counts.tokens, counts.unknown = single.values()
     if counts.without_label > counts.rows or counts.lengths.sum() != counts.rows or (counts.labels > counts.rows).any():
-        raise UserError(f"--metrics {place}: the counts contradict each other; fetch them again")
+        raise UserError(tr("--metrics {place}: the counts contradict each other; fetch them again", place=place))
     return counts, sorted(known)
 
 
@@ -135,5 +161,5 @@ def _bins(cumulated, ends):
     """Counts of each bin, of {upper end: count up to there}."""
     counts = np.diff([0, *(cumulated[end] for end in ends)])
     if (counts < 0).any():
-        raise ValueError("a histogram falls")
+        raise ValueError(tr("a histogram falls"))
     return counts

@@ -19,6 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from augmentation import Augmenter
 from text_cls.cli import Problems, UserError, command, finite_number, logger, non_negative_int, positive_int
 from text_cls.files import atomic_write
+from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import Texts, format_row, read_rows, read_texts
 from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
@@ -112,7 +113,9 @@ def read_new_texts(path, known, problems):
             texts.append(text)
     texts.freeze()
     if not len(texts):
-        problems.add(f"{path}: all texts are already in train or dev; add other texts without labels, one per line")
+        problems.add(
+            tr("{path}: all texts are already in train or dev; add other texts without labels, one per line", path=path)
+        )
     return texts, rows - len(texts)
 
 
@@ -126,15 +129,27 @@ def warn_of_too_few(args, found, scores, nearest, candidates):
     """Logs how to find more supports. scores, nearest: as in `choose_supports`. candidates: how many rows there are."""
     remedies, seen = [], len(np.unique(nearest))
     if seen > found:
-        remedies.append(f"lower --support_threshold ({args.support_threshold}; the best score is {scores.max():.4f})")
+        remedies.append(
+            tr(
+                "lower --support_threshold ({support_threshold}; the best score is {scores:.4f})",
+                support_threshold=args.support_threshold,
+                scores=scores.max(),
+            )
+        )
     if seen < min(args.support_num, candidates):
         remedies.append(
-            f"raise --rationale_num_support ({args.rationale_num_support}) or --sparse_num ({args.sparse_num}), "
-            "to consider more rows"
+            tr(
+                "raise --rationale_num_support ({rationale_num_support}) or --sparse_num ({sparse_num}), "
+                "to consider more rows",
+                rationale_num_support=args.rationale_num_support,
+                sparse_num=args.sparse_num,
+            )
         )
     if candidates < args.support_num:
         file = args.unlabeled_file if args.annotate else args.train_file
-        remedies.append(f"add rows to {file}, which has {candidates} to choose from")
+        remedies.append(
+            tr("add rows to {file}, which has {candidates} to choose from", file=file, candidates=candidates)
+        )
     logger.warning(
         "Found %d support rows of %d (--support_num). For more, %s", found, args.support_num, "; or ".join(remedies)
     )
@@ -165,7 +180,12 @@ def read_inputs(args):
         with problems.collect():
             rows[name] = read_rows(os.path.join(args.dataset_dir, name), labels, problems)
     if not -1 <= args.support_threshold < 1:
-        problems.add(f"--support_threshold {args.support_threshold}: must be a cosine, at least -1 and below 1")
+        problems.add(
+            tr(
+                "--support_threshold {support_threshold}: must be a cosine, at least -1 and below 1",
+                support_threshold=args.support_threshold,
+            )
+        )
     candidates = augmenter = None
     if args.annotate:
         with problems.collect():
@@ -176,7 +196,7 @@ def read_inputs(args):
         try:
             augmenter = Augmenter(args.aug_strategy, seed=args.seed)
         except UserError as error:
-            problems.add(f"{error}\n  sparse.py also has --aug_strategy duplicate, which needs no file")
+            problems.add(tr("{error}\n  sparse.py also has --aug_strategy duplicate, which needs no file", error=error))
     inputs = (args.train_file, args.dev_file, args.label_file, args.unlabeled_file)
     outputs = {"--sparse_file": args.sparse_file, "--support_file": args.support_file}
     keep_inputs(args.dataset_dir, inputs, outputs, problems)

@@ -22,6 +22,7 @@ from text_cls.files import atomic_write
 from text_cls.foreign_files import csv_message
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import paths_to
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.new_labels import check_new_labels, log_near_names, replace_command
 from text_cls.rows import Labels, format_row, label_problem, read_labels, read_lines, read_rows
@@ -56,7 +57,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not (len(args.splits) in (2, 3) and min(args.splits) > 0 and abs(sum(args.splits) - 1) < 1e-6):
         splits = " ".join(map(str, args.splits))
-        parser.error(f"--splits takes two or three numbers above 0 that sum to 1, not {splits}")
+        parser.error(tr("--splits takes two or three numbers above 0 that sum to 1, not {splits}", splits=splits))
     return args
 
 
@@ -74,7 +75,10 @@ def labels_of_rows(path, problems):
             places.setdefault(name, f"{path}:{number}")
 
     def remedy(sign):
-        return f"{replace_command(path, sign)}. If it is part of the name, write the labels into the label file"
+        return tr(
+            "{replace_command}. If it is part of the name, write the labels into the label file",
+            replace_command=replace_command(path, sign),
+        )
 
     check_new_labels(counts, places, problems, remedy)
     return Labels(sorted({path for name in counts for path in paths_to(name)}))
@@ -89,9 +93,14 @@ def check_outputs(args, source, label_file, problems):
         paths.append(label_path)
     for path in paths:
         if _same_file(path, source):
-            problems.add(f"{path} is the file to split and would be replaced; rename it, or use another --output_dir")
+            problems.add(
+                tr(
+                    "{path} is the file to split and would be replaced; rename it, or use another --output_dir",
+                    path=path,
+                )
+            )
         elif os.path.exists(path) and not args.overwrite:
-            problems.add(f"{path} already exists; use --overwrite to replace it, or another --output_dir")
+            problems.add(tr("{path} already exists; use --overwrite to replace it, or another --output_dir", path=path))
     return paths
 
 
@@ -138,16 +147,23 @@ def why_missing(names, texts, counts):
     """
     for i in np.flatnonzero((counts == 0).any(axis=0)):
         if texts[i] == 0:
-            reason = "no row has it"
+            reason = tr("no row has it")
         elif texts[i] < len(counts):
-            reason = f"only {texts[i]} distinct {'text has' if texts[i] == 1 else 'texts have'} it"
+            reason = tr(
+                "only {texts} distinct {value} it", texts=texts[i], value="text has" if texts[i] == 1 else "texts have"
+            )
         else:
-            reason = "each of its texts is the last one of another rare label in its file"
-        yield f"{names[i]}: not in {', '.join(NAMES[k] for k in np.flatnonzero(counts[:, i] == 0))}; {reason}"
+            reason = tr("each of its texts is the last one of another rare label in its file")
+        yield tr(
+            "{names}: not in {names2}; {reason}",
+            names=names[i],
+            names2=", ".join(NAMES[k] for k in np.flatnonzero(counts[:, i] == 0)),
+            reason=reason,
+        )
 
 
 def log_table(labels, sizes, texts, counts):
-    logger.info("%-10s %8s %7s %8s %14s", "file", "rows", "share", "labels", "labels per row")
+    logger.info("%-10s %8s %7s %8s %14s", "file", "rows", "share", "labels", tr("labels per row"))
     for name, size, count in zip(NAMES, sizes, counts):
         share = 100 * size / sum(sizes)
         logger.info("%-10s %8d %6.1f%% %8d %14.2f", name, size, share, np.count_nonzero(count), count.sum() / size)
@@ -178,7 +194,14 @@ def split(args):
             problems.add(csv_message(source))
         texts, distinct = texts_of_labels(rows, len(labels))
         if 0 < distinct < len(args.splits):
-            problems.add(f"{source}: {distinct} distinct texts cannot fill {len(args.splits)} files; add rows")
+            problems.add(
+                tr(
+                    "{source}: {distinct} distinct texts cannot fill {count} files; add rows",
+                    source=source,
+                    distinct=distinct,
+                    count=len(args.splits),
+                )
+            )
     problems.stop_if_any()
     log_rows(rows)
     if made:

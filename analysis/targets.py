@@ -3,6 +3,7 @@
 import os
 
 from text_cls.cli import Problems, UserError
+from text_cls.language import tr
 from text_cls.reference import make_reference, read_reference
 from text_cls.rows import read_labels
 from utils import open_model, predict_texts
@@ -47,7 +48,12 @@ class CheckpointTarget:
 
         run = read_run(self.args.params_path)
         if run != self.checkpoint.run:
-            raise UserError(f"{self.args.params_path} was replaced by a training meanwhile; run it again")
+            raise UserError(
+                tr(
+                    "{params_path} was replaced by a training meanwhile; run it again",
+                    params_path=self.args.params_path,
+                )
+            )
         if not run:  # a model of PaddleNLP's application
             decision.save(self.path, self.labels.names)
             reference.write(self.args.params_path)
@@ -64,7 +70,7 @@ class BundleTarget:
         self.args = args
         device, colon, number = args.device.partition(":")
         if device not in ("cpu", "gpu") or (colon and not number.isdigit()):
-            raise UserError(f"--device {args.device}: a bundle runs on cpu, gpu, or one card: gpu:0")
+            raise UserError(tr("--device {device}: a bundle runs on cpu, gpu, or one card: gpu:0", device=args.device))
         self.predictor = open_predictor(
             args.bundle,
             device=device,
@@ -92,7 +98,11 @@ class BundleTarget:
 
         path = os.path.join(self.args.dataset_dir, self.args.label_file)
         if os.path.exists(path) and not read_labels(path, Problems(), of_model=True).same_as(self.labels):
-            return f"{path} is not the bundle's label file; to use the bundle's: cp {self.args.bundle}/label.txt {path}"
+            return tr(
+                "{path} is not the bundle's label file; to use the bundle's: cp {bundle}/label.txt {path}",
+                path=path,
+                bundle=self.args.bundle,
+            )
         return strange_files_problem(self.predictor.bundle)
 
     def write(self, decision, reference):

@@ -23,6 +23,7 @@ from text_cls import cross_fitting, thresholds
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import overridden
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
@@ -80,12 +81,12 @@ def parse_args(argv=None):
 
 def check_args(args, problems):
     if args.target_precision and args.target_recall:
-        problems.add("--target_precision and --target_recall: use only one; the other is then as high as possible")
+        problems.add(tr("--target_precision and --target_recall: use only one; the other is then as high as possible"))
     if args.folds < 2:
-        problems.add("--folds: use 2 or more")
+        problems.add(tr("--folds: use 2 or more"))
     elif args.folds == 2 and args.mode == "auto":
         problems.add(
-            "--folds 2: --mode auto needs 3 or more, since it chooses by folds within folds; or use another --mode"
+            tr("--folds 2: --mode auto needs 3 or more, since it chooses by folds within folds; or use another --mode")
         )
 
 
@@ -101,15 +102,22 @@ def run(args):
         rows = read_rows(os.path.join(args.dataset_dir, args.dev_file), target.labels, problems)
         start = overridden(target.decision, min_k=args.min_k, max_k=args.max_k, hierarchy=args.hierarchy)
         if problem := start.count_problem(len(target.labels)):
-            problems.add(f"--{problem}; no row can have more labels than there are")
+            problems.add(tr("--{problem}; no row can have more labels than there are", problem=problem))
     problems.stop_if_any()
     log_rows(rows)
     if len(rows) < cross_fitting.FEWEST:
         raise UserError(
-            f"{rows.path}: {len(rows)} rows are too few to fit thresholds to; label {cross_fitting.FEWEST} or more"
+            tr(
+                "{path}: {count} rows are too few to fit thresholds to; label {fewest} or more",
+                path=rows.path,
+                count=len(rows),
+                fewest=cross_fitting.FEWEST,
+            )
         )
     if len(set(rows.texts)) < 3:
-        raise UserError(f"{rows.path}: fewer than 3 different texts say nothing about other rows; label more")
+        raise UserError(
+            tr("{path}: fewer than 3 different texts say nothing about other rows; label more", path=rows.path)
+        )
 
     (probabilities, tokens), gold = target.predict(rows.texts), rows.multi_hot(len(target.labels))
     if target.unread:
@@ -158,7 +166,11 @@ class Comparison:
         fit = thresholds.fitter(self.start, args.objective, mode == "per_label", args.temperature, parents, *targets)
         predicted = cross_fitting.cross_fitted(self.probabilities, self.gold, self.folds, fit, parents)
         decision = fit(self.probabilities, self.gold)
-        name = "one threshold per label" if mode == "per_label" else f"one threshold: {decision.threshold:.4g}"
+        name = (
+            tr("one threshold per label")
+            if mode == "per_label"
+            else tr("one threshold: {threshold:.4g}", threshold=decision.threshold)
+        )
         return Candidate(name, fit, decision, *self.measure(predicted))
 
     def choice(self, candidates):
@@ -206,13 +218,13 @@ def verdict(args, comparison, candidates):
     if len(candidates) > 1:  # the gain that it was chosen for is too high
         figures, gain = comparison.choice(candidates)
         logger.info("Chosen: %s. The figures below are for rows used neither to fit nor to choose it", best.name)
-        log_line("the better of the two", figures, gain)
+        log_line(tr("the better of the two"), figures, gain)
     if args.temperature:
         losses = (
             thresholds.log_loss_of(decision.calibrated(comparison.probabilities), comparison.gold)
             for decision in (best.decision, comparison.plain)
         )
-        form = "Temperature %.3f (log-loss %.5f, without %.5f, on these rows)"
+        form = tr("Temperature %.3f (log-loss %.5f, without %.5f, on these rows)")
         logger.info(form, best.decision.temperature, *losses)
     if has_target(args):
         reached = target_reached(args, best.decision, comparison.probabilities, comparison.gold, comparison.labels)
@@ -222,15 +234,24 @@ def verdict(args, comparison, candidates):
 
 def beyond_chance(args, gain, low, high):
     """Whether the interval of the gain is above 0; logs it."""
-    answer = "Worth it" if low > 0 else "Not worth it: the interval is not above 0, the gain may be chance"
-    form = "%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f"
+    answer = tr("Worth it") if low > 0 else tr("Not worth it: the interval is not above 0, the gain may be chance")
+    form = tr("%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f")
     logger.info(form, answer, thresholds.OBJECTIVES[args.objective], 100 * gain, 100 * low, 100 * high)
     return low > 0
 
 
 def log_line(name, figures, gain):
-    more = "" if gain is None else f" | gain {100 * gain[0]:+.2f} ({100 * gain[1]:+.2f} to {100 * gain[2]:+.2f})"
-    form = "%-23s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s"
+    more = (
+        ""
+        if gain is None
+        else tr(
+            " | gain {gain:+.2f} ({gain2:+.2f} to {gain3:+.2f})",
+            gain=100 * gain[0],
+            gain2=100 * gain[1],
+            gain3=100 * gain[2],
+        )
+    )
+    form = tr("%-23s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s")
     logger.info(form, name, *figures, more)
 
 

@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 from words import split_words
 
 
@@ -48,7 +49,9 @@ class TokenSpans:
         self._add_part(text, end, len(text), tokens, spans)
         if tokens != self._tokenizer.tokenize(text):
             name = type(self._tokenizer).__name__
-            raise UserError(f"{name}: cannot trace its tokens to characters; only WordPiece and ERNIE-M are supported")
+            raise UserError(
+                tr("{name}: cannot trace its tokens to characters; only WordPiece and ERNIE-M are supported", name=name)
+            )
         return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def _add_part(self, text, start, end, tokens, spans):

@@ -18,6 +18,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int, progress_bar
 from text_cls.files import atomic_write
+from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_cases
 from utils import add_model_flags, keep_inputs, load_weights, open_model, probabilities_of
@@ -30,7 +31,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    add_model_flags(parser, batch_size=16, batch_help="changed copies of a text at a time (%(default)s)")
+    add_model_flags(parser, batch_size=16, batch_help=tr("changed copies of a text at a time (%(default)s)"))
     parser.add_argument("--seed", type=non_negative_int, default=3, help="random seed for lime and grad (%(default)s)")
     parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
     parser.add_argument("--max_rows", type=positive_int, help="maximum number of texts, from the top (all)")
@@ -70,7 +71,9 @@ def interpret(args):
     with problems.collect():
         cases = read_cases(os.path.join(args.dataset_dir, args.interpret_input_file), labels, problems)
     if not cases:
-        problems.add("run evaluate.py, which writes wrong rows to bad_case.txt, or name a file: --interpret_input_file")
+        problems.add(
+            tr("run evaluate.py, which writes wrong rows to bad_case.txt, or name a file: --interpret_input_file")
+        )
     outputs = {"--output_html": args.output_html, "--output_jsonl": args.output_jsonl}
     keep_inputs(args.dataset_dir, (args.interpret_input_file, args.label_file), outputs, problems)
     problems.stop_if_any()
@@ -183,7 +186,7 @@ def log_rows(rows):
         logger.info("text: %s", text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ...")
         for entry in row["labels"]:
             words = ", ".join(f"{word} {value:+.2f}" for word, value in entry["key_words"])
-            place = "characters {} to {}: ".format(*entry["passage"]) if "passage" in entry else ""
+            place = tr("characters {} to {}: ").format(*entry["passage"]) if "passage" in entry else ""
             logger.info("%s %s (%.3f): %s%s", entry["status"], entry["label"], entry["probability"], place, words)
         logger.info("-" * 28)
     empty = sum(not row["labels"] for row in rows)

@@ -7,6 +7,7 @@ from label_studio import SPANS, is_choice, label_columns, name_labels, rank, spl
 from text_cls.cli import UserError
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import join_path
+from text_cls.language import tr
 from text_cls.rows import read_lines
 
 _OWN = "If this is a table of your own, convert it with data/from_table.py"
@@ -55,7 +56,7 @@ def read_annotations(paths, separator, problems, counts, controls=None, join=Fal
         if problems.count > before:
             continue
         if not records:
-            problems.add(f"{path}: no rows")
+            problems.add(tr("{path}: no rows", path=path))
         columns = label_columns(records, path, controls, counts, problems)
         for where, record in records:
             with problems.collect():
@@ -65,7 +66,7 @@ def read_annotations(paths, separator, problems, counts, controls=None, join=Fal
             problems.add(f"{where}: {problem}")
     name_labels(annotations, separator, controls, join, counts, problems)
     if counts["skipped",] and not annotations:
-        problems.add(f"{', '.join(paths)}: annotators skipped every task; label some and export again")
+        problems.add(tr("{paths}: annotators skipped every task; label some and export again", paths=", ".join(paths)))
     return annotations
 
 
@@ -96,7 +97,9 @@ def _annotations(path, where, record, columns, separator, counts, others):
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
     except (AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{where}: not a row of doccano or Label Studio ({error!r})") from error
+        raise UserError(
+            tr("{where}: not a row of doccano or Label Studio ({error!r})", where=where, error=error)
+        ) from error
 
 
 def _records(path, problems):
@@ -107,14 +110,18 @@ def _records(path, problems):
         try:
             found = json.loads("\n".join([first[1], *(line for _, line in lines)]))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: unreadable JSON array: {error}") from error
+            raise UserError(tr("{path}: unreadable JSON array: {error}", path=path, error=error)) from error
         found = [(f"{path}: row {number}", record) for number, record in enumerate(found, 1)]
     else:
         if first[1] and not first[1].lstrip().startswith("{"):
             raise UserError(
-                f"{path}:{first[0]}: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own, "
-                "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py. Another table: "
-                "convert it with data/from_table.py"
+                tr(
+                    "{path}:{first}: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own, "
+                    "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py. Another table: "
+                    "convert it with data/from_table.py",
+                    path=path,
+                    first=first[0],
+                )
             )
         found = ((f"{path}:{number}", line) for number, line in (first, *lines) if line.strip())
     for where, record in found:
@@ -122,12 +129,20 @@ def _records(path, problems):
             try:
                 record = json.loads(record)
             except (ValueError, RecursionError) as error:
-                problems.add(f"{where}: not JSON ({error}); export as JSONL (doccano) or JSON (Label Studio)")
+                problems.add(
+                    tr(
+                        "{where}: not JSON ({error}); export as JSONL (doccano) or JSON (Label Studio)",
+                        where=where,
+                        error=error,
+                    )
+                )
                 continue
         if isinstance(record, dict):
             yield where, record
         else:
-            problems.add(f"{where}: a row must be a JSON object, not {str(record)[:40]!r}")
+            problems.add(
+                tr("{where}: a row must be a JSON object, not {record!r}", where=where, record=str(record)[:40])
+            )
 
 
 def _text(record):
@@ -139,7 +154,9 @@ def _text(record):
     texts = [key for key, value in data.items() if isinstance(value, str)] if "data" in record else []
     if len(texts) == 1:
         return data[texts[0]]
-    raise ValueError(f"no text; expected a field 'text' or 'data', found {', '.join(map(repr, data))}. {_OWN}")
+    raise ValueError(
+        tr("no text; expected a field 'text' or 'data', found {repr}. {own}", repr=", ".join(map(repr, data)), own=_OWN)
+    )
 
 
 def _results(where, record, columns, counts, others):
@@ -166,8 +183,10 @@ def _results(where, record, columns, counts, others):
     else:
         key = next((key for key in ("label", "labels") if key in record), None)
         if key is None:
-            remedy = "; export as JSONL with label names" if "annotations" in record else f". {_OWN}"
-            raise ValueError(f"no field 'label', found {', '.join(map(repr, record))}{remedy}")
+            remedy = tr("; export as JSONL with label names") if "annotations" in record else f". {_OWN}"
+            raise ValueError(
+                tr("no field 'label', found {repr}{remedy}", repr=", ".join(map(repr, record)), remedy=remedy)
+            )
         yield where, UNDATED, [(None, each) for each in _as_list(record[key] or [])]  # null if a row has none
 
 
@@ -187,11 +206,11 @@ def _names(result, separator):
     elif isinstance(result, (dict, list)):
         raise ValueError(SPANS)
     else:
-        raise ValueError(f"label {result!r} is not a name; export label names, not numbers")
+        raise ValueError(tr("label {result!r} is not a name; export label names, not numbers", result=result))
 
 
 def _joined(path, separator):
     try:
         return join_path([piece for value in path for piece in value.rsplit(separator)], separator)
     except ValueError as error:
-        raise ValueError(f"label {separator.join(path)!r} {error}; rename it") from error
+        raise ValueError(tr("label {path!r} {error}; rename it", path=separator.join(path), error=error)) from error

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+from text_cls.language import tr
 from text_cls.new_labels import joined_names
 
 DISAGREEMENT = {
@@ -69,11 +70,21 @@ def joined_labels(annotations, split):
     for each in annotations if split else ():
         each.labels = [part for name in each.labels for part in joined.get(name, [name])]
     shown = list(joined)[:5]
-    what = "split" if split else "kept; if an import joined several labels, add --split_joined to split them"
+    what = "split" if split else tr("kept; if an import joined several labels, add --split_joined to split them")
     return [
         *(
-            f"label {name!r} ({numbers[name]} rows) looks like {' and '.join(map(repr, joined[name]))}"
+            tr(
+                "label {name!r} ({numbers} rows) looks like {repr}",
+                name=name,
+                numbers=numbers[name],
+                repr=" and ".join(map(repr, joined[name])),
+            )
             for name in shown
         ),
-        f"{len(joined)} labels that look joined by {' or '.join(['#', *by_sign])} are {what}",
+        tr(
+            "{count} labels that look joined by {names} are {what}",
+            count=len(joined),
+            names=" or ".join(["#", *by_sign]),
+            what=what,
+        ),
     ]

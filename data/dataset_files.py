@@ -13,6 +13,7 @@ from annotators import DISAGREEMENT, settle
 from text_cls.cli import UserError, boolean, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
+from text_cls.language import tr
 from text_cls.new_labels import log_near_names
 from text_cls.rows import Labels, one_line
 from tool_labels import closed_labels
@@ -59,9 +60,11 @@ def add_dataset_flags(parser):
 def check_flags(splits, separator, problems):
     if not 1 <= len(splits) <= 3 or abs(sum(splits) - 1) > 1e-6 or min(splits) <= 0:
         shares = " ".join(f"{share:g}" for share in splits)
-        problems.add(f"--splits {shares}: must be 1, 2 or 3 numbers above 0 that sum to 1, like 0.8 0.2")
+        problems.add(
+            tr("--splits {shares}: must be 1, 2 or 3 numbers above 0 that sum to 1, like 0.8 0.2", shares=shares)
+        )
     if not separator:
-        problems.add(f"--separator: must not be empty; use, for example, {SEPARATOR}")
+        problems.add(tr("--separator: must not be empty; use, for example, {separator}", separator=SEPARATOR))
 
 
 def labelled_texts(annotations, problems, *, task_type, separator, disagreement=None, old_labels=False):
@@ -83,13 +86,26 @@ def labelled_texts(annotations, problems, *, task_type, separator, disagreement=
         labels, source = settle(members, disagreement or "newest", single, counts)
         if labels is None and disagreement == "refuse":
             sets = " | ".join(sorted({",".join(each.closed) for each in members}))
-            problems.add(f"{members[0].where}: annotators disagree ({sets}): {text:.40}; label it again")
+            problems.add(
+                tr(
+                    "{where}: annotators disagree ({sets}): {text:.40}; label it again",
+                    where=members[0].where,
+                    sets=sets,
+                    text=text,
+                )
+            )
         if labels is None:
             continue
         number = len(source.labels if source else labels)
         if single and number != 1:
             where = (source or members[0]).where
-            problems.add(f"{where}: {number} labels; --task_type multi_class takes one per row (or use multi_label)")
+            problems.add(
+                tr(
+                    "{where}: {number} labels; --task_type multi_class takes one per row (or use multi_label)",
+                    where=where,
+                    number=number,
+                )
+            )
         row = text, ",".join(labels)
         counts["repeated"] += row in seen
         if row not in seen:
@@ -112,7 +128,7 @@ def _by_text(annotations, disagreement, old_labels, counts):
         if clean:
             texts.setdefault(clean if disagreement else task, (clean, []))[1].extend(members)
         else:
-            counts["without a text"] += 1
+            counts[tr("without a text")] += 1
     return texts.values()
 
 
@@ -120,12 +136,13 @@ def log_rows(source, rows, counts, disagreement):
     """Logs how many rows there are, what was changed, and texts whose labels contradict each other."""
     logger.info("%s: %d rows", source, len(rows))
     messages = {
-        "spaced": "%d texts contained tabs or line breaks, now spaces",
-        "without a text": "%d rows without a text skipped",
-        "repeated": "%d rows with the same text and labels as another skipped",
-        "unlabelled": "%d rows without a label skipped, because another annotator labelled their text",
-        "unsettled": "%d texts skipped: no majority of their annotators agrees; label them again, or use another "
-        "--disagreement",
+        "spaced": tr("%d texts contained tabs or line breaks, now spaces"),
+        "without a text": tr("%d rows without a text skipped"),
+        "repeated": tr("%d rows with the same text and labels as another skipped"),
+        "unlabelled": tr("%d rows without a label skipped, because another annotator labelled their text"),
+        "unsettled": tr(
+            "%d texts skipped: no majority of their annotators agrees; label them again, or use another --disagreement"
+        ),
     }
     for name, message in messages.items():
         if counts[name]:
@@ -133,7 +150,7 @@ def log_rows(source, rows, counts, disagreement):
     if counts["several"]:
         log = logger.warning if counts["disagree"] else logger.info
         how = f": {DISAGREEMENT[disagreement or 'newest']} (see --disagreement)" if counts["disagree"] else ""
-        message = "%d texts have several annotations; annotators disagree about %d of them%s"
+        message = tr("%d texts have several annotations; annotators disagree about %d of them%s")
         log(message, counts["several"], counts["disagree"], how)
     label_sets = {}
     for text, labels in rows:
@@ -167,7 +184,9 @@ def split(source, rows, names, problems, *, splits, shuffle, seed):
     from text_cls.splitting import stratified_split
 
     if len(rows) < len(splits):
-        problems.add(f"{source}: {len(rows)} rows cannot fill {len(splits)} files")
+        problems.add(
+            tr("{source}: {count} rows cannot fill {count2} files", source=source, count=len(rows), count2=len(splits))
+        )
         return []
     order = np.random.default_rng(seed).permutation(len(rows))
     if not shuffle:
@@ -184,7 +203,13 @@ def split(source, rows, names, problems, *, splits, shuffle, seed):
         found = stratified_split(targets, [rows[i][0] for i in order], splits, seed)
         parts = [order[part] for part in found]
     if not all(map(len, parts)):
-        problems.add(f"{source}: {len(rows)} rows are too few for these --splits: one file would be empty")
+        problems.add(
+            tr(
+                "{source}: {count} rows are too few for these --splits: one file would be empty",
+                source=source,
+                count=len(rows),
+            )
+        )
     return parts
 
 
@@ -193,7 +218,11 @@ def write_rows(path, rows, part, expected=()):
     write(path, (f"{rows[i][0]}\t{','.join(rows[i][1])}" for i in part))
     found = Counter(label for i in part for label in rows[i][1])
     missing = [label for label in expected if not found[label]]
-    more = f"; {len(missing)} labels have no row in it: {', '.join(missing[:5])}" if missing else ""
+    more = (
+        tr("; {count} labels have no row in it: {missing}", count=len(missing), missing=", ".join(missing[:5]))
+        if missing
+        else ""
+    )
     logger.info("%s: %d rows%s%s", path, len(part), more, " ..." if len(missing) > 5 else "")
 
 
@@ -222,6 +251,6 @@ def write(path, lines):
             shutil.copy2(path, backup)
             logger.info("%s already existed; its old contents are in %s", path, backup)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(tr("cannot write {path}: {error}", path=path, error=error.strerror)) from error
     with atomic_write(path) as file:
         file.write(content)

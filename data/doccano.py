@@ -30,6 +30,7 @@ from dataset_files import (
 )
 from label_studio import ignored
 from text_cls.cli import Problems, command, logger
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from tool_labels import check_known, check_new
 
@@ -83,10 +84,12 @@ def add_annotation_flags(parser):
 def check_args(args, problems):
     check_flags(args.splits, args.separator, problems)
     if len(args.splits) > 1 and (args.valid or args.dirty):
-        problems.add(f"--{'valid' if args.valid else 'dirty'} writes one file; omit --splits, or set it to 1.0")
+        problems.add(
+            tr("--{value} writes one file; omit --splits, or set it to 1.0", value="valid" if args.valid else "dirty")
+        )
     if (args.join_controls or any(args.control.values())) and args.task_type != "hierarchical":
         flag = "--join_controls" if args.join_controls else "--control NAME=LABEL"
-        problems.add(f"{flag} makes a hierarchy; add --task_type hierarchical")
+        problems.add(tr("{flag} makes a hierarchy; add --task_type hierarchical", flag=flag))
 
 
 def run(args):
@@ -104,11 +107,11 @@ def run(args):
         rows, counts, places = labelled_texts(annotations, problems, **how, old_labels=args.dirty)
         names = sorted({name for _, labels in rows for name in labels})
         if rows and not names and not problems.count:
-            problems.add(f"{args.files}: no row has a label")
+            problems.add(tr("{files}: no row has a label", files=args.files))
         if (args.valid or args.dirty) and os.path.exists(label_path):
             check_known(rows, label_path, problems)
         else:
-            remedy = "add --split_joined to split them, or rename them in the labelling tool"
+            remedy = tr("add --split_joined to split them, or rename them in the labelling tool")
             check_new(places, problems, lambda sign: remedy)
     problems.stop_if_any()
     parts = split(args.files, rows, names, problems, splits=args.splits, shuffle=args.is_shuffle, seed=args.seed)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, UserError, command, progress_bar
 from text_cls.files import atomic_folder
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.rows import read_labels, read_rows
 
@@ -48,7 +49,7 @@ def parse_args(argv=None):
 
 def download(url, path):
     """Downloads a file of at most LARGEST bytes. Raises a UserError that says how else to get it."""
-    remedy = "download it with a browser or on another machine, then use --archive FILE"
+    remedy = tr("download it with a browser or on another machine, then use --archive FILE")
     try:
         with urllib.request.urlopen(url, timeout=SILENCE) as answer, open(path, "wb") as file:
             total = int(answer.headers.get("Content-Length") or 0)
@@ -57,9 +58,24 @@ def download(url, path):
                     file.write(block)
                     bar.update(len(block))
                     if file.tell() > LARGEST:
-                        raise UserError(f"{url}: larger than {LARGEST >> 20} MiB, so not the data set; {remedy}")
+                        raise UserError(
+                            tr(
+                                "{url}: larger than {largest} MiB, so not the data set; {remedy}",
+                                url=url,
+                                largest=LARGEST >> 20,
+                                remedy=remedy,
+                            )
+                        )
             if total and file.tell() != total:
-                raise UserError(f"{url}: stopped after {file.tell()} of {total} bytes; run again, or {remedy}")
+                raise UserError(
+                    tr(
+                        "{url}: stopped after {tell} of {total} bytes; run again, or {remedy}",
+                        url=url,
+                        tell=file.tell(),
+                        total=total,
+                        remedy=remedy,
+                    )
+                )
     except (urllib.error.URLError, OSError) as error:
         raise UserError(f"{url}: {getattr(error, 'reason', error)}; {remedy}") from error
 
@@ -73,13 +89,22 @@ def unpack(archive, folder):
                 if name not in WANTED or not member.isfile():
                     continue
                 if member.size > LARGEST:
-                    raise UserError(f"{archive}: {name} is larger than {LARGEST >> 20} MiB, so not the data set")
+                    raise UserError(
+                        tr(
+                            "{archive}: {name} is larger than {largest} MiB, so not the data set",
+                            archive=archive,
+                            name=name,
+                            largest=LARGEST >> 20,
+                        )
+                    )
                 with tar.extractfile(member) as source, open(os.path.join(folder, name), "wb") as target:
                     target.write(source.read())
     except FileNotFoundError as error:
-        raise UserError(f"--archive {archive}: no such file") from error
+        raise UserError(tr("--archive {archive}: no such file", archive=archive)) from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive}: not a complete .tar.gz archive ({error}); download it again") from error
+        raise UserError(
+            tr("{archive}: not a complete .tar.gz archive ({error}); download it again", archive=archive, error=error)
+        ) from error
 
 
 def verify(folder, sizes):
@@ -91,8 +116,16 @@ def verify(folder, sizes):
         found.append(len(labels))
     if not problems.count and tuple(found) != sizes:
         problems.add(
-            f"the archive has {found[0]} + {found[1]} rows and {found[2]} labels, but {sizes[0]} + {sizes[1]} and "
-            f"{sizes[2]} are published: it is another version, or damaged"
+            tr(
+                "the archive has {found} + {found2} rows and {found3} labels, but {sizes} + {sizes2} and "
+                "{sizes3} are published: it is another version, or damaged",
+                found=found[0],
+                found2=found[1],
+                found3=found[2],
+                sizes=sizes[0],
+                sizes2=sizes[1],
+                sizes3=sizes[2],
+            )
         )
     problems.stop_if_any()
 
@@ -100,7 +133,12 @@ def verify(folder, sizes):
 def fetch(archive, output_dir, sizes):
     """Unpacks an archive to a folder, which is created only if the archive matches the published data set."""
     if os.path.exists(output_dir):
-        raise UserError(f"{output_dir} already exists; remove it, or name another folder with --output_dir")
+        raise UserError(
+            tr(
+                "{output_dir} already exists; remove it, or name another folder with --output_dir",
+                output_dir=output_dir,
+            )
+        )
     with atomic_folder(output_dir) as folder:
         unpack(archive, folder)
         verify(folder, sizes)
@@ -119,7 +157,12 @@ def main(argv=None):
             print(f"Downloading {url}")
             download(url, archive)
         fetch(archive, output_dir, SIZES[args.name])
-    print(f"{output_dir}: checked and complete. Next: python train.py --dataset_dir {output_dir}")
+    print(
+        tr(
+            "{output_dir}: checked and complete. Next: python train.py --dataset_dir {output_dir}",
+            output_dir=output_dir,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from table_columns import columns_of, command_of, described, guess, items_of
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import SEPARATOR, join_path
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.rows import one_line
 from text_cls.tables import LOOKED_AT, cell_text, find_columns, open_table, row_text
@@ -62,7 +63,7 @@ def parse_args(argv=None):
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
     if (args.label_column or args.level_columns) and not args.text_column:
-        parser.error("--text_column is missing; without all the column flags, the columns are shown")
+        parser.error(tr("--text_column is missing; without all the column flags, the columns are shown"))
     args.splits = args.splits or [0.8, 0.2]
     if args.level_columns:
         args.task_type, args.separator = "hierarchical", SEPARATOR
@@ -78,7 +79,9 @@ def opened(args):
     tool = tool_of(first)
     advice = f"python data/doccano.py --doccano_file {shlex.quote(args.table)}"
     if tool == "Label Studio":
-        raise UserError(f"{args.table}: this is an export of Label Studio; convert it: {advice}")
+        raise UserError(
+            tr("{table}: this is an export of Label Studio; convert it: {advice}", table=args.table, advice=advice)
+        )
     if tool:
         logger.info("This looks like an export of doccano, which this command converts, too: %s", advice)
     if table.header_row == 0 and "TSV" in table.kind and len(table.columns) == 2:
@@ -96,11 +99,11 @@ def show(args):
     if problems.count:
         logger.warning("%d of the first rows cannot be read: %s", problems.count, problems.messages[0])
     columns = columns_of(table.columns, rows)
-    print(f"In the first {len(rows)} rows:", *described(columns), sep="\n")
+    print(tr("In the first {count} rows:", count=len(rows)), *described(columns), sep="\n")
     found = guess(columns, rows)
     if found is None:
-        raise UserError(f"{args.table}: no column has texts")
-    print(f"A guess: {found}. If it is right:", f"  {command_of(args, found.flags())}", sep="\n")
+        raise UserError(tr("{table}: no column has texts", table=args.table))
+    print(tr("A guess: {found}. If it is right:", found=found), f"  {command_of(args, found.flags())}", sep="\n")
 
 
 # ---------------------------------------------------------------------------------------------------- with column flags
@@ -113,9 +116,13 @@ def path_of(record, columns):
         levels.pop()
     if not all(levels):
         i = levels.index("")
-        raise ValueError(f"column {columns[i]!r} is empty, but {columns[i + 1]!r} is not")
+        raise ValueError(
+            tr("column {columns!r} is empty, but {columns2!r} is not", columns=columns[i], columns2=columns[i + 1])
+        )
     if wrong := next((level for level in levels if SEPARATOR in level), None):
-        raise ValueError(f"level {wrong!r} contains {SEPARATOR}, which separates levels")
+        raise ValueError(
+            tr("level {wrong!r} contains {separator}, which separates levels", wrong=wrong, separator=SEPARATOR)
+        )
     return [join_path(levels)] if levels else []
 
 
@@ -142,7 +149,7 @@ def convert(args):
     problems = Problems()
     check_flags(args.splits, args.separator, problems)
     if not args.label_separator:
-        problems.add("--label_separator: must not be empty; use, for example, ','")
+        problems.add(tr("--label_separator: must not be empty; use, for example, ','"))
     table = opened(args)
     texts = find_columns(args.text_column, table.columns, "--text_column", args.table, problems)
     label = [args.label_column] if args.label_column else []
@@ -167,9 +174,9 @@ def write_labelled(rows, args, problems):
     del found
     names = sorted({name for _, labels in rows for name in labels})
     if not names and not problems.count:
-        problems.add(f"{args.table}: no row has a label")
-    split_them = "" if args.level_columns else "add --label_separator {}, or "
-    check_new(places, problems, lambda sign: f"{split_them.format(shlex.quote(sign))}correct the table")
+        problems.add(tr("{table}: no row has a label", table=args.table))
+    split_them = "" if args.level_columns else tr("add --label_separator {}, or ")
+    check_new(places, problems, lambda sign: tr("{quote}correct the table", quote=split_them.format(shlex.quote(sign))))
     problems.stop_if_any()
     parts = split(args.table, rows, names, problems, splits=args.splits, shuffle=args.is_shuffle, seed=args.seed)
     problems.stop_if_any()
@@ -184,7 +191,7 @@ def write_texts(rows, args, problems):
     texts = [one_line(text) for _, text, _ in rows]
     problems.stop_if_any()
     if not any(texts):
-        raise UserError(f"{args.table}: no row has a text")
+        raise UserError(tr("{table}: no row has a text", table=args.table))
     path = os.path.join(args.save_dir, "data.txt")
     write(path, texts)
     logger.info("%s: %d texts, %d of them empty", path, len(texts), texts.count(""))

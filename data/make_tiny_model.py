@@ -17,6 +17,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import command, fraction, non_negative_int, positive_int
 from text_cls.files import atomic_folder
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.rows import read_texts
 
@@ -87,7 +88,7 @@ def make(args):
             file.writelines(f"{token}\n" for token in vocabulary)
         ErnieTokenizer(os.path.join(folder, "vocab.txt")).save_pretrained(folder)
         (ErnieForMaskedLM if args.masked_lm else ErnieModel)(config).save_pretrained(folder)
-    print(f"{args.output_dir}: a tiny ERNIE with random weights, to try the pipeline")
+    print(tr("{output_dir}: a tiny ERNIE with random weights, to try the pipeline", output_dir=args.output_dir))
 
 
 @command

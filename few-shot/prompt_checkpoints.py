@@ -5,6 +5,7 @@ import os
 
 from text_cls.cli import Problems, UserError
 from text_cls.files import sha256, write_json
+from text_cls.language import tr
 from text_cls.neural.checkpoint import last_folder
 from text_cls.neural.run_file import RUN_FILE, damage, read_run, sums_problem
 
@@ -100,10 +101,10 @@ def _differences(saved, arguments, data):
         then = saved.get("arguments", {}).get(name)
         filled_in = now is None and name in ("max_seq_length", "truncate_mode")  # by `read_all`
         if name not in FREE_ON_RESUME and then != (DEFAULTS[name] if filled_in else now):
-            yield f"--{name} was {then}, now it is {now}"
+            yield tr("--{name} was {then}, now it is {now}", name=name, then=then, now=now)
     for name, digest in data.items():
         if saved.get("data", {}).get(name) != digest:
-            yield f"{name} is not the file that run started with"
+            yield tr("{name} is not the file that run started with", name=name)
 
 
 def checkpoint_to_resume(args, run):
@@ -118,31 +119,46 @@ def checkpoint_to_resume(args, run):
     folder, last = latest_checkpoint(args.resume_from_checkpoint), last_folder(args.output_dir)
     if folder is None and os.path.realpath(args.resume_from_checkpoint) == os.path.realpath(last):
         raise UserError(
-            f"--resume_from_checkpoint {args.resume_from_checkpoint}: nothing is saved there yet; leave the flag "
-            "out to start from the beginning"
+            tr(
+                "--resume_from_checkpoint {resume_from_checkpoint}: nothing is saved there yet; leave the flag "
+                "out to start from the beginning",
+                resume_from_checkpoint=args.resume_from_checkpoint,
+            )
         )
     if folder is None:
         raise UserError(
-            f"--resume_from_checkpoint {args.resume_from_checkpoint}: there is no checkpoint of an interrupted "
-            "training; name the folder <output_dir>_last, or leave out --do_train to use a trained model"
+            tr(
+                "--resume_from_checkpoint {resume_from_checkpoint}: there is no checkpoint of an interrupted "
+                "training; name the folder <output_dir>_last, or leave out --do_train to use a trained model",
+                resume_from_checkpoint=args.resume_from_checkpoint,
+            )
         )
     home = os.path.dirname(os.path.realpath(folder))
     if home != os.path.realpath(last):
         raise UserError(
-            f"--resume_from_checkpoint {args.resume_from_checkpoint}: a run resumes in its own folder, which is {last} "
-            f"for --output_dir {args.output_dir}; use that run's --output_dir, or rename the folder"
+            tr(
+                "--resume_from_checkpoint {resume_from_checkpoint}: a run resumes in its own folder, which is {last} "
+                "for --output_dir {output_dir}; use that run's --output_dir, or rename the folder",
+                resume_from_checkpoint=args.resume_from_checkpoint,
+                last=last,
+                output_dir=args.output_dir,
+            )
         )
-    anew = f"leave out {flag} to start anew"
+    anew = tr("leave out {flag} to start anew", flag=flag)
     saved, problems = read_run(home, remedy=anew), Problems()
     if not saved:
-        raise UserError(f"{home} is damaged ({RUN_FILE}: missing); {anew}")
+        raise UserError(tr("{home} is damaged ({run_file}: missing); {anew}", home=home, run_file=RUN_FILE, anew=anew))
     for difference in _differences(saved, run["arguments"], run["data"]):
         problems.add(f"{flag}: {difference}")
     problems.stop_if_any()
     sums = saved.get("checkpoints")
     if sums is not None and (problem := _damage(folder, sums)):
         older = [path for path in checkpoints_in(home).values() if path != folder and not _damage(path, sums)]
-        remedy = f"resume from an older one ({flag} {older[-1]}), or {anew}" if older else anew
+        remedy = (
+            tr("resume from an older one ({flag} {older}), or {anew}", flag=flag, older=older[-1], anew=anew)
+            if older
+            else anew
+        )
         raise UserError(f"{problem}; {remedy}")
     return folder, sums or {}
 
@@ -151,8 +167,8 @@ def _damage(folder, sums):
     """Why a checkpoint cannot be resumed from, or None: a file of it or of the best one so far is damaged."""
     home, name = os.path.split(os.path.realpath(folder))
     if problem := sums_problem(sums.get(name), STATE) or damage(folder, sums.get(name)):
-        return f"{folder} is damaged ({problem})"
+        return tr("{folder} is damaged ({problem})", folder=folder, problem=problem)
     with open(os.path.join(folder, "trainer_state.json"), encoding="utf-8") as file:
         best = os.path.basename(json.load(file).get("best_model_checkpoint") or name)
     problem = damage(os.path.join(home, best), sums.get(best))
-    return f"{os.path.join(home, best)} is damaged ({problem})" if problem else None
+    return tr("{path} is damaged ({problem})", path=os.path.join(home, best), problem=problem) if problem else None

@@ -8,6 +8,7 @@ from prompting import Prompt, parse_prompt
 from text_cls.cli import Problems, UserError
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import split_path
+from text_cls.language import tr
 from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, load_checkpoint
 from text_cls.neural.export import bundle_folder_problem
 from text_cls.neural.model import model_name_problem, paddle_device_problem
@@ -22,23 +23,27 @@ EXPORT = "export"  # folder of the bundle in output_dir
 def argument_problems(args):
     """Yields a message for each problem with the arguments alone, and None for a check that finds none."""
     if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
-        yield "nothing to do: use --do_train, --do_eval, --do_predict or --do_export"
+        yield tr("nothing to do: use --do_train, --do_eval, --do_predict or --do_export")
     yield paddle_device_problem(args.device)
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
-        yield "prompt tuning runs in a single process; start it without paddle.distributed.launch"
+        yield tr("prompt tuning runs in a single process; start it without paddle.distributed.launch")
     if args.do_train:
         yield model_name_problem(args.model_name_or_path, "--model_name_or_path")
         yield checkpoint_folder_problem(args.output_dir, "prompt", "--output_dir")
         last = last_folder(args.output_dir)
         found = sorted(os.listdir(last)) if os.path.isdir(last) else []
         if strange := [name for name in found if name != "run.json" and not name.startswith("checkpoint-")]:
-            yield f"{last} holds {', '.join(strange[:5])}, which would be lost; move it elsewhere"
+            yield tr(
+                "{last} holds {strange}, which would be lost; move it elsewhere",
+                last=last,
+                strange=", ".join(strange[:5]),
+            )
     if args.do_train or args.do_export:
         yield bundle_folder_problem(os.path.join(args.output_dir, EXPORT), "--output_dir")
     yield from schedule_problems(args)
     yield from tracker_problems(args.tracker)
     if not args.learning_rate:
-        yield "--learning_rate 0: to train only soft tokens and label words, use --freeze_plm"
+        yield tr("--learning_rate 0: to train only soft tokens and label words, use --freeze_plm")
 
 
 def schedule_problems(args):
@@ -46,19 +51,24 @@ def schedule_problems(args):
     strategies = {args.evaluation_strategy, args.save_strategy}
     otherwise = len(strategies) > 1 or "steps" in strategies and args.save_steps != args.eval_steps
     if args.load_best_model_at_end and otherwise:
-        yield "--load_best_model_at_end: every scored model must be saved; save as often as you evaluate"
+        yield tr("--load_best_model_at_end: every scored model must be saved; save as often as you evaluate")
     if args.load_best_model_at_end and args.evaluation_strategy == "no":
-        yield "--load_best_model_at_end: --evaluation_strategy no gives no scores to choose the best model by"
+        yield tr("--load_best_model_at_end: --evaluation_strategy no gives no scores to choose the best model by")
     if args.evaluation_strategy == "steps" and not args.eval_steps:
-        yield "--evaluation_strategy steps: set the number of steps, such as --eval_steps 100"
+        yield tr("--evaluation_strategy steps: set the number of steps, such as --eval_steps 100")
     elif args.save_strategy == "steps" and not args.save_steps:
-        yield "--save_strategy steps: set the number of steps, such as --save_steps 100"
+        yield tr("--save_strategy steps: set the number of steps, such as --save_steps 100")
     for what, flag in (("evaluation", "eval"), ("save", "save")):
         strategy = getattr(args, f"{what}_strategy")
         if strategy != "steps" and getattr(args, f"{flag}_steps"):
-            yield f"--{flag}_steps has no effect with --{what}_strategy {strategy}; leave one of them out"
+            yield tr(
+                "--{flag}_steps has no effect with --{what}_strategy {strategy}; leave one of them out",
+                flag=flag,
+                what=what,
+                strategy=strategy,
+            )
     if args.max_steps == 0 or args.max_steps < -1:
-        yield "--max_steps: must be 1 or more, or -1 to count epochs instead"
+        yield tr("--max_steps: must be 1 or more, or -1 to count epochs instead")
 
 
 @dataclass
@@ -111,10 +121,17 @@ def missing_files(args, splits):
     needed = [f"{split}.txt" for split in splits] + (["label.txt"] if args.do_train else [])
     missing = [name for name in needed if not os.path.exists(os.path.join(args.data_dir, name))]
     if args.do_predict and not os.path.exists(texts_of(args)):
-        missing.append("data.txt and no test.txt")
+        missing.append(tr("data.txt and no test.txt"))
     if missing and not os.path.isdir(args.data_dir):
-        return f"--data_dir {args.data_dir} is not a folder; name the one with train.txt, dev.txt and label.txt"
-    return f"--data_dir {args.data_dir}: there is no {', no '.join(missing)}" if missing else None
+        return tr(
+            "--data_dir {data_dir} is not a folder; name the one with train.txt, dev.txt and label.txt",
+            data_dir=args.data_dir,
+        )
+    return (
+        tr("--data_dir {data_dir}: there is no {missing}", data_dir=args.data_dir, missing=", no ".join(missing))
+        if missing
+        else None
+    )
 
 
 def open_trained(args, problems):
@@ -124,14 +141,23 @@ def open_trained(args, problems):
     trained = load_checkpoint(args.resume_from_checkpoint, None, problems, flag, "prompt")
     for name in ("prompt", "label_words"):
         if name not in trained.run:
-            raise UserError(f"{os.path.join(trained.path, RUN_FILE)}: {name} is missing; {REMEDY}")
+            raise UserError(
+                tr(
+                    "{path}: {name} is missing; {remedy}",
+                    path=os.path.join(trained.path, RUN_FILE),
+                    name=name,
+                    remedy=REMEDY,
+                )
+            )
     if args.prompt is not None and parse_prompt(args.prompt) != trained.run["prompt"]:
-        problems.add("--prompt differs from the trained model's; leave it out")
+        problems.add(tr("--prompt differs from the trained model's; leave it out"))
     label_file = os.path.join(args.data_dir, "label.txt")
     if os.path.exists(label_file):
         given, _ = read_label_words(label_file, problems, of_model=True)
         if not given.same_as(trained.labels):
-            problems.add(f"{label_file} does not list the trained model's labels in the same order")
+            problems.add(
+                tr("{label_file} does not list the trained model's labels in the same order", label_file=label_file)
+            )
     return trained
 
 
@@ -152,10 +178,25 @@ def read_label_words(path, problems, of_model=False):
     for number, line in read_lines(path):
         name, equals, word = (piece.strip() for piece in line.partition("=="))
         if equals and not (name and word and "==" not in word):
-            problems.add(f"{path}:{number}: {line.strip()!r}: expected label or label==word")
+            problems.add(
+                tr(
+                    "{path}:{number}: {line!r}: expected label or label==word",
+                    path=path,
+                    number=number,
+                    line=line.strip(),
+                )
+            )
         key = tidy_name(name)
         if equals and word in words.get(key, ()):
-            problems.add(f"{path}:{number}: label {name!r} already has the word {word!r}; delete the line")
+            problems.add(
+                tr(
+                    "{path}:{number}: label {name!r} already has the word {word!r}; delete the line",
+                    path=path,
+                    number=number,
+                    name=name,
+                    word=word,
+                )
+            )
         if not equals or key and key not in words:
             lines.append((number, name))
         words.setdefault(key, [])
@@ -169,7 +210,11 @@ def read_labelled(path, labels, problems):
     for number, line in read_lines(path):
         if line.strip() and "\t" not in line:
             problems.add(
-                f"{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label applies. "
-                "Texts to predict belong in data.txt"
+                tr(
+                    "{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label applies. "
+                    "Texts to predict belong in data.txt",
+                    path=path,
+                    number=number,
+                )
             )
     return read_rows(path, labels, problems, again=True)

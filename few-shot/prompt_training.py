@@ -20,6 +20,7 @@ from text_cls.batching import shuffled_batches
 from text_cls.card_facts import changed_arguments, describe_data, describe_scores, in_words
 from text_cls.cli import logger, progress_bar
 from text_cls.decision import Decision
+from text_cls.language import tr
 from text_cls.neural.weights import load_weights
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
@@ -97,7 +98,9 @@ class PromptRun:
         """
         state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")) if checkpoint else None
         done = state.global_step if state else 0
-        logger.info("Training: %d steps at most%s", self.steps, f", resuming at step {done}" if done else "")
+        logger.info(
+            "Training: %d steps at most%s", self.steps, tr(", resuming at step {done}", done=done) if done else ""
+        )
         self.trainer, started = RunTrainer(self), time.perf_counter()
         if state and (done >= self.steps or self.patience_is_over(state)):  # PaddleNLP (2.8) would take another step
             self.trainer.state = state

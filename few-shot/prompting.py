@@ -17,6 +17,7 @@ import numpy as np
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import Problems, UserError
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.export import tokenizer_problem
 from text_cls.neural.model import longest_input
@@ -59,8 +60,15 @@ def parse_prompt(text):
         if piece.startswith("{") and piece.endswith("}"):
             parts.append(_part(piece))
         elif found := re.search("[{}｛｝]", piece):
-            what = "unmatched brace" if found[0] in "{}" else "full-width brace"
-            raise UserError(f"--prompt {text!r}: {what} {found[0]}; write a part like {{'mask'}}")
+            what = tr("unmatched brace") if found[0] in "{}" else tr("full-width brace")
+            raise UserError(
+                tr(
+                    "--prompt {text!r}: {what} {found}; write a part like {{'mask'}}",
+                    text=text,
+                    what=what,
+                    found=found[0],
+                )
+            )
         elif piece.strip():
             parts.append({"hard": piece.strip()})
     if not any("text" in part for part in parts):  # AutoTemplate does the same
@@ -70,7 +78,14 @@ def parse_prompt(text):
         count = sum(kind in part for part in parts)
         if count != 1:
             written = "{'text': 'text_a'}" if kind == "text" else "{'mask'}"
-            raise UserError(f"--prompt {text!r}: {written} appears {count} times; write it once")
+            raise UserError(
+                tr(
+                    "--prompt {text!r}: {written} appears {count} times; write it once",
+                    text=text,
+                    written=written,
+                    count=count,
+                )
+            )
     return parts
 
 
@@ -80,17 +95,25 @@ def _part(piece):
         part = dict.fromkeys(part) if isinstance(part, set) else part
         keys = set(part)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise UserError(f"--prompt: cannot parse {piece}; write a part like {{'mask'}}") from error
+        raise UserError(tr("--prompt: cannot parse {piece}; write a part like {{'mask'}}", piece=piece)) from error
     for name in sorted(REFUSED.keys() & keys):
         raise UserError(f"--prompt: {piece}: {REFUSED[name]}")
     kind = next((name for name in KINDS if name in keys), None)
     if kind is None:
-        raise UserError(f"--prompt: {piece} has none of the keys {', '.join(KINDS)}")
+        raise UserError(tr("--prompt: {piece} has none of the keys {kinds}", piece=piece, kinds=", ".join(KINDS)))
     kind = "soft" if kind == "soft_id" else kind
     strange = keys - ATTRIBUTES[kind] - {kind} - ({"soft_id"} if kind == "soft" else set())
     if strange:
         unknown, known = ", ".join(map(str, sorted(strange, key=str))), ", ".join(sorted(ATTRIBUTES[kind]))
-        raise UserError(f"--prompt: {piece}: unknown key {unknown}; a {kind} part takes {known}")
+        raise UserError(
+            tr(
+                "--prompt: {piece}: unknown key {unknown}; a {kind} part takes {known}",
+                piece=piece,
+                unknown=unknown,
+                kind=kind,
+                known=known,
+            )
+        )
     faults = {
         "text": kind == "text" and not isinstance(part["text"], str),
         "hard": kind == "hard" and not isinstance(part["hard"], str),
@@ -106,7 +129,9 @@ def _part(piece):
         faults["length"] = part.get("length", 1) != 1  # the verbalizer reads one mask
     for name, wrong in faults.items():
         if wrong:
-            raise UserError(f"--prompt: {piece}: {name} cannot be {part.get(name)!r}")
+            raise UserError(
+                tr("--prompt: {piece}: {name} cannot be {get!r}", piece=piece, name=name, get=part.get(name))
+            )
     return part
 
 
@@ -167,7 +192,13 @@ def layout_of(template, tokenizer, vocab_size):
     made = template({text: here})
     words, places = np.array(made["input_ids"]), np.flatnonzero(np.array(made["input_ids"]) == tokenizer.pad_token_id)
     if len(places) != 1 or len(made["masked_positions"]) != 1:
-        raise UserError(f"--prompt: {here} and {tokenizer.mask_token} cannot be used as words; write {{'mask'}}")
+        raise UserError(
+            tr(
+                "--prompt: {here} and {mask_token} cannot be used as words; write {{'mask'}}",
+                here=here,
+                mask_token=tokenizer.mask_token,
+            )
+        )
     types = np.array(made["token_type_ids"])
     zeros = np.zeros_like(words)
     soft, encoders = (np.array(made.get(name, zeros)) for name in ("soft_token_ids", "encoder_ids"))
@@ -260,9 +291,20 @@ def make_task(plm, tokenizer, prompt, max_seq_length, truncate_mode="tail", free
 
     problems, limit = Problems(), longest_input(plm.config)
     if any(part.get("token_type", 0) >= plm.config.type_vocab_size for part in prompt.parts):
-        problems.add(f"--prompt: this model has {plm.config.type_vocab_size} token types, numbered from 0")
+        problems.add(
+            tr(
+                "--prompt: this model has {type_vocab_size} token types, numbered from 0",
+                type_vocab_size=plm.config.type_vocab_size,
+            )
+        )
     if max_seq_length > limit:
-        problems.add(f"--max_seq_length {max_seq_length}: this model takes at most {limit} tokens")
+        problems.add(
+            tr(
+                "--max_seq_length {max_seq_length}: this model takes at most {limit} tokens",
+                max_seq_length=max_seq_length,
+                limit=limit,
+            )
+        )
     if problem := tokenizer_problem(tokenizer):
         problems.add(problem)
     tokens = word_tokens(tokenizer, prompt, problems)
@@ -270,11 +312,17 @@ def make_task(plm, tokenizer, prompt, max_seq_length, truncate_mode="tail", free
     try:
         template = AutoTemplate.create_from(copy.deepcopy(prompt.parts), tokenizer, limit, model=plm)
     except (ValueError, AssertionError) as error:  # an AssertionError has no text
-        why = str(error) or "write the words of a soft_id once; its other parts have the soft_id alone"
+        why = str(error) or tr("write the words of a soft_id once; its other parts have the soft_id alone")
         raise UserError(f"--prompt: {why}") from error
     layout = layout_of(template, tokenizer, plm.config.vocab_size)
     if max_seq_length <= len(layout.ids):
-        raise UserError(f"--max_seq_length {max_seq_length}: the prompt alone takes {len(layout.ids)} tokens")
+        raise UserError(
+            tr(
+                "--max_seq_length {max_seq_length}: the prompt alone takes {count} tokens",
+                max_seq_length=max_seq_length,
+                count=len(layout.ids),
+            )
+        )
     verbalizer = make_verbalizer(plm, tokenizer, prompt, tokens)
     model = _prompt_model_class()(plm, template, verbalizer, freeze_plm, freeze_dropout)
     with TemporaryDirectory() as folder:
@@ -306,7 +354,13 @@ def word_tokens(tokenizer, prompt, problems):
     ]
     for name, of_label, found in zip(prompt.labels.names, prompt.words, ids):
         for word in (word for word, tokens in zip(of_label, found) if not tokens):
-            problems.add(f"label {name!r}: the word {word!r} has no tokens; use another one: {name}==word")
+            problems.add(
+                tr(
+                    "label {name!r}: the word {word!r} has no tokens; use another one: {name}==word",
+                    name=name,
+                    word=word,
+                )
+            )
     return ids
 
 

@@ -32,6 +32,7 @@ from text_cls.cli import (
     positive_int,
     whole_number,
 )
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.trackers import Trackers, add_tracker_flags
@@ -66,16 +67,16 @@ def add_switch(group, name, default, text):
 
 def add_data_flags(parser):
     group = parser.add_argument_group("what to do")
-    add_switch(group, "--do_train", False, "train on train.txt, choose the best model on dev.txt (off)")
-    add_switch(group, "--do_eval", False, "evaluate on dev.txt (off)")
+    add_switch(group, "--do_train", False, tr("train on train.txt, choose the best model on dev.txt (off)"))
+    add_switch(group, "--do_eval", False, tr("evaluate on dev.txt (off)"))
     add_switch(
         group,
         "--do_predict",
         False,
-        "predict labels of data.txt, else test.txt; evaluate on test.txt if it exists (off)",
+        tr("predict labels of data.txt, else test.txt; evaluate on test.txt if it exists (off)"),
     )
     add_blank_flag(group)
-    add_switch(group, "--do_export", False, "write a bundle to <output_dir>/export (off)")
+    add_switch(group, "--do_export", False, tr("write a bundle to <output_dir>/export (off)"))
 
     group = parser.add_argument_group("data and model")
     group.add_argument("--data_dir", default="./data", help="folder of train.txt, dev.txt, label.txt ... (%(default)s)")
@@ -89,11 +90,11 @@ def add_data_flags(parser):
 
 
 def add_prompt_flags(group):
-    add_switch(group, "--freeze_plm", False, "train only soft tokens and label words (off)")
-    add_switch(group, "--freeze_dropout", False, "like --freeze_plm, and also disable the model's dropout (off)")
-    add_switch(group, "--use_rdrop", False, "R-Drop: two passes over a row should agree (off)")
+    add_switch(group, "--freeze_plm", False, tr("train only soft tokens and label words (off)"))
+    add_switch(group, "--freeze_dropout", False, tr("like --freeze_plm, and also disable the model's dropout (off)"))
+    add_switch(group, "--use_rdrop", False, tr("R-Drop: two passes over a row should agree (off)"))
     group.add_argument("--alpha_rdrop", type=non_negative_float, default=5.0, help="R-Drop weight (%(default)s)")
-    add_switch(group, "--use_rgl", False, "RGL: rows with equal labels should be similar at the mask (off)")
+    add_switch(group, "--use_rgl", False, tr("RGL: rows with equal labels should be similar at the mask (off)"))
     group.add_argument("--alpha_rgl", type=non_negative_float, default=0.5, help="RGL weight (%(default)s)")
     for name, default in {
         "learning_rate": 1e-4,
@@ -103,7 +104,10 @@ def add_prompt_flags(group):
         "adam_epsilon": 1e-8,
     }.items():
         kind = fraction() if "beta" in name else non_negative_float
-        text = f"{name.replace('_', ' ').replace('adam', 'Adam')} of soft tokens and label words (%(default)s)"
+        text = tr(
+            "{replace} of soft tokens and label words (%(default)s)",
+            replace=name.replace("_", " ").replace("adam", "Adam"),
+        )
         group.add_argument(f"--ppt_{name}", type=kind, default=default, help=text)
 
 
@@ -153,7 +157,9 @@ def add_output_flags(group):
     group.add_argument(
         "--metric_for_best_model", choices=METRICS, default=METRICS[0], help="dev score of the best model (%(default)s)"
     )
-    add_switch(group, "--load_best_model_at_end", None, "keep the best model, not the last (on if there is evaluation)")
+    add_switch(
+        group, "--load_best_model_at_end", None, tr("keep the best model, not the last (on if there is evaluation)")
+    )
     when = ("no", "steps", "epoch")
     group.add_argument("--evaluation_strategy", choices=when, help="when to evaluate (epoch; steps with --eval_steps)")
     group.add_argument("--eval_steps", type=positive_int, help="steps between evaluations (none)")
@@ -189,7 +195,13 @@ def load_task(args, prompt, trained, device):
     plm, tokenizer = load_masked_lm(args.model_name_or_path, "--model_name_or_path")
     kind = plm.config.model_type
     if kind != "ernie":
-        raise UserError(f"--model_name_or_path {args.model_name_or_path}: of type {kind}; only ERNIE is supported")
+        raise UserError(
+            tr(
+                "--model_name_or_path {model_name_or_path}: of type {kind}; only ERNIE is supported",
+                model_name_or_path=args.model_name_or_path,
+                kind=kind,
+            )
+        )
     return with_prompt(plm, tokenizer)
 
 
@@ -271,8 +283,12 @@ def fit(args, task, rows, folder, checkpoint, trackers):
         raise
     except MemoryError as error:
         raise UserError(
-            f"out of memory with --per_device_train_batch_size {args.per_device_train_batch_size} and "
-            f"--max_seq_length {args.max_seq_length}; halve one of them"
+            tr(
+                "out of memory with --per_device_train_batch_size {per_device_train_batch_size} and "
+                "--max_seq_length {max_seq_length}; halve one of them",
+                per_device_train_batch_size=args.per_device_train_batch_size,
+                max_seq_length=args.max_seq_length,
+            )
         ) from error
     return training
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from prompt_data import read_label_words
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.label_tree import paths_to, split_path
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.head_start import DESCRIPTIONS
@@ -39,23 +40,28 @@ def parse_args(argv=None):
     )
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")
-    labels = f"all labels, one per line; without the file, those of {DESCRIPTIONS} (%(default)s)"
+    labels = tr(
+        "all labels, one per line; without the file, those of {descriptions} (%(default)s)", descriptions=DESCRIPTIONS
+    )
     data.add_argument("--label_file", default="label.txt", help=labels)
-    texts = f"unlabelled texts to centre the labels on, at most {MOST_TEXTS}, drawn by seed (%(default)s)"
+    texts = tr(
+        "unlabelled texts to centre the labels on, at most {most_texts}, drawn by seed (%(default)s)",
+        most_texts=MOST_TEXTS,
+    )
     data.add_argument("--unlabelled_file", default="data.txt", help=texts)
     data.add_argument("--train_file", default="train.txt", help="labelled rows, if there are any (%(default)s)")
     data.add_argument("--dev_file", default="dev.txt", help="labelled rows to score, if there are any (%(default)s)")
-    head = "fit a classifier to the labelled rows; --no-head: do not use them (on if --train_file exists)"
+    head = tr("fit a classifier to the labelled rows; --no-head: do not use them (on if --train_file exists)")
     data.add_argument("--head", action=argparse.BooleanOptionalAction, help=head)
 
     model = parser.add_argument_group("model")
     model.add_argument("--model_name", default=str(ENCODER), help="sentence encoder: its folder or name (%(default)s)")
     model.add_argument("--output_dir", required=True, help="bundle to write (required)")
     model.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
-    length = "maximum tokens per text (%(default)s)"
+    length = tr("maximum tokens per text (%(default)s)")
     model.add_argument("--max_seq_length", type=positive_int, default=128, help=length)
     model.add_argument("--batch_size", type=positive_int, default=32, help="rows per batch (%(default)s)")
-    seed = "seed of the unlabelled texts, and of folds (%(default)s)"
+    seed = tr("seed of the unlabelled texts, and of folds (%(default)s)")
     model.add_argument("--seed", type=non_negative_int, default=3, help=seed)
     return parser.parse_args(argv)
 
@@ -71,7 +77,7 @@ def argument_problems(args):
     yield paddle_device_problem(args.device)
     yield bundle_folder_problem(args.output_dir, "--output_dir")
     if problem := model_name_problem(args.model_name):
-        yield f"{problem}. To make a sentence encoder: python data/make_pretrained_model.py"
+        yield tr("{problem}. To make a sentence encoder: python data/make_pretrained_model.py", problem=problem)
 
 
 def described_labels(path):
@@ -103,7 +109,7 @@ def read_unlabelled(path, seed, problems):
 
     texts = [text for _, text in read_texts(path, problems)]
     if not texts:
-        problems.add(f"{path}: no texts; the labels are centred on unlabelled texts, one per line")
+        problems.add(tr("{path}: no texts; the labels are centred on unlabelled texts, one per line", path=path))
     elif len(texts) < FEW_TEXTS:
         logger.warning("%s: %d texts are few to centre the labels on; use %d or more", path, len(texts), FEW_TEXTS)
     if len(texts) <= MOST_TEXTS:
@@ -131,7 +137,7 @@ def read_data(args):
             if wanted[split]:
                 rows[split] = read_rows(paths[split], labels, problems)
     if "train" in rows and not len(rows["train"].label_ids):
-        problems.add(f"{paths['train']}: no row has a label; label some, or use --no-head")
+        problems.add(tr("{train}: no row has a label; label some, or use --no-head", train=paths["train"]))
     if not args.head:
         with problems.collect():
             texts = read_unlabelled(os.path.join(args.dataset_dir, args.unlabelled_file), args.seed, problems)
@@ -156,7 +162,7 @@ def is_sentence_encoder(name):
         return run.get("kind") == "retrieval"
     if os.path.exists(os.path.join(folder, "1_Pooling", "config.json")):
         return True
-    return read_json(config, OBJECT, "copy the whole folder again").get("pooling") is not None
+    return read_json(config, OBJECT, tr("copy the whole folder again")).get("pooling") is not None
 
 
 def warn(args, labels):
@@ -233,7 +239,7 @@ def log_scores(args, labels, rows):
     predictor = open_predictor(args.output_dir)
     predicted = predictor.decision.decide(predictor.probabilities(list(rows.texts)), labels.parents)
     found = scores(rows.multi_hot(len(labels)), predicted)
-    what = "Dev: micro f1 %.2f, macro f1 %.2f, on %d rows"
+    what = tr("Dev: micro f1 %.2f, macro f1 %.2f, on %d rows")
     logger.info(what, 100 * found["micro_f1"], 100 * found["macro_f1"], len(rows))
 
 

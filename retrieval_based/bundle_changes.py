@@ -5,6 +5,7 @@ import os
 from ownership import copy_problem, with_owner
 from text_cls.bundle import DECISION, changed_bundle, strange_files_problem
 from text_cls.cli import logger
+from text_cls.language import tr
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import carry_decision
 
@@ -39,7 +40,7 @@ def write_changes(bundle, index, labels, fields=None, decision=None):
 
 def shown(names):
     """The first 20 names, and how many more there are."""
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return ", ".join(names[:20]) + (tr(" and {count} more", count=len(names) - 20) if len(names) > 20 else "")
 
 
 def counted(number, one, several):
@@ -59,7 +60,11 @@ def memory_problem(rows, width):
     needed, present = 2 * 4 * rows * width, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed < present:
         return None
-    return (
-        f"{rows} entries of {width} numbers need {needed / 2**30:.0f} GiB of memory, and this machine has "
-        f"{present / 2**30:.0f} GiB; use a Milvus server: --milvus_uri http://host:19530"
+    return tr(
+        "{rows} entries of {width} numbers need {needed:.0f} GiB of memory, and this machine has "
+        "{present:.0f} GiB; use a Milvus server: --milvus_uri http://host:19530",
+        rows=rows,
+        width=width,
+        needed=needed / 2**30,
+        present=present / 2**30,
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from text_cls.cli import UserError, logger
 from text_cls.decision import Decision
+from text_cls.language import tr
 from text_cls.rows import Labels, read_labels, read_lines, read_rows
 from text_cls.search.label_scores import carry_decision, corpus_labels, label_entries, row_entries, vote_decision
 
@@ -30,9 +31,9 @@ def read_corpus(args, encoder, problems):
         with problems.collect():
             encoder.predictor.load_index()
         of_rows = encoder.predictor.bundle.manifest["corpus"] == "rows"
-        corpus = Corpus("the bundle's index", labels, decision, of_rows)
+        corpus = Corpus(tr("the bundle's index"), labels, decision, of_rows)
     elif path is None:
-        corpus = Corpus("the model's labels", labels, decision, False, *label_entries(labels, encoder.corpus))
+        corpus = Corpus(tr("the model's labels"), labels, decision, False, *label_entries(labels, encoder.corpus))
     elif any("\t" in line for _, line in read_lines(path)):
         entries = read_row_entries(path, labels, problems)
         decision = decision if args.vote is False else decision_by_vote(decision)
@@ -44,7 +45,7 @@ def read_corpus(args, encoder, problems):
         entries = label_entries(labels, [name for name in labels.names if name in wanted])
         corpus = Corpus(path, labels, carry_decision(decision, encoder.labels, labels), False, *entries)
     if args.vote and not corpus.of_rows:
-        problems.add("--vote counts labelled rows, but the corpus is label texts; use --corpus_file data/train.txt")
+        problems.add(tr("--vote counts labelled rows, but the corpus is label texts; use --corpus_file data/train.txt"))
     return corpus
 
 
@@ -64,7 +65,7 @@ def read_build_corpus(args, predictor, problems):
     labels, manifest = predictor.labels, predictor.bundle.manifest
     if args.corpus == "rows":
         if args.corpus_file is None:
-            problems.add("--corpus rows: name the labelled rows, --corpus_file data/train.txt")
+            problems.add(tr("--corpus rows: name the labelled rows, --corpus_file data/train.txt"))
             return labels, [], []
         return labels, *read_row_entries(args.corpus_file, labels, problems)
     if args.corpus_file:

@@ -12,6 +12,7 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.bundle import MANIFEST
 from text_cls.cli import Problems, UserError
+from text_cls.language import tr
 from text_cls.neural import hugging_face
 from text_cls.neural.checkpoint import load_checkpoint, load_rest
 from text_cls.neural.compat import import_paddle
@@ -92,7 +93,13 @@ def load_encoder(name, output_emb_size=None, flag="--model_name_or_path", poolin
             weights = read_weights(encoder, os.path.join(name, file), flag)
             for part in ("weight", "bias"):
                 if f"projection.{part}" not in weights:
-                    raise ValueError(f"{file} has no projection.{part}, but config.json says that there is one")
+                    raise ValueError(
+                        tr(
+                            "{file} has no projection.{part}, but config.json says that there is one",
+                            file=file,
+                            part=part,
+                        )
+                    )
                 getattr(encoder.projection, part).set_value(weights[f"projection.{part}"])
     return encoder, tokenizer
 
@@ -135,10 +142,23 @@ class TrainedEncoder:
         self.labels, self.decision, run = self._checkpoint.labels, self._checkpoint.decision, self._checkpoint.run
         self.corpus, self.max_seq_length = run["corpus"], max_seq_length or run["arguments"]["max_seq_length"]
         if unknown := [name for name in self.corpus or () if name not in self.labels.index]:
-            raise UserError(f"{path}/run.json: corpus names {unknown[0]!r}, which label.txt does not; {REMEDY}")
+            raise UserError(
+                tr(
+                    "{path}/run.json: corpus names {unknown!r}, which label.txt does not; {remedy}",
+                    path=path,
+                    unknown=unknown[0],
+                    remedy=REMEDY,
+                )
+            )
         longest = self._checkpoint.longest
         if longest and self.max_seq_length > longest:
-            raise UserError(f"--max_seq_length {self.max_seq_length}: this model takes at most {longest} tokens")
+            raise UserError(
+                tr(
+                    "--max_seq_length {max_seq_length}: this model takes at most {longest} tokens",
+                    max_seq_length=self.max_seq_length,
+                    longest=longest,
+                )
+            )
         self._path, self._device, self._batch_size = path, device, batch_size
 
     def checkpoint(self):

@@ -25,6 +25,7 @@ from searching import Search, add_search_flags, found_ids
 from text_cls.cli import Problems, UserError, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.files import atomic_write
+from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
 from text_cls.rows import one_line, read_labels, read_lines, read_rows
@@ -64,13 +65,25 @@ def read_result(path, rows, labels, problems):
         except ValueError:
             cosine = math.nan
         if not math.isfinite(cosine):
-            problems.add(f"{path}:{number}: a line must be text<TAB>label,label<TAB>cosine, as recall.py writes it")
+            problems.add(
+                tr(
+                    "{path}:{number}: a line must be text<TAB>label,label<TAB>cosine, as recall.py writes it",
+                    path=path,
+                    number=number,
+                )
+            )
             continue
         if not stretches or stretches[-1][0] != text:
             stretches.append((text, number, []))
         stretches[-1][2].append((tuples.setdefault(names, tuple(names.split(","))), cosine))
     for name in sorted({name for names in tuples.values() for name in names} - set(labels.index)):
-        problems.add(f"{path}: label {name!r} is not in the label file; use that of the corpus, --label_path")
+        problems.add(
+            tr(
+                "{path}: label {name!r} is not in the label file; use that of the corpus, --label_path",
+                path=path,
+                name=name,
+            )
+        )
     problems.stop_if_any()
     entries_of_rows = _split_by_row(path, rows, stretches)
     k = max(map(len, entries_of_rows))
@@ -81,18 +94,37 @@ def read_result(path, rows, labels, problems):
 
 def _split_by_row(path, rows, stretches):
     """The entries of each row: consecutive rows with the same text share its entries equally."""
-    remedy = f"it is not the result of {rows.path}; run recall.py --similar_text_pair_file {rows.path} again"
+    remedy = tr("it is not the result of {path}; run recall.py --similar_text_pair_file {path} again", path=rows.path)
     entries_of_rows = []
     repeats = [(text, len(list(same))) for text, same in groupby(map(one_line, rows.texts))]
     for (wanted, count), (text, line, entries) in zip(repeats, stretches):
         if wanted != text:
-            raise UserError(f"{path}:{line}: {text[:30]!r}, but the next of the rows is {wanted[:30]!r}; {remedy}")
+            raise UserError(
+                tr(
+                    "{path}:{line}: {text!r}, but the next of the rows is {wanted!r}; {remedy}",
+                    path=path,
+                    line=line,
+                    text=text[:30],
+                    wanted=wanted[:30],
+                    remedy=remedy,
+                )
+            )
         each, rest = divmod(len(entries), count)
         if rest:
-            raise UserError(f"{path}:{line}: {len(entries)} entries for {count} rows of {text[:30]!r}; {remedy}")
+            raise UserError(
+                tr(
+                    "{path}:{line}: {count} entries for {count2} rows of {text!r}; {remedy}",
+                    path=path,
+                    line=line,
+                    count=len(entries),
+                    count2=count,
+                    text=text[:30],
+                    remedy=remedy,
+                )
+            )
         entries_of_rows += [entries[i * each : (i + 1) * each] for i in range(count)]
     if len(repeats) != len(stretches):
-        what = "more texts than" if len(stretches) > len(repeats) else "not all texts of"
+        what = tr("more texts than") if len(stretches) > len(repeats) else tr("not all texts of")
         raise UserError(f"{path}: {what} {rows.path}; {remedy}")
     return entries_of_rows
 
@@ -133,9 +165,9 @@ def check_args(args, problems):
     """Sets the default of --label_path, and adds what is wrong with the arguments to `problems`."""
     path = args.recall_result_file
     if not path and not args.params_path:
-        problems.add("name what to score: --recall_result_file, which recall.py wrote, or a model, --params_path")
+        problems.add(tr("name what to score: --recall_result_file, which recall.py wrote, or a model, --params_path"))
     if path and args.corpus_file:
-        problems.add("--corpus_file: the result file already has a corpus; leave out one of the two")
+        problems.add(tr("--corpus_file: the result file already has a corpus; leave out one of the two"))
     if not args.params_path and not args.label_path:
         args.label_path = os.path.join(os.path.dirname(args.similar_text_pair), "label.txt")
     inputs = [name for name in (args.similar_text_pair, path, args.corpus_file, args.label_path) if name]
@@ -153,7 +185,12 @@ def open_inputs(args, problems):
     if not args.recall_result_file:
         corpus = read_corpus(args, encoder, problems)
         if args.label_path and not read_labels(args.label_path, problems, of_model=True).same_as(corpus.labels):
-            problems.add(f"--label_path {args.label_path} is not the label file of the model and corpus; leave it out")
+            problems.add(
+                tr(
+                    "--label_path {label_path} is not the label file of the model and corpus; leave it out",
+                    label_path=args.label_path,
+                )
+            )
         return corpus.labels, corpus.decision, encoder, corpus
     labels = read_labels(args.label_path, problems) if args.label_path else encoder.labels
     if encoder:

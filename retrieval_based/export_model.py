@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 
@@ -71,7 +72,14 @@ def open_checked(args):
     checkpoint = trained.checkpoint()
     width = checkpoint.model.config.output_emb_size
     if args.output_emb_size not in (None, width):
-        raise UserError(f"--output_emb_size {args.output_emb_size}: that of {args.params_path} is {width}")
+        raise UserError(
+            tr(
+                "--output_emb_size {output_emb_size}: that of {params_path} is {width}",
+                output_emb_size=args.output_emb_size,
+                params_path=args.params_path,
+                width=width,
+            )
+        )
     if problem := tokenizer_problem(checkpoint.tokenizer):
         raise UserError(problem)
     return trained

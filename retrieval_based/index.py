@@ -25,6 +25,7 @@ from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
 from text_cls.files import read_unchanged
 from text_cls.label_tree import parent_path, paths_to
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.rows import Labels
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -54,20 +55,20 @@ def parse_args(argv=None):
             )
         return subparser
 
-    add_build_flags(subcommand("build", "build the index again, replacing the current one"))
+    add_build_flags(subcommand("build", tr("build the index again, replacing the current one")))
 
-    add = subcommand("add", "add labels, or texts that have a label")
+    add = subcommand("add", tr("add labels, or texts that have a label"))
     add.add_argument("--label", help="label to add; missing parents are added, too (none)")
     add.add_argument("--text", nargs="+", default=[], help="texts that have the label, one entry per text (none)")
     add.add_argument(
         "--corpus_file", help="labels, one per line; labelled rows if the index holds labelled rows (none)"
     )
 
-    remove = subcommand("remove", "remove labels")
+    remove = subcommand("remove", tr("remove labels"))
     remove.add_argument("--label", nargs="+", required=True, help="labels to remove (required)")
     remove.add_argument("--with_children", action="store_true", help="also remove all labels below these (off)")
 
-    subcommand("list", "print each label and the number of its entries")
+    subcommand("list", tr("print each label and the number of its entries"))
     return parser.parse_args(argv)
 
 
@@ -127,13 +128,19 @@ def remove(args):
         below = [other for other in labels.names if name in paths_to(other)[:-1]]
         # An interrupted run may have left entries in Milvus of a label that is no longer in label.txt.
         if name not in labels.index and not index.count(name):
-            problems.add(f"--label {name}: no such label{closest(name, labels.index)}")
+            problems.add(tr("--label {name}: no such label{hint}", name=name, hint=closest(name, labels.index)))
         elif not args.with_children and set(below) - set(asked):
-            problems.add(f"--label {name}: below it are {shown(below)}; --with_children removes these, too")
+            problems.add(
+                tr(
+                    "--label {name}: below it are {shown}; --with_children removes these, too",
+                    name=name,
+                    shown=shown(below),
+                )
+            )
         removed |= dict.fromkeys([name, *below])
     left = Labels([name for name in labels.names if name not in removed])
     if not len(left):
-        problems.add("no label would be left; a model without labels cannot be served")
+        problems.add(tr("no label would be left; a model without labels cannot be served"))
     problems.stop_if_any()
     if bundle.manifest["corpus"] == "labels":
         # A parent that loses its last child needs an entry of its own.
@@ -154,7 +161,9 @@ def open_with_index(folder):
     """A bundle and its index, without the encoder."""
     bundle = open_bundle(folder, RETRIEVAL)
     if bundle.manifest["index"] is None:
-        raise UserError(f"{folder} has no index yet; python retrieval_based/index.py build --bundle {folder}")
+        raise UserError(
+            tr("{folder} has no index yet; python retrieval_based/index.py build --bundle {folder}", folder=folder)
+        )
     return bundle, open_index(folder, bundle.manifest)
 
 

@@ -8,6 +8,7 @@ from corpus import read_build_corpus
 from ownership import GRACE, delete_old_collections, is_own, record_collections, with_owner
 from searching import add_entries
 from text_cls.cli import Problems, logger
+from text_cls.language import tr
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, VOTERS, vote_decision
 from text_cls.search.milvus_index import MilvusIndex, check_answers, uri_problem
@@ -16,11 +17,11 @@ from text_cls.search.milvus_index import MilvusIndex, check_answers, uri_problem
 def check_build(args, vote, rows, width, problems):
     """Adds what is wrong with the arguments of `build` to `problems`. rows, width: of the index's vectors."""
     if vote and args.corpus == "labels":
-        problems.add("--vote counts labelled rows; label texts are chosen by nearness: leave it out")
+        problems.add(tr("--vote counts labelled rows; label texts are chosen by nearness: leave it out"))
     if args.milvus_uri is None:
         problem = memory_problem(rows, width)
         if args.index_type:
-            problems.add("--index_type is for Milvus (--milvus_uri); the index in a bundle has only one type")
+            problems.add(tr("--index_type is for Milvus (--milvus_uri); the index in a bundle has only one type"))
     else:
         problem = uri_problem(args.milvus_uri)
     if problem:
@@ -36,7 +37,7 @@ def search_settings(args, bundle, vote):
         neighbours, decision = VOTERS if vote else NEIGHBOURS, vote_decision(decision)
         logger.info(
             "Scores are now %s, and the threshold is 0.5. To fit it: analysis/threshold.py --bundle %s",
-            "shares of votes" if vote else "cosines",
+            tr("shares of votes") if vote else "cosines",
             args.bundle,
         )
     search = {"vote": vote, "neighbours": args.neighbours or neighbours}

@@ -5,6 +5,7 @@ from functools import partial
 
 from text_cls.label_names import likeness, tidy_name
 from text_cls.label_tree import paths_to
+from text_cls.language import tr
 from text_cls.new_labels import check_new_labels, replace_command, same_forms
 from text_cls.rows import Labels, label_problem, read_lines, read_rows, tab_message
 from text_cls.search.label_scores import label_entries, label_text, row_entries
@@ -19,18 +20,35 @@ def check_label(name, where, labels, problems):
     try:
         size = len(name.encode("utf-8"))
     except UnicodeEncodeError:
-        problems.add(f"{where}: label {name!r} is not UTF-8; set LANG=C.UTF-8, or use --corpus_file")
+        problems.add(
+            tr("{where}: label {name!r} is not UTF-8; set LANG=C.UTF-8, or use --corpus_file", where=where, name=name)
+        )
         return
     if size > LONGEST_LABEL:
-        problems.add(f"{where}: label {name[:20]!r}... has {size} bytes, more than {LONGEST_LABEL}; rename the label")
+        problems.add(
+            tr(
+                "{where}: label {name!r}... has {size} bytes, more than {longest_label}; rename the label",
+                where=where,
+                name=name[:20],
+                size=size,
+                longest_label=LONGEST_LABEL,
+            )
+        )
     elif not name:
-        problems.add(f"{where}: the label is empty; name it")
+        problems.add(tr("{where}: the label is empty; name it", where=where))
     elif problem := label_problem(name):
         problems.add(f"{where}: label {name!r} {problem}")
     else:
         for path in paths_to(name):
             if labels.find(path) is None and (similar := labels.similar(path)):
-                problems.add(f"{where}: label {likeness(path, similar)}, which the bundle has; write {similar!r}")
+                problems.add(
+                    tr(
+                        "{where}: label {likeness}, which the bundle has; write {similar!r}",
+                        where=where,
+                        likeness=likeness(path, similar),
+                        similar=similar,
+                    )
+                )
                 break
 
 
@@ -62,9 +80,9 @@ def read_new(args, predictor, problems):
     """
     of_rows = predictor.bundle.manifest["corpus"] == "rows"
     if (args.label is None) == (args.corpus_file is None):
-        problems.add("use either --label or --corpus_file")
+        problems.add(tr("use either --label or --corpus_file"))
     if args.corpus_file and args.text:
-        problems.add("--text goes with --label; the rows of a file have texts of their own")
+        problems.add(tr("--text goes with --label; the rows of a file have texts of their own"))
     problems.stop_if_any()
     if args.label is not None:
         return _of_label(args, predictor, of_rows, problems)
@@ -78,9 +96,9 @@ def _of_label(args, predictor, of_rows, problems):
     name, texts = known_name(args.label.strip(), predictor.labels), [text.strip() for text in args.text]
     check_label(name, "--label", predictor.labels, problems)
     if not all(texts):
-        problems.add("--text: an empty text cannot be compared with others; leave it out")
+        problems.add(tr("--text: an empty text cannot be compared with others; leave it out"))
     if of_rows and not texts:
-        problems.add("this index holds labelled rows; add texts that have the label: --text")
+        problems.add(tr("this index holds labelled rows; add texts that have the label: --text"))
     problems.stop_if_any()
     labels = with_new(predictor.labels, [name])
     if of_rows:  # as in a file of rows, an entry has its label and all ancestors
@@ -89,7 +107,7 @@ def _of_label(args, predictor, of_rows, problems):
     if not predictor.index.count(name):
         texts.insert(0, label_text(name))
     elif not texts and name in predictor.labels.index:  # an entry without a label is left from an interrupted run
-        problems.add(f"--label {name}: this label already exists; to add texts that have it, use --text")
+        problems.add(tr("--label {name}: this label already exists; to add texts that have it, use --text", name=name))
     return labels, texts, [(name,)] * len(texts)
 
 
@@ -125,9 +143,16 @@ def _of_label_file(path, predictor, problems):
             check_label(name, f"{path}:{number}", predictor.labels, problems)
             names.setdefault(name, f"{path}:{number}")
     if not names:
-        problems.add(f"{path}: no labels; write one per line")
+        problems.add(tr("{path}: no labels; write one per line", path=path))
     for name, other in same_forms(names):
-        problems.add(f"{names[name]}: label {likeness(name, other)} ({names[other]}); write both in one way")
+        problems.add(
+            tr(
+                "{names}: label {likeness} ({names2}); write both in one way",
+                names=names[name],
+                likeness=likeness(name, other),
+                names2=names[other],
+            )
+        )
     problems.stop_if_any()
     labels, indexed = with_new(predictor.labels, names), predictor.index.labels()
     return labels, *label_entries(labels, [name for name in names if name not in indexed])

@@ -11,6 +11,7 @@ import time
 from text_cls.bundle import MANIFEST
 from text_cls.cli import UserError, logger
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.search.index import IndexUnavailable
 from text_cls.search.milvus_index import MilvusIndex
 
@@ -36,10 +37,13 @@ def copy_problem(folder, fields):
     """Why a bundle must not change its index; None if it may. fields: those of the index in its manifest."""
     if fields is None or is_own(folder, fields):
         return None
-    return (
-        f"{folder} is a copy of {fields['bundle']}, and both search the same collection in Milvus. Change the original "
-        f"and copy it again; or build an index for the copy: index.py build --milvus_uri {fields['uri']}; or, if the "
-        "folder is not a copy but was moved or renamed, use --moved"
+    return tr(
+        "{folder} is a copy of {bundle}, and both search the same collection in Milvus. Change the original "
+        "and copy it again; or build an index for the copy: index.py build --milvus_uri {uri}; or, if the "
+        "folder is not a copy but was moved or renamed, use --moved",
+        folder=folder,
+        bundle=fields["bundle"],
+        uri=fields["uri"],
     )
 
 
@@ -65,7 +69,9 @@ def delete_old_collections(folder, wait=0.0):
     except FileNotFoundError:
         return left
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; delete it (the collections it lists then stay in Milvus)") from error
+        raise UserError(
+            tr("{path} is damaged; delete it (the collections it lists then stay in Milvus)", path=path)
+        ) from error
     for fields in collections:
         if fields["collection"] != current and not _dropped(fields, wait):
             left.append(fields)

@@ -7,6 +7,7 @@ import numpy as np
 
 from corpus import read_corpus
 from text_cls.cli import logger, positive_int, progress_bar
+from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
 from text_cls.search.embedded_index import EmbeddedIndex
@@ -80,7 +81,7 @@ class Search:
             min(self.neighbours, len(self.index)),
             len(self.index),
             corpus.source,
-            "vote" if self.vote else "are used",
+            "vote" if self.vote else tr("are used"),
         )
 
     def find(self, texts):

@@ -27,6 +27,7 @@ from text_cls.cli import (
     positive_int,
     whole_number,
 )
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_labels, read_rows
@@ -48,7 +49,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("output")
     group.add_argument("--save_dir", default="./checkpoint", help="folder of the best checkpoint (%(default)s)")
     group.add_argument("--resume", action=FLAG, default=False, help="continue exactly from <save_dir>_last (off)")
-    saves = "steps between saves with --no-evaluate (%(default)s)"
+    saves = tr("steps between saves with --no-evaluate (%(default)s)")
     group.add_argument("--save_steps", type=positive_int, default=10000, help=saves)
     group.add_argument("--log_steps", type=positive_int, default=10, help="steps between log lines (%(default)s)")
     add_tracker_flags(group)
@@ -80,27 +81,27 @@ def add_data_and_model_flags(parser):
         help="model: its name, local folder, or a checkpoint of this script (%(default)s)",
     )
     group.add_argument("--init_from_ckpt", help="start from the weights of this file or folder (none)")
-    width = "width of a vector; 0 = the model's (%(default)s)"
+    width = tr("width of a vector; 0 = the model's (%(default)s)")
     group.add_argument("--output_emb_size", type=non_negative_int, default=256, help=width)
     group.add_argument("--device", default="gpu", help="cpu, gpu, xpu, npu, or one card: gpu:0 (%(default)s)")
 
 
 def add_training_flags(group):
     group.add_argument("--batch_size", type=positive_int, default=32, help="texts per batch and process (%(default)s)")
-    rate = "peak learning rate (%(default)s)"
+    rate = tr("peak learning rate (%(default)s)")
     group.add_argument("--learning_rate", type=non_negative_float, default=5e-5, help=rate)
     group.add_argument("--epochs", type=positive_int, default=10, help="passes over the training rows (%(default)s)")
-    margin = "subtracted from the cosine of a text and its label (%(default)s)"
+    margin = tr("subtracted from the cosine of a text and its label (%(default)s)")
     group.add_argument("--margin", type=non_negative_float, default=0.2, help=margin)
-    scale = "factor of all cosines in the loss (%(default)s)"
+    scale = tr("factor of all cosines in the loss (%(default)s)")
     group.add_argument("--scale", type=non_negative_float, default=30, help=scale)
-    decay = "weight decay, not applied to biases and norms (0)"
+    decay = tr("weight decay, not applied to biases and norms (0)")
     group.add_argument("--weight_decay", type=non_negative_float, default=0.0, help=decay)
-    warmup = "share of the steps over which the rate rises from 0 (0)"
+    warmup = tr("share of the steps over which the rate rises from 0 (0)")
     group.add_argument("--warmup_proportion", type=fraction(), default=0.0, help=warmup)
-    clip = "largest norm of the gradients; 0 = no clipping (1)"
+    clip = tr("largest norm of the gradients; 0 = no clipping (1)")
     group.add_argument("--max_grad_norm", type=non_negative_float, default=1.0, help=clip)
-    seed = "seed of new weights, dropout and order (%(default)s)"
+    seed = tr("seed of new weights, dropout and order (%(default)s)")
     group.add_argument("--seed", type=non_negative_int, default=1000, help=seed)
 
 
@@ -110,9 +111,9 @@ def add_evaluation_flags(group):
     )
     group.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="keep the latest checkpoint (off)")
     group.add_argument("--recall_num", type=positive_int, default=50, help="nearest labels per text (%(default)s)")
-    threshold = "cosine that a predicted label exceeds, for decision.json (fitted on the dev rows; else 0.5)"
+    threshold = tr("cosine that a predicted label exceeds, for decision.json (fitted on the dev rows; else 0.5)")
     group.add_argument("--threshold", type=fraction(), help=threshold)
-    best = "dev score to maximise (recall@1; macro_f1 if rows have several labels)"
+    best = tr("dev score to maximise (recall@1; macro_f1 if rows have several labels)")
     group.add_argument("--metric_for_best", choices=METRICS, help=best)
 
 
@@ -171,7 +172,11 @@ def run(args, environment):
         return train(args, labels, rows, arguments, files, environment, progress, vars(parse_args([])))
     except MemoryError as error:
         raise UserError(
-            f"out of memory with --batch_size {args.batch_size} and --max_seq_length {args.max_seq_length}; halve one"
+            tr(
+                "out of memory with --batch_size {batch_size} and --max_seq_length {max_seq_length}; halve one",
+                batch_size=args.batch_size,
+                max_seq_length=args.max_seq_length,
+            )
         ) from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from text_cls.cascade import POINTS, Cascade, points_lost
 from text_cls.cross_fitting import FEWEST, value_of
+from text_cls.language import tr
 from text_cls.probabilities import sigmoid
 from text_cls.schema import fields, number
 
@@ -78,15 +79,26 @@ def described(cascade: Cascade | None, blend: Blend | None) -> list[str]:
     found = []
     if blend:
         found.append(
-            f"The probabilities are means of those of a linear model (weight {blend.weight:.2f}) and the neural model: "
-            f"micro F1 {blend.micro_f1_gained:+.2f} and macro F1 {blend.macro_f1_gained:+.2f} points against the "
-            "neural model alone, out of fold"
+            tr(
+                "The probabilities are means of those of a linear model (weight {weight:.2f}) and the neural model: "
+                "micro F1 {micro_f1_gained:+.2f} and macro F1 {macro_f1_gained:+.2f} points against the "
+                "neural model alone, out of fold",
+                weight=blend.weight,
+                micro_f1_gained=blend.micro_f1_gained,
+                macro_f1_gained=blend.macro_f1_gained,
+            )
         )
     if cascade:
         micro, macro = (0 - points for points in (cascade.micro_f1_lost, cascade.macro_f1_lost))
-        other = "the means" if blend else "the neural model"
+        other = tr("the means") if blend else tr("the neural model")
         found.append(
-            f"The linear model alone answers {cascade.share:.0%} of the rows, those that it is sure of: micro F1 "
-            f"{micro:+.2f} and macro F1 {macro:+.2f} points against {other} for all rows, out of fold"
+            tr(
+                "The linear model alone answers {share:.0%} of the rows, those that it is sure of: micro F1 "
+                "{micro:+.2f} and macro F1 {macro:+.2f} points against {other} for all rows, out of fold",
+                share=cascade.share,
+                micro=micro,
+                macro=macro,
+                other=other,
+            )
         )
     return found

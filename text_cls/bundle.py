@@ -22,6 +22,7 @@ from text_cls.cascade import Cascade
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
+from text_cls.language import tr
 from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import RECORD, LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
@@ -137,12 +138,20 @@ class Bundle:
         if variant not in variants:
             remedy, held = REMEDIES[self.kind], f", only {', '.join(variants)}" if variants else ""
             if variant != "float32" and self.manifest["model_type"] == LINEAR:
-                remedy = "a linear model needs no other"
+                remedy = tr("a linear model needs no other")
             elif variant != "float32" and self.kind == CLASSIFICATION:
                 more = "".join(f" --{name} LINEAR" for name in ("blend", "cascade") if name in self.manifest)
                 flags = f"--{variant}{more} --dataset_dir data --output_path {self.folder}"
-                remedy = f"make it: python export_model.py {flags}"
-            raise UserError(f"{self.folder} holds no {variant} model{held}; {remedy}")
+                remedy = tr("make it: python export_model.py {flags}", flags=flags)
+            raise UserError(
+                tr(
+                    "{folder} holds no {variant} model{held}; {remedy}",
+                    folder=self.folder,
+                    variant=variant,
+                    held=held,
+                    remedy=remedy,
+                )
+            )
         return os.path.join(self.folder, VARIANTS[variant])
 
 
@@ -207,7 +216,11 @@ def strange_files_problem(bundle):
     """Why a bundle's folder must not be replaced: it has files that are not the bundle's. None if it may be."""
     strange = sorted(set(os.listdir(bundle.folder)) - {MANIFEST, *bundle.manifest["files"]})
     return (
-        f"{bundle.folder} also has {', '.join(strange[:5])}, which would be lost; move it elsewhere"
+        tr(
+            "{folder} also has {strange}, which would be lost; move it elsewhere",
+            folder=bundle.folder,
+            strange=", ".join(strange[:5]),
+        )
         if strange
         else None
     )
@@ -241,7 +254,9 @@ def changed_bundle(bundle, changing):
         files = dict(sorted({**kept, **new}.items()))
         write_json(os.path.join(folder, MANIFEST), {**fields, "files": files})
         if sha256(os.path.join(bundle.folder, MANIFEST)) != bundle.digest:
-            raise UserError(f"{bundle.folder} was changed by another process; nothing was done, run it again")
+            raise UserError(
+                tr("{folder} was changed by another process; nothing was done, run it again", folder=bundle.folder)
+            )
 
 
 def replace_decision(bundle, decision, reference=None):
@@ -260,10 +275,14 @@ def _what_to_name(folder, kind):
     made_by = BUNDLE_SCRIPTS[kind or CLASSIFICATION]
     inner = os.path.join(folder, "export")  # where few-shot/train.py puts it
     if os.path.isfile(os.path.join(inner, MANIFEST)):
-        return f"the bundle is in {inner}, use that"
+        return tr("the bundle is in {inner}, use that", inner=inner)
     if any(os.path.isfile(os.path.join(folder, name)) for name in ("model.safetensors", "model_state.pdparams")):
-        return f"{folder} is a checkpoint: export it, and name the folder that {made_by} wrote"
-    return f"name a folder that {made_by} wrote"
+        return tr(
+            "{folder} is a checkpoint: export it, and name the folder that {made_by} wrote",
+            folder=folder,
+            made_by=made_by,
+        )
+    return tr("name a folder that {made_by} wrote", made_by=made_by)
 
 
 def open_bundle(folder: str, kind: str | None = None) -> Bundle:
@@ -286,22 +305,51 @@ def _open(folder, kind):
     found = manifest.get("kind", CLASSIFICATION)
     if kind not in (None, found):
         raise UserError(
-            f"{folder} is a bundle of kind {found}, but {kind} is needed here; name a folder that "
-            f"{BUNDLE_SCRIPTS[kind]} wrote"
+            tr(
+                "{folder} is a bundle of kind {found}, but {kind} is needed here; name a folder that "
+                "{bundle_scripts} wrote",
+                folder=folder,
+                found=found,
+                kind=kind,
+                bundle_scripts=BUNDLE_SCRIPTS[kind],
+            )
         )
     remedy, problems = REMEDIES[found], Problems()
     for name in sorted(OPTIONAL & set(os.listdir(folder)) - set(manifest["files"])):
-        problems.add(f"{folder}: {name} is not a file of this bundle; delete it, or {remedy}")
+        problems.add(
+            tr(
+                "{folder}: {name} is not a file of this bundle; delete it, or {remedy}",
+                folder=folder,
+                name=name,
+                remedy=remedy,
+            )
+        )
     for problem in file_problems(folder, manifest["files"], remedy):
         problems.add(problem)
     problems.stop_if_any()
     labels = read_labels(os.path.join(folder, "label.txt"), problems, of_model=True)
     problems.stop_if_any()
     if len(labels) != manifest["num_labels"]:
-        raise UserError(f"{folder}: label.txt has {len(labels)} labels, the model {manifest['num_labels']}; {remedy}")
+        raise UserError(
+            tr(
+                "{folder}: label.txt has {count} labels, the model {num_labels}; {remedy}",
+                folder=folder,
+                count=len(labels),
+                num_labels=manifest["num_labels"],
+                remedy=remedy,
+            )
+        )
     columns = manifest["width"] if found == RETRIEVAL else len(labels)
     if [tensor["shape"] for tensor in manifest["outputs"]] != [[-1, columns]]:
-        raise UserError(f"{folder}/{MANIFEST}: outputs must be one tensor of shape [-1, {columns}]; {remedy}")
+        raise UserError(
+            tr(
+                "{folder}/{manifest}: outputs must be one tensor of shape [-1, {columns}]; {remedy}",
+                folder=folder,
+                manifest=MANIFEST,
+                columns=columns,
+                remedy=remedy,
+            )
+        )
     decision = Decision.load(os.path.join(folder, DECISION), labels.names, remedy)
     return Bundle(folder, manifest, labels, decision, digest)
 
@@ -326,9 +374,13 @@ def _contradictions(manifest):
     """Yields what does not fit together in a manifest whose fields are right one by one."""
     longest = manifest["longest_input"]
     if longest and manifest["max_seq_length"] > longest:
-        yield f"max_seq_length {manifest['max_seq_length']} is above longest_input {longest}"
+        yield tr(
+            "max_seq_length {max_seq_length} is above longest_input {longest}",
+            max_seq_length=manifest["max_seq_length"],
+            longest=longest,
+        )
     if manifest.get("kind") == RETRIEVAL and manifest["search"]["vote"] and "calibration" in manifest["search"]:
-        yield "search.calibration is for cosines, not for votes"
+        yield tr("search.calibration is for cosines, not for votes")
     needed = {"label.txt", DECISION, "tokenizer_config.json"}
     needed |= {VARIANTS[variant] for variant in manifest["variants"]}
     if manifest["model_type"] != LINEAR and "tokenizer.json" not in manifest["files"]:  # these need no other file
@@ -337,7 +389,7 @@ def _contradictions(manifest):
     if manifest.get("kind") == RETRIEVAL and manifest["index"] and manifest["index"]["kind"] == "embedded":
         needed |= {"vectors.npy", "entries.json"}
     for name in sorted(needed - set(manifest["files"])):
-        yield f"files has no {name}"
+        yield tr("files has no {name}", name=name)
 
 
 def file_problems(folder, files, remedy):
@@ -346,8 +398,13 @@ def file_problems(folder, files, remedy):
         path = os.path.join(folder, name)
         try:
             if not os.path.isfile(path):
-                yield f"{folder}: {name} is missing; {remedy}"
+                yield tr("{folder}: {name} is missing; {remedy}", folder=folder, name=name, remedy=remedy)
             elif sha256(path) != digest:
-                yield f"{folder}: {name} is not the file of this bundle (its SHA-256 differs); {remedy}"
+                yield tr(
+                    "{folder}: {name} is not the file of this bundle (its SHA-256 differs); {remedy}",
+                    folder=folder,
+                    name=name,
+                    remedy=remedy,
+                )
         except OSError as error:
             yield f"{path}: {error.strerror}; {remedy}"

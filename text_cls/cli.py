@@ -17,6 +17,7 @@ import sys
 from text_cls import __version__
 from text_cls.errors import UserError
 from text_cls.inputs import one_run
+from text_cls.language import tr
 
 logger = logging.getLogger("text_classification")
 
@@ -78,9 +79,12 @@ class Problems:
             return
         if self.count == 1:
             raise UserError(self.messages[0])
-        lines = [f"{self.count} problems, nothing was done:", *(f"  {message}" for message in self.messages)]
+        lines = [
+            tr("{count} problems, nothing was done:", count=self.count),
+            *(f"  {message}" for message in self.messages),
+        ]
         if self.count > len(self.messages):
-            lines.append(f"  ... and {self.count - len(self.messages)} more")
+            lines.append(tr("  ... and {count} more", count=self.count - len(self.messages)))
         raise UserError("\n".join(lines))
 
 
@@ -111,7 +115,10 @@ def command(main):
         except UnicodeEncodeError as error:
             if not re.search("[\ud800-\udfff]", error.object):
                 raise
-            print(f"error: {error.object!a}: this name is not UTF-8; rename the file or folder", file=sys.stderr)
+            print(
+                tr("error: {object!a}: this name is not UTF-8; rename the file or folder", object=error.object),
+                file=sys.stderr,
+            )
             return 2
         except KeyboardInterrupt:
             return 130
@@ -205,8 +212,10 @@ def fraction(zero=True, one=False):
     def number(text):
         value = _parsed(text, float)
         if value is None or not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
-            least, most = "at least" if zero else "above", "at most" if one else "below"
-            raise argparse.ArgumentTypeError(f"must be a number {least} 0 and {most} 1, not {shorten(text)}")
+            least, most = tr("at least") if zero else "above", tr("at most") if one else "below"
+            raise argparse.ArgumentTypeError(
+                tr("must be a number {least} 0 and {most} 1, not {text}", least=least, most=most, text=shorten(text))
+            )
         return value
 
     return number
@@ -216,17 +225,19 @@ def boolean(text):
     """argparse type: true or false after a flag, as in PaddleNLP's application."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"expected true or false, not {shorten(text)}")
+        raise argparse.ArgumentTypeError(tr("expected true or false, not {text}", text=shorten(text)))
     return values[text.lower()]
 
 
 def _number(text, kind, least=None):
     value = _parsed(text, kind)
     if kind is int and text.strip().isdecimal() and (value is None or value >= 1 << 63):
-        raise argparse.ArgumentTypeError(f"{shorten(text)} is too large")
+        raise argparse.ArgumentTypeError(tr("{text} is too large", text=shorten(text)))
     if value is None or not -float("inf") < value < float("inf") or (least is not None and value < least):
-        what = ("a whole number" if kind is int else "a number") + ("" if least is None else f" of at least {least}")
-        raise argparse.ArgumentTypeError(f"must be {what}, not {shorten(text)}")
+        what = (tr("a whole number") if kind is int else "a number") + (
+            "" if least is None else tr(" of at least {least}", least=least)
+        )
+        raise argparse.ArgumentTypeError(tr("must be {what}, not {text}", what=what, text=shorten(text)))
     return value
 
 
@@ -244,9 +255,9 @@ def value_problem(action, text):
     except argparse.ArgumentTypeError as error:
         return str(error)
     except (TypeError, ValueError):
-        return f"invalid value {shorten(text)}"
+        return tr("invalid value {text}", text=shorten(text))
     if action.choices is not None and value not in action.choices:
-        return f"must be one of {', '.join(map(str, action.choices))}, not {shorten(text)}"
+        return tr("must be one of {str}, not {text}", str=", ".join(map(str, action.choices)), text=shorten(text))
     return None
 
 
@@ -258,4 +269,4 @@ def shorten(text, most=40):
 def closest(name, known):
     """The end of a message about an unknown name: the most similar known name, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    return tr("; did you mean {match!r}?", match=match[0]) if match else ""

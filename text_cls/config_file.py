@@ -6,6 +6,7 @@ import re
 import sys
 
 from text_cls.cli import closest, shorten, value_problem
+from text_cls.language import tr
 
 MAX_BYTES = 1 << 16  # some sixty flags take 3 kB
 NULLS = ("", "~", "null", "Null", "NULL")
@@ -42,11 +43,25 @@ def _config_tokens(parser, values):
     for name, (line, value) in values.items():
         where = f"line {line}: " if line else ""
         if name not in flags:
-            raise ValueError(f"{where}there is no flag --{name[:40]}{closest(name[:40], flags)}")
+            raise ValueError(
+                tr(
+                    "{where}there is no flag --{name}{hint}",
+                    where=where,
+                    name=name[:40],
+                    hint=closest(name[:40], flags),
+                )
+            )
         if isinstance(flags[name], argparse.BooleanOptionalAction):
             on = switch.get(str(value).lower())
             if on is None:
-                raise ValueError(f"{where}{name} must be true or false, not {shorten(value or '')}")
+                raise ValueError(
+                    tr(
+                        "{where}{name} must be true or false, not {value}",
+                        where=where,
+                        name=name,
+                        value=shorten(value or ""),
+                    )
+                )
             yield flags[name].option_strings[0 if on else 1]
         elif value is not None:
             if problem := value_problem(flags[name], value):
@@ -67,18 +82,32 @@ def read_config(path):
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES >> 10} KiB; a config file contains one 'flag: value' per line")
+        raise ValueError(
+            tr(
+                "larger than {max_bytes} KiB; a config file contains one 'flag: value' per line",
+                max_bytes=MAX_BYTES >> 10,
+            )
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"line {data.count(10, 0, error.start) + 1}: not UTF-8; save the file as UTF-8") from error
+        raise ValueError(
+            tr("line {count}: not UTF-8; save the file as UTF-8", count=data.count(10, 0, error.start) + 1)
+        ) from error
     values = {}
     for name, line, value in _pairs(text, path):
         where = f"line {line}: " if line else ""
         if name in values:
-            raise ValueError(f"{where}{shorten(name)} is given a second time; delete one")
+            raise ValueError(tr("{where}{name} is given a second time; delete one", where=where, name=shorten(name)))
         if value is not None and not _is_plain(value):
-            raise ValueError(f"{where}{shorten(name)} contains characters that no flag can have: {shorten(value)}")
+            raise ValueError(
+                tr(
+                    "{where}{name} contains characters that no flag can have: {value}",
+                    where=where,
+                    name=shorten(name),
+                    value=shorten(value),
+                )
+            )
         values[name] = (line, value)
     return values
 
@@ -100,8 +129,8 @@ def _pairs(text, path):
     except SyntaxError as no_yaml:
         reason = no_yaml
         if isinstance(error, json.JSONDecodeError) and str(path).lower().endswith(".json"):
-            reason = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise ValueError(f"not readable as JSON or YAML: {reason}") from no_yaml
+            reason = tr("line {lineno}, column {colno}: {msg}", lineno=error.lineno, colno=error.colno, msg=error.msg)
+        raise ValueError(tr("not readable as JSON or YAML: {reason}", reason=reason)) from no_yaml
 
 
 def _json_pairs(text):
@@ -114,7 +143,9 @@ def _json_pairs(text):
         line = (lines[-1] if name in seen else lines[0]) if lines else None
         seen.add(name)
         if isinstance(value, (list, tuple)):
-            raise ValueError(f"line {line}: {shorten(name)} must be one value, not a list or a mapping")
+            raise ValueError(
+                tr("line {line}: {name} must be one value, not a list or a mapping", line=line, name=shorten(name))
+            )
         found.append((name, line, str(value).lower() if isinstance(value, bool) else value))
     return found
 
@@ -130,16 +161,23 @@ def _yaml_pairs(text):
         if start is None or (isinstance(start, yaml.ScalarEvent) and start.value in NULLS):
             return
         if not isinstance(start, yaml.MappingStartEvent):
-            raise Refused("expected lines of the form 'batch_size: 32'")
+            raise Refused(tr("expected lines of the form 'batch_size: 32'"))
         while not isinstance(key := next(events), yaml.MappingEndEvent):
             line, name = key.start_mark.line + 1, _scalar(key, "a flag") or ""
             value = next(events)
             yield name, line, _scalar(value, shorten(name))
         if not isinstance(next(events), yaml.DocumentEndEvent) or not isinstance(next(events), yaml.StreamEndEvent):
-            raise Refused("contains a second document after ---; a config file is one")
+            raise Refused(tr("contains a second document after ---; a config file is one"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise SyntaxError(f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from error
+        raise SyntaxError(
+            tr(
+                "line {line}, column {column}: {problem}",
+                line=mark.line + 1,
+                column=mark.column + 1,
+                problem=error.problem,
+            )
+        ) from error
     except Refused:
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: of numbers in escapes and directives
@@ -152,9 +190,16 @@ def _scalar(event, what):
 
     line = f"line {event.start_mark.line + 1}: "
     if isinstance(event, yaml.AliasEvent):
-        raise Refused(f"{line}{what} is an alias (*{event.anchor}); write the value itself")
+        raise Refused(
+            tr(
+                "{line}{what} is an alias (*{anchor}); write the value itself",
+                line=line,
+                what=what,
+                anchor=event.anchor,
+            )
+        )
     if not isinstance(event, yaml.ScalarEvent):
-        raise Refused(f"{line}{what} must be one value, not a list or a mapping")
+        raise Refused(tr("{line}{what} must be one value, not a list or a mapping", line=line, what=what))
     if event.tag is not None:
-        raise Refused(f"{line}{what} has a tag ({event.tag}); write the value alone")
+        raise Refused(tr("{line}{what} has a tag ({tag}); write the value alone", line=line, what=what, tag=event.tag))
     return None if event.implicit[0] and event.value in NULLS else event.value

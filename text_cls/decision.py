@@ -14,6 +14,7 @@ import numpy as np
 from text_cls import decision_engine
 from text_cls.cli import UserError, shorten
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.probabilities import logit, sigmoid
 from text_cls.schema import ANY, TEXT, fields, list_of, number, one_of, or_null, read_json, whole
 
@@ -75,7 +76,7 @@ class Decision:
             for fault in check(name, getattr(self, name)):
                 raise ValueError(fault)
         if self.max_k is not None and self.max_k < self.min_k:
-            raise ValueError(f"max_k {self.max_k} is below min_k {self.min_k}")
+            raise ValueError(tr("max_k {max_k} is below min_k {min_k}", max_k=self.max_k, min_k=self.min_k))
 
     def decide(self, probabilities: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Label sets that contain every ancestor of their labels.
@@ -97,14 +98,22 @@ class Decision:
     def problem(self, num_labels: int) -> str | None:
         """Why this decision cannot be used for this number of labels, or None if it can."""
         if isinstance(self.threshold, tuple) and len(self.threshold) != num_labels:
-            return f"{len(self.threshold)} thresholds for {num_labels} labels"
+            return tr("{count} thresholds for {num_labels} labels", count=len(self.threshold), num_labels=num_labels)
         if self.none_label is not None and self.none_label >= num_labels:
-            return f"none_label {self.none_label}, while the labels are 0 to {num_labels - 1}"
+            return tr(
+                "none_label {none_label}, while the labels are 0 to {num_labels}",
+                none_label=self.none_label,
+                num_labels=num_labels - 1,
+            )
         return None
 
     def count_problem(self, num_labels: int) -> str | None:
         """Why no row can get as many labels as this decision wants, or None. `decide` then gives it all of them."""
-        return f"min_k {self.min_k} for {num_labels} labels" if self.min_k > num_labels else None
+        return (
+            tr("min_k {min_k} for {num_labels} labels", min_k=self.min_k, num_labels=num_labels)
+            if self.min_k > num_labels
+            else None
+        )
 
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities after the temperature, as users see them: an array of the same shape."""
@@ -133,7 +142,7 @@ class Decision:
         """
         by_place = isinstance(self.threshold, tuple) or self.none_label is not None
         if by_place and (names is None or (problem := self.problem(len(names)))):
-            raise ValueError(problem if names is not None else "this decision needs the names of the labels")
+            raise ValueError(problem if names is not None else tr("this decision needs the names of the labels"))
         head = {"version": 3, "labels": list(names)} if by_place else {"version": 2}
         write_json(path, {**head, **asdict(self)})
 
@@ -150,13 +159,20 @@ class Decision:
         content = read_json(path, FILE, remedy, VERSIONS)
         version, own = content.pop("version"), content.pop("labels", None)
         if version == 3 and own is None:
-            raise UserError(f"{path}: labels is missing; {remedy}")
+            raise UserError(tr("{path}: labels is missing; {remedy}", path=path, remedy=remedy))
         try:
             decision = cls(**content)
         except ValueError as error:
             raise UserError(f"{path}: {error}; {remedy}") from error
         if own is not None and names is not None and (problem := _other_labels(own, names)):
-            raise UserError(f"{path} is for other labels: {problem}; restore label.txt, or {remedy}")
+            raise UserError(
+                tr(
+                    "{path} is for other labels: {problem}; restore label.txt, or {remedy}",
+                    path=path,
+                    problem=problem,
+                    remedy=remedy,
+                )
+            )
         if names is not None and (problem := decision.problem(len(names)) or decision.count_problem(len(names))):
             raise UserError(f"{path}: {problem}; {remedy}")
         return decision
@@ -166,6 +182,6 @@ def _other_labels(own, names):
     """The first difference between the label names of decision.json, `own`, and those of the model; None if equal."""
     for place, (ours, theirs) in enumerate(zip_longest(own, names), 1):
         if ours != theirs:
-            ours, theirs = ("no label" if name is None else shorten(name) for name in (ours, theirs))
-            return f"its label {place} is {ours}, that of label.txt {theirs}"
+            ours, theirs = (tr("no label") if name is None else shorten(name) for name in (ours, theirs))
+            return tr("its label {place} is {ours}, that of label.txt {theirs}", place=place, ours=ours, theirs=theirs)
     return None

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from text_cls.cli import UserError, finite_number, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY
+from text_cls.language import tr
 
 
 def add_decision_flags(parser):
@@ -45,7 +46,7 @@ def overridden(decision, threshold=None, min_k=None, max_k=None, top_k=None, hie
     changes = {name: value for name, value in changes.items() if value is not None}
     if top_k is not None:
         if {"min_k", "max_k"} & set(changes):
-            raise UserError("--top_k says how many labels a row gets; leave out --min_k and --max_k")
+            raise UserError(tr("--top_k says how many labels a row gets; leave out --min_k and --max_k"))
         changes |= {"min_k": top_k, "max_k": top_k}
     elif "min_k" in changes and "max_k" not in changes and decision.max_k is not None:
         changes["max_k"] = max(decision.max_k, changes["min_k"])
@@ -60,6 +61,6 @@ def overridden(decision, threshold=None, min_k=None, max_k=None, top_k=None, hie
     for name in changes:
         before, after = getattr(decision, name), getattr(changed, name)
         if before != after:
-            before = "one per label" if isinstance(before, tuple) else before
+            before = tr("one per label") if isinstance(before, tuple) else before
             logger.info("Decision: %s %s by the command line (%s in decision.json)", name, after, before)
     return changed

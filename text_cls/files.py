@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from text_cls.cli import UserError
 from text_cls.inputs import open_input
+from text_cls.language import tr
 from text_cls.locks import try_lock, unlock
 
 WEEK = 7 * 24 * 3600  # seconds
@@ -54,9 +55,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[TextIO]:
         UserError: the file cannot be written.
     """
     if os.path.isdir(path):
-        raise UserError(f"{os.path.abspath(path)} is a folder; name a file to write")
+        raise UserError(tr("{path} is a folder; name a file to write", path=os.path.abspath(path)))
     if os.path.exists(path) and not os.path.isfile(path):  # as root, this would replace /dev/null
-        raise UserError(f"{path} is a device or a pipe, which cannot be replaced; name a file to write")
+        raise UserError(tr("{path} is a device or a pipe, which cannot be replaced; name a file to write", path=path))
     path = os.path.realpath(path)  # a symbolic link is kept
     temporary = f"{path}.{_own_name()}.tmp"
     try:
@@ -71,7 +72,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[TextIO]:
                 file.close()
             os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(tr("cannot write {path}: {error}", path=path, error=error.strerror or error)) from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -95,7 +96,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[str]:
     """
     path = os.path.realpath(path)
     if os.path.isfile(path):
-        raise UserError(f"{path} is a file; name a folder")
+        raise UserError(tr("{path} is a file; name a folder", path=path))
     temporary = f"{path}.{_own_name()}.tmp"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -113,7 +114,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[str]:
                     _fsync(os.path.join(folder, name))
             _exchange(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(tr("cannot write {path}: {error}", path=path, error=error.strerror or error)) from error
 
 
 def _fsync(path):
@@ -311,7 +312,10 @@ def _read_unchanged(folder, read):
                 return result
             del result  # a second model may not fit into memory beside it
     raise UserError(
-        f"{folder} changes again and again while it is read; wait until the script that writes it has ended"
+        tr(
+            "{folder} changes again and again while it is read; wait until the script that writes it has ended",
+            folder=folder,
+        )
     )
 
 
@@ -323,9 +327,14 @@ def overwrite_problem(path, ours, flag):
         ours: names of the files that may be replaced.
     """
     if os.path.isfile(path):
-        return f"{flag} {path}: this is a file; name a folder"
+        return tr("{flag} {path}: this is a file; name a folder", flag=flag, path=path)
     others = sorted(set(os.listdir(path)) - set(ours)) if os.path.isdir(path) else []
     if not others:
         return None
     shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
-    return f"{flag} {path}: the folder holds {shown}, which would be lost; name a new folder"
+    return tr(
+        "{flag} {path}: the folder holds {shown}, which would be lost; name a new folder",
+        flag=flag,
+        path=path,
+        shown=shown,
+    )

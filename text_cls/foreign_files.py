@@ -8,6 +8,7 @@ import re
 import shlex
 
 from text_cls.inputs import open_input
+from text_cls.language import tr
 
 SAMPLE = 1 << 16  # bytes that are looked at
 _ICONV = {"gb18030": "GB18030", "big5": "BIG5"}  # Python's name: iconv's
@@ -47,7 +48,12 @@ def foreign_message(path, head, may_be_json=False):
     """
     if what := binary_kind(head):
         kind, remedy = what
-        return f"{path}: this file is {kind}, not text; {remedy.format(shlex.quote(os.fspath(path)))}"
+        return tr(
+            "{path}: this file is {kind}, not text; {quote}",
+            path=path,
+            kind=kind,
+            quote=remedy.format(shlex.quote(os.fspath(path))),
+        )
     if head.count(0) * 10 > len(head) and utf_16_or_32(head):  # Latin letters in UTF-16 are also valid UTF-8
         return encoding_message(path, 1, head, head)
     lines = _whole_lines(head.removeprefix(codecs.BOM_UTF8))
@@ -56,29 +62,35 @@ def foreign_message(path, head, may_be_json=False):
         return csv_message(path) if encoding and _is_csv(_whole_lines(head, encoding)) else None
     if not may_be_json and is_json(lines):
         name = shlex.quote(os.fspath(path))
-        return (
-            f"{path}: this file is JSON, not rows of text. Convert an export of doccano or Label Studio: python "
-            f"data/doccano.py --doccano_file {name}; a table of your own: python data/from_table.py --table {name}"
+        return tr(
+            "{path}: this file is JSON, not rows of text. Convert an export of doccano or Label Studio: python "
+            "data/doccano.py --doccano_file {name}; a table of your own: python data/from_table.py --table {name}",
+            path=path,
+            name=name,
         )
     if _is_csv(lines):
         return csv_message(path)
     if b"\n" not in head and head.rstrip(b"\r").count(b"\r") > 1:
-        return f"{path}: lines end with CR, as in files of old Macs, not with LF. {_conversion(path, _CR_TO_LF)}"
+        return tr(
+            "{path}: lines end with CR, as in files of old Macs, not with LF. {conversion}",
+            path=path,
+            conversion=_conversion(path, _CR_TO_LF),
+        )
     return None
 
 
 def csv_message(path):
     """What to do about a file of comma-separated columns."""
     remedy = _CONVERT.format(shlex.quote(os.fspath(path)))
-    return f"{path}: this file is CSV, but a row is text<TAB>label,label; {remedy}"
+    return tr("{path}: this file is CSV, but a row is text<TAB>label,label; {remedy}", path=path, remedy=remedy)
 
 
 def _conversion(path, program):
     """The end of a message: the command that converts a file in place or, in front of a pipe, what it yields."""
     if os.path.exists(path) and not os.path.isfile(path):
-        return f"Convert it before it gets here: ... | {program} | python ..."
+        return tr("Convert it before it gets here: ... | {program} | python ...", program=program)
     old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.new")
-    return f"Convert it: {program} < {old} > {new} && mv {new} {old}"
+    return tr("Convert it: {program} < {old} > {new} && mv {new} {old}", program=program, old=old, new=new)
 
 
 def binary_kind(head):
@@ -90,16 +102,16 @@ def binary_kind(head):
         if b"opendocument.spreadsheet" in head[:120]:
             return "a spreadsheet (.ods)", _AS_XLSX
         if b"\nword/" in names or b"opendocument.text" in head[:120]:
-            return "a text processor's document", "save it as plain text in UTF-8"
+            return tr("a text processor's document"), tr("save it as plain text in UTF-8")
         return "a ZIP archive", _UNPACK
     for magic, kind, remedy in _MAGIC:
         if head.startswith(magic) and not (magic.isalnum() and _is_utf8(head)):  # a text may begin with PAR1
             return kind, remedy
     if head[257:262] == b"ustar" and b"\0" in head[:257]:
-        return "a tar archive", _UNPACK
+        return tr("a tar archive"), _UNPACK
     controls = len(head) - len(head.translate(None, delete=_CONTROLS))
     if controls * 100 > len(head) and not _is_utf8(head) and not utf_16_or_32(head):
-        return "binary", "name a text file in UTF-8"
+        return "binary", tr("name a text file in UTF-8")
     return None
 
 
@@ -136,10 +148,21 @@ def encoding_message(path, number, sample, head=None):
     """
     encoding = (head and utf_16_or_32(head)) or _guess(sample)
     if encoding is None:
-        return f"{path}:{number}: not UTF-8, nor any other known encoding; save the file as UTF-8"
-    looks = f"{path}:{number}: not UTF-8; it looks like {encoding}{' (GBK)' if encoding == 'GB18030' else ''}"
+        return tr(
+            "{path}:{number}: not UTF-8, nor any other known encoding; save the file as UTF-8", path=path, number=number
+        )
+    looks = tr(
+        "{path}:{number}: not UTF-8; it looks like {encoding}{value}",
+        path=path,
+        number=number,
+        encoding=encoding,
+        value=" (GBK)" if encoding == "GB18030" else "",
+    )
     if head is None:
-        return f"{looks}, while the lines before it are UTF-8; retype the line, or convert the file it came from"
+        return tr(
+            "{looks}, while the lines before it are UTF-8; retype the line, or convert the file it came from",
+            looks=looks,
+        )
     return f"{looks}. {_conversion(path, f'iconv -f {encoding} -t UTF-8')}"
 
 

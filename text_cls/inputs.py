@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from text_cls.errors import UserError
+from text_cls.language import tr
 
 
 class _Run:
@@ -69,7 +70,7 @@ def open_input(path: str | os.PathLike, again: bool = False, buffering: int = -1
 
 def changed(path):
     """What to do about a file that did not stay as it was, as a message."""
-    return f"{path} changed while it was read; run this again when nothing writes to it, or on a copy"
+    return tr("{path} changed while it was read; run this again when nothing writes to it, or on a copy", path=path)
 
 
 def _stamp(file):
@@ -81,7 +82,9 @@ def _stamp(file):
 def _copied(path, file):
     """A temporary file with the rest of what `file` yields. It has no name: it disappears even if the run is killed."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
-        raise UserError(f"{path} is not a file, and several processes cannot share what it yields; save it in a file")
+        raise UserError(
+            tr("{path} is not a file, and several processes cannot share what it yields; save it in a file", path=path)
+        )
     try:
         with contextlib.ExitStack() as stack:
             copy = stack.enter_context(tempfile.TemporaryFile())
@@ -91,6 +94,10 @@ def _copied(path, file):
             return copy
     except OSError as error:
         raise UserError(
-            f"{path} is not a file, and a temporary copy of it cannot be written: {error.strerror}. Set TMPDIR to a "
-            "folder with more space, or save it in a file"
+            tr(
+                "{path} is not a file, and a temporary copy of it cannot be written: {error}. Set TMPDIR to a "
+                "folder with more space, or save it in a file",
+                path=path,
+                error=error.strerror,
+            )
         ) from error

@@ -5,6 +5,8 @@ import re
 import shlex
 from collections import Counter
 
+from text_cls.language import tr
+
 SAMPLE = 200  # rows that are looked at
 LONGEST = 30  # characters of a label, where the labels are unknown
 # Signs between text and labels: pattern, name.
@@ -21,7 +23,7 @@ SIGNS = (
 
 def unlabelled_message(path, texts, labels):
     """What to say about a file without a label. texts: its rows, or the first ones. labels: `Labels`, perhaps empty."""
-    message = f"{path}: no row has a label; a row is text<TAB>label,label"
+    message = tr("{path}: no row has a label; a row is text<TAB>label,label", path=path)
     lines = [texts[i] for i in range(min(len(texts), SAMPLE))]
     for pattern, name in SIGNS:
         ends = [re.split(f" *{pattern} *", line) for line in lines]
@@ -33,11 +35,18 @@ def unlabelled_message(path, texts, labels):
         first = all(all(_known_ends(map(_unquoted, pieces[1:]), labels)) for pieces, of in zip(found, known) if of)
         command = f"s/ *{pattern} */\\t/" if first else f"s/^(.*[^ ]) *{pattern} */\\1\\t/"
         old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.new")
-        return (
-            f"{message}. Is the separator {name}? A label follows it in {sum(known)} of {len(lines)} rows. To make it "
-            f"a tab: sed -E '{command}' {old} > {new} && mv {new} {old}"
+        return tr(
+            "{what}. Is the separator {name}? A label follows it in {known} of {count} rows. To make it "
+            "a tab: sed -E '{command}' {old} > {new} && mv {new} {old}",
+            what=message,
+            name=name,
+            known=sum(known),
+            count=len(lines),
+            command=command,
+            old=old,
+            new=new,
         )
-    return f"{message}. Is the separator a tab? If it is, label some rows"
+    return tr("{what}. Is the separator a tab? If it is, label some rows", what=message)
 
 
 def _known_ends(ends, labels):

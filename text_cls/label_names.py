@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from text_cls.label_tree import SEPARATOR, split_path
+from text_cls.language import tr
 
 # Characters without a width. The first kind means nothing in a name; the second shapes emoji and some scripts.
 _STRAY = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]+")
@@ -51,8 +52,13 @@ def told_apart(name: str, other: str) -> tuple[str, str]:
 def likeness(name: str, other: str) -> str:
     """How the names of one normal form are alike: "'it' differs from 'IT' only in letter case or full width"."""
     one, two = told_apart(name, other)
-    unseen = "spaces, invisible characters or Unicode form"
-    return f"{one} differs from {two} only in {unseen if _look_the_same(name, other) else 'letter case or full width'}"
+    unseen = tr("spaces, invisible characters or Unicode form")
+    return tr(
+        "{one} differs from {two} only in {unseen}",
+        one=one,
+        two=two,
+        unseen=unseen if _look_the_same(name, other) else "letter case or full width",
+    )
 
 
 def _look_the_same(name, other):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from text_cls.language import tr
+
 SEPARATOR = "##"  # between the pieces of a label path
 
 
@@ -29,7 +31,12 @@ def join_path(pieces: list[str], separator: str = SEPARATOR) -> str:
     """The path of these pieces. Raises ValueError if `separator` cannot tell them apart."""
     name = separator.join(pieces)
     if name.rsplit(separator) != list(pieces):
-        raise ValueError(f"has a level that begins with {separator[0]}, which cannot be told from the separator")
+        raise ValueError(
+            tr(
+                "has a level that begins with {separator}, which cannot be told from the separator",
+                separator=separator[0],
+            )
+        )
     return name
 
 

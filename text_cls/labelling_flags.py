@@ -4,6 +4,7 @@ import os
 
 from text_cls.cli import non_negative_int, positive_int
 from text_cls.labelling_tools import ENDS
+from text_cls.language import tr
 from text_cls.next_rows import ORDERS, RARE, UNCERTAIN
 from text_cls.rows import read_rows
 
@@ -35,10 +36,16 @@ def read_labelled(args, labels, problems):
     if not args.order:
         for flag in ("count", "labelled_file"):
             if getattr(args, flag) is not None:
-                problems.add(f"--{flag} is for --order, which says what to label next: {', '.join(ORDERS)}")
+                problems.add(
+                    tr(
+                        "--{flag} is for --order, which says what to label next: {orders}",
+                        flag=flag,
+                        orders=", ".join(ORDERS),
+                    )
+                )
         return []
     if not args.output_file:
-        problems.add("--order needs a file to write, --output_file")
+        problems.add(tr("--order needs a file to write, --output_file"))
     paths = args.labelled_file
     if paths is None:
         paths = [os.path.join(args.dataset_dir, name) for name in SPLITS] if args.dataset_dir else []
@@ -48,7 +55,9 @@ def read_labelled(args, labels, problems):
         with problems.collect():
             rows.append(read_rows(path, labels, problems))
     if args.order == RARE and not paths:
-        problems.add(f"--order {RARE} counts the labels of labelled rows; name their file with --labelled_file")
+        problems.add(
+            tr("--order {rare} counts the labels of labelled rows; name their file with --labelled_file", rare=RARE)
+        )
     return rows
 
 
@@ -56,5 +65,8 @@ def order_problem(order, decision):
     """Why texts cannot be put in this order with a decision, or None."""
     thresholds = decision.threshold if isinstance(decision.threshold, tuple) else (decision.threshold,)
     if order == UNCERTAIN and not any(0 < threshold < 1 for threshold in thresholds):
-        return f"--order {UNCERTAIN}: no threshold of the model is between 0 and 1; add --threshold 0.5"
+        return tr(
+            "--order {uncertain}: no threshold of the model is between 0 and 1; add --threshold 0.5",
+            uncertain=UNCERTAIN,
+        )
     return None

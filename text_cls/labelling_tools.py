@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from text_cls.cli import logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR, parent_path, paths_to, split_path
+from text_cls.language import tr
 from text_cls.rows import Labels
 
 DOCCANO, LABEL_STUDIO = "doccano", "label_studio"
@@ -145,11 +146,11 @@ def studio_controls(config: str) -> list[Control]:
         ValueError: it is no XML, or has a document type, which could make a small file large.
     """
     if "<!DOCTYPE" in config:
-        raise ValueError("the labelling interface has a document type")
+        raise ValueError(tr("the labelling interface has a document type"))
     try:
         root = ElementTree.fromstring(config)
     except ElementTree.ParseError as error:
-        raise ValueError(f"the labelling interface is no XML: {error}") from error
+        raise ValueError(tr("the labelling interface is no XML: {error}", error=error)) from error
     fields = {tag.get("name"): tag.get("value", "").removeprefix("$") for tag in root.iter("Text")}
     found = []
     for tag in root.iter():

@@ -12,6 +12,7 @@ import numpy as np
 from text_cls.batching import Encoded
 from text_cls.cli import UserError
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.linear_model import LONGEST_NGRAM, LinearModel
 from text_cls.schema import OBJECT, read_json
 from text_cls.tokenization import CodePoints
@@ -127,7 +128,9 @@ def save_tokenizer(folder: str) -> None:
 def is_linear(folder: str) -> bool:
     """Whether a folder is the checkpoint of a linear model."""
     path = os.path.join(folder, "config.json")
-    return os.path.exists(path) and read_json(path, OBJECT, "copy the whole folder again").get("model_type") == LINEAR
+    return (
+        os.path.exists(path) and read_json(path, OBJECT, tr("copy the whole folder again")).get("model_type") == LINEAR
+    )
 
 
 def load(folder: str, num_labels: int) -> LinearClassifier:
@@ -135,11 +138,13 @@ def load(folder: str, num_labels: int) -> LinearClassifier:
     from safetensors.numpy import load_file
 
     path = os.path.join(folder, WEIGHTS)
-    remedy = "train again, or restore the folder from a backup"
+    remedy = tr("train again, or restore the folder from a backup")
     try:
         arrays = load_file(path)
     except Exception as error:  # safetensors has an error of its own
-        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+        raise UserError(
+            tr("{path} cannot be read ({error}); {remedy}", path=path, error=error, remedy=remedy)
+        ) from error
     count = len(arrays["keys"]) if "keys" in arrays else 0
     shapes = {
         "keys": (np.int64, (count,)),
@@ -148,7 +153,16 @@ def load(folder: str, num_labels: int) -> LinearClassifier:
         "bias": (np.float32, (num_labels,)),
     }
     if {name: (array.dtype.type, array.shape) for name, array in arrays.items()} != shapes or not count:
-        raise UserError(f"{path} does not have the weights of a linear model with {num_labels} labels; {remedy}")
+        raise UserError(
+            tr(
+                "{path} does not have the weights of a linear model with {num_labels} labels; {remedy}",
+                path=path,
+                num_labels=num_labels,
+                remedy=remedy,
+            )
+        )
     if (np.diff(arrays["keys"]) <= 0).any() or not all(np.isfinite(array).all() for array in arrays.values()):
-        raise UserError(f"{path}: its n-grams are out of order, or a weight is no number; {remedy}")
+        raise UserError(
+            tr("{path}: its n-grams are out of order, or a weight is no number; {remedy}", path=path, remedy=remedy)
+        )
     return LinearClassifier(**arrays)

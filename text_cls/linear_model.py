@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_cls.cli import progress_bar
+from text_cls.language import tr
 
 LONGEST_NGRAM = 3
 LEAST_TEXTS, MOST_FEATURES = 2, 300_000
@@ -42,7 +43,7 @@ class LinearModel:
     def probabilities(self, texts):
         """float32 [rows, labels]; see `fit`. A score of 0 need not have a probability of 0.5."""
         if self.calibration is None:
-            raise ValueError("this model has no probabilities; use fit(..., calibrate=True)")
+            raise ValueError(tr("this model has no probabilities; use fit(..., calibrate=True)"))
         return _calibrated(self.scores(texts), self.calibration)
 
 
@@ -121,7 +122,7 @@ def out_of_fold(texts, targets, folds=5, seed=3, features=None, weights=None, sc
     targets = np.asarray(targets, dtype=bool if weights is None else np.float32)
     parts, rows = _folds(texts[:scored], targets[:scored] >= 0.5, folds, seed), np.arange(len(targets))
     if len(parts) < 2:
-        raise ValueError("out-of-fold scores need at least two distinct texts")
+        raise ValueError(tr("out-of-fold scores need at least two distinct texts"))
     splits = [(np.setdiff1d(rows, part), part) for part in parts]
     scores = _scores_by_split(features.matrix, targets, splits, seed, weights)[:scored]
     probabilities = np.empty_like(scores)

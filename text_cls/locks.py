@@ -14,6 +14,7 @@ import sys
 import time
 
 from text_cls.cli import UserError, is_main_process, logger
+from text_cls.language import tr
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks, such as some network folders
 PATIENCE = 0.5  # seconds in which a new holder has written its name, and a run that only tried the lock has freed it
@@ -38,27 +39,35 @@ def _lock(path, stack):
     file = f"{os.path.realpath(path)}.lock"
     content = _content(file)
     if content and not _holder(content):
-        raise UserError(f"{file} is not a lock of these scripts; rename it, or write to another folder than {path}")
+        raise UserError(
+            tr(
+                "{file} is not a lock of these scripts; rename it, or write to another folder than {path}",
+                file=file,
+                path=path,
+            )
+        )
     try:
         _make_parents(file, stack)
         lock = try_lock(file)
     except OSError as error:
         reason = error.strerror or error
         if error.errno not in NO_LOCKS and not os.access(path, os.W_OK):
-            raise UserError(f"cannot write {file}: {reason}") from error
+            raise UserError(tr("cannot write {file}: {reason}", file=file, reason=reason)) from error
         logger.warning("%s cannot be locked (%s); make sure that no other process writes to it", path, reason)
         return
     if lock is None:
         holder = _holder(_content(file))
         if not holder and not os.path.exists(file):  # filelock takes this error (ENOENT) for a file being removed
-            raise UserError(f"cannot write {file}: no file can be created there; write to another folder")
-        who = _described(holder) if holder else "another process"
-        raise UserError(f"{who} is writing to {path}; wait until it has ended, or write to another folder")
+            raise UserError(tr("cannot write {file}: no file can be created there; write to another folder", file=file))
+        who = _described(holder) if holder else tr("another process")
+        raise UserError(
+            tr("{who} is writing to {path}; wait until it has ended, or write to another folder", who=who, path=path)
+        )
     stack.callback(unlock, *lock)
     try:
         _sign(file, lock[1])
     except OSError as error:  # the disk is full
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        raise UserError(tr("cannot write {file}: {error}", file=file, error=error.strerror or error)) from error
 
 
 def _make_parents(file, stack):
@@ -118,7 +127,7 @@ def _sign(file, handle):
         logger.info("%s was left by %s, which was killed", file, _described(before))
     if before and before["host"] != host:
         # On the same computer, the system would have refused the lock.
-        message = "If it still runs there, stop one of the two: this file system may not lock across computers"
+        message = tr("If it still runs there, stop one of the two: this file system may not lock across computers")
         logger.warning(message)
     holder = {
         "script": os.path.basename(sys.argv[0]),

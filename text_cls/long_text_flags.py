@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from text_cls.cli import logger, positive_int
+from text_cls.language import tr
 from text_cls.long_texts import CUT, MAX, MODES, MOST, POOLINGS, WINDOWS, LongTexts
 
 WAYS = "cut: read their beginning; head_tail: beginning and end; windows: all of them, in windows"
@@ -13,11 +14,11 @@ def add_training_flags(group):
     group.add_argument(
         "--long_texts", choices=MODES, default=CUT, help=f"texts that exceed --max_seq_length. {WAYS} (%(default)s)"
     )
-    step = "windows: tokens from the start of one to that of the next (they do not overlap)"
+    step = tr("windows: tokens from the start of one to that of the next (they do not overlap)")
     group.add_argument("--stride", type=positive_int, help=step)
-    most = "windows: most of a text; what follows is not read (%(default)s)"
+    most = tr("windows: most of a text; what follows is not read (%(default)s)")
     group.add_argument("--max_windows", type=positive_int, default=MOST, help=most)
-    pooling = "windows: how their logits are pooled; max, or lse, the log of the sum of exponentials (%(default)s)"
+    pooling = tr("windows: how their logits are pooled; max, or lse, the log of the sum of exponentials (%(default)s)")
     group.add_argument("--window_pooling", choices=POOLINGS, default=MAX, help=pooling)
 
 
@@ -26,7 +27,7 @@ def add_model_flags(group):
     group.add_argument(
         "--long_texts", choices=MODES, help=f"texts that exceed --max_seq_length. {WAYS} (as in training)"
     )
-    step = "windows: tokens from the start of one to that of the next (as in training)"
+    step = tr("windows: tokens from the start of one to that of the next (as in training)")
     group.add_argument("--stride", type=positive_int, help=step)
     group.add_argument("--max_windows", type=positive_int, help="windows: most of a text (as in training)")
 
@@ -55,9 +56,13 @@ def problems_of(how, max_seq_length):
     others["--window_pooling"] = how.pooling != MAX
     if how.mode != WINDOWS:
         for flag in (flag for flag, given in others.items() if given):
-            yield f"{flag} is for --long_texts windows; add that, or leave {flag} out"
+            yield tr("{flag} is for --long_texts windows; add that, or leave {flag} out", flag=flag)
     elif how.stride and how.stride > max_seq_length - 2:
         yield (
-            f"--stride {how.stride}: a window has at most {max_seq_length - 2} tokens of the text, so that some would "
-            f"be left out between two windows; use {max_seq_length - 2} or less"
+            tr(
+                "--stride {stride}: a window has at most {max_seq_length} tokens of the text, so that some would "
+                "be left out between two windows; use {max_seq_length} or less",
+                stride=how.stride,
+                max_seq_length=max_seq_length - 2,
+            )
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from text_cls.batching import Encoded
+from text_cls.language import tr
 from text_cls.schema import fields, one_of, or_null, whole
 
 CUT, HEAD_TAIL, WINDOWS = MODES = ("cut", "head_tail", "windows")
@@ -361,22 +362,26 @@ def passages(windows: Windows, logits: np.ndarray, first: int = 0) -> np.ndarray
 
 def description(how: LongTexts) -> str | None:
     """What to log about how a bundle reads long texts; None if it cuts them."""
-    most = f"Longer texts are read in windows of that size, at most {how.max_windows} of a text"
-    return {HEAD_TAIL: "Of longer texts, the beginning and the end are read", WINDOWS: most}.get(how.mode)
+    most = tr(
+        "Longer texts are read in windows of that size, at most {max_windows} of a text", max_windows=how.max_windows
+    )
+    return {HEAD_TAIL: tr("Of longer texts, the beginning and the end are read"), WINDOWS: most}.get(how.mode)
 
 
 def evidence_problem(how: LongTexts) -> str | None:
     """Why a model has no passages to show, or None if it has."""
     if how.mode == WINDOWS:
         return None
-    return (
+    return tr(
         "the model reads no windows of long texts, and so has no evidence; train one with train.py --long_texts windows"
     )
 
 
 def unread_text(texts: int, how: LongTexts) -> str:
     """What to log about the number of texts that were not read to their end."""
-    return (
-        f"{texts} texts have more windows than the {how.max_windows} that the model reads; their ends were not read. "
-        "Train with a larger --max_windows to read more"
+    return tr(
+        "{texts} texts have more windows than the {max_windows} that the model reads; their ends were not read. "
+        "Train with a larger --max_windows to read more",
+        texts=texts,
+        max_windows=how.max_windows,
     )

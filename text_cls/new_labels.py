@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from text_cls.cli import logger
 from text_cls.label_names import likeness, normal_form, tidy_name
 from text_cls.label_tree import SEPARATOR, parent_path, paths_to, split_path
+from text_cls.language import tr
 
 # Signs that people write between labels instead of a comma. Names hardly ever contain one of the first kind; the
 # second kind is part of names such as `衣、食` and `New York`, and separates labels only if all the parts are labels.
@@ -32,20 +33,44 @@ def check_new_labels(counts, places, problems, remedy, known=()):
         for path in paths_to(name):
             where.setdefault(path, places[name])
     for name, other in same_forms(where):
-        problems.add(f"{where[name]}: label {likeness(name, other)} ({where[other]}); write both in one way")
+        problems.add(
+            tr(
+                "{where}: label {likeness} ({where2}); write both in one way",
+                where=where[name],
+                likeness=likeness(name, other),
+                where2=where[other],
+            )
+        )
     for name, parent in unclear_paths(counts):
         without = parent.rstrip("#")
         problems.add(
-            f"{places[name]}: label {name!r} is read as one below {parent!r}, which no row names. If a level below "
-            f"{without!r} begins with #, rename it: it cannot be told from the separator"
+            tr(
+                "{places}: label {name!r} is read as one below {parent!r}, which no row names. If a level below "
+                "{without!r} begins with #, rename it: it cannot be told from the separator",
+                places=places[name],
+                name=name,
+                parent=parent,
+                without=without,
+            )
         )
     for sign, joined in joined_names(counts, known).items():
         name, others = next(iter(joined)), len(joined) - 1
-        more = f" and {others} other name{'s' if others > 1 else ''} seem" if others else " seems"
+        more = (
+            tr(" and {others} other name{value} seem", others=others, value="s" if others > 1 else "")
+            if others
+            else " seems"
+        )
         what = SIGN_NAMES.get(sign, repr(sign))
         problems.add(
-            f"{places[name]}: label {name!r}{more} to be several labels with {what} between them, which must be an "
-            f"ASCII comma; {remedy(sign)}"
+            tr(
+                "{places}: label {name!r}{more} to be several labels with {what} between them, which must be an "
+                "ASCII comma; {remedy}",
+                places=places[name],
+                name=name,
+                more=more,
+                what=what,
+                remedy=remedy(sign),
+            )
         )
 
 
@@ -53,8 +78,11 @@ def replace_command(path, sign):
     """What to do if a sign separates the labels in a file of rows: a command that replaces it in the second column."""
     old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.new")
     pattern = {"|": "[|]", " ": " +"}.get(sign, sign)
-    return (
-        f"""replace it: awk -F'\\t' -v OFS='\\t' '{{gsub(/{pattern}/, ",", $2)}} 1' {old} > {new} && mv {new} {old}"""
+    return tr(
+        "replace it: awk -F'\\t' -v OFS='\\t' '{{gsub(/{pattern}/, \",\", $2)}} 1' {old} > {new} && mv {new} {old}",
+        pattern=pattern,
+        old=old,
+        new=new,
     )
 
 
@@ -169,7 +197,7 @@ def log_near_names(counts):
     """Logs the pairs of `near_names` with their counts."""
     pairs = near_names(counts)
     for rare, frequent in pairs:
-        message = "Labels %r (%d rows) and %r (%d rows) are nearly the same"
+        message = tr("Labels %r (%d rows) and %r (%d rows) are nearly the same")
         logger.warning(message, rare, counts[rare], frequent, counts[frequent])
     if pairs:
         logger.warning("If one of two such labels is a misspelling, correct its rows and make the files again")

@@ -12,6 +12,7 @@ import numpy as np
 
 from text_cls.cli import UserError, logger, progress_bar
 from text_cls.decision import Decision
+from text_cls.language import tr
 from text_cls.linear_classifier import LONGEST, ngram_keys
 from text_cls.linear_model import LONGEST_NGRAM
 from text_cls.prediction import WINDOW
@@ -136,7 +137,12 @@ def _distinct(texts, labelled):
     if left_out := [f"{count} {what}" for what, count in counts.items() if count]:
         logger.info("%d of %d rows of %s are left out: %s", (~wanted).sum(), len(keys), texts.path, "; ".join(left_out))
     if not wanted.any():
-        raise UserError(f"{texts.path}: no text is left to choose from; name a file with texts that have no labels yet")
+        raise UserError(
+            tr(
+                "{path}: no text is left to choose from; name a file with texts that have no labels yet",
+                path=texts.path,
+            )
+        )
     return wanted
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from text_cls.cli import UserError, logger, progress_bar
 from text_cls.inputs import changed
 from text_cls.label_tree import levels_of, split_path
+from text_cls.language import tr
 from text_cls.rows import LINE_BREAKS, one_line, read_texts
 from text_cls.table_flags import TableOptions
 from text_cls.table_output import Output
@@ -55,19 +56,26 @@ def check_files(
             texts = TextFile(path, count_texts(path, problems, labels, skip_blank, longest), skip_blank)
     for flag in () if is_table else ("text_column", "sheet", "header_row", "encoding"):
         if getattr(tables, flag) not in (None, []):
-            problems.add(f"--{flag} is for tables; {path} does not end with {', '.join(READABLE)}")
+            problems.add(
+                tr(
+                    "--{flag} is for tables; {path} does not end with {readable}",
+                    flag=flag,
+                    path=path,
+                    readable=", ".join(READABLE),
+                )
+            )
     if output:
         levels = _level_columns(tables.level_columns, labels, problems) if labels else []
         target = Output(output, levels, with_scores, tables.excel_safe, with_evidence, tool)
         for problem in target.problems(texts):
             problems.add(problem)
         if is_table and not (target.is_table or tool) and not problems.count:
-            formats = "a .csv, .tsv, .jsonl or .parquet file"
+            formats = tr("a .csv, .tsv, .jsonl or .parquet file")
             logger.info("%s gets only texts and labels; for all columns, name %s", output, formats)
     elif tables.excel_safe or tables.level_columns is not None:
-        problems.add("--excel_safe and --level_columns need a table to write, --output_file")
+        problems.add(tr("--excel_safe and --level_columns need a table to write, --output_file"))
     if tool and not output:
-        problems.add(f"--for {tool.name} needs a file to write, --output_file")
+        problems.add(tr("--for {name} needs a file to write, --output_file", name=tool.name))
     return Job(texts, target)
 
 
@@ -77,9 +85,11 @@ def _level_columns(names, labels, problems):
         return []
     depth = max(len(split_path(name)) for name in labels.names)
     if depth == 1:
-        problems.add("--level_columns: the model's labels have no levels; leave it out")
+        problems.add(tr("--level_columns: the model's labels have no levels; leave it out"))
     elif names and len(names) != depth:
-        problems.add(f"--level_columns: the model's labels have {depth} levels; name as many columns, or none")
+        problems.add(
+            tr("--level_columns: the model's labels have {depth} levels; name as many columns, or none", depth=depth)
+        )
     return names or [f"level_{i}" for i in range(1, depth + 1)]
 
 
@@ -97,9 +107,17 @@ def count_texts(path, problems, labels, skip_blank=False, longest=None):
             filled += bool(text)
             count += bool(text) or not skip_blank
             if longest and len(text) > longest:
-                problems.add(f"{path}:{number}: {len(text)} characters; shorten the text to at most {longest}")
+                problems.add(
+                    tr(
+                        "{path}:{number}: {count} characters; shorten the text to at most {longest}",
+                        path=path,
+                        number=number,
+                        count=len(text),
+                        longest=longest,
+                    )
+                )
         if not filled:
-            problems.add(f"{path}: no texts; write one per line")
+            problems.add(tr("{path}: no texts; write one per line", path=path))
     return count
 
 
@@ -149,7 +167,7 @@ def predict_file(job, predict, log_row):
     if broken and not (output and (output.is_table or output.tool)):
         logger.info("%d texts contain %s; their rows have spaces there", broken, LINE_BREAKS)
     if bare:
-        remedy = (
+        remedy = tr(
             "--min_k 1 gives each row its best label (a flag of predict.py and infer.py), analysis/threshold.py fits "
             "thresholds to labelled rows"
         )

@@ -17,6 +17,7 @@ from text_cls.batching import Encoded
 from text_cls.cli import UserError
 from text_cls.decision import Decision
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.long_texts import Windows
 from text_cls.rows import Labels
 from text_cls.schema import NAME, SHA256, TEXT, fields, list_of, number, read_json, whole
@@ -188,9 +189,9 @@ class Reference:
     def problem(self, names: Sequence[str], decision: Decision) -> str | None:
         """Why it is not that of a model with these labels and this decision, or None."""
         if self.labels != list(names):
-            return "is for other labels"
+            return tr("is for other labels")
         if self.decision != decision_digest(decision):
-            return "was written before decision.json changed"
+            return tr("was written before decision.json changed")
         return None
 
 
@@ -268,23 +269,23 @@ def _contradiction(content):
     """What does not fit together in a file whose fields are right one by one, or None."""
     rows, bins = content["rows"], len(BINS)
     if content["bins"] != list(BINS) or content["length_bins"] != list(LENGTHS):
-        return "its bins are not those of this code"
+        return tr("its bins are not those of this code")
     sizes = {len(content["gold_of_rest"]), len(content["gold_of_predicted"])}
     for label in content["labels"]:
         sizes |= {len(label["rest_scores"]), len(label["scores"])}
         if sum(label["rest_scores"]) + sum(label["scores"]) != rows or sum(label["scores"]) != label["predicted"]:
-            return f"the scores of {label['label']} are not those of {rows} rows"
+            return tr("the scores of {label} are not those of {rows} rows", label=label["label"], rows=rows)
     if sizes != {bins} or len(content["lengths"]) != len(LENGTHS) + 1:
-        return "a histogram has another number of bins"
+        return tr("a histogram has another number of bins")
     if sum(content["lengths"]) != rows or content["without_label"] > rows:
-        return f"lengths and without_label are not those of {rows} rows"
+        return tr("lengths and without_label are not those of {rows} rows", rows=rows)
     if content["unknown_tokens"] > content["tokens"]:
-        return "more tokens are unknown than there are"
+        return tr("more tokens are unknown than there are")
     for half, gold in (("rest_scores", "gold_of_rest"), ("scores", "gold_of_predicted")):
         counted = np.sum([label[half] for label in content["labels"]], axis=0)
         if (np.array(content[gold]) > counted).any():
-            return f"{gold} has more than there are scores"
+            return tr("{gold} has more than there are scores", gold=gold)
     gold = [label["gold"] for label in content["labels"]]
     if max(gold, default=0) > rows or sum(gold) != sum(content["gold_of_rest"] + content["gold_of_predicted"]):
-        return f"the gold labels are not those of {rows} rows"
+        return tr("the gold labels are not those of {rows} rows", rows=rows)
     return None

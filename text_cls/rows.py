@@ -17,6 +17,7 @@ from text_cls.inputs import open_input
 from text_cls.label_column import unlabelled_message
 from text_cls.label_names import likeness, normal_form, tidy_name, told_apart
 from text_cls.label_tree import SEPARATOR, parent_ids, parent_path, split_path
+from text_cls.language import tr
 
 # Tabs, and what some readers take for the end of a line: Python's splitlines, editors, spreadsheets, JavaScript.
 LINE_BREAKS = "line breaks of other kinds than LF, such as CR or U+2028"
@@ -87,14 +88,16 @@ class Labels:
 def label_problem(name):
     """Why a label cannot have this name, as the end of a sentence that begins with the name; None if it can."""
     if "\n" in name or "\r" in name:
-        return "contains a line break; rename the label"
+        return tr("contains a line break; rename the label")
     if "," in name or "\t" in name:
-        return f"contains a {'comma' if ',' in name else 'tab'}, which separates columns; rename the label"
+        return tr(
+            "contains a {value}, which separates columns; rename the label", value="comma" if "," in name else "tab"
+        )
     pieces = split_path(name)
     if not all(pieces):
-        return f"has an empty level beside {SEPARATOR!r}"
+        return tr("has an empty level beside {separator!r}", separator=SEPARATOR)
     if any(piece.lstrip().startswith("#") for piece in pieces[1:]):
-        return f"has a level that begins with '#' after {SEPARATOR!r}; rename the level"
+        return tr("has a level that begins with '#' after {separator!r}; rename the level", separator=SEPARATOR)
     return None
 
 
@@ -117,11 +120,29 @@ def read_labels(
         name = written if of_model else tidy_name(written)
         number_before, before = forms.setdefault(normal_form(name), (number, written))
         if not normal_form(name):
-            problems.add(f"{path}:{number}: empty line; each line is one label, delete this one")
+            problems.add(
+                tr("{path}:{number}: empty line; each line is one label, delete this one", path=path, number=number)
+            )
         elif name in first_line and (of_model or written == before):
-            problems.add(f"{path}:{number}: label {name!r} is already on line {first_line[name]}; delete one")
+            problems.add(
+                tr(
+                    "{path}:{number}: label {name!r} is already on line {first_line}; delete one",
+                    path=path,
+                    number=number,
+                    name=name,
+                    first_line=first_line[name],
+                )
+            )
         elif number_before != number and not of_model:
-            problems.add(f"{path}:{number}: label {likeness(written, before)} on line {number_before}; delete one")
+            problems.add(
+                tr(
+                    "{path}:{number}: label {likeness} on line {number_before}; delete one",
+                    path=path,
+                    number=number,
+                    likeness=likeness(written, before),
+                    number_before=number_before,
+                )
+            )
         elif problem := label_problem(name):
             problems.add(f"{path}:{number}: label {name!r} {problem}")
         else:
@@ -137,7 +158,7 @@ def read_labels(
         if parent and parent not in first_line and not (of_model and normal_form(parent) in forms):
             problems.add(_no_parent_message, path, first_line[name], name, parent, first_line, forms)
     if not first_line:
-        problems.add(f"{path}: no labels; write one per line")
+        problems.add(tr("{path}: no labels; write one per line", path=path))
     return Labels(names)
 
 
@@ -145,22 +166,37 @@ def log_respelled(path, respelled):
     """Logs how often names are not spelled as the label they are. respelled: Counter of (name as written, label)."""
     if respelled:
         count, (pair, _) = respelled.total(), respelled.most_common(1)[0]
-        what = "1 name has" if count == 1 else f"{count} names have"
-        message = "%s: %s other invisible characters or spaces than the label, which are ignored: %s for %s"
+        what = tr("1 name has") if count == 1 else tr("{count} names have", count=count)
+        message = tr("%s: %s other invisible characters or spaces than the label, which are ignored: %s for %s")
         logger.warning(message, path, what, *told_apart(*pair))
 
 
 def _no_parent_message(path, number, name, parent, names, forms):
     if normal_form(parent) in forms:
         line, before = forms[normal_form(parent)]
-        return (
-            f"{path}:{number}: label {name!r}: its parent {likeness(parent, before)} on line {line}; write one of them"
+        return tr(
+            "{path}:{number}: label {name!r}: its parent {likeness} on line {line}; write one of them",
+            path=path,
+            number=number,
+            name=name,
+            likeness=likeness(parent, before),
+            line=line,
         )
-    message = f"{path}:{number}: label {name!r} has no parent here; add a line {parent!r}"
+    message = tr(
+        "{path}:{number}: label {name!r} has no parent here; add a line {parent!r}",
+        path=path,
+        number=number,
+        name=name,
+        parent=parent,
+    )
     without = parent.rstrip("#")
     if without != parent and without in names:
         level = name.removeprefix(without + SEPARATOR)
-        message += f" (below {without!r} no level can begin with #, as {level!r} does; if that was meant, rename it)"
+        message += tr(
+            " (below {without!r} no level can begin with #, as {level!r} does; if that was meant, rename it)",
+            without=without,
+            level=level,
+        )
     return message
 
 
@@ -177,7 +213,7 @@ def read_descriptions(path: str | os.PathLike, labels: Labels, problems: Problem
             continue
         i = labels.find(name.strip())
         if not tab or "\t" in description or not description.strip():
-            problems.add(f"{path}:{number}: a line is label<TAB>description")
+            problems.add(tr("{path}:{number}: a line is label<TAB>description", path=path, number=number))
         elif i is None:
             problems.add(unknown_message, path, number, name.strip(), labels)
         else:
@@ -303,8 +339,10 @@ def read_lines(path: str | os.PathLike, may_be_json: bool = False, again: bool =
             file = stack.enter_context(open_input(path, again, SAMPLE))
         except OSError as error:
             is_file = os.path.isfile(os.path.dirname(path))
-            more = ". To make a data set of a table, use data/from_table.py" if is_file else ""
-            raise UserError(f"{path}: {error.strerror}. Check the folder and the name{more}") from error
+            more = tr(". To make a data set of a table, use data/from_table.py") if is_file else ""
+            raise UserError(
+                tr("{path}: {error}. Check the folder and the name{more}", path=path, error=error.strerror, more=more)
+            ) from error
         head = file.peek(SAMPLE)[:SAMPLE]
         if message := foreign_message(path, head, may_be_json):
             raise UserError(message)
@@ -346,16 +384,23 @@ def read_texts(
 
 def tab_message(path, number, line):
     tabs = line.count("\t")
-    return (
-        f"{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces, or "
-        "convert a table with data/from_table.py"
+    return tr(
+        "{path}:{number}: {tabs} tabs; a row is text<TAB>label,label. Replace the tabs in the text with spaces, or "
+        "convert a table with data/from_table.py",
+        path=path,
+        number=number,
+        tabs=tabs,
     )
 
 
 def _no_label_message(path, number, text, names):
-    return (
-        f"{path}:{number}: the second column, {shorten(names.strip())}, has no label of the model, and only the first "
-        f"one, {shorten(text.strip())}, would be predicted. Keep the column with the texts: cut -f1 or cut -f2"
+    return tr(
+        "{path}:{number}: the second column, {names}, has no label of the model, and only the first "
+        "one, {text}, would be predicted. Keep the column with the texts: cut -f1 or cut -f2",
+        path=path,
+        number=number,
+        names=shorten(names.strip()),
+        text=shorten(text.strip()),
     )
 
 
@@ -375,7 +420,9 @@ def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems, again
             continue
         text, _, names = line.partition("\t")
         if not text.strip():
-            problems.add(f"{path}:{number}: labels without a text; a row is text<TAB>label,label")
+            problems.add(
+                tr("{path}:{number}: labels without a text; a row is text<TAB>label,label", path=path, number=number)
+            )
             continue
         named, closed = _label_set(names, labels, path, number, problems, respelled)
         completed += len(closed) > len(named)
@@ -384,7 +431,7 @@ def read_rows(path: str | os.PathLike, labels: Labels, problems: Problems, again
         label_ids.extend(sorted(closed))
         ends.append(len(label_ids))
     if not lines:
-        problems.add(f"{path}: no rows; each line is text<TAB>label,label")
+        problems.add(tr("{path}: no rows; each line is text<TAB>label,label", path=path))
     elif not label_ids and problems.count == problems_before:
         problems.add(unlabelled_message(path, texts, labels))
     texts.freeze()
@@ -412,14 +459,21 @@ def read_cases(path, labels, problems):
         if not line.strip() or (text == "Text" and not cases):
             continue
         if len(columns) > 2 or not text:
-            what = f"{len(columns)} tabs" if text else "no text"
-            problems.add(f"{path}:{number}: {what}; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction")
+            what = f"{len(columns)} tabs" if text else tr("no text")
+            problems.add(
+                tr(
+                    "{path}:{number}: {what}; a row is text, text<TAB>labels or text<TAB>labels<TAB>prediction",
+                    path=path,
+                    number=number,
+                    what=what,
+                )
+            )
             continue
         sets = [sorted(_label_set(names, labels, path, number, problems, respelled)[1]) for names in columns]
         cases.append(Case(number, text, *sets, *[None] * (2 - len(sets))))
     log_respelled(path, respelled)
     if not cases:
-        problems.add(f"{path}: no texts to explain")
+        problems.add(tr("{path}: no texts to explain", path=path))
     return cases
 
 
@@ -447,12 +501,31 @@ def _label_set(names, labels, path, number, problems, respelled):
 def unknown_message(path, number, name, labels):
     where = f"{path}:{number}:"
     if not tidy_name(name):
-        return f"{where} empty label; delete the extra comma"
+        return tr("{where} empty label; delete the extra comma", where=where)
     if similar := labels.similar(name):
-        return f"{where} label {likeness(name, similar)}; write {similar!r}"
+        return tr(
+            "{where} label {likeness}; write {similar!r}",
+            where=where,
+            likeness=likeness(name, similar),
+            similar=similar,
+        )
     if "，" in name:
-        return f"{where} label {name!r} contains a full-width comma; labels are separated by an ASCII comma"
+        return tr(
+            "{where} label {name!r} contains a full-width comma; labels are separated by an ASCII comma",
+            where=where,
+            name=name,
+        )
     for sign in ";；、| ":
         if sign in name and all(piece.strip() in labels.index for piece in name.split(sign)):
-            return f"{where} label {name!r}: labels are separated by an ASCII comma, not by {sign!r}"
-    return f"{where} label {name!r} is not in the label file{closest(name, labels.index)}"
+            return tr(
+                "{where} label {name!r}: labels are separated by an ASCII comma, not by {sign!r}",
+                where=where,
+                name=name,
+                sign=sign,
+            )
+    return tr(
+        "{where} label {name!r} is not in the label file{hint}",
+        where=where,
+        name=name,
+        hint=closest(name, labels.index),
+    )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from text_cls.cli import Problems, UserError, shorten
+from text_cls.language import tr
 
 LARGEST = 64 << 20  # bytes of a file; a decision with 100,000 labels has 10 million
 DEEPEST = 50  # lists and objects inside each other; ours have 5
@@ -51,22 +52,44 @@ def parse_json(
 ) -> dict:
     """As `read_json`, for a file that has been read already. path: for messages."""
     if len(content) > LARGEST:
-        raise UserError(f"{path} is larger than {LARGEST >> 20} MiB; {remedy}")
+        raise UserError(
+            tr("{path} is larger than {largest} MiB; {remedy}", path=path, largest=LARGEST >> 20, remedy=remedy)
+        )
     try:
         value = json.loads(content, object_pairs_hook=_object, parse_int=_whole_number)
         if not isinstance(value, dict):
-            raise ValueError(f"an object {{...}} is expected, not {_found(value)}")
+            raise ValueError(tr("an object {{...}} is expected, not {found}", found=_found(value)))
         if not _is_shallow(value):
             raise RecursionError
     except RecursionError:
-        raise UserError(f"{path} is damaged (nested more than {DEEPEST} deep); {remedy}") from None
+        raise UserError(
+            tr(
+                "{path} is damaged (nested more than {deepest} deep); {remedy}",
+                path=path,
+                deepest=DEEPEST,
+                remedy=remedy,
+            )
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+        raise UserError(tr("{path} is damaged ({error}); {remedy}", path=path, error=error, remedy=remedy)) from error
     version = value.get("version")
     if versions and (type(version) is not int or version not in versions):
-        known = f"version {versions[0]}" if len(versions) == 1 else f"versions {versions[0]} to {versions[-1]}"
-        upgrade = "upgrade this code, or " if isinstance(version, int) and version > versions[-1] else ""
-        raise UserError(f"{path}: version {_found(version)} is unknown (this code reads {known}); {upgrade}{remedy}")
+        known = (
+            f"version {versions[0]}"
+            if len(versions) == 1
+            else tr("versions {versions} to {versions2}", versions=versions[0], versions2=versions[-1])
+        )
+        upgrade = tr("upgrade this code, or ") if isinstance(version, int) and version > versions[-1] else ""
+        raise UserError(
+            tr(
+                "{path}: version {found} is unknown (this code reads {known}); {upgrade}{remedy}",
+                path=path,
+                found=_found(version),
+                known=known,
+                upgrade=upgrade,
+                remedy=remedy,
+            )
+        )
     problems = Problems()
     for message in check("", value):
         problems.add(f"{path}: {message}; {remedy}")
@@ -79,14 +102,14 @@ def _object(pairs):
     found = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"the key {shorten(name)} appears twice")
+            raise ValueError(tr("the key {name} appears twice", name=shorten(name)))
         found[name] = value
     return found
 
 
 def _whole_number(digits):
     if len(digits) > LONGEST_NUMBER:
-        raise ValueError(f"a number has {len(digits)} digits")
+        raise ValueError(tr("a number has {count} digits", count=len(digits)))
     return int(digits)
 
 
@@ -105,9 +128,9 @@ def _found(value):
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, list):
-        return "a list" if value else "an empty list"
+        return "a list" if value else tr("an empty list")
     if isinstance(value, dict):
-        return "an object" if value else "an empty object"
+        return tr("an object") if value else tr("an empty object")
     return shorten(value) if isinstance(value, str) else shorten(str(value)).strip("'")
 
 
@@ -119,7 +142,7 @@ def value_of(expected: str, fits: Callable[[Any], bool]) -> Check:
 
     def check(where, value):
         if not fits(value):
-            yield f"{where} must be {expected}, not {_found(value)}"
+            yield tr("{where} must be {expected}, not {found}", where=where, expected=expected, found=_found(value))
 
     return check
 
@@ -130,18 +153,27 @@ def _is_number(value, kinds=(int, float)):
 
 def whole(least: int, most: int = UNLIMITED) -> Check:
     """A whole number; true and false are none."""
-    expected = f"a whole number of at least {least}" if most == UNLIMITED else f"a whole number from {least} to {most}"
+    expected = (
+        tr("a whole number of at least {least}", least=least)
+        if most == UNLIMITED
+        else tr("a whole number from {least} to {most}", least=least, most=most)
+    )
     return value_of(expected, lambda value: _is_number(value, int) and least <= value <= most)
 
 
 def number(least: float, most: float) -> Check:
     """A number in a range, which NaN never is."""
-    return value_of(f"a number from {least} to {most}", lambda value: _is_number(value) and least <= value <= most)
+    return value_of(
+        tr("a number from {least} to {most}", least=least, most=most),
+        lambda value: _is_number(value) and least <= value <= most,
+    )
 
 
 def one_of(*values: str) -> Check:
     """One of some texts."""
-    return value_of(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
+    return value_of(
+        tr("one of {values}", values=", ".join(values)), lambda value: isinstance(value, str) and value in values
+    )
 
 
 ANY = value_of("anything", lambda value: True)
@@ -171,7 +203,7 @@ def or_null(check: Check) -> Check:
 
 def list_of(item: Check, least: int = 0) -> Check:
     """A list of at least `least` items, each of them checked."""
-    expected = f"a list of at least {least}" if least else "a list"
+    expected = tr("a list of at least {least}", least=least) if least else "a list"
     is_list = value_of(expected, lambda value: isinstance(value, (list, tuple)) and len(value) >= least)
 
     def check(where, value):
@@ -188,7 +220,7 @@ def map_of(item: Check, key: Check = TEXT) -> Check:
     def check(where, value):
         yield from OBJECT(where, value)
         for name, inner in value.items() if isinstance(value, dict) else ():
-            yield from key(f"a key of {where}", name)
+            yield from key(tr("a key of {where}", where=where), name)
             yield from item(f"{where}[{shorten(name)}]", inner)
 
     return check
@@ -204,13 +236,18 @@ def fields(required: dict[str, Check], optional: dict[str, Check] | None = None,
             return
         for name in required:
             if name not in value:
-                yield f"{_inside(where, name)} is missing"
+                yield tr("{inside} is missing", inside=_inside(where, name))
         for name, inner in value.items():
             if name in known:
                 yield from known[name](_inside(where, name), inner)
             elif not others:
                 place = f" of {where}" if where else ""
-                yield f"the field {shorten(name)}{place} is unknown; known are {', '.join(known)}"
+                yield tr(
+                    "the field {name}{place} is unknown; known are {known}",
+                    name=shorten(name),
+                    place=place,
+                    known=", ".join(known),
+                )
 
     return check
 

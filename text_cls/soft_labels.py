@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from text_cls.cli import Problems, shorten
+from text_cls.language import tr
 from text_cls.rows import Labels, Texts, one_line, read_lines, unknown_message
 
 FORM = '{"text": "...", "labels": {"label": 0.9, ...}}'
@@ -35,12 +36,18 @@ def read_soft_labels(path: str | os.PathLike, labels: Labels, problems: Problems
             problems.add(f"{where}: {error}")
             continue
         if text in first_line:
-            problems.add(f"{where}: the text of line {first_line[text]} again; keep one of them")
+            problems.add(
+                tr(
+                    "{where}: the text of line {first_line} again; keep one of them",
+                    where=where,
+                    first_line=first_line[text],
+                )
+            )
         first_line.setdefault(text, number)
         rows.append(_probabilities(given, labels, path, number, problems))
         texts.append(text)
     if not first_line and not problems.count:
-        problems.add(f"{path}: no rows; each line is {FORM}")
+        problems.add(tr("{path}: no rows; each line is {form}", path=path, form=FORM))
     texts.freeze()
     return texts, np.array(rows, np.float16).reshape(len(rows), len(labels))
 
@@ -48,26 +55,28 @@ def read_soft_labels(path: str | os.PathLike, labels: Labels, problems: Problems
 def _parsed(line):
     """Text and {label: probability} of a line. Raises ValueError with what is wrong, without the text."""
     if len(line) > LONGEST_LINE:
-        raise ValueError(f"more than {LONGEST_LINE} characters; shorten the text")
+        raise ValueError(tr("more than {longest_line} characters; shorten the text", longest_line=LONGEST_LINE))
     try:
         row = json.loads(line, object_pairs_hook=_object)
     except RecursionError:
-        raise ValueError(f"lists or objects are nested too deep; each line is {FORM}") from None
+        raise ValueError(tr("lists or objects are nested too deep; each line is {form}", form=FORM)) from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON (column {error.colno}: {error.msg}); each line is {FORM}") from None
+        raise ValueError(
+            tr("no JSON (column {colno}: {msg}); each line is {form}", colno=error.colno, msg=error.msg, form=FORM)
+        ) from None
     text, given = (row.get(name) for name in ("text", "labels")) if isinstance(row, dict) else (None, None)
     if not isinstance(text, str) or not text.strip() or not isinstance(given, dict):
-        raise ValueError(f"each line is {FORM}, with a text that is not empty")
+        raise ValueError(tr("each line is {form}, with a text that is not empty", form=FORM))
     text = one_line(text).strip()
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("the text contains half a surrogate pair, which is no character")
+        raise ValueError(tr("the text contains half a surrogate pair, which is no character"))
     return text, given
 
 
 def _object(pairs):
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key appears twice in an object; keep one of them")
+        raise ValueError(tr("a key appears twice in an object; keep one of them"))
     return found
 
 
@@ -79,10 +88,25 @@ def _probabilities(given, labels, path, number, problems):
         if label is None:
             problems.add(unknown_message, path, number, name.strip(), labels)
         elif label in found:
-            problems.add(f"{path}:{number}: label {shorten(name)} appears twice; keep one of them")
+            problems.add(
+                tr(
+                    "{path}:{number}: label {name} appears twice; keep one of them",
+                    path=path,
+                    number=number,
+                    name=shorten(name),
+                )
+            )
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             shown = shorten(str(value)) if isinstance(value, (str, int, float)) else "this"
-            problems.add(f"{path}:{number}: label {shorten(name)}: a probability is a number from 0 to 1, not {shown}")
+            problems.add(
+                tr(
+                    "{path}:{number}: label {name}: a probability is a number from 0 to 1, not {shown}",
+                    path=path,
+                    number=number,
+                    name=shorten(name),
+                    shown=shown,
+                )
+            )
         else:
             found[label] = float(value)
     row = np.zeros(len(labels), np.float16)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_cls.cli import logger
+from text_cls.language import tr
 from text_cls.rows import Rows, Texts
 
 REPEATED = "repeated"  # of a text in the same file
@@ -103,11 +104,11 @@ def new_texts(path: str, texts: Iterable[str], rows: dict[str, Rows]) -> Texts:
             split_of[key] = REPEATED
             found.append(text)
     found.freeze()
-    reasons = [f"{count} that repeat another" for split, count in others.items() if split == REPEATED]
+    reasons = [tr("{count} that repeat another", count=count) for split, count in others.items() if split == REPEATED]
     for split, count in others.items():
         if split != REPEATED:
-            why = "learnt there" if split == "train" else "left out, or its scores would flatter"
-            reasons.append(f"{count} that are in {rows[split].path} ({why})")
+            why = tr("learnt there") if split == "train" else tr("left out, or its scores would flatter")
+            reasons.append(tr("{count} that are in {path} ({why})", count=count, path=rows[split].path, why=why))
     logger.info("%s: %d texts without labels%s", path, len(found), "".join(f"; {reason}" for reason in reasons))
     return found
 

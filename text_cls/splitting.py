@@ -5,6 +5,8 @@ Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) from the librar
 
 import numpy as np
 
+from text_cls.language import tr
+
 WORK = 5e9  # texts x labels x labels that the library gets at once; this takes seconds
 BLOCK = 1000  # texts at once if it would be more; nearly as even on 20,000 texts with 2,000 labels, and far faster
 
@@ -31,7 +33,9 @@ def stratified_split(targets, texts, fractions, seed):
 
     fractions = np.asarray(fractions, dtype=np.float64)
     if len(fractions) < 2 or (fractions <= 0).any() or abs(fractions.sum() - 1) > 1e-6:
-        raise ValueError(f"fractions must be two or more, above 0 and together 1, not {fractions.tolist()}")
+        raise ValueError(
+            tr("fractions must be two or more, above 0 and together 1, not {tolist}", tolist=fractions.tolist())
+        )
     number_of, group = {}, []
     for text in texts:
         group.append(number_of.setdefault(text, len(number_of)))

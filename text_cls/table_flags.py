@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from text_cls.cli import non_negative_int
+from text_cls.language import tr
 
 
 @dataclass
@@ -26,7 +27,7 @@ class TableOptions:
 def add_table_flags(parser, writes=True):
     """Adds --text_column, --sheet, --header_row and --encoding; for a script that writes tables, also --level_columns
     and --excel_safe."""
-    only_read = "; only as input:" if writes else ""
+    only_read = tr("; only as input:") if writes else ""
     group = parser.add_argument_group(f"tables (.csv .tsv .jsonl .parquet{only_read} .xlsx .json)")
     group.add_argument(
         "--text_column",
@@ -35,9 +36,9 @@ def add_table_flags(parser, writes=True):
         help="column of the text, by name or number; several are joined by a space (text, content, 文本 ...)",
     )
     if writes:
-        levels = "also write the labels by level, in columns of these names (off; without names: level_1 ...)"
+        levels = tr("also write the labels by level, in columns of these names (off; without names: level_1 ...)")
         group.add_argument("--level_columns", nargs="*", help=levels)
-        safe = "write ' before cells that Excel could take for formulas (off)"
+        safe = tr("write ' before cells that Excel could take for formulas (off)")
         group.add_argument("--excel_safe", action="store_true", help=safe)
     group.add_argument("--sheet", help="Excel: name of the sheet (the first one that is not hidden)")
     group.add_argument(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from text_cls.files import atomic_write
 from text_cls.label_tree import levels_of
 from text_cls.labelling_tools import ENDS, LABEL_STUDIO, Tool
+from text_cls.language import tr
 from text_cls.rows import format_row, one_line
 from text_cls.table_texts import extension
 from text_cls.tables import cell_text
@@ -54,25 +55,39 @@ class Output:
         kind = extension(self.path)
         if self.tool:
             if kind != (end := ENDS[self.tool.name]):
-                yield f"--for {self.tool.name} writes what {self.tool.title} imports; name an --output_file with {end}"
+                yield tr(
+                    "--for {name} writes what {title} imports; name an --output_file with {end}",
+                    name=self.tool.name,
+                    title=self.tool.title,
+                    end=end,
+                )
         elif kind in SPREADSHEETS:
-            yield f"--output_file {self.path}: workbooks are only read; write a .csv file, which Excel opens"
+            yield tr(
+                "--output_file {path}: workbooks are only read; write a .csv file, which Excel opens", path=self.path
+            )
         elif kind in (".json", ".ndjson"):
-            yield f"--output_file {self.path}: call it .jsonl; each row will be a JSON object in a line"
+            yield tr("--output_file {path}: call it .jsonl; each row will be a JSON object in a line", path=self.path)
         elif kind == ".parquet":
             importlib.import_module("pyarrow")  # if it is missing, that is known before anything is predicted
         if self.excel_safe and kind not in (".csv", ".tsv"):
-            yield f"--excel_safe is for .csv and .tsv files; --output_file {self.path} is none"
+            yield tr("--excel_safe is for .csv and .tsv files; --output_file {path} is none", path=self.path)
         if self.levels and self.tool:
-            yield f"--level_columns is for tables, not for --for {self.tool.name}; leave it out"
+            yield tr("--level_columns is for tables, not for --for {name}; leave it out", name=self.tool.name)
         elif self.levels and not self.is_table:
-            yield f"--level_columns needs a table to write: an --output_file that ends with {', '.join(WRITABLE)}"
+            yield tr(
+                "--level_columns needs a table to write: an --output_file that ends with {writable}",
+                writable=", ".join(WRITABLE),
+            )
         if texts and self.is_table:
             for name in self.columns:
                 if name in texts.columns or self.columns.count(name) > 1:
-                    yield f"{texts.path}: there is a column {name!r} already, and one is added; rename it in the table"
+                    yield tr(
+                        "{path}: there is a column {name!r} already, and one is added; rename it in the table",
+                        path=texts.path,
+                        name=name,
+                    )
         if texts and os.path.exists(self.path) and os.path.samefile(texts.path, self.path):
-            yield f"--output_file {self.path}: this is also an input file and would be lost; name another"
+            yield tr("--output_file {path}: this is also an input file and would be lost; name another", path=self.path)
 
     @contextlib.contextmanager
     def open(self, texts):

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 
 from text_cls.cli import Problems, logger
+from text_cls.language import tr
 from text_cls.rows import one_line, place_in, read_texts
 from text_cls.tables import cell_text, find_columns, has_surrogate, known_columns, open_table, records_of, row_text
 
@@ -92,7 +93,7 @@ class TableFile:
         self.columns, self.schema = self._table.columns, self._table.schema
         self.has_names = self._table.header_row != 0
         for name in {name for name in self.columns if self.columns.count(name) > 1}:
-            problems.add(f"{path}: two columns are called {name!r}; rename one")
+            problems.add(tr("{path}: two columns are called {name!r}; rename one", path=path, name=name))
         self.text_columns = self._text_columns(options.text_column, problems)
         if self.text_columns:
             self._check(problems, longest)
@@ -106,7 +107,13 @@ class TableFile:
             logger.info("Texts: column %r", found[0])
             return found
         known = known_columns(self.columns)
-        problems.add(f"{self.path}: name the column of the texts with --text_column; there are {known}")
+        problems.add(
+            tr(
+                "{path}: name the column of the texts with --text_column; there are {known}",
+                path=self.path,
+                known=known,
+            )
+        )
         return []
 
     def _check(self, problems, longest):
@@ -117,20 +124,35 @@ class TableFile:
             try:
                 text = row_text(record, self.text_columns)
             except ValueError as error:
-                problems.add(f"{where}: the text {error}")
+                problems.add(tr("{where}: the text {error}", where=where, error=error))
                 continue
             filled += bool(text)
             self.count += bool(text) or not self._skip_blank
             if longest and len(text) > longest:
-                problems.add(f"{where}: {len(text)} characters; shorten the text to at most {longest}")
+                problems.add(
+                    tr(
+                        "{where}: {count} characters; shorten the text to at most {longest}",
+                        where=where,
+                        count=len(text),
+                        longest=longest,
+                    )
+                )
             for name, value in record.items() if is_json else ():
                 self.kinds[name].add(value_kind(value))
         if is_json:
             self.columns = list(dict.fromkeys([*self.columns, *self.kinds]))
             for name in filter(has_surrogate, self.columns):
-                problems.add(f"{self.path}: column {name!a}: half a surrogate pair is no character; rename the column")
+                problems.add(
+                    tr(
+                        "{path}: column {name!a}: half a surrogate pair is no character; rename the column",
+                        path=self.path,
+                        name=name,
+                    )
+                )
         if not filled and not problems.count:
-            problems.add(f"{self.path}: no texts in column {', '.join(map(repr, self.text_columns))}")
+            problems.add(
+                tr("{path}: no texts in column {repr}", path=self.path, repr=", ".join(map(repr, self.text_columns)))
+            )
 
     def windows(self, size):
         """Yields `Window`s of at most this many rows."""

@@ -21,6 +21,7 @@ from typing import Any
 from text_cls.cli import Problems, UserError, closest
 from text_cls.foreign_files import PARQUET, SAMPLE, XLSX, binary_kind, find_encoding, is_json
 from text_cls.inputs import open_input
+from text_cls.language import tr
 
 LOOKED_AT = 1000  # first rows, from which column names and separators are guessed
 MAX_CELL = 1 << 20  # characters; a longer one is usually a quote that is never closed
@@ -92,23 +93,34 @@ def open_table(
         if binary and (binary[0] == XLSX or (extension in (".xlsx", ".xlsm") and head.startswith(b"PK"))):
             return _workbook(path, sheet, header_row, wanted)
         if sheet is not None:
-            raise UserError(f"{path}: --sheet {sheet}: only an Excel workbook has sheets")
+            raise UserError(tr("{path}: --sheet {sheet}: only an Excel workbook has sheets", path=path, sheet=sheet))
         if binary and binary[0] == PARQUET:
             return _parquet(path)
         if binary:
-            raise UserError(f"{path}: this file is {binary[0]}, not a table that can be read; {binary[1]}")
+            raise UserError(
+                tr(
+                    "{path}: this file is {binary}, not a table that can be read; {binary2}",
+                    path=path,
+                    binary=binary[0],
+                    binary2=binary[1],
+                )
+            )
         name = _encoding(path, encoding)
         text = head.decode(name, errors="ignore")
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
-            raise UserError(f"{path}: no rows")
+            raise UserError(tr("{path}: no rows", path=path))
         if re.match(r"\s*(<!doctype|<html|<table|<\?xml)", text, re.IGNORECASE):
-            raise UserError(f"{path}: this file is HTML or XML; open it in Excel or LibreOffice, and save it as .xlsx")
+            raise UserError(
+                tr("{path}: this file is HTML or XML; open it in Excel or LibreOffice, and save it as .xlsx", path=path)
+            )
         if extension in (".json", ".jsonl", ".ndjson") or is_json(lines):
             return _json(path, name, is_array=lines[0].lstrip().startswith("["))
         return _delimited(path, name, "\t" if extension == ".tsv" else None, head, header_row, wanted)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}. Check the folder and the name") from error
+        raise UserError(
+            tr("{path}: {error}. Check the folder and the name", path=path, error=error.strerror or error)
+        ) from error
 
 
 def cell_text(value: Any) -> str:
@@ -123,11 +135,11 @@ def cell_text(value: Any) -> str:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            raise ValueError("contains bytes that are not UTF-8") from None
+            raise ValueError(tr("contains bytes that are not UTF-8")) from None
     if isinstance(value, datetime.datetime):
         return value.isoformat(sep=" ")
     if isinstance(value, (list, dict)):
-        raise ValueError("contains a list" if isinstance(value, list) else "contains a JSON object")
+        raise ValueError(tr("contains a list") if isinstance(value, list) else tr("contains a JSON object"))
     return str(value)
 
 
@@ -136,7 +148,7 @@ def row_text(record: dict[str, Any], columns: Iterable[str]) -> str:
     cells = (cell_text(record.get(name)).strip() for name in columns)
     text = " ".join(cell for cell in cells if cell)
     if has_surrogate(text):
-        raise ValueError("contains half a surrogate pair, which is no character")
+        raise ValueError(tr("contains half a surrogate pair, which is no character"))
     return text
 
 
@@ -156,7 +168,13 @@ def find_columns(
         elif name.isdecimal() and 1 <= int(name) <= len(columns):
             found.append(columns[int(name) - 1])
         else:
-            message = f"{path}: {flag} {name}: no such column{closest(name, columns)}; there are"
+            message = tr(
+                "{path}: {flag} {name}: no such column{hint}; there are",
+                path=path,
+                flag=flag,
+                name=name,
+                hint=closest(name, columns),
+            )
             problems.add(f"{message} {known_columns(columns)}")
     return found
 
@@ -173,12 +191,19 @@ def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
     """The Table of rows of cells. read_cells: a function of Problems that yields (where, row number, cells)."""
     first = list(itertools.islice(read_cells(Problems()), LOOKED_AT))
     if not first:
-        raise UserError(f"{path}: no rows")
+        raise UserError(tr("{path}: no rows", path=path))
     if header_row is None:
         header_row = _row_of_names(first, wanted)
     names = next((cells for _, number, cells in first if number == header_row), [])
     if header_row and not names:
-        raise UserError(f"{path}: --header_row {header_row}: no such row among the first {LOOKED_AT}, or it is empty")
+        raise UserError(
+            tr(
+                "{path}: --header_row {header_row}: no such row among the first {looked_at}, or it is empty",
+                path=path,
+                header_row=header_row,
+                looked_at=LOOKED_AT,
+            )
+        )
     widths = Counter(len(cells) for _, _, cells in first)
     width = max(widths) if is_ragged else len(names) or widths.most_common(1)[0][0]
     columns = _unique([*names, *[None] * (width - len(names))])
@@ -189,15 +214,24 @@ def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
                 continue
             if not all(map(_is_empty, cells[width:])) or (len(cells) < width and not is_ragged):
                 problems.add(
-                    f"{where}: {len(cells)} cells, but the table has {width} columns; a cell that contains the "
-                    "separator of the cells or a line break must be in double quotes"
+                    tr(
+                        "{where}: {count} cells, but the table has {width} columns; a cell that contains the "
+                        "separator of the cells or a line break must be in double quotes",
+                        where=where,
+                        count=len(cells),
+                        width=width,
+                    )
                 )
                 continue
             yield where, dict(zip(columns, [*cells, *[None] * (width - len(cells))]))
 
     is_first = all(number >= header_row for _, number, _ in first)
-    named = f"named by row {header_row}{'' if is_first else ' (the rows above it are ignored)'}"
-    named = named if header_row else "called by their numbers; if a row names them: --header_row 1"
+    named = tr(
+        "named by row {header_row}{value}",
+        header_row=header_row,
+        value="" if is_first else " (the rows above it are ignored)",
+    )
+    named = named if header_row else tr("called by their numbers; if a row names them: --header_row 1")
     return Table(path, f"{kind}; {width} columns, {named}", columns, read, header_row)
 
 
@@ -249,11 +283,15 @@ def _encoding(path, encoding):
     if encoding is None:
         encoding = find_encoding(path)
         if encoding is None:
-            raise UserError(f"{path}: unknown encoding; name it with --encoding, or save the file as UTF-8")
+            raise UserError(
+                tr("{path}: unknown encoding; name it with --encoding, or save the file as UTF-8", path=path)
+            )
     try:
         io.TextIOWrapper(io.BytesIO(), encoding)
     except LookupError:
-        raise UserError(f"--encoding {encoding}: no such encoding; use, for example, utf-8, gb18030 or big5") from None
+        raise UserError(
+            tr("--encoding {encoding}: no such encoding; use, for example, utf-8, gb18030 or big5", encoding=encoding)
+        ) from None
     return encoding
 
 
@@ -266,16 +304,32 @@ def _lines(path, encoding):
             while line := text.readline(MAX_LINE + 1):
                 number += 1
                 if len(line) > MAX_LINE:
-                    raise UserError(f"{path}:{number}: a line of more than {MAX_LINE} characters; this is no table")
+                    raise UserError(
+                        tr(
+                            "{path}:{number}: a line of more than {max_line} characters; this is no table",
+                            path=path,
+                            number=number,
+                            max_line=MAX_LINE,
+                        )
+                    )
                 if "\0" in line:
                     raise UserError(
-                        f"{path}:{number}: contains NUL characters; this is no text, or --encoding is wrong"
+                        tr(
+                            "{path}:{number}: contains NUL characters; this is no text, or --encoding is wrong",
+                            path=path,
+                            number=number,
+                        )
                     )
                 yield line
         except UnicodeDecodeError:
             raise UserError(
-                f"{path}: not {encoding} after line {number}, unlike the lines before; save the file as UTF-8, or name "
-                "its encoding with --encoding"
+                tr(
+                    "{path}: not {encoding} after line {number}, unlike the lines before; save the file as UTF-8, or name "
+                    "its encoding with --encoding",
+                    path=path,
+                    encoding=encoding,
+                    number=number,
+                )
             ) from None
         finally:
             text.detach()  # so that it does not close the file
@@ -297,10 +351,20 @@ def _delimited(path, encoding, delimiter, head, header_row, wanted):
             except StopIteration:
                 return
             except csv.Error as error:
-                what = "has quotes that do not match"
+                what = tr("has quotes that do not match")
                 if "limit" in str(error):
-                    what = f"has a cell of more than {MAX_CELL} characters; is a quote never closed?"
-                problems.add(f"{path}:{start}: {what} ({error}); a quote inside a quoted cell is written twice")
+                    what = tr(
+                        "has a cell of more than {max_cell} characters; is a quote never closed?", max_cell=MAX_CELL
+                    )
+                problems.add(
+                    tr(
+                        "{path}:{start}: {what} ({error}); a quote inside a quoted cell is written twice",
+                        path=path,
+                        start=start,
+                        what=what,
+                        error=error,
+                    )
+                )
                 if "limit" in str(error):
                     return
             else:
@@ -308,7 +372,11 @@ def _delimited(path, encoding, delimiter, head, header_row, wanted):
                     yield f"{path}:{start}", start, cells
             start = reader.line_num + 1
 
-    shown = "TSV, cells separated by tabs" if delimiter == "\t" else f"CSV, cells separated by {delimiter!r}"
+    shown = (
+        tr("TSV, cells separated by tabs")
+        if delimiter == "\t"
+        else tr("CSV, cells separated by {delimiter!r}", delimiter=delimiter)
+    )
     kind = f"{_ENCODINGS.get(encoding, encoding)}, {shown}"
     return _with_names(path, kind, read_cells, False, header_row, wanted)
 
@@ -343,13 +411,19 @@ def _json(path, encoding, is_array):
             if isinstance(record, dict):
                 yield where, record
             else:
-                problems.add(f"{where}: a row must be a JSON object, not of type {type(record).__name__}")
+                problems.add(
+                    tr(
+                        "{where}: a row must be a JSON object, not of type {name}",
+                        where=where,
+                        name=type(record).__name__,
+                    )
+                )
 
     problems = Problems()
     first = [record for _, record in itertools.islice(read(problems), LOOKED_AT)]
     if not first:
         problems.stop_if_any()
-        raise UserError(f"{path}: no rows")
+        raise UserError(tr("{path}: no rows", path=path))
     columns = list(dict.fromkeys(key for record in first for key in record))
     kind = f"{_ENCODINGS.get(encoding, encoding)}, {'a JSON array' if is_array else 'JSON lines'}"
     return Table(path, f"{kind}; {len(columns)} columns", columns, read)
@@ -361,7 +435,14 @@ def _json_lines(path, encoding, problems):
             try:
                 yield f"{path}:{number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                problems.add(f"{path}:{number}: not JSON ({error}); each line must be a JSON object")
+                problems.add(
+                    tr(
+                        "{path}:{number}: not JSON ({error}); each line must be a JSON object",
+                        path=path,
+                        number=number,
+                        error=error,
+                    )
+                )
 
 
 def _array(path, encoding):
@@ -369,13 +450,19 @@ def _array(path, encoding):
         content = file.read(MAX_ARRAY + 1)
     if len(content) > MAX_ARRAY:
         raise UserError(
-            f"{path}: a JSON array of more than {MAX_ARRAY >> 20} MB, which would be read whole; make it JSON lines: "
-            f"jq -c '.[]' {shlex.quote(path)} > {shlex.quote(path + 'l')}"
+            tr(
+                "{path}: a JSON array of more than {max_array} MB, which would be read whole; make it JSON lines: "
+                "jq -c '.[]' {quote} > {quote2}",
+                path=path,
+                max_array=MAX_ARRAY >> 20,
+                quote=shlex.quote(path),
+                quote2=shlex.quote(path + "l"),
+            )
         )
     try:
         records = json.loads(content.decode(encoding))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: unreadable JSON array: {error}") from error
+        raise UserError(tr("{path}: unreadable JSON array: {error}", path=path, error=error)) from error
     return ((f"{path}: row {number}", record) for number, record in enumerate(records, 1))
 
 
@@ -398,7 +485,7 @@ def records_of(batch: Any, path: str | os.PathLike) -> list[dict[str, Any]]:
         ]
         return pyarrow.RecordBatch.from_arrays(columns, schema=pyarrow.schema(fields)).to_pylist()
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: contains a value that cannot be read: {error}") from error
+        raise UserError(tr("{path}: contains a value that cannot be read: {error}", path=path, error=error)) from error
 
 
 def _parquet(path):
@@ -414,7 +501,9 @@ def _parquet(path):
                     yield batch
                     number += len(batch)
             except damage as error:
-                raise UserError(f"{path}: unreadable after row {number}: {error}") from error
+                raise UserError(
+                    tr("{path}: unreadable after row {number}: {error}", path=path, number=number, error=error)
+                ) from error
 
     def read(problems, only=None):
         number = 0
@@ -428,10 +517,10 @@ def _parquet(path):
             parquet = pyarrow.parquet.ParquetFile(file)
             schema, size = parquet.schema_arrow, parquet.metadata.num_rows
         except damage as error:
-            raise UserError(f"{path}: unreadable Parquet file: {error}") from error
+            raise UserError(tr("{path}: unreadable Parquet file: {error}", path=path, error=error)) from error
     if not size:
-        raise UserError(f"{path}: no rows")
-    kind = f"Parquet; {size} rows, {len(schema.names)} columns"
+        raise UserError(tr("{path}: no rows", path=path))
+    kind = tr("Parquet; {size} rows, {count} columns", size=size, count=len(schema.names))
     return Table(path, kind, schema.names, read, schema=schema, batches=batches)
 
 
@@ -440,4 +529,11 @@ def _workbook(path, sheet, header_row, wanted):
 
     sheets, read_cells = open_sheet(path, sheet)
     others = f" (others: {', '.join(map(repr, sheets[1:]))})" if len(sheets) > 1 else ""
-    return _with_names(path, f"Excel workbook, sheet {sheets[0]!r}{others}", read_cells, True, header_row, wanted)
+    return _with_names(
+        path,
+        tr("Excel workbook, sheet {sheets!r}{others}", sheets=sheets[0], others=others),
+        read_cells,
+        True,
+        header_row,
+        wanted,
+    )

@@ -12,6 +12,7 @@ import unicodedata
 
 import numpy as np
 
+from text_cls.language import tr
 from text_cls.schema import FLAG, TEXT, fields, list_of, one_of, or_null, read_json, whole
 
 WORDPIECE = ("ErnieTokenizer", "BertTokenizer")
@@ -41,7 +42,9 @@ def load_tokenizer(folder):
     classes["CodePoints"] = lambda folder, config: CodePoints()
     if kind not in classes or changed:
         what = f"{kind} with {', '.join(changed)}" if changed else kind
-        raise ValueError(f"{what} is not supported; use a model with {', '.join(classes)}")
+        raise ValueError(
+            tr("{what} is not supported; use a model with {classes}", what=what, classes=", ".join(classes))
+        )
     tokenizer = classes[kind](folder, config)
     template, characters = (os.path.join(folder, name) for name in ("template.json", CHARACTERS_FILE))
     if os.path.exists(template):
@@ -68,7 +71,7 @@ class Tokenizer:
         needed = [self.specials[name] for name in ("cls_token", "sep_token", "pad_token", "unk_token")]
         missing = [token for token in needed if token not in self.vocabulary]
         if missing:
-            raise ValueError(f"vocab.txt has no {', '.join(missing)}")
+            raise ValueError(tr("vocab.txt has no {missing}", missing=", ".join(missing)))
         self.cls_id, self.sep_id, self.pad_id, self.unk_id = (self.vocabulary[token] for token in needed)
         self._special = re.compile("(" + "|".join(re.escape(token) for token in self.specials.values()) + ")")
 
@@ -232,7 +235,9 @@ def open_tokenizer_json(folder):
     try:
         return tokenizers.Tokenizer.from_file(path)
     except Exception as error:  # the only class that Rust raises
-        raise ValueError(f"{path}: {error}; {REMEDY}, or upgrade the package tokenizers") from error
+        raise ValueError(
+            tr("{path}: {error}; {remedy}, or upgrade the package tokenizers", path=path, error=error, remedy=REMEDY)
+        ) from error
 
 
 class TokenizerJson:
@@ -251,9 +256,9 @@ class TokenizerJson:
         self.specials = {name: config.get(name) for name in SPECIAL_NAMES}
         missing = [name for name in ("pad_token", "unk_token") if self.specials[name] not in self.vocabulary]
         if missing:
-            raise ValueError(f"tokenizer.json has no {' and no '.join(missing)}")
+            raise ValueError(tr("tokenizer.json has no {missing}", missing=" and no ".join(missing)))
         if rust.num_special_tokens_to_add(is_pair=False) != self.fixed:
-            raise ValueError("tokenizer.json does not add one token before a text and one after it")
+            raise ValueError(tr("tokenizer.json does not add one token before a text and one after it"))
         self.pad_id, self.unk_id = (self.vocabulary[self.specials[name]] for name in ("pad_token", "unk_token"))
         self.cls_id, *_, self.sep_id = rust.encode("").ids
 

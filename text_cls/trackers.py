@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from text_cls.cli import PACKAGES, UserError, is_main_process, logger, shorten
+from text_cls.language import tr
 
 EXPERIMENT = "text-classification"
 MLFLOW_ENVIRONMENT = {  # unless the user has set them
@@ -40,7 +41,7 @@ class TensorBoard:
         self.writer.add_scalar(tag, value, step)
 
     def card(self, text):
-        self.writer.add_text("model card", text)
+        self.writer.add_text(tr("model card"), text)
 
     def close(self, finished):
         self.writer.close()
@@ -63,7 +64,7 @@ class VisualDL:
         self.writer.add_scalar(tag=tag, value=value, step=step)
 
     def card(self, text):
-        self.writer.add_text("model card", text, 0)
+        self.writer.add_text(tr("model card"), text, 0)
 
     def close(self, finished):
         self.writer.close()
@@ -112,7 +113,7 @@ KINDS = {"tensorboard": TensorBoard, "mlflow": MLflow, "visualdl": VisualDL}
 def _table(values):
     """Arguments as a table in Markdown."""
     rows = (f"| {name} | {value} |" for name, value in values.items())
-    return "\n".join(("| argument | value |", "| --- | --- |", *rows))
+    return "\n".join((tr("| argument | value |"), "| --- | --- |", *rows))
 
 
 # ----------------------------------------------------------------------------------------------------------- the flags
@@ -123,13 +124,15 @@ def tracker_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in KINDS]:
         known = ", ".join(KINDS)
-        raise argparse.ArgumentTypeError(f"must be of {known}, several joined by commas, not {shorten(unknown[0])}")
+        raise argparse.ArgumentTypeError(
+            tr("must be of {known}, several joined by commas, not {unknown}", known=known, unknown=shorten(unknown[0]))
+        )
     return list(dict.fromkeys(names))
 
 
 def add_tracker_flags(group: argparse._ArgumentGroup) -> None:
     """Adds --tracker and --tracker_dir."""
-    names = "record the run with tensorboard, mlflow, visualdl; several joined by commas (none)"
+    names = tr("record the run with tensorboard, mlflow, visualdl; several joined by commas (none)")
     group.add_argument("--tracker", type=tracker_names, default=[], help=names)
     group.add_argument("--tracker_dir", default="./runs", help="folder for the files of --tracker (%(default)s)")
 
@@ -168,7 +171,9 @@ class Trackers:
             except ImportError:
                 raise
             except Exception as error:
-                raise UserError(f"--tracker {name}: it cannot be opened: {_first_line(error)}") from error
+                raise UserError(
+                    tr("--tracker {name}: it cannot be opened: {first_line}", name=name, first_line=_first_line(error))
+                ) from error
 
     def _each(self, method, *values):
         for name, tracker in [*self.opened.items()]:

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import iterparse
 
 from text_cls.cli import Problems, UserError, closest, logger
 from text_cls.inputs import open_input
+from text_cls.language import tr
 
 MAX_UNPACKED = 1 << 30  # bytes of all the files in a workbook; more is a bomb, or better kept as CSV
 MAX_ROWS = 1 << 20  # Excel's own limit
@@ -32,12 +33,18 @@ def open_sheet(path: str, sheet: str | None = None) -> tuple[tuple[str, ...], Ca
         names = [each.title for each in book.worksheets]
         if sheet is not None and sheet not in names:
             raise UserError(
-                f"{path}: no sheet {sheet!r}; there are {', '.join(map(repr, names))}{closest(sheet, names)}"
+                tr(
+                    "{path}: no sheet {sheet!r}; there are {repr}{hint}",
+                    path=path,
+                    sheet=sheet,
+                    repr=", ".join(map(repr, names)),
+                    hint=closest(sheet, names),
+                )
             )
         visible = [each.title for each in book.worksheets if each.sheet_state == "visible"]
         sheet = sheet or next(iter(visible or names), None)
         if sheet is None:
-            raise UserError(f"{path}: no sheet with cells")
+            raise UserError(tr("{path}: no sheet with cells", path=path))
         merged, unsaved, errors = _survey(path, book[sheet])
     if unsaved:
         logger.warning(
@@ -58,7 +65,14 @@ def _open(path, file):
         with zipfile.ZipFile(file) as archive:
             size = sum(each.file_size for each in archive.infolist())
         if size > MAX_UNPACKED:
-            raise UserError(f"{path}: {size >> 20} MB when unpacked, at most {MAX_UNPACKED >> 20}; save it as CSV")
+            raise UserError(
+                tr(
+                    "{path}: {size} MB when unpacked, at most {max_unpacked}; save it as CSV",
+                    path=path,
+                    size=size >> 20,
+                    max_unpacked=MAX_UNPACKED >> 20,
+                )
+            )
         return openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
     except UserError:
         raise
@@ -67,7 +81,13 @@ def _open(path, file):
 
 
 def _unreadable(path, error):
-    return UserError(f"{path}: unreadable Excel workbook ({error!r}); open it in Excel and save it as .xlsx, or as CSV")
+    return UserError(
+        tr(
+            "{path}: unreadable Excel workbook ({error!r}); open it in Excel and save it as .xlsx, or as CSV",
+            path=path,
+            error=error,
+        )
+    )
 
 
 def _survey(path, sheet):
@@ -115,7 +135,13 @@ def _cells(path, name, merged):
             except Exception as error:
                 raise _unreadable(path, error) from error
             if number > MAX_ROWS:
-                raise UserError(f"{path}: more than {MAX_ROWS} rows, which Excel does not allow; save it as CSV")
+                raise UserError(
+                    tr(
+                        "{path}: more than {max_rows} rows, which Excel does not allow; save it as CSV",
+                        path=path,
+                        max_rows=MAX_ROWS,
+                    )
+                )
             _fill(cells, number, merged, filling)
             while cells and not cells[-1]:
                 cells.pop()

@@ -26,6 +26,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.cli import UserError, command, logger, non_negative_int, positive_int, progress_bar
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
+from text_cls.language import tr
 from text_cls.locks import write_lock
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
@@ -93,10 +94,14 @@ def open_job(args):
     kind = kind_of(files)
     chosen = args.format or ("jsonl" if kind == ".jsonl" else "parquet")
     if (kind, chosen) == (".jsonl", "parquet"):
-        raise UserError("--format parquet: the rows of .jsonl files may differ in their columns; leave --format out")
+        raise UserError(
+            tr("--format parquet: the rows of .jsonl files may differ in their columns; leave --format out")
+        )
     output = open_folder(args.output)
     if f"{output.root}/".startswith(f"{folder.root.rstrip('/')}/") and len(files) > 1:
-        raise UserError(f"--output {args.output} is inside the folder of the input; name another folder")
+        raise UserError(
+            tr("--output {output} is inside the folder of the input; name another folder", output=args.output)
+        )
     bundle = open_bundle(args.bundle)
     bundle.onnx_file(args.variant)
     decision = overridden(bundle.decision, **decision_options(args))
@@ -123,18 +128,26 @@ def take_output(job, parts, totals):
     before, files = job.output.read_json(JOB), job.output.files()
     where = f"--output {job.output.root}"
     if before is None and files:
-        raise UserError(f"{where}: the folder has files that are not of a job, such as {min(files)}; name a new folder")
+        raise UserError(
+            tr(
+                "{where}: the folder has files that are not of a job, such as {files}; name a new folder",
+                where=where,
+                files=min(files),
+            )
+        )
     if before is None:
         before = own | {"started": now()}
         job.output.write_json(JOB, before)
     if others := [name for name, value in own.items() if before.get(name) != value]:
         shown = ", ".join(_difference(name, before.get(name), own[name]) for name in others)
-        raise UserError(f"{where}: the folder has parts of another job ({shown}); name a new folder")
+        raise UserError(
+            tr("{where}: the folder has parts of another job ({shown}); name a new folder", where=where, shown=shown)
+        )
     totals.started = before["started"]
     written = {job.file(part): part for part in parts if job.file(part) in files}
     strange = (name for name in files if not name.startswith("_") and not name.endswith(".tmp") and name not in written)
     if name := min(strange, default=None):
-        raise UserError(f"{where}: {name} is not a part of this job; move it elsewhere")
+        raise UserError(tr("{where}: {name} is not a part of this job; move it elsewhere", where=where, name=name))
     with ThreadPoolExecutor(READERS) as pool:
         for report in pool.map(functools.partial(read_report, job), written.values()):
             totals.add(report)
@@ -145,8 +158,13 @@ def finish_output(job, parts, totals):
     """Writes _SUCCESS.json, if all parts are there."""
     if absent := {job.file(part) for part in parts} - set(job.output.files()):
         raise UserError(
-            f"--output {job.output.root}: {len(absent)} parts are not there, such as {min(absent)}; on a cluster, it "
-            "must be an object store or a folder that all nodes share"
+            tr(
+                "--output {root}: {count} parts are not there, such as {absent}; on a cluster, it "
+                "must be an object store or a folder that all nodes share",
+                root=job.output.root,
+                count=len(absent),
+                absent=min(absent),
+            )
         )
     job.output.write_json(SUCCESS, totals.summary(job))
 
@@ -158,7 +176,11 @@ def _difference(name, before, now):
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if name == "settings":
         return ", ".join(f"--{key} {before.get(key)}" for key in changed)
-    return f"input files that changed, were added or are missing: {', '.join(changed[:3])}{' ...' * (len(changed) > 3)}"
+    return tr(
+        "input files that changed, were added or are missing: {changed}{value}",
+        changed=", ".join(changed[:3]),
+        value=" ..." * (len(changed) > 3),
+    )
 
 
 def now():
@@ -257,9 +279,16 @@ def label_all(parts, start, actors):
             raise (error.cause if isinstance(error.cause, UserError) else error) from None
         except ray.exceptions.RayActorError as error:
             deaths[part] += 1
-            what = f"labelling {part.name}" if part else "opening the bundle"
+            what = f"labelling {part.name}" if part else tr("opening the bundle")
             if deaths[part] == TRIES:
-                raise UserError(f"{TRIES} processes died while {what}; do they need more memory? ({error})") from error
+                raise UserError(
+                    tr(
+                        "{tries} processes died while {what}; do they need more memory? ({error})",
+                        tries=TRIES,
+                        what=what,
+                        error=error,
+                    )
+                ) from error
             logger.warning("A process died while %s; another takes over", what)
             waiting.extendleft([part] if part else [])
             launch()

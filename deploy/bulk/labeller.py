@@ -14,6 +14,7 @@ from parts import ADDED, Part, json_line, schema_of, windows
 from storage import Folder, reported
 from text_cls.cli import UserError
 from text_cls.decision import Decision
+from text_cls.language import tr
 from text_cls.table_output import GROUP_BYTES, ROW_GROUP, Output
 from text_cls.tables import records_of
 
@@ -65,7 +66,12 @@ class Labeller:
 
         self.predictor = open_predictor(self.bundle, **self.options)
         if self.predictor.bundle.digest != self.job.bundle:
-            raise UserError(f"{self.bundle}: the nodes have different bundles under this path; copy the same to all")
+            raise UserError(
+                tr(
+                    "{bundle}: the nodes have different bundles under this path; copy the same to all",
+                    bundle=self.bundle,
+                )
+            )
         self.predictor.decision = self.decision
 
     def label(self, part: Part) -> dict[str, Any]:
@@ -98,7 +104,7 @@ class Labeller:
             return dict(zip(rows, self.predictor.predict([window.texts[i] for i in rows])))
         except Exception as error:
             if len(rows) == 1:
-                window.errors[rows[0]] = f"the model fails: {error}"
+                window.errors[rows[0]] = tr("the model fails: {error}", error=error)
                 return {}
         return {row: answer for i in rows for row, answer in self._predicted(window, [i]).items()}
 
@@ -108,8 +114,12 @@ def check_errors(errors, most):
     if len(errors) > most:
         shown = "\n".join(f"  {each['position']}: {each['error']}" for each in errors[:10])
         raise UserError(
-            f"more than {most} rows cannot be labelled; allow more with --max_errors and run this again, or repair "
-            f"them and name a new --output:\n{shown}"
+            tr(
+                "more than {most} rows cannot be labelled; allow more with --max_errors and run this again, or repair "
+                "them and name a new --output:\n{shown}",
+                most=most,
+                shown=shown,
+            )
         )
 
 
@@ -180,6 +190,10 @@ def read_report(job: Job, part: Part) -> dict[str, Any]:
     others = [key for key, value in wanted.items() if not report or report.get(key) != value]
     if others:
         raise UserError(
-            f"{job.output.path(name)} is not a part of this job: its {', '.join(others)} differ; name another --output"
+            tr(
+                "{path} is not a part of this job: its {others} differ; name another --output",
+                path=job.output.path(name),
+                others=", ".join(others),
+            )
         )
     return report

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from storage import Folder, reported
 from text_cls.cli import Problems, UserError, closest
+from text_cls.language import tr
 from text_cls.prediction import WINDOW
 from text_cls.rows import one_line
 from text_cls.table_output import plain
@@ -70,8 +71,12 @@ def kind_of(files: dict[str, Any]) -> str:
     found = {extension(name) for name in files}
     if len(found) > 1 or not found <= set(KINDS):
         raise UserError(
-            f"--input: files that end with {', '.join(sorted(found))}; name files of one kind ({', '.join(KINDS)}), "
-            "for example 'folder/*.parquet'. Convert other tables to Parquet, for example with pandas"
+            tr(
+                "--input: files that end with {found}; name files of one kind ({kinds}), "
+                "for example 'folder/*.parquet'. Convert other tables to Parquet, for example with pandas",
+                found=", ".join(sorted(found)),
+                kinds=", ".join(KINDS),
+            )
         )
     return found.pop()
 
@@ -100,7 +105,7 @@ def plan(folder: Folder, files: dict[str, Any], text_column: str, part_bytes: in
         for i, (start, end, first) in enumerate(pieces[name]):
             parts.append(Part(f"{stem}-{i:05d}", name, info.size, info.mtime_ns, start, end, first))
     if not parts:
-        raise UserError("--input: the files are empty")
+        raise UserError(tr("--input: the files are empty"))
     return parts
 
 
@@ -112,9 +117,23 @@ def _row_groups(folder, name, text_column, problems):
         columns = parquet.schema_arrow.names
         if text_column not in columns:
             near = closest(text_column, columns)
-            problems.add(f"{name}: no column {text_column!r}{near}; there are {known_columns(columns)}: --text_column")
+            problems.add(
+                tr(
+                    "{name}: no column {text_column!r}{near}; there are {known_columns}: --text_column",
+                    name=name,
+                    text_column=text_column,
+                    near=near,
+                    known_columns=known_columns(columns),
+                )
+            )
         for column in set(columns) & set(ADDED):
-            problems.add(f"{name}: there is a column {column!r} already, and one is added; rename it")
+            problems.add(
+                tr(
+                    "{name}: there is a column {column!r} already, and one is added; rename it",
+                    name=name,
+                    column=column,
+                )
+            )
         for i in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(i).num_rows
             found += [(i, i + 1, first)] if rows else []
@@ -150,7 +169,9 @@ def _check_same(folder, part):
     with reported(folder.path(part.path)):
         info = folder.filesystem.get_file_info(folder.path(part.path))
     if (info.size, info.mtime_ns) != (part.size, part.modified):
-        raise UserError(f"{part.path} changed while the job ran; name another --output to label what it is now")
+        raise UserError(
+            tr("{path} changed while the job ran; name another --output to label what it is now", path=part.path)
+        )
 
 
 def _row_group(file, part, text_column):
@@ -174,7 +195,7 @@ def _error_of_row(errors, i):
     try:
         yield
     except ValueError as error:
-        errors[i] = f"the text {error}"
+        errors[i] = tr("the text {error}", error=error)
 
 
 def lines(file: Any, start: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -196,7 +217,9 @@ def lines(file: Any, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 def _line(reader, offset):
     line = reader.readline(MAX_LINE + 1)
     if len(line) > MAX_LINE:
-        raise ValueError(f"byte {offset}: a line of more than {MAX_LINE} bytes; this is no text")
+        raise ValueError(
+            tr("byte {offset}: a line of more than {max_line} bytes; this is no text", offset=offset, max_line=MAX_LINE)
+        )
     return line
 
 
@@ -215,7 +238,7 @@ def _byte_range(file, part, text_column):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
-            error = "the line is not UTF-8"
+            error = tr("the line is not UTF-8")
         window.records.append(record if is_json else {"file": part.path, "offset": offset} | record)
         if error:
             window.errors[i] = error
@@ -231,7 +254,7 @@ def _byte_range(file, part, text_column):
 def _text_row(line, _):
     """(record, text, error) of a line of a text file. What follows a tab is ignored, as in all files of texts."""
     text, _, more = line.partition("\t")
-    error = "the line has several tabs; a line is a text" if "\t" in more else None
+    error = tr("the line has several tabs; a line is a text") if "\t" in more else None
     return {"text": line if error else text.strip()}, text.strip(), error
 
 
@@ -241,18 +264,26 @@ def _json_row(line, text_column):
     try:
         found = json.loads(line)
         if not isinstance(found, dict):
-            return record, "", f"the line must be a JSON object, not of type {type(found).__name__}"
+            return record, "", tr("the line must be a JSON object, not of type {name}", name=type(found).__name__)
         record = found
     except (ValueError, RecursionError) as error:
-        return record, "", f"the line is not JSON ({error})"
+        return record, "", tr("the line is not JSON ({error})", error=error)
     if text_column not in record:
-        return record, "", f"the row has no column {text_column!r}{closest(text_column, record)}"
+        return (
+            record,
+            "",
+            tr(
+                "the row has no column {text_column!r}{hint}",
+                text_column=text_column,
+                hint=closest(text_column, record),
+            ),
+        )
     if clash := sorted(set(record) & set(ADDED)):
-        return record, "", f"the row has a column {clash[0]!r} already; rename it"
+        return record, "", tr("the row has a column {clash!r} already; rename it", clash=clash[0])
     try:
         return record, one_line(row_text(record, [text_column])).strip(), None
     except ValueError as error:
-        return record, "", f"the text {error}"
+        return record, "", tr("the text {error}", error=error)
 
 
 def json_line(record: dict[str, Any]) -> bytes:

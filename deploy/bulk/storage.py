@@ -19,6 +19,7 @@ from pyarrow import fs
 
 from text_cls.cli import UserError
 from text_cls.files import atomic_write
+from text_cls.language import tr
 
 STORES = ("s3", "gcs")  # where an object is visible only when its upload is complete
 ANY = "*?["  # what makes a path a pattern
@@ -101,7 +102,7 @@ def open_folder(uri: str) -> Folder:
     with reported(uri):
         filesystem, root = fs.FileSystem.from_uri(quote(uri, safe=string.punctuation))
     if filesystem.type_name not in ("local", *STORES):
-        raise UserError(f"{uri}: use a folder on disk, or an address that begins with s3:// or gs://")
+        raise UserError(tr("{uri}: use a folder on disk, or an address that begins with s3:// or gs://", uri=uri))
     return Folder(filesystem, root)
 
 
@@ -125,7 +126,7 @@ def find_files(uri: str) -> tuple[Folder, dict[str, Any]]:
         folder, pattern = open_folder(("/".join(pieces[:first]) or ".") + mark + options), pieces[first:]
     found = {name: info for name, info in sorted(folder.files().items()) if _is_chosen(name.split("/"), pattern)}
     if not found:
-        raise UserError(f"{uri}: no files; check the folder and the name")
+        raise UserError(tr("{uri}: no files; check the folder and the name", uri=uri))
     return folder, found
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, UserError, command, logger, positive_int
+from text_cls.language import tr
 from text_cls.locks import write_lock
 
 SERVER, CLIENT = "serving_server", "serving_client"
@@ -83,11 +84,12 @@ def bundle_problem(bundle):
 
     graph = bundle.manifest["static_graph"]
     if bundle.kind != CLASSIFICATION:
-        return (
-            f"{bundle.folder} is a bundle for retrieval; serve it with deploy/simple_serving or deploy/triton_serving"
+        return tr(
+            "{folder} is a bundle for retrieval; serve it with deploy/simple_serving or deploy/triton_serving",
+            folder=bundle.folder,
         )
     if not graph or f"{graph}.pdmodel" not in bundle.manifest["files"]:
-        return f"{bundle.folder} has no static graph of Paddle; serve it with deploy/simple_serving"
+        return tr("{folder} has no static graph of Paddle; serve it with deploy/simple_serving", folder=bundle.folder)
     return None
 
 
@@ -141,7 +143,13 @@ def build(args):
     problems = Problems()
     for name in ("rpc_port", "http_port"):
         if not 1024 <= (getattr(args, name) or 1024) <= 65535:
-            problems.add(f"--{name} {getattr(args, name)}: Paddle Serving takes ports from 1024 to 65535")
+            problems.add(
+                tr(
+                    "--{name} {getattr}: Paddle Serving takes ports from 1024 to 65535",
+                    name=name,
+                    getattr=getattr(args, name),
+                )
+            )
     if problem := overwrite_problem(args.output, OURS, "--output"):
         problems.add(problem)
     problems.stop_if_any()

@@ -6,6 +6,8 @@ size of a request.
 
 import json
 
+from text_cls.language import tr
+
 BAD_REQUEST, NO_SERVICE = 51, 3002  # err_no: a product error, as 0.9.0 calls it, and its own number for a wrong path
 MAX_BYTES = 17 * 1024 * 1024  # of a request: 4 Mi characters of up to four bytes, and its frame
 
@@ -25,9 +27,11 @@ def http_application(answer, name):
 
     def answered(environ):
         if environ["PATH_INFO"] != f"/{name}/prediction":
-            return refusal("404 Not Found", NO_SERVICE, f"there is only POST /{name}/prediction")
+            return refusal(tr("404 Not Found"), NO_SERVICE, tr("there is only POST /{name}/prediction", name=name))
         if environ["REQUEST_METHOD"] != "POST":
-            return refusal("405 Method Not Allowed", BAD_REQUEST, f"there is only POST /{name}/prediction")
+            return refusal(
+                tr("405 Method Not Allowed"), BAD_REQUEST, tr("there is only POST /{name}/prediction", name=name)
+            )
         try:
             body = json.loads(environ["wsgi.input"].read())
             request = ParseDict(body, Request()) if isinstance(body, dict) else None
@@ -35,7 +39,7 @@ def http_application(answer, name):
             request = None
         if request is None:
             form = '{"key": ["sentence"], "value": ["array([...], dtype=object)"]}'
-            return refusal("400 Bad Request", BAD_REQUEST, f"the body is not JSON of the form {form}")
+            return refusal(tr("400 Bad Request"), BAD_REQUEST, tr("the body is not JSON of the form {form}", form=form))
         request.name, request.method = name, "prediction"
         return "200 OK", answer(request)
 

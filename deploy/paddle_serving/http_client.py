@@ -18,6 +18,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import serving_client
 from text_cls.cli import UserError, command
+from text_cls.language import tr
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes
 
@@ -29,7 +30,9 @@ def parse_args(argv=None):
 def ask(url, timeout, value):
     """The answer to a request, as `serving_client.rows_of` wants it."""
     if not url.startswith(("http://", "https://")):
-        raise UserError(f"--url {url}: expected an address such as http://127.0.0.1:9999/seq_cls/prediction")
+        raise UserError(
+            tr("--url {url}: expected an address such as http://127.0.0.1:9999/seq_cls/prediction", url=url)
+        )
     body = json.dumps({"key": [serving_client.SENTENCE], "value": [value]}).encode("utf-8")
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
@@ -41,7 +44,13 @@ def ask(url, timeout, value):
         raise UserError(f"{url}: {serving_client.NO_ANSWER}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"{url}: {reason}; check --url and that service.py is running, or raise --timeout") from error
+        raise UserError(
+            tr(
+                "{url}: {reason}; check --url and that service.py is running, or raise --timeout",
+                url=url,
+                reason=reason,
+            )
+        ) from error
     try:
         found = json.loads(content)
         number, message, keys, values = (found[name] for name in ("err_no", "err_msg", "key", "value"))

@@ -3,6 +3,7 @@
 import threading
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 from text_cls.serving.predictor import Predictor
 
 
@@ -45,7 +46,12 @@ class PaddlePredictor(Predictor):
         wanted = [tensor["name"] for tensor in self.bundle.manifest["inputs"]]
         if sorted(self.inputs) != sorted(wanted) or width != self.columns:
             raise UserError(
-                f"{self.bundle.folder} is not the bundle of this graph, whose inputs are {', '.join(self.inputs)} and "
-                f"which has {width} outputs; run build_service.py again"
+                tr(
+                    "{folder} is not the bundle of this graph, whose inputs are {inputs} and "
+                    "which has {width} outputs; run build_service.py again",
+                    folder=self.bundle.folder,
+                    inputs=", ".join(self.inputs),
+                    width=width,
+                )
             )
         self.session = LocalPredictor(fetch)

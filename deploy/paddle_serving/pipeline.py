@@ -12,6 +12,7 @@ from concurrent import futures
 
 from gateway import BAD_REQUEST, MAX_BYTES, http_application
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 from text_cls.prediction import named_labels
 from wire import WireError, texts_of
 
@@ -35,7 +36,7 @@ def import_upstream():
 
     def stop_server(*_):
         """Ends this process. 0.9.0 kills its process group instead, and with it the shell script that started it."""
-        sys.stderr.write("error: Paddle Serving cannot start; PipelineServingLogs/pipeline.log.wf says why\n")
+        sys.stderr.write(tr("error: Paddle Serving cannot start; PipelineServingLogs/pipeline.log.wf says why\n"))
         sys.stderr.flush()
         os._exit(1)
 
@@ -108,18 +109,22 @@ def make_server(predictor, configuration, host):
     try:
         server.prepare_server(yml_dict=configuration)
     except SystemExit as error:  # its way to say what is wrong with the configuration, or that a port is taken
-        raise UserError(f"Paddle Serving: {error}") from error
+        raise UserError(tr("Paddle Serving: {error}", error=error)) from error
     return Listening(server, configuration, host)
 
 
 def request_problem(request):
     """Why a request is refused, or None."""
     if request.tensors:
-        return f"tensors are not accepted; send the texts as a string, key {SENTENCE}"
+        return tr("tensors are not accepted; send the texts as a string, key {sentence}", sentence=SENTENCE)
     if len(request.key) != len(request.value):
-        return f"{len(request.key)} keys and {len(request.value)} values; send one value for each key"
+        return tr(
+            "{count} keys and {count2} values; send one value for each key",
+            count=len(request.key),
+            count2=len(request.value),
+        )
     if sorted(key for key in request.key if key != PROFILE) != [SENTENCE]:
-        return f"expected the key {SENTENCE}, once, and no other"
+        return tr("expected the key {sentence}, once, and no other", sentence=SENTENCE)
     return None
 
 
@@ -169,7 +174,9 @@ class Listening:
         try:
             rpc.add_insecure_port(address)
         except RuntimeError:
-            raise UserError(f"RPC cannot listen on {address}: is the port taken, or is --host another's?") from None
+            raise UserError(
+                tr("RPC cannot listen on {address}: is the port taken, or is --host another's?", address=address)
+            ) from None
         rpc.start()
         stack.callback(lambda: rpc.stop(STOP_SECONDS).wait())
         logger.info("RPC on %s, service %s", address, SERVICE)
@@ -183,7 +190,14 @@ class Listening:
         try:
             http = waitress.create_server(application, host=self.host, port=self.http_port, **limits)
         except OSError as error:
-            raise UserError(f"HTTP cannot listen on {self.host}:{self.http_port}: {error.strerror}") from error
+            raise UserError(
+                tr(
+                    "HTTP cannot listen on {host}:{http_port}: {error}",
+                    host=self.host,
+                    http_port=self.http_port,
+                    error=error.strerror,
+                )
+            ) from error
         stack.callback(http.close)
         logger.info("HTTP on http://%s:%d/%s/prediction", self.host, self.http_port, SERVICE)
         return http

@@ -15,6 +15,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 import serving_client
 from protobuf_messages import message_class
 from text_cls.cli import UserError, command
+from text_cls.language import tr
 
 PACKAGE = "baidu.paddle_serving.pipeline_serving"
 MESSAGES = {  # of pipeline_service.proto, without its tensors
@@ -45,9 +46,9 @@ def connect(url, timeout):
 
         request, response = (message_class(PACKAGE, MESSAGES, name) for name in ("Request", "Response"))
     except ModuleNotFoundError as error:
-        raise UserError(f"{error}. pip install grpcio protobuf") from error
+        raise UserError(tr("{error}. pip install grpcio protobuf", error=error)) from error
     if "://" in url or ":" not in url:
-        raise UserError(f"--url {url}: expected an address such as 127.0.0.1:18090, without http://")
+        raise UserError(tr("--url {url}: expected an address such as 127.0.0.1:18090, without http://", url=url))
     channel = grpc.insecure_channel(url, options=[("grpc.max_receive_message_length", MAX_ANSWER)])
     infer = channel.unary_unary(
         f"/{PACKAGE}.PipelineService/inference",
@@ -63,7 +64,11 @@ def connect(url, timeout):
             answer = infer(message, timeout=timeout or None)
         except grpc.RpcError as error:
             reason = f"{error.code().name}: {error.details()}"
-            message = f"{url}: {reason}; check --url and that service.py is running, or raise --timeout"
+            message = tr(
+                "{url}: {reason}; check --url and that service.py is running, or raise --timeout",
+                url=url,
+                reason=reason,
+            )
             raise UserError(message) from error
         return answer.err_no, answer.err_msg, answer.key, answer.value
 

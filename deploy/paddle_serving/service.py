@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.cli import Problems, UserError, command, logger, positive_int, stop_signals
+from text_cls.language import tr
 
 FILES, BUNDLE = "files.json", "bundle"  # of build_service.py: SHA-256 of the graph, and the bundle without it
 EVERYWHERE = ("0.0.0.0", "::")
@@ -41,9 +42,13 @@ def read_configuration(path, host):
         with open(path, encoding="utf-8") as file:
             found = yaml.safe_load(file)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; python build_service.py writes one") from error
+        raise UserError(
+            tr("{path}: {error}; python build_service.py writes one", path=path, error=error.strerror)
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            tr("{path} is not YAML: {splitlines}", path=path, splitlines=str(error).splitlines()[0])
+        ) from error
     problems = Problems()
     for problem in configuration_problems(found, host):
         problems.add(f"{path}: {problem}")
@@ -65,22 +70,24 @@ def configuration_problems(found, host):
     operator, dag = section(found, "op", SERVICE), section(found, "dag")
     local = section(operator, "local_service_conf")
     if not isinstance(local.get("model_config"), str):
-        yield f"op, {SERVICE}, local_service_conf, model_config names no folder; {REMEDY}"
+        yield tr(
+            "op, {service}, local_service_conf, model_config names no folder; {remedy}", service=SERVICE, remedy=REMEDY
+        )
         return
     if set(found["op"]) != {SERVICE}:
-        yield f"this service has one op, {SERVICE}"
+        yield tr("this service has one op, {service}", service=SERVICE)
     if local.get("client_type") != "local_predictor" or operator.get("server_endpoints"):
-        yield "client_type must be local_predictor: 0.9.0 downloads the program for the others, which is gone"
+        yield tr("client_type must be local_predictor: 0.9.0 downloads the program for the others, which is gone")
     if dag.get("is_thread_op") is not True:
-        yield "dag, is_thread_op must be true: processes were slower, and none of them would end with the service"
+        yield tr("dag, is_thread_op must be true: processes were slower, and none of them would end with the service")
     if found.get("build_dag_each_worker"):
-        yield "build_dag_each_worker must be false; raise worker_num instead"
+        yield tr("build_dag_each_worker must be false; raise worker_num instead")
     if dag.get("enable_prometheus") and host not in EVERYWHERE:
-        yield "dag, enable_prometheus listens on all addresses, which needs --host 0.0.0.0; or leave it out"
+        yield tr("dag, enable_prometheus listens on all addresses, which needs --host 0.0.0.0; or leave it out")
     if not isinstance(found.get("worker_num"), int) or found["worker_num"] < 1:
-        yield "worker_num must be a whole number of 1 or more: how many requests are answered at a time"
+        yield tr("worker_num must be a whole number of 1 or more: how many requests are answered at a time")
     if not found.get("rpc_port") and not found.get("http_port"):
-        yield "there is neither rpc_port nor http_port"
+        yield tr("there is neither rpc_port nor http_port")
 
 
 def open_predictor(folder, model_folder, max_seq_length):
@@ -92,7 +99,14 @@ def open_predictor(folder, model_folder, max_seq_length):
 
     graphs = sorted(Path(model_folder).glob("*.pdmodel"))
     if len(graphs) != 1:
-        raise UserError(f"{model_folder} has {len(graphs) or 'no'} .pdmodel files, not one; {REMEDY}")
+        raise UserError(
+            tr(
+                "{model_folder} has {count} .pdmodel files, not one; {remedy}",
+                model_folder=model_folder,
+                count=len(graphs) or "no",
+                remedy=REMEDY,
+            )
+        )
     files = read_json(os.path.join(model_folder, FILES), map_of(SHA256, key=FILE_NAME), REMEDY)
     problems = Problems()
     for problem in file_problems(model_folder, files, REMEDY):

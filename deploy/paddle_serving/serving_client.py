@@ -4,6 +4,7 @@ import argparse
 import json
 
 from text_cls.cli import Problems, UserError, add_blank_flag, non_negative_float, positive_int
+from text_cls.language import tr
 from text_cls.table_flags import add_table_flags, table_options
 from wire import MAX_TEXTS, WireError, texts_of, wire_of
 
@@ -44,7 +45,7 @@ def rows_of(url, texts, answer):
     """
     number, message, keys, values = answer
     if number:
-        raise UserError(f"{url} refuses the request: {message} (err_no {number})")
+        raise UserError(tr("{url} refuses the request: {what} (err_no {number})", url=url, what=message, number=number))
     found = dict(zip(keys, values))
     try:
         columns = [[row.split(",") if row else [] for row in texts_of(found[field], len(texts))] for field in FIELDS]
@@ -66,9 +67,15 @@ def label(ask, args):
 
     problems = Problems()
     if args.batch_size > MAX_TEXTS:
-        problems.add(f"--batch_size {args.batch_size}: the service takes at most {MAX_TEXTS} texts per request")
+        problems.add(
+            tr(
+                "--batch_size {batch_size}: the service takes at most {max_texts} texts per request",
+                batch_size=args.batch_size,
+                max_texts=MAX_TEXTS,
+            )
+        )
     if args.output_file and not args.input_file:
-        problems.add("--output_file needs --input_file, the texts")
+        problems.add(tr("--output_file needs --input_file, the texts"))
     if args.input_file:
         tables = table_options(args)
         job = check_files(
@@ -82,7 +89,7 @@ def label(ask, args):
             try:
                 value = wire_of(part)
             except UnicodeEncodeError:
-                raise UserError("a text is not UTF-8; convert it first") from None
+                raise UserError(tr("a text is not UTF-8; convert it first")) from None
             yield from rows_of(args.url, part, ask(value))
 
     if args.input_file:

@@ -2,6 +2,7 @@
 
 from protobuf_messages import message_class
 from text_cls.cli import UserError
+from text_cls.language import tr
 
 # Those fields of Paddle's framework.proto that are read here: {message: {field: (number, type, is repeated)}}.
 _MESSAGES = {
@@ -32,18 +33,27 @@ def feeds_and_fetches(path):
         try:
             program.ParseFromString(file.read())
         except DecodeError:
-            raise UserError(f"{path} is not a static graph of Paddle (.pdmodel); export the bundle again") from None
+            raise UserError(
+                tr("{path} is not a static graph of Paddle (.pdmodel); export the bundle again", path=path)
+            ) from None
     block = program.blocks[0] if program.blocks else program.blocks.add()  # an empty one
     tensors = {var.name: var.type.lod_tensor.tensor for var in block.vars}
 
     def described(name):
         tensor = tensors[name]
         if tensor.data_type not in _SERVING_TYPES:
-            raise UserError(f"{path}: {name} is of type {tensor.data_type}, neither int64, int32 nor float32")
+            raise UserError(
+                tr(
+                    "{path}: {name} is of type {data_type}, neither int64, int32 nor float32",
+                    path=path,
+                    name=name,
+                    data_type=tensor.data_type,
+                )
+            )
         return name, _SERVING_TYPES[tensor.data_type], [size for size in tensor.dims if size >= 0]
 
     feeds = [described(op.outputs[0].arguments[0]) for op in block.ops if op.type == "feed"]
     fetches = [described(op.inputs[0].arguments[0]) for op in block.ops if op.type == "fetch"]
     if not feeds or not fetches:
-        raise UserError(f"{path} has no inputs or no outputs; export the bundle again")
+        raise UserError(tr("{path} has no inputs or no outputs; export the bundle again", path=path))
     return feeds, fetches

@@ -6,6 +6,8 @@ what it is, a list of string literals, and anything else is an error.
 
 import re
 
+from text_cls.language import tr
+
 MAX_CHARACTERS, MAX_TEXTS = 4 * 1024 * 1024, 1024  # of one value
 FORM = "expected array([b'...', b'...'], dtype=object), what repr() writes for an array of texts"
 _START = re.compile(r"\s*(array\(\s*)?\[\s*")
@@ -33,17 +35,23 @@ def texts_of(value, max_texts=MAX_TEXTS):
         WireError: it is anything else, or too long, or has no texts or more than max_texts.
     """
     if len(value) > MAX_CHARACTERS:
-        raise WireError(f"{len(value)} characters; at most {MAX_CHARACTERS} are allowed, send fewer texts per request")
+        raise WireError(
+            tr(
+                "{count} characters; at most {max_characters} are allowed, send fewer texts per request",
+                count=len(value),
+                max_characters=MAX_CHARACTERS,
+            )
+        )
     start = _START.match(value)
     if not start:
-        raise WireError(f"{FORM}; it begins otherwise")
+        raise WireError(tr("{form}; it begins otherwise", form=FORM))
     texts, position = [], start.end()
     while True:
         token = _TOKEN.match(value, position)
         if not token:
-            raise WireError("no texts" if not texts and _END.match(value, position) else _where(position))
+            raise WireError(tr("no texts") if not texts and _END.match(value, position) else _where(position))
         if len(texts) == max_texts:
-            raise WireError(f"more than {max_texts} texts; send fewer per request")
+            raise WireError(tr("more than {max_texts} texts; send fewer per request", max_texts=max_texts))
         texts.append(_text(token, f"text {len(texts) + 1}"))
         comma = _COMMA.match(value, token.end())
         if not comma:
@@ -54,7 +62,7 @@ def texts_of(value, max_texts=MAX_TEXTS):
 
 
 def _where(position):
-    return f"{FORM}; it differs from character {position + 1} on"
+    return tr("{form}; it differs from character {position} on", form=FORM, position=position + 1)
 
 
 def _check_end(value, position, is_array):
@@ -77,22 +85,22 @@ def _text(token, name):
 
     text = _ESCAPE.sub(replaced, content)
     if _SURROGATE.search(text):
-        raise WireError(f"{name} has half of a surrogate pair; send it as UTF-8")
+        raise WireError(tr("{name} has half of a surrogate pair; send it as UTF-8", name=name))
     return text
 
 
 def _bytes_text(content, name):
     def replaced(escape):
         if escape[1][:1] in ("u", "U"):
-            raise WireError(f"{name} has an escape that bytes do not have")
+            raise WireError(tr("{name} has an escape that bytes do not have", name=name))
         return _character(escape[1], name)
 
     if not content.isascii():
-        raise WireError(f"{name} has characters that are not ASCII in b'...'")
+        raise WireError(tr("{name} has characters that are not ASCII in b'...'", name=name))
     try:
         return _ESCAPE.sub(replaced, content).encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
-        raise WireError(f"{name} is not UTF-8") from None
+        raise WireError(tr("{name} is not UTF-8", name=name)) from None
 
 
 def _character(escape, name):
@@ -100,8 +108,8 @@ def _character(escape, name):
     if len(escape) == 1:
         return _SIMPLE.get(escape, escape)
     if not escape:
-        raise WireError(f"{name} has an escape that repr() does not write")
+        raise WireError(tr("{name} has an escape that repr() does not write", name=name))
     number = int(escape[1:], 16)
     if number > 0x10FFFF:
-        raise WireError(f"{name} has an escape beyond Unicode")
+        raise WireError(tr("{name} has an escape beyond Unicode", name=name))
     return chr(number)

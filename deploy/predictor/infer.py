@@ -19,6 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.labelling_flags import COUNT, add_labelling_flags, order_problem, read_labelled
+from text_cls.language import tr
 from text_cls.next_rows import Scorer, choose, ngram_vectors
 from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
 from text_cls.table_flags import add_table_flags, table_options
@@ -112,9 +113,9 @@ def scorer_of(predictor):
 def main(argv=None):
     args = parse_args(argv)
     if args.use_fp16 and args.use_quantize:
-        raise UserError("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them")
+        raise UserError(tr("--use_fp16 is for a GPU and --use_quantize for a CPU; use one of them"))
     if not args.dataset_dir and (args.perf or not args.input_file):
-        raise UserError("name the folder of the data, --dataset_dir, or a file of texts, --input_file")
+        raise UserError(tr("name the folder of the data, --dataset_dir, or a file of texts, --input_file"))
     from text_cls.labelling_tools import Tool, version_name
     from text_cls.long_texts import evidence_problem, unread_text
     from text_cls.serving import open_predictor
@@ -133,7 +134,13 @@ def main(argv=None):
     )
     kind = predictor.bundle.manifest["model_type"]
     if args.multilingual and kind != "ernie_m":
-        raise UserError(f"{args.model_path_prefix} has a model of type {kind}; remove --multilingual")
+        raise UserError(
+            tr(
+                "{model_path_prefix} has a model of type {kind}; remove --multilingual",
+                model_path_prefix=args.model_path_prefix,
+                kind=kind,
+            )
+        )
     predictor.log()
     problems = Problems()
     labelled = read_labelled(args, predictor.labels, problems)
@@ -151,7 +158,7 @@ def main(argv=None):
             tool=Tool(args.tool, predictor.labels, version) if args.tool else None,
         )
     elif args.tool or args.order:
-        problems.add("--perf writes no file; leave out --for and --order")
+        problems.add(tr("--perf writes no file; leave out --for and --order"))
     if args.evidence and (problem := evidence_problem(predictor.long_texts)):
         problems.add(f"--evidence: {problem}")
     with problems.collect():

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from batcher import Closed
 from settings import API_KEY
 from text_cls.cli import UserError
+from text_cls.language import tr
 
 ADMIN = ("/admin/reload", "/admin/rollback")
 NO_KEY = f"these routes need an API key: start the server with {API_KEY} set, and send that key"
@@ -26,10 +27,10 @@ def add_admin(app, state, answers, error_response):
             return error_response(403, NO_KEY)
         names = ", ".join(service.bundles)
         if bundle is None and len(service.bundles) > 1:
-            return error_response(422, f"say which bundle: ?bundle=NAME, one of {names}")
+            return error_response(422, tr("say which bundle: ?bundle=NAME, one of {names}", names=names))
         served = service.first if bundle is None else service.bundles.get(bundle)
         if served is None:
-            return error_response(422, f"bundle: no bundle has this name; known are {names}")
+            return error_response(422, tr("bundle: no bundle has this name; known are {names}", names=names))
         try:
             if service.draining:
                 raise Closed

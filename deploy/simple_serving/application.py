@@ -28,6 +28,7 @@ from settings import parse_args
 from studio_backend import add_label_studio
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import PACKAGES, UserError
+from text_cls.language import tr
 from text_cls.long_texts import WINDOWS
 from tracing import NO_FASTAPI
 
@@ -93,7 +94,7 @@ def create_app(settings=None):
         await asyncio.to_thread(state.service.close)
 
     app = FastAPI(
-        title="Text classification",
+        title=tr("Text classification"),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -116,7 +117,10 @@ def error_response(status, detail, headers=None):
 
 async def explain(request, error):
     """Starlette's own errors, in sentences."""
-    details = {404: "no such route; see /docs", 405: "this route does not accept the method; see the header Allow"}
+    details = {
+        404: tr("no such route; see /docs"),
+        405: tr("this route does not accept the method; see the header Allow"),
+    }
     headers = error.headers
     if error.status_code == 405 and headers["Allow"] == "GET":
         headers = {"Allow": "GET, HEAD"}  # which the gate makes a GET
@@ -139,7 +143,7 @@ def add_labels(app, state):
 
 
 def add_metrics(app, state):
-    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus metrics"}}
+    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": tr("Prometheus metrics")}}
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=plain | answers())
     async def metrics():
@@ -183,7 +187,7 @@ def add_health(app, state):
         try:
             state.service.check_alive()
         except Closed as error:
-            return error_response(503, f"not ready: {error}", {"Retry-After": str(error.retry_after)})
+            return error_response(503, tr("not ready: {error}", error=error), {"Retry-After": str(error.retry_after)})
         return {"status": "ready"}
 
 
@@ -216,7 +220,9 @@ def _schema_of(app, service):
             del schema["paths"][path]
     share_errors(schema, STATUSES)
     kinds = " and ".join(kind_of(task) for task in tasks)
-    schema["info"]["description"] = f"Labels of texts, from {_number(len(versions))} whose labels are {kinds}."
+    schema["info"]["description"] = tr(
+        "Labels of texts, from {number} whose labels are {kinds}.", number=_number(len(versions)), kinds=kinds
+    )
     schema["info"]["version"] = first.version.name
     for served in tasks.values():
         question, answer = served.version.example
@@ -238,7 +244,7 @@ def _number(bundles):
 
 
 def kind_of(task):
-    return "found by an index" if task == RETRIEVAL else task
+    return tr("found by an index") if task == RETRIEVAL else task
 
 
 def policy_of(page):
@@ -264,7 +270,10 @@ async def label(request, service, task, translate=None):
     """
     if task not in service.by_task:
         first = service.first
-        return error_response(404, f"this bundle's labels are {kind_of(first.task)}; POST to {first.route}")
+        return error_response(
+            404,
+            tr("this bundle's labels are {kind_of}; POST to {route}", kind_of=kind_of(first.task), route=first.route),
+        )
     if problem := type_problem(request.headers):
         return error_response(415, problem)
     try:
@@ -288,7 +297,9 @@ def refusal(error):
     status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
     if status == 503:
         seconds = str(error.retry_after)
-        return error_response(503, f"{error}; try again in {seconds} s", {"Retry-After": seconds})
+        return error_response(
+            503, tr("{error}; try again in {seconds} s", error=error, seconds=seconds), {"Retry-After": seconds}
+        )
     return error_response(status, str(error), {"Connection": "close"} if status == 408 else None)
 
 
@@ -296,17 +307,17 @@ def type_problem(headers):
     kind, _, options = headers.get("content-type", "").partition(";")
     charset = re.search(r"charset=\"?([^\s;\"]+)", options, re.I)
     if kind.strip().lower() != "application/json":
-        return "send JSON, with the header Content-Type: application/json"
+        return tr("send JSON, with the header Content-Type: application/json")
     if charset and charset[1].lower() not in ("utf-8", "utf8"):
-        return "send JSON in UTF-8"
+        return tr("send JSON in UTF-8")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        return "send the body uncompressed, without Content-Encoding"
+        return tr("send the body uncompressed, without Content-Encoding")
     return None
 
 
 async def pieces_of(request, most):
     """Yields the request's body in pieces. Raises TooLarge if the header announces, or the client sends, too much."""
-    too_large = TooLarge(f"more than {most} bytes; send fewer texts per request, or shorten them")
+    too_large = TooLarge(tr("more than {most} bytes; send fewer texts per request, or shorten them", most=most))
     length, size = request.headers.get("content-length", ""), 0
     if length.isdecimal() and int(length) > most:
         raise too_large
@@ -334,7 +345,9 @@ async def in_time(request, coroutine, ran, seconds):
         if gone in done and work not in done:
             return Response(status_code=CLIENT_LEFT)
         if work.cancelled():
-            text = f"no answer within {seconds:g} s; send fewer texts per request, or try again later"
+            text = tr(
+                "no answer within {seconds:g} s; send fewer texts per request, or try again later", seconds=seconds
+            )
             return error_response(504, text)
         return Response(work.result(), media_type="application/json")
     finally:

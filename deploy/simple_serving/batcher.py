@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_cls.batching import cheapest_batches
+from text_cls.language import tr
 
 WINDOW = 128  # waiting texts to choose a run from: the more, the more similar their lengths; planning takes 0.4 ms
 MEMORY = 2.0  # seconds of running after which a measured speed counts 1/e as much
@@ -30,7 +31,7 @@ class Full(Exception):
     """
 
     def __init__(self, late):
-        super().__init__("too many requests are waiting")
+        super().__init__(tr("too many requests are waiting"))
         self.retry_after = max(1, math.ceil(late))
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import tracing
 from settings import host_name
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 
 HEALTH = frozenset(("/health/live", "/health/ready"))
 OPEN = HEALTH | {"/", "/docs", "/openapi.json"}  # without the API key
@@ -93,13 +94,13 @@ class Gate:
                 await send_error(answer, *scope["refusal"])
             elif not self._is_asked(scope, headers, service.settings.allowed_hosts):
                 await send_error(
-                    answer, 421, "this is not a host of this server; add it to --allowed_hosts if it should be"
+                    answer, 421, tr("this is not a host of this server; add it to --allowed_hosts if it should be")
                 )
             elif service.settings.api_key and not self._may_pass(scope, headers, service.settings.api_key):
                 await send_error(
                     answer,
                     401,
-                    "send the API key in the header X-API-Key or Authorization: Bearer",
+                    tr("send the API key in the header X-API-Key or Authorization: Bearer"),
                     [(b"www-authenticate", b"Bearer")],
                 )
             else:
@@ -109,11 +110,11 @@ class Gate:
         except asyncio.CancelledError:
             if not service.draining or status is not None:
                 raise
-            await send_error(answer, 503, "the server is stopping", [(b"retry-after", b"5")])
+            await send_error(answer, 503, tr("the server is stopping"), [(b"retry-after", b"5")])
         except Exception as error:
             log_failure(number, error)
             if status is None:
-                await send_error(answer, 500, "the server failed; its log has details under the id in X-Request-ID")
+                await send_error(answer, 500, tr("the server failed; its log has details under the id in X-Request-ID"))
         finally:
             seconds, status = time.perf_counter() - started, status or CLIENT_LEFT
             self._account(scope, service, number, status, seconds, record)

@@ -7,6 +7,7 @@ import numpy as np
 
 from schemas import Invalid, Parameters
 from stage import SMALL
+from text_cls.language import tr
 from text_cls.long_texts import WINDOWS, Windows, evidence_problem, joined, texts_in_parts
 
 CHARACTERS_PER_PART = 8192  # tokenised at a time, so that a small request never waits for the whole of a big one
@@ -50,16 +51,31 @@ class Reader:
         predictor = version.predictor
         length = parameters.max_seq_len or predictor.max_seq_length
         if length > version.longest:
-            raise Invalid(f"parameters.max_seq_len {length}: this model takes at most {version.longest} tokens")
+            raise Invalid(
+                tr(
+                    "parameters.max_seq_len {length}: this model takes at most {longest} tokens",
+                    length=length,
+                    longest=version.longest,
+                )
+            )
         if length <= predictor.tokenizer.fixed:
             raise Invalid(
-                f"parameters.max_seq_len {length}: {predictor.tokenizer.fixed} of them are special tokens; allow more"
+                tr(
+                    "parameters.max_seq_len {length}: {fixed} of them are special tokens; allow more",
+                    length=length,
+                    fixed=predictor.tokenizer.fixed,
+                )
             )
         scores = len(predictor.labels) if parameters.all_scores else min(parameters.top_k or 0, len(predictor.labels))
         if scores * len(texts) > MAX_SCORES:
             raise Invalid(
-                f"{len(texts)} texts with {scores} scores each, but an answer may have at most {MAX_SCORES}; send the "
-                "texts in several requests, or ask for fewer scores with parameters.top_k"
+                tr(
+                    "{count} texts with {scores} scores each, but an answer may have at most {max_scores}; send the "
+                    "texts in several requests, or ask for fewer scores with parameters.top_k",
+                    count=len(texts),
+                    scores=scores,
+                    max_scores=MAX_SCORES,
+                )
             )
         if parameters.evidence and (problem := evidence_problem(predictor.long_texts)):
             raise Invalid(f"parameters.evidence: {problem}")
@@ -78,16 +94,38 @@ class Reader:
     def _check_size(self, rows, tokens, version):
         """Raises Invalid if a request of at least these rows and tokens is too large, whatever else waits."""
         predictor = version.predictor
-        most, remedy = self._limits["queue_tokens"], "send the texts in several requests, or "
-        remedy += "shorten them" if predictor.long_texts.mode == WINDOWS else "set a smaller parameters.max_seq_len"
+        most, remedy = self._limits["queue_tokens"], tr("send the texts in several requests, or ")
+        remedy += (
+            tr("shorten them") if predictor.long_texts.mode == WINDOWS else tr("set a smaller parameters.max_seq_len")
+        )
         if tokens > most:
-            raise Invalid(f"at least {tokens} tokens, but at most {most} may wait at a time; {remedy}")
+            raise Invalid(
+                tr(
+                    "at least {tokens} tokens, but at most {most} may wait at a time; {remedy}",
+                    tokens=tokens,
+                    most=most,
+                    remedy=remedy,
+                )
+            )
         if rows * predictor.columns > MAX_OUTPUTS and rows > self._limits["max_texts"]:
-            raise Invalid(f"at least {rows} windows, too many for {predictor.columns} labels; {remedy}")
+            raise Invalid(
+                tr(
+                    "at least {rows} windows, too many for {columns} labels; {remedy}",
+                    rows=rows,
+                    columns=predictor.columns,
+                    remedy=remedy,
+                )
+            )
         seconds, limit = version.model.least_seconds(tokens), self._limits["deadline_seconds"]
         if seconds > limit:
             raise Invalid(
-                f"{tokens} tokens take this server at least {seconds:.1f} s, but its limit is {limit:g} s; {remedy}"
+                tr(
+                    "{tokens} tokens take this server at least {seconds:.1f} s, but its limit is {limit:g} s; {remedy}",
+                    tokens=tokens,
+                    seconds=seconds,
+                    limit=limit,
+                    remedy=remedy,
+                )
             )
 
     def _encode(self, predictor, texts, length, until):

@@ -19,6 +19,7 @@ from lookup import Lookup
 from text_cls.bundle import MANIFEST, RETRIEVAL
 from text_cls.cli import UserError, logger
 from text_cls.files import folder_stamp
+from text_cls.language import tr
 from text_cls.reference import VERSION_DIGITS
 from text_cls.search.index import IndexUnavailable
 from text_cls.serving.predictor import Predictor
@@ -147,7 +148,9 @@ class Served:
                     raise UserError(_described(failure))
                 if done:
                     return self.version is not before
-        raise UserError(f"{self._folder} changes again and again while it is read; wait until it has been written")
+        raise UserError(
+            tr("{folder} changes again and again while it is read; wait until it has been written", folder=self._folder)
+        )
 
     def rollback(self):
         """Puts the previous version back; what is in the folder is not loaded again until it is another bundle.
@@ -157,9 +160,13 @@ class Served:
         """
         with self._change:
             if self.previous is None:
-                raise UserError(f"bundle {self.name} has no previous version in memory; nothing was changed")
+                raise UserError(
+                    tr("bundle {name} has no previous version in memory; nothing was changed", name=self.name)
+                )
             if (self.previous.predictor.bundle.manifest.get("index") or {}).get("kind") == "milvus":
-                raise UserError(f"the index of bundle {self.name} is in Milvus, which keeps no earlier state of it")
+                raise UserError(
+                    tr("the index of bundle {name} is in Milvus, which keeps no earlier state of it", name=self.name)
+                )
             left = self.version.predictor.bundle.manifest
             self._use(self.previous)
             self._left = left
@@ -203,8 +210,13 @@ class Served:
         fresh = self._ready(self.version.predictor.reopened(self._forget_previous), ROUNDS)
         if fresh.task != self.task:
             raise UserError(
-                f"{self._folder} has labels of another kind ({fresh.task}, not {self.task}), for which clients would "
-                "need another route; restart to serve it"
+                tr(
+                    "{folder} has labels of another kind ({task}, not {task2}), for which clients would "
+                    "need another route; restart to serve it",
+                    folder=self._folder,
+                    task=fresh.task,
+                    task2=self.task,
+                )
             )
         return fresh
 

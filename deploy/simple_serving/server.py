@@ -22,6 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import settings
 from text_cls.cli import UserError, command
+from text_cls.language import tr
 
 
 def parse_args(argv=None):
@@ -48,8 +49,12 @@ def bind(host, port):
         return bound
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; choose another, or stop the "
-            "program that uses it"
+            tr(
+                "--host {host} --port {port}: {getattr}; choose another, or stop the program that uses it",
+                host=host,
+                port=port,
+                getattr=getattr(error, "strerror", None) or error,
+            )
         ) from error
 
 

@@ -22,6 +22,7 @@ from settings import CLOSING_SECONDS, describe
 from shares import Shares
 from stage import Stage
 from text_cls.cli import UserError, logger, set_up_log, stop_signals
+from text_cls.language import tr
 from text_cls.long_texts import pool
 from text_cls.serving import open_predictor
 from tracing import step
@@ -96,8 +97,11 @@ class Service:
         routes = {self.bundles[name].route for name in split or ()}
         if len(routes) > 1:
             raise UserError(
-                f"--split {','.join(split)}: these bundles answer different routes ({', '.join(sorted(routes))}); none "
-                "can answer for another"
+                tr(
+                    "--split {split}: these bundles answer different routes ({routes}); none can answer for another",
+                    split=",".join(split),
+                    routes=", ".join(sorted(routes)),
+                )
             )
         self.shares = {self.bundles[name].task: Shares(split) for name in list(split or ())[:1]}
 
@@ -138,9 +142,11 @@ class Service:
             name = self.shares[task].pick(parameters.split_id)
         served = self.by_task[task] if name is None else self.bundles.get(name)
         if served is None:
-            raise Invalid(f"parameters.bundle: no bundle has this name; known are {', '.join(self.bundles)}")
+            raise Invalid(
+                tr("parameters.bundle: no bundle has this name; known are {bundles}", bundles=", ".join(self.bundles))
+            )
         if served.task != task:
-            raise Invalid(f"parameters.bundle: {name} answers at {served.route}; POST there")
+            raise Invalid(tr("parameters.bundle: {name} answers at {route}; POST there", name=name, route=served.route))
         return served
 
     @property
@@ -195,7 +201,9 @@ class Service:
             try:
                 await asyncio.wait_for(self._receive(pieces, body), seconds)
             except asyncio.TimeoutError:
-                text = f"the request did not arrive within {seconds:g} s; send it faster, or send less"
+                text = tr(
+                    "the request did not arrive within {seconds:g} s; send it faster, or send less", seconds=seconds
+                )
                 raise TooSlow(text) from None
             self.check()  # again, since the body took its time
             check()

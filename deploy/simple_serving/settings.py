@@ -24,6 +24,7 @@ from text_cls.cli import (
     shorten,
     value_problem,
 )
+from text_cls.language import tr
 
 PREFIX = "TEXT_CLS_"
 API_KEY = PREFIX + "API_KEY"  # not a flag: everybody on the machine can read a command line
@@ -34,14 +35,14 @@ CLOSING_SECONDS = 2  # part of --shutdown_seconds: for connections and threads t
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise UserError(f"{message}\nAll flags: python server.py --help")
+        raise UserError(tr("{what}\nAll flags: python server.py --help", what=message))
 
 
 def seconds(text):
     """argparse type: seconds, more than 0."""
     value = non_negative_float(text)
     if not value:
-        raise argparse.ArgumentTypeError("must be more than 0")
+        raise argparse.ArgumentTypeError(tr("must be more than 0"))
     return value
 
 
@@ -59,7 +60,10 @@ def hosts(text):
     for name in names:
         if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]*:[0-9a-f:.]*", name):
             raise argparse.ArgumentTypeError(
-                f"must be names without ports, such as example.org,*.example.org,127.0.0.1, not {shorten(text)}"
+                tr(
+                    "must be names without ports, such as example.org,*.example.org,127.0.0.1, not {text}",
+                    text=shorten(text),
+                )
             )
     return names
 
@@ -80,7 +84,7 @@ def named_folder(text):
     if not (equals and re.fullmatch(NAME, name)) or os.path.isdir(text):
         return NamedFolder(os.path.basename(os.path.abspath(text)), text)
     if not folder:
-        raise argparse.ArgumentTypeError(f"must be a folder, or name=folder, not {shorten(text)}")
+        raise argparse.ArgumentTypeError(tr("must be a folder, or name=folder, not {text}", text=shorten(text)))
     return NamedFolder(name, folder)
 
 
@@ -93,7 +97,9 @@ def shares(text):
             if name and name not in found and 0 < float(share) < math.inf:
                 found[name] = float(share)
                 continue
-        raise argparse.ArgumentTypeError(f"must be shares above 0, such as old=90,new=10, not {shorten(text)}")
+        raise argparse.ArgumentTypeError(
+            tr("must be shares above 0, such as old=90,new=10, not {text}", text=shorten(text))
+        )
     return found
 
 
@@ -135,10 +141,10 @@ def parser_of(description):
     add("--batching", action=argparse.BooleanOptionalAction, default=True, help="requests share runs of the model (on)")
     add("--batch_tokens", type=positive_int, default=1024, help="maximum tokens per run of the model (%(default)s)")
 
-    studio = "also answer as an ML backend of Label Studio, at /label_studio (off)"
+    studio = tr("also answer as an ML backend of Label Studio, at /label_studio (off)")
     add("--label_studio", action=argparse.BooleanOptionalAction, default=False, help=studio)
     add("--log_format", default=json_log.TEXT, choices=json_log.FORMATS, help="form of log lines (%(default)s)")
-    series = "labels that get a metric of their own; the others are counted together (%(default)s)"
+    series = tr("labels that get a metric of their own; the others are counted together (%(default)s)")
     add("--metric_labels", type=non_negative_int, default=200, help=series)
 
     add = parser.add_argument_group("limits").add_argument
@@ -170,7 +176,7 @@ def environment_tokens(parser, environ):
             logger.warning("%s is not a setting%s", name, closest(name, [*variables, API_KEY]))
         elif isinstance(action, argparse.BooleanOptionalAction):
             if value not in ("0", "1", "false", "true"):
-                problems.add(f"{name} must be true or false, not {shorten(value)}")
+                problems.add(tr("{name} must be true or false, not {value}", name=name, value=shorten(value)))
             tokens.append(action.option_strings[0 if value in ("1", "true") else 1])
         else:
             several = isinstance(action, argparse._AppendAction) and not os.path.isdir(value)
@@ -200,15 +206,23 @@ def parse_args(argv=None, description=None, environ=os.environ):
         problems.add(problem)
     if settings.shutdown_seconds < settings.deadline_seconds + CLOSING_SECONDS:
         problems.add(
-            f"--shutdown_seconds {settings.shutdown_seconds:g} must be at least {CLOSING_SECONDS} more than "
-            f"--deadline_seconds {settings.deadline_seconds:g}: accepted requests may take that long"
+            tr(
+                "--shutdown_seconds {shutdown_seconds:g} must be at least {closing_seconds} more than "
+                "--deadline_seconds {deadline_seconds:g}: accepted requests may take that long",
+                shutdown_seconds=settings.shutdown_seconds,
+                closing_seconds=CLOSING_SECONDS,
+                deadline_seconds=settings.deadline_seconds,
+            )
         )
     if key is not None and not key.strip():
-        problems.add(f"{API_KEY} is empty: set a key, or unset it to serve everybody")
+        problems.add(tr("{api_key} is empty: set a key, or unset it to serve everybody", api_key=API_KEY))
     elif key and not (key.isascii() and key.isprintable() and key == key.strip()):
         problems.add(
-            f"{API_KEY} contains characters that a header cannot carry; use ASCII without line breaks, and without "
-            "spaces at either end"
+            tr(
+                "{api_key} contains characters that a header cannot carry; use ASCII without line breaks, and without "
+                "spaces at either end",
+                api_key=API_KEY,
+            )
         )
     problems.stop_if_any()
     return settings
@@ -218,10 +232,14 @@ def name_problems(settings):
     """Yields what is wrong with the names in --bundle and --split."""
     names = [name for name, _ in settings.bundle]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"--bundle: {names.count(name)} bundles are named {name}; give each a name of its own: name=folder"
+        yield tr(
+            "--bundle: {count} bundles are named {name}; give each a name of its own: name=folder",
+            count=names.count(name),
+            name=name,
+        )
     for name in settings.split or ():
         if name not in names:
-            yield f"--split {name}: no bundle has this name; known are {', '.join(names)}"
+            yield tr("--split {name}: no bundle has this name; known are {names}", name=name, names=", ".join(names))
 
 
 def describe(settings):

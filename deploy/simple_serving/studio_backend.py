@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from batcher import Closed
 from schemas import Invalid
 from text_cls.labelling_tools import studio_controls, studio_prediction, version_name
+from text_cls.language import tr
 
 ROUTE = "/label_studio"
 
@@ -25,7 +26,9 @@ def add_label_studio(app, state, label):
         try:
             state.service.check_alive()
         except Closed as error:
-            return JSONResponse({"detail": f"not ready: {error}"}, 503, {"Retry-After": str(error.retry_after)})
+            return JSONResponse(
+                {"detail": tr("not ready: {error}", error=error)}, 503, {"Retry-After": str(error.retry_after)}
+            )
         return JSONResponse({"status": "UP"})
 
     @app.get(f"{ROUTE}/versions", include_in_schema=False)
@@ -66,16 +69,16 @@ def read(body):
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Invalid("the body is no JSON") from error
+        raise Invalid(tr("the body is no JSON")) from error
     if not isinstance(found, dict):
-        raise Invalid("the body is no JSON object")
+        raise Invalid(tr("the body is no JSON object"))
     return found
 
 
 def text_of(question, name):
     """A field of a request that must be a text. Raises Invalid."""
     if not isinstance(question.get(name), str):
-        raise Invalid(f"{name} must be a text: the labelling interface")
+        raise Invalid(tr("{name} must be a text: the labelling interface", name=name))
     return question[name]
 
 
@@ -93,8 +96,10 @@ def control_of(service, config):
     shared = [len(names) if control.labels is None else len(names & control.labels) for control in controls]
     if not any(shared):
         raise Invalid(
-            "the labelling interface has no <Choices> or <Taxonomy> for a <Text> with a label of this model; its "
-            "labels are in /info, and predict.py --for label_studio writes an interface"
+            tr(
+                "the labelling interface has no <Choices> or <Taxonomy> for a <Text> with a label of this model; its "
+                "labels are in /info, and predict.py --for label_studio writes an interface"
+            )
         )
     return controls[shared.index(max(shared))]
 
@@ -126,6 +131,6 @@ def _texts_of(service, body):
     control = control_of(service, text_of(question, "label_config"))
     tasks = question.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise Invalid("tasks must be a list of tasks")
+        raise Invalid(tr("tasks must be a list of tasks"))
     found = [task["data"].get(control.field) if isinstance(task.get("data"), dict) else None for task in tasks]
     return control, [text.strip() if isinstance(text, str) else "" for text in found]

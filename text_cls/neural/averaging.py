@@ -10,6 +10,8 @@ import contextlib
 
 import numpy as np
 
+from text_cls.language import tr
+
 ETA = 3  # that of the paper: the higher, the less the early steps count
 PREFIX = "average/"  # of the names in the saved state
 
@@ -83,5 +85,11 @@ class Average:
         saved = {name.removeprefix(PREFIX): state.pop(name) for name in [*state] if name.startswith(PREFIX)}
         for name, value in saved.items():
             if name not in self.parameters or list(value.shape) != self.parameters[name].shape:
-                raise ValueError(f"the average of {name} has the shape {np.shape(value)}, which is not the model's")
+                raise ValueError(
+                    tr(
+                        "the average of {name} has the shape {shape}, which is not the model's",
+                        name=name,
+                        shape=np.shape(value),
+                    )
+                )
         self.means = {name: paddle.to_tensor(value) for name, value in saved.items()}

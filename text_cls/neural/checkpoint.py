@@ -38,6 +38,7 @@ from text_cls.files import (
     write_json,
 )
 from text_cls.label_names import tidy_name
+from text_cls.language import tr
 from text_cls.linear_classifier import LINEAR
 from text_cls.linear_classifier import load as load_linear
 from text_cls.long_text_flags import of_arguments
@@ -172,12 +173,21 @@ def checkpoint_kind(run):
 
 def checkpoint_folder_problem(path, kind="classification", flag="--save_dir"):
     """Why writing a checkpoint of a kind to the folder `path` would destroy something, or None."""
-    run = read_run(path, remedy=f"delete the folder {path}, or name another")
+    run = read_run(path, remedy=tr("delete the folder {path}, or name another", path=path))
     if run and checkpoint_kind(run) != kind:
-        return f"{flag} {path}: the folder holds a {checkpoint_kind(run)} model, which would be lost; name a new folder"
+        return tr(
+            "{flag} {path}: the folder holds a {checkpoint_kind} model, which would be lost; name a new folder",
+            flag=flag,
+            path=path,
+            checkpoint_kind=checkpoint_kind(run),
+        )
     found, ours = set(os.listdir(path)) if os.path.isdir(path) else set(), set(run.get("files", ()))
     if STATE_FILE in found and not run:
-        return f"{path} is the state of a stopped run without {RUN_FILE}, which cannot be resumed; move or delete it"
+        return tr(
+            "{path} is the state of a stopped run without {run_file}, which cannot be resumed; move or delete it",
+            path=path,
+            run_file=RUN_FILE,
+        )
     if not _is_of_paddlenlp(found):
         # A run that was killed may leave temporaries (files.py) and the lock of a bundle in the folder (locks.py).
         ending = r"(\.[0-9a-f]+)?\.(tmp|old)(\.lock)?$|\.lock$"
@@ -220,16 +230,38 @@ def load_checkpoint(
 def _read_checkpoint(path, label_file, problems, flag, kind):
     """What `load_checkpoint` returns."""
     if not weight_files(path):
-        what = f"holds no {' and no '.join(WEIGHT_FILES)}" if os.path.isdir(path) else "does not exist"
+        what = (
+            tr("holds no {weight_files}", weight_files=" and no ".join(WEIGHT_FILES))
+            if os.path.isdir(path)
+            else tr("does not exist")
+        )
         raise UserError(
-            f"{flag} {path} {what}; train first (python {CHECKPOINT_SCRIPTS[kind]} ...) or name the folder it wrote"
+            tr(
+                "{flag} {path} {what}; train first (python {checkpoint_scripts} ...) or name the folder it wrote",
+                flag=flag,
+                path=path,
+                what=what,
+                checkpoint_scripts=CHECKPOINT_SCRIPTS[kind],
+            )
         )
     run = read_run(path)
     if checkpoint_kind(run) != kind:
-        what, otherwise = f"a {checkpoint_kind(run)} model", f", or use the scripts for {checkpoint_kind(run)}"
+        what, otherwise = (
+            f"a {checkpoint_kind(run)} model",
+            tr(", or use the scripts for {checkpoint_kind}", checkpoint_kind=checkpoint_kind(run)),
+        )
         if not run:  # a model of PaddleNLP's application, or what its trainer saves during training
-            what, otherwise = "no run.json", ""
-        raise UserError(f"{flag} {path} holds {what}; name a folder that {CHECKPOINT_SCRIPTS[kind]} wrote{otherwise}")
+            what, otherwise = tr("no run.json"), ""
+        raise UserError(
+            tr(
+                "{flag} {path} holds {what}; name a folder that {checkpoint_scripts} wrote{otherwise}",
+                flag=flag,
+                path=path,
+                what=what,
+                checkpoint_scripts=CHECKPOINT_SCRIPTS[kind],
+                otherwise=otherwise,
+            )
+        )
     config = _read_config(path)
     labels = _read_labels(path, label_file, config.get("id2label") or {}, problems)
     longest = longest_input(SimpleNamespace(**{"model_type": None, **config}))
@@ -247,21 +279,32 @@ def _read_labels(path, label_file, outputs, problems):
     """The labels of the checkpoint in the folder `path`, which must be those of its outputs, {number: name}."""
     own, has_label_file = os.path.join(path, "label.txt"), label_file is not None and os.path.exists(label_file)
     if not os.path.exists(own) and not has_label_file:
-        missing = f"neither {own} nor {label_file} exists" if label_file else f"{own} does not exist"
-        raise UserError(f"{missing}; put the label file the model was trained with there")
+        missing = (
+            tr("neither {own} nor {label_file} exists", own=own, label_file=label_file)
+            if label_file
+            else tr("{own} does not exist", own=own)
+        )
+        raise UserError(tr("{missing}; put the label file the model was trained with there", missing=missing))
     used = own if os.path.exists(own) else label_file
     labels = read_labels(used, problems, of_model=True)
     theirs = read_labels(label_file, problems, of_model=True) if has_label_file and used == own else labels
     names = _output_names(outputs)
     if len(outputs or labels) != len(labels):
-        problems.add(f"{path}: the model has {len(outputs)} outputs, the label file {len(labels)} labels")
+        problems.add(
+            tr(
+                "{path}: the model has {count} outputs, the label file {count2} labels",
+                path=path,
+                count=len(outputs),
+                count2=len(labels),
+            )
+        )
     elif names not in ([], labels.names):
-        remedy = f"The model's labels are in {path}/config.json, in their order"
+        remedy = tr("The model's labels are in {path}/config.json, in their order", path=path)
         if theirs.names == names:
-            remedy = f"To use the model's: cp {label_file} {own}"
+            remedy = tr("To use the model's: cp {label_file} {own}", label_file=label_file, own=own)
         problems.add(_disagreement, used, labels.names, names, remedy)
     elif not theirs.same_as(labels):
-        remedy = f"To use the model's: cp {own} {label_file}"
+        remedy = tr("To use the model's: cp {own} {label_file}", own=own, label_file=label_file)
         problems.add(_disagreement, label_file, theirs.names, labels.names, remedy)
     return labels
 
@@ -287,11 +330,11 @@ def start_labels_problem(flag: str, path: str, label_file: str, labels: Labels) 
     if not names or before == now:
         return None
     if sorted(before) == sorted(now):
-        remedy = f"The model's labels are in {os.path.join(path, 'config.json')}, in their order"
+        remedy = tr("The model's labels are in {path}, in their order", path=os.path.join(path, "config.json"))
         if theirs == names:
-            remedy = f"To use the model's: cp {own} {label_file}"
+            remedy = tr("To use the model's: cp {own} {label_file}", own=own, label_file=label_file)
         return f"{flag}: {_disagreement(label_file, labels.names, names, remedy)}"
-    meaning = "Each output starts from the weights of the model's label in its place"
+    meaning = tr("Each output starts from the weights of the model's label in its place")
     logger.warning("%s: %s", flag, _disagreement(label_file, labels.names, names, meaning))
     return None
 
@@ -301,11 +344,13 @@ def _disagreement(label_file, theirs, names, remedy):
     extra = [name for name in theirs if name not in known]
     missing = [str(name) for name in names if name not in found]
     if not extra and not missing:
-        what = "the same labels in another order"
+        what = tr("the same labels in another order")
     else:
         parts = [f"{sign} {', '.join(names[:5])}" for sign, names in (("also", extra), ("not", missing)) if names]
         what = "; ".join(parts)
-    return f"{label_file} is not the model's label file ({what}). {remedy}"
+    return tr(
+        "{label_file} is not the model's label file ({what}). {remedy}", label_file=label_file, what=what, remedy=remedy
+    )
 
 
 def _load_decision(path, names):
@@ -346,7 +391,7 @@ def load_rest(checkpoint: Checkpoint, load: Callable[[], Any]) -> Any:
         names = {*run, *before} - {"progress", "files", "card"}
         same = all(run.get(name) == before.get(name) for name in names)
         if not same or _load_decision(path, checkpoint.labels.names) != checkpoint.decision:
-            raise UserError(f"{path} was replaced while this script read it; run it again")
+            raise UserError(tr("{path} was replaced while this script read it; run it again", path=path))
         return run, load()
 
     checkpoint.run, loaded = load_verified(path, read)
@@ -365,7 +410,9 @@ def load_verified(folder: str, load: Callable[[], Any], name: str | None = None)
             files = {name: files.get(name)}
         weights = [name] if name else weight_files(folder) or [SAFETENSORS]
         if problem := sums_problem(files, weights) or damage(folder, files):
-            raise UserError(f"{folder} is damaged ({problem}); {REMEDY}")
+            raise UserError(
+                tr("{folder} is damaged ({problem}); {remedy}", folder=folder, problem=problem, remedy=REMEDY)
+            )
         return load()
 
     return read_unchanged(folder, read)
@@ -393,7 +440,13 @@ def open_checkpoint(
         found.add(problem)
     trained_with = checkpoint.run.get("arguments", {}).get("max_seq_length", 128)
     if checkpoint.longest and (max_seq_length or 0) > checkpoint.longest:
-        found.add(f"--max_seq_length {max_seq_length}: this model takes at most {checkpoint.longest} tokens")
+        found.add(
+            tr(
+                "--max_seq_length {max_seq_length}: this model takes at most {longest} tokens",
+                max_seq_length=max_seq_length,
+                longest=checkpoint.longest,
+            )
+        )
     if max_seq_length not in (None, trained_with):
         logger.warning("--max_seq_length %d, while the model was trained with %d", max_seq_length, trained_with)
     if problems is None:
@@ -478,7 +531,15 @@ def load_training_state(state, optimizer, scaler):
     for name, value in state.items():
         if name not in moments or value.shape != moments[name].shape:
             expected = moments[name].shape if name in moments else "none"
-            raise ValueError(f"{STATE_FILE}: {name} is {value.shape}, expected {expected}")
+            raise ValueError(
+                tr(
+                    "{state_file}: {name} is {shape}, expected {expected}",
+                    state_file=STATE_FILE,
+                    name=name,
+                    shape=value.shape,
+                    expected=expected,
+                )
+            )
     if state:  # once any are loaded, Paddle expects those of all, also of parameters that were frozen until now
         moments |= {name: state.pop(name) for name in [*state]}
         # Array by array, so that no second copy of all is in memory.

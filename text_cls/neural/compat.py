@@ -15,6 +15,7 @@ import tempfile
 import types
 import warnings
 
+from text_cls.language import tr
 from text_cls.neural.safe_weights import restrict_unpickling
 
 # With it, Paddle (3.0 and 3.1) writes a .json in place of the guides' .pdmodel. It reads the flag when it is imported;
@@ -60,9 +61,9 @@ def prepare_environment():
     """
     wanted = {
         # Paddle (2.6 to 3.3) uses one thread on a CPU unless this is set (PaddleNLP #4394).
-        "OMP_NUM_THREADS": (str(_cores()), "Paddle uses one CPU thread without it"),
+        "OMP_NUM_THREADS": (str(_cores()), tr("Paddle uses one CPU thread without it")),
         # The MKL inside Paddle (2.6 to 3.3) takes its slowest path on AMD processors; 5 means AVX2.
-        "MKL_DEBUG_CPU_TYPE": ("5" if _processor_is_amd() else None, "Paddle's MKL is slow on AMD without it"),
+        "MKL_DEBUG_CPU_TYPE": ("5" if _processor_is_amd() else None, tr("Paddle's MKL is slow on AMD without it")),
     }
     done = []
     if "paddle" not in sys.modules:

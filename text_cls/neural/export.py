@@ -18,6 +18,7 @@ from text_cls.bundle import VARIANTS, files_of_bundle, write_card, write_manifes
 from text_cls.card_facts import facts_of
 from text_cls.cli import UserError, logger
 from text_cls.files import atomic_folder, overwrite_problem
+from text_cls.language import tr
 from text_cls.long_texts import CUT, Windows
 from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import PIR, import_paddle, quiet_output
@@ -41,7 +42,11 @@ PADDLENLP_FILES |= {"template_config.json", "verbalizer_config.json"}  # of few-
 def bundle_folder_problem(path, flag):
     """Why a bundle must not, or cannot, be written to the folder `path`, or None."""
     if re.search("[\ud800-\udfff]", os.path.realpath(path)):  # bytes that are not UTF-8
-        return f"{flag} {path!a}: Paddle cannot write a graph to a path that is not UTF-8; rename the folder"
+        return tr(
+            "{flag} {path!a}: Paddle cannot write a graph to a path that is not UTF-8; rename the folder",
+            flag=flag,
+            path=path,
+        )
     return overwrite_problem(path, PADDLENLP_FILES | files_of_bundle(path), flag)
 
 
@@ -52,7 +57,7 @@ def tokenizer_problem(tokenizer):
         try:
             load_tokenizer(folder)
         except ValueError as error:
-            return f"this model cannot be served without PaddleNLP: its tokenizer {error}"
+            return tr("this model cannot be served without PaddleNLP: its tokenizer {error}", error=error)
     return None
 
 
@@ -158,7 +163,7 @@ def write_static_graph(model, tokenizer, prefix):
     """Writes `prefix`.pdmodel, .pdiparams and .pdiparams.info. Returns the names of the inputs, each int64 [-1, -1]."""
     paddle = import_paddle()
     if paddle.get_flags(PIR)[PIR]:
-        raise RuntimeError("Paddle was imported before prepare_environment()")
+        raise RuntimeError(tr("Paddle was imported before prepare_environment()"))
     accepted = inspect.signature(model.forward).parameters
     made = tokenizer("", return_token_type_ids=True)
     names = [name for name in ("input_ids", "token_type_ids") if name in accepted and name in made]
@@ -275,11 +280,14 @@ def compare(expected, logits, predictor, texts, max_seq_length):
     """
     found = predictor.pack(predictor.tokenizer.encode(texts, max_seq_length))  # cut: the graph reads rows
     if not np.array_equal(expected.columns["input_ids"], found.columns["input_ids"]):
-        raise UserError("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP")
+        raise UserError(tr("the server's tokens are not PaddleNLP's; this model cannot be served without PaddleNLP"))
     difference = float(np.abs(logits - predictor.run(found)).max())
     if not difference <= tolerance(logits):
         raise UserError(
-            f"the exported model's logits differ from the trained one's by {difference:.1e}; please report this"
+            tr(
+                "the exported model's logits differ from the trained one's by {difference:.1e}; please report this",
+                difference=difference,
+            )
         )
     return difference
 

@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 from text_cls.neural import hugging_face
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained
@@ -26,7 +27,7 @@ def layers_problem(name: str, count: int) -> str | None:
     if not os.path.exists(path):
         return None
     check = fields({}, {"num_hidden_layers": whole(1)})
-    available = read_json(path, check, "copy the whole folder again").get("num_hidden_layers")
+    available = read_json(path, check, tr("copy the whole folder again")).get("num_hidden_layers")
     return _too_many(count, available) if available and count > available else None
 
 
@@ -42,7 +43,13 @@ def load_with_layers(name: str, num_labels: int, pooling: str | None, count: int
         return model, tokenizer
     layers = getattr(getattr(model.base_model, "encoder", None), "layers", None)
     if layers is None or len(layers) != available:
-        raise UserError(f"--layers {count}: {type(model).__name__} has no list of layers to choose from; leave it out")
+        raise UserError(
+            tr(
+                "--layers {count}: {name} has no list of layers to choose from; leave it out",
+                count=count,
+                name=type(model).__name__,
+            )
+        )
     if count > available:
         raise UserError(_too_many(count, available))
     chosen = spread(count, available)
@@ -58,4 +65,8 @@ def load_with_layers(name: str, num_labels: int, pooling: str | None, count: int
 
 
 def _too_many(count, available):
-    return f"--layers {count}: the model of --model_name has {available} layers; ask for at most as many"
+    return tr(
+        "--layers {count}: the model of --model_name has {available} layers; ask for at most as many",
+        count=count,
+        available=available,
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from text_cls.batching import sorted_batches
 from text_cls.cli import UserError, logger
 from text_cls.label_tree import split_path
+from text_cls.language import tr
 from text_cls.long_texts import MAX, Windows, pool, shares
 from text_cls.probabilities import logit, sigmoid
 
@@ -47,11 +48,11 @@ def start_head(options, checkpoint, rows, tokens):
         is_kept = reason or options.init_from_ckpt or not options.layers and _is_trained(layer)
         start = "random" if is_kept else DEFAULT
         if start == "random":
-            logger.info("Classifier: %s", reason or "trained before, and kept as it is")
+            logger.info("Classifier: %s", reason or tr("trained before, and kept as it is"))
     if start == "random":
         return False
     if reason:
-        raise UserError(f"--head_start {start}: {reason}; use --head_start random")
+        raise UserError(tr("--head_start {start}: {reason}; use --head_start random", start=start, reason=reason))
     if start == "prior":
         rates = label_rates(rows.support(len(checkpoint.labels)), len(rows))
         weight = np.random.default_rng(options.seed).normal(0, 0.02, layer.weight.shape)  # as BERT's
@@ -79,7 +80,13 @@ def fit_head(options, checkpoint, rows, tokens, start=DEFAULT):
     pooling = tokens.pooling if isinstance(tokens, Windows) else MAX
     _set(layer, *fit(features, targets, rates, vectors, start != "labels", counts, pooling))
     fitted = time.perf_counter() - started
-    return f"{start}, from the features of {len(chosen)} training rows (features {seconds:.1f} s, fit {fitted:.1f} s)"
+    return tr(
+        "{start}, from the features of {count} training rows (features {seconds:.1f} s, fit {fitted:.1f} s)",
+        start=start,
+        count=len(chosen),
+        seconds=seconds,
+        fitted=fitted,
+    )
 
 
 def _classifier(model):
@@ -88,7 +95,7 @@ def _classifier(model):
 
     layer = last_linear(model)
     if layer.bias is None or layer.weight.shape[1] != model.config.num_labels:
-        return layer, f"{type(model).__name__} does not end in a linear layer with a bias for each label"
+        return layer, tr("{name} does not end in a linear layer with a bias for each label", name=type(model).__name__)
     return layer, None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 from text_cls.neural.hugging_face_tokenizers import load_tokenizer, read_json
 
 FAMILIES = {"bert": "Ernie", "ernie": "Ernie", "xlm-roberta": "ErnieM"}  # model_type: family of PaddleNLP's classes
@@ -92,15 +93,29 @@ def read_config(folder: str) -> dict:
     kind = config.get("model_type")
     if kind not in tuple(FAMILIES):
         raise UserError(
-            f"{path}: a model of type {kind!r}; of Hugging Face's models, those of type {', '.join(FAMILIES)} can be "
-            f"read, such as {EXAMPLES}"
+            tr(
+                "{path}: a model of type {kind!r}; of Hugging Face's models, those of type {families} can be "
+                "read, such as {examples}",
+                path=path,
+                kind=kind,
+                families=", ".join(FAMILIES),
+                examples=EXAMPLES,
+            )
         )
     expected = {"position_embedding_type": ("absolute",), "hidden_act": ("gelu", "relu")}
     if FAMILIES[kind] == "ErnieM":  # it has no setting for these two
         expected |= {"intermediate_size": (4 * (config.get("hidden_size") or 0),), "pad_token_id": (1,)}
     for name, values in expected.items():
         if config.get(name, values[0]) not in values:
-            raise UserError(f"{path}: a model with {name} {config[name]!r} cannot be read, only {values[0]!r}")
+            raise UserError(
+                tr(
+                    "{path}: a model with {name} {config!r} cannot be read, only {values!r}",
+                    path=path,
+                    name=name,
+                    config=config[name],
+                    values=values[0],
+                )
+            )
     sizes = {name: config[name] for name in _SIZES if name in config}
     return {"use_task_id": False, **sizes} if FAMILIES[kind] == "Ernie" else sizes
 
@@ -131,7 +146,9 @@ def read_weights(folder: str) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # safetensors and zipfile have errors of their own
-        raise UserError(f"{path} cannot be read ({error}); copy the whole folder again") from error
+        raise UserError(
+            tr("{path} cannot be read ({error}); copy the whole folder again", path=path, error=error)
+        ) from error
 
 
 def encoder_weights(weights: dict[str, np.ndarray], layers: list[int]) -> dict[str, np.ndarray]:
@@ -239,14 +256,27 @@ def fill(model, prefix, folder):
             missing.append(name)
         elif list(found[name].shape) != list(parameter.shape):
             raise UserError(
-                f"{folder}: {name} has the shape {list(found[name].shape)}, but config.json says "
-                f"{list(parameter.shape)}; copy the whole folder again"
+                tr(
+                    "{folder}: {name} has the shape {shape}, but config.json says "
+                    "{shape2}; copy the whole folder again",
+                    folder=folder,
+                    name=name,
+                    shape=list(found[name].shape),
+                    shape2=list(parameter.shape),
+                )
             )
         else:
             parameter.set_value(np.ascontiguousarray(found[name].astype("float32")))
     if any(name.startswith(f"{prefix}encoder") or "word_embeddings" in name for name in missing):
-        raise UserError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; copy the folder again")
+        raise UserError(
+            tr(
+                "{folder}: the weights lack {missing} and {count} more; copy the folder again",
+                folder=folder,
+                missing=missing[0],
+                count=len(missing) - 1,
+            )
+        )
     unused = [name for name in weights if not name.endswith("position_ids")]  # a constant that older versions saved
-    for what, names in (("New, and to be trained", missing), ("Not used", unused)):
+    for what, names in ((tr("New, and to be trained"), missing), (tr("Not used"), unused)):
         if names:
             logger.info("%s: %s: %s", folder, what, ", ".join(names[:8]) + (" ..." if len(names) > 8 else ""))

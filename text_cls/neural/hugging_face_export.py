@@ -14,6 +14,7 @@ import numpy as np
 
 from text_cls.cli import UserError, shorten
 from text_cls.files import atomic_folder, overwrite_problem, read_unchanged, write_json
+from text_cls.language import tr
 from text_cls.long_texts import CUT, LongTexts
 from text_cls.model_card import CARD, model_card
 from text_cls.neural import hugging_face
@@ -69,7 +70,12 @@ def folder_problem(path: str, flag: str, *others: str) -> str | None:
     for other in others:
         folder = Path(other).resolve()
         if own.is_relative_to(folder) or folder.is_relative_to(own):
-            return f"{flag} {path}: this folder and {other} must not be in each other; name another folder"
+            return tr(
+                "{flag} {path}: this folder and {other} must not be in each other; name another folder",
+                flag=flag,
+                path=path,
+                other=other,
+            )
     found = set(os.listdir(path)) if os.path.isdir(path) else set()
     return overwrite_problem(path, FILES if found >= OURS else (), flag)
 
@@ -78,17 +84,24 @@ def config_problem(config: dict) -> str | None:
     """Why a model cannot be written as a Hugging Face folder, or None. config: PaddleNLP's configuration."""
     kind = config.get("model_type")
     if kind not in ("bert", "ernie"):
-        return f"--hf: a model of type {kind} cannot be written for transformers, only ERNIE and BERT; leave --hf out"
+        return tr(
+            "--hf: a model of type {kind} cannot be written for transformers, only ERNIE and BERT; leave --hf out",
+            kind=kind,
+        )
     if config.get("pooling", "first") != "first":
-        return (
-            f"--hf: the model is pooled by {config['pooling']}, which transformers' classifiers cannot do; leave --hf "
-            "out, or train with --pooling first"
+        return tr(
+            "--hf: the model is pooled by {pooling}, which transformers' classifiers cannot do; leave --hf "
+            "out, or train with --pooling first",
+            pooling=config["pooling"],
         )
     expected = {"task_id": 0, "pool_act": "tanh"}
     strange = [name for name, value in expected.items() if config.get(name, value) != value]
     strange += ["type_vocab_size"] if config.get("type_vocab_size") == 0 else []
     if strange:
-        return f"--hf: config.json: {', '.join(strange)} cannot be expressed in transformers; leave --hf out"
+        return tr(
+            "--hf: config.json: {strange} cannot be expressed in transformers; leave --hf out",
+            strange=", ".join(strange),
+        )
     return None
 
 
@@ -285,11 +298,18 @@ def check(folder, predictor):
     rows = zip(texts, rust.encode_batch(texts), _ids(expected), _ids(found))
     for text, made, ids, ours in rows:
         if made.ids != ids.tolist() or not np.array_equal(ours, ids):
-            raise UserError(f"--hf: the tokens of {shorten(text)} would differ in transformers; please report this")
+            raise UserError(
+                tr("--hf: the tokens of {text} would differ in transformers; please report this", text=shorten(text))
+            )
     logits = predictor.run(expected)
     difference = float(np.abs(predict_logits(model, found, 32) - logits).max())
     if not difference <= tolerance(logits):
-        raise UserError(f"--hf: the folder's logits differ from the bundle's by {difference:.1e}; please report this")
+        raise UserError(
+            tr(
+                "--hf: the folder's logits differ from the bundle's by {difference:.1e}; please report this",
+                difference=difference,
+            )
+        )
     return difference
 
 

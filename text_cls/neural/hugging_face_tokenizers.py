@@ -12,6 +12,7 @@ import numpy as np
 
 from text_cls.cli import UserError
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.tokenization import FROM_JSON, SPECIAL_NAMES, TokenizerJson, open_tokenizer_json
 
 SENTENCEPIECE, JSON, VOCABULARY = "sentencepiece.bpe.model", "tokenizer.json", "vocab.txt"
@@ -80,7 +81,14 @@ def load_tokenizer(folder: str) -> Any:
     strange = _strange_settings(config)
     if has[VOCABULARY] and not (strange and has[JSON]):
         if strange:
-            raise UserError(f"{path}: {', '.join(strange)} cannot be used without a {JSON}; use another model")
+            raise UserError(
+                tr(
+                    "{path}: {strange} cannot be used without a {json}; use another model",
+                    path=path,
+                    strange=", ".join(strange),
+                    json=JSON,
+                )
+            )
         return _wordpiece(folder, config)
     try:
         if has[JSON]:
@@ -89,7 +97,15 @@ def load_tokenizer(folder: str) -> Any:
             return _named(_xlmr(os.path.join(folder, SENTENCEPIECE)), config)
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from error
-    raise UserError(f"{folder} has no {JSON}, no {VOCABULARY} and no {SENTENCEPIECE}; copy the whole folder")
+    raise UserError(
+        tr(
+            "{folder} has no {json}, no {vocabulary} and no {sentencepiece}; copy the whole folder",
+            folder=folder,
+            json=JSON,
+            vocabulary=VOCABULARY,
+            sentencepiece=SENTENCEPIECE,
+        )
+    )
 
 
 def read_json(path: str) -> dict:
@@ -98,11 +114,11 @@ def read_json(path: str) -> dict:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
         if not isinstance(found, dict):
-            raise ValueError("an object is expected")
+            raise ValueError(tr("an object is expected"))
         return found
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: {reason}; copy the whole folder again") from error
+        raise UserError(tr("{path}: {reason}; copy the whole folder again", path=path, reason=reason)) from error
 
 
 def _strange_settings(config):
@@ -169,13 +185,13 @@ def _xlmr(path):
         with open(path, "rb") as file:
             found = sentencepiece_message().FromString(file.read())
     except DecodeError as error:
-        raise ValueError(f"{path} is damaged; copy it again") from error
+        raise ValueError(tr("{path} is damaged; copy it again", path=path)) from error
     if [piece.piece for piece in found.pieces[:3]] != [
         "<unk>",
         "<s>",
         "</s>",
     ] or found.trainer.model_type not in UNIGRAM:
-        raise ValueError(f"{path} is not XLM-R's; add the folder's tokenizer.json")
+        raise ValueError(tr("{path} is not XLM-R's; add the folder's tokenizer.json", path=path))
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     pieces = [(piece.piece, piece.score) for piece in found.pieces[3:]]
     pieces = [*((token, 0.0) for token in special[:4]), *pieces, (special[4], 0.0)]

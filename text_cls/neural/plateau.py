@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from text_cls.cli import logger
+from text_cls.language import tr
 from text_cls.neural.losses import smoothed
 
 # The search for a label's logit covers -11 to 5, shares of 0.002% to 99%, and ends within 1% of the smallest loss.
@@ -80,7 +81,7 @@ class Plateau:
         if not math.isfinite(entry["loss"]):
             return "diverged"
         no_better = entry["micro_f1"] <= self.constant["micro_f1"] and entry["loss"] > NEAR * self.constant["loss"]
-        return "nothing learnt" if no_better else None
+        return tr("nothing learnt") if no_better else None
 
     def warn(self, history):
         """Logs a fault the first time that the last entry of a run's history shows it."""
@@ -112,14 +113,14 @@ class Plateau:
         """Yields what to try, the most promising first."""
         options, rate, head_rate = self.options, self.options.learning_rate, self.options.head_learning_rate
         if options.head_start in ("labels", "prior", "random"):
-            yield "--head_start linear, which fits the classifier before the training"
+            yield tr("--head_start linear, which fits the classifier before the training")
         if epoch <= options.freeze_epochs:
             head_rate = rate if head_rate is None else head_rate
-            yield f"a higher --head_learning_rate (now {head_rate:g}; only the head is trained)"
+            yield tr("a higher --head_learning_rate (now {head_rate:g}; only the head is trained)", head_rate=head_rate)
         elif rate < LOW_RATE:
-            yield f"a higher --learning_rate (now {rate:g}, which is very low; 3e-5 is usual)"
+            yield tr("a higher --learning_rate (now {rate:g}, which is very low; 3e-5 is usual)", rate=rate)
         elif rate < HIGH_RATE:
-            yield f"a higher --learning_rate (now {rate:g})"
+            yield tr("a higher --learning_rate (now {rate:g})", rate=rate)
         else:
-            yield f"another --learning_rate (now {rate:g}; 3e-5 is usual for a pretrained model)"
+            yield tr("another --learning_rate (now {rate:g}; 3e-5 is usual for a pretrained model)", rate=rate)
         yield "more --epochs"

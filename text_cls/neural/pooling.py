@@ -7,6 +7,7 @@ records which in its configuration, as `pooling`; PaddleNLP's own models record 
 import os
 
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 from text_cls.neural import hugging_face
 from text_cls.neural.run_file import weights_folder
 from text_cls.schema import OBJECT, fields, one_of, or_null, read_json
@@ -99,7 +100,13 @@ def set_pooling(model, pooling: str, where: str) -> None:
         needed.append(getattr(model, "classifier", None))  # RoBERTa's is no Linear: it takes the first token by itself
     if not all(isinstance(layer, paddle.nn.Linear) for layer in needed):
         kind = model.config.model_type
-        raise UserError(f"{where}: models of type {kind} cannot pool the mean of the tokens; use --pooling first")
+        raise UserError(
+            tr(
+                "{where}: models of type {kind} cannot pool the mean of the tokens; use --pooling first",
+                where=where,
+                kind=kind,
+            )
+        )
     mean = _MeanOfTokens()
     base.register_forward_pre_hook(mean.see, with_kwargs=True)
     base.pooler.register_forward_pre_hook(mean.replace)

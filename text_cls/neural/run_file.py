@@ -7,6 +7,7 @@ import os
 
 from text_cls.card_facts import CARD
 from text_cls.files import recover_folder, sha256
+from text_cls.language import tr
 from text_cls.long_texts import MODES, POOLINGS
 from text_cls.schema import (
     ANY,
@@ -112,7 +113,7 @@ def weights_folder(path):
 def sums_problem(files, names):
     """Which of these files has no sum in `files` of a `run.json`, or None. Older versions recorded no sums at all."""
     missing = [name for name in names if isinstance(files, dict) and not files.get(name)]
-    return f"{RUN_FILE}: no SHA-256 of {missing[0]}" if missing else None
+    return tr("{run_file}: no SHA-256 of {missing}", run_file=RUN_FILE, missing=missing[0]) if missing else None
 
 
 def damage(folder, files):
@@ -124,7 +125,7 @@ def damage(folder, files):
     for name, digest in files.items() if isinstance(files, dict) else ():
         try:
             if digest and sha256(os.path.join(folder, name)) != digest:
-                return f"{name}: its SHA-256 differs"
+                return tr("{name}: its SHA-256 differs", name=name)
         except FileNotFoundError:
             if name not in WEIGHT_FILES or not weight_files(folder):
                 return f"{name}: missing"

@@ -10,6 +10,7 @@ import numpy as np
 from text_cls.card_facts import changed_arguments
 from text_cls.cli import Problems, UserError, logger, stop_signals
 from text_cls.files import read_unchanged, sha256
+from text_cls.language import tr
 from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import CUT, MAX, MOST
 from text_cls.neural.checkpoint import (
@@ -102,13 +103,20 @@ def run_problems(model, flag, device, save_dir, init_from_ckpt, max_seq_length, 
     yield checkpoint_folder_problem(save_dir, kind)
     yield checkpoint_folder_problem(last_folder(save_dir), kind)
     if init_from_ckpt and is_linear(init_from_ckpt):
-        yield f"--init_from_ckpt {init_from_ckpt}: a linear model, which no other training starts from"
+        yield tr(
+            "--init_from_ckpt {init_from_ckpt}: a linear model, which no other training starts from",
+            init_from_ckpt=init_from_ckpt,
+        )
     elif init_from_ckpt and os.path.isdir(init_from_ckpt) and not weight_files(init_from_ckpt):
-        yield f"--init_from_ckpt {init_from_ckpt}: the folder has no {' and no '.join(WEIGHT_FILES)}"
+        yield tr(
+            "--init_from_ckpt {init_from_ckpt}: the folder has no {weight_files}",
+            init_from_ckpt=init_from_ckpt,
+            weight_files=" and no ".join(WEIGHT_FILES),
+        )
     elif init_from_ckpt and not os.path.exists(init_from_ckpt):
-        yield f"--init_from_ckpt {init_from_ckpt}: no such file"
+        yield tr("--init_from_ckpt {init_from_ckpt}: no such file", init_from_ckpt=init_from_ckpt)
     if max_seq_length < 3:
-        yield "--max_seq_length: the special tokens alone take 2; use 3 or more"
+        yield tr("--max_seq_length: the special tokens alone take 2; use 3 or more")
 
 
 def start_run(options, arguments, files, progress, kind="classification", defaults=None):
@@ -179,8 +187,12 @@ def saved_progress(save_dir, arguments, files, kind="classification"):
         return Progress(**saved["progress"])
     if best and not finished:
         raise UserError(
-            f"--resume: no run is saved in {last}. To start from the best weights of that run, leave out --resume and "
-            f"use --init_from_ckpt {save_dir}"
+            tr(
+                "--resume: no run is saved in {last}. To start from the best weights of that run, leave out --resume and "
+                "use --init_from_ckpt {save_dir}",
+                last=last,
+                save_dir=save_dir,
+            )
         )
     logger.info("--resume: nothing is saved yet; starting from the beginning")
     if finished:
@@ -213,7 +225,9 @@ def load_start(options, run, progress, load):
         state = read_training_state(last)
         older = _as_array(progress) if isinstance(files, list) else None  # versions had no second copy
         if state.pop(PROGRESS, older) != _as_array(progress):
-            raise ValueError(f"{RUN_FILE}: its progress is not that of {STATE_FILE}")
+            raise ValueError(
+                tr("{run_file}: its progress is not that of {state_file}", run_file=RUN_FILE, state_file=STATE_FILE)
+            )
         try:
             return *load(last), state
         except UserError as error:
@@ -232,14 +246,20 @@ def saved_state(optimization, progress):
 
 def last_is_damaged(save_dir, run, problem):
     """A UserError that says how to continue without `<save_dir>_last`. run: contents of a new `run.json`."""
-    last, best, remedy = last_folder(save_dir), {}, "start anew without --resume"
+    last, best, remedy = last_folder(save_dir), {}, tr("start anew without --resume")
     try:
         best = read_run(save_dir)
     except UserError:
         pass
     if best and not _is_finished(best) and not _differences(best, run) and not damage(save_dir, best.get("files")):
-        remedy = f"continue from the best weights, with --init_from_ckpt {save_dir}, or {remedy}"
-    return UserError(f"{last} is damaged ({problem}). Delete it; then {remedy}")
+        remedy = tr(
+            "continue from the best weights, with --init_from_ckpt {save_dir}, or {remedy}",
+            save_dir=save_dir,
+            remedy=remedy,
+        )
+    return UserError(
+        tr("{last} is damaged ({problem}). Delete it; then {remedy}", last=last, problem=problem, remedy=remedy)
+    )
 
 
 def _read_last(save_dir, run):
@@ -256,7 +276,9 @@ def _read_last(save_dir, run):
     if not saved and os.path.exists(os.path.join(last, STATE_FILE)):
         raise last_is_damaged(save_dir, run, f"{RUN_FILE}: missing")
     if _is_finished(saved):
-        raise last_is_damaged(save_dir, run, f"{RUN_FILE}: a run that finished leaves no such folder")
+        raise last_is_damaged(
+            save_dir, run, tr("{run_file}: a run that finished leaves no such folder", run_file=RUN_FILE)
+        )
     if saved and (problem := sums_problem(saved["files"], (*(weight_files(last) or [SAFETENSORS]), STATE_FILE))):
         raise last_is_damaged(save_dir, run, problem)
     return saved
@@ -269,12 +291,18 @@ def _differences(saved, run):
         then = saved.get("arguments", {}).get(name, BEFORE.get(name))
         by_the_data = now is None and name in saved.get("chosen", ("early_stop_nums", "metric_for_best"))
         if name not in FREE_ON_RESUME and then != now and not by_the_data:
-            found.append(f"--{name} was {then}, now it is {now}")
+            found.append(tr("--{name} was {then}, now it is {now}", name=name, then=then, now=now))
     for name, digest in run["data"].items():
         if saved.get("data", {}).get(name) != digest:
-            found.append(f"{name} is not the file that run started with")
+            found.append(tr("{name} is not the file that run started with", name=name))
     if saved.get("processes") != run["processes"]:
-        found.append(f"that run had {saved.get('processes')} processes, this one has {run['processes']}")
+        found.append(
+            tr(
+                "that run had {processes} processes, this one has {processes2}",
+                processes=saved.get("processes"),
+                processes2=run["processes"],
+            )
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 import numpy as np
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 
 ADVICE = "nothing was loaded. Use a file from a source you trust"
 # A pickle may refer to a container many times. Real files do so rarely; 40 nested lists of two references each would
@@ -39,7 +40,7 @@ class _Function:
         return self._function(*args)
 
     def __setstate__(self, _):
-        raise NotWeightsError("a change to a function")
+        raise NotWeightsError(tr("a change to a function"))
 
 
 class _Dtype:
@@ -50,13 +51,13 @@ class _Dtype:
 
     def __init__(self, name, *_):
         if not (isinstance(name, str) and DTYPE.fullmatch(name)):
-            raise NotWeightsError(f"an array of type {_shown(name)}")
+            raise NotWeightsError(tr("an array of type {shown}", shown=_shown(name)))
         self.value = np.dtype(name)
 
     def __setstate__(self, state):
         _, order, *parts = state[:5]
         if parts != [None] * 3:  # subarray, names, fields
-            raise NotWeightsError("a structured array")
+            raise NotWeightsError(tr("a structured array"))
         self.value = self.value.newbyteorder(order)
 
 
@@ -69,9 +70,9 @@ class _Array:
         shape, dtype, fortran, data = state[-4:]  # before them, perhaps, the number of the format
         data = _bytes(data)
         if not all(type(size) is int and size >= 0 for size in shape):
-            raise ValueError(f"an array of shape {_shown(shape)}")
+            raise ValueError(tr("an array of shape {shown}", shown=_shown(shape)))
         if int(np.prod(shape, dtype=object)) * dtype.value.itemsize != len(data):
-            raise ValueError(f"an array of shape {_shown(shape)} with {len(data)} bytes")
+            raise ValueError(tr("an array of shape {shown} with {count} bytes", shown=_shown(shape), count=len(data)))
         self.value = np.ndarray(0, np.int8)
         self.value.__setstate__((1, tuple(shape), dtype.value, bool(fortran), data))  # shares the bytes
 
@@ -81,7 +82,7 @@ def _bytes(data):
     if isinstance(data, str):
         return data.encode("latin1")
     if not isinstance(data, (bytes, bytearray)):
-        raise NotWeightsError("an array of Python objects")
+        raise NotWeightsError(tr("an array of Python objects"))
     return data
 
 
@@ -166,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
         return allowed(module, name)
 
     def persistent_load(self, _):
-        raise NotWeightsError("a reference to something outside the file")
+        raise NotWeightsError(tr("a reference to something outside the file"))
 
 
 class _Values:
@@ -178,7 +179,7 @@ class _Values:
     def plain(self, value):
         self.left -= 1
         if self.left < 0:
-            raise NotWeightsError("containers that unfold without end")
+            raise NotWeightsError(tr("containers that unfold without end"))
         kind = type(value)
         if kind in (dict, OrderedDict):
             return kind((self.plain(key), self.plain(item)) for key, item in value.items())
@@ -203,15 +204,21 @@ def load(file, **options):
         value = _Unpickler(file, **options).load()
         return _Values(VALUES_PER_BYTE * file.tell() + 100).plain(value)
     except NotWeightsError as error:
-        raise UserError(f"{path}: it contains {error}, which is not weights; {ADVICE}") from error
+        raise UserError(
+            tr("{path}: it contains {error}, which is not weights; {advice}", path=path, error=error, advice=ADVICE)
+        ) from error
     except MemoryError as error:
-        raise UserError(f"{path}: it is damaged, or needs more memory than there is") from error
+        raise UserError(tr("{path}: it is damaged, or needs more memory than there is", path=path)) from error
     except Exception as error:  # pickle documents that damaged data may raise anything
         file.seek(0)
         if isinstance(error, pickle.UnpicklingError) and file.read(1) != pickle.PROTO:
             raise
         raise UserError(
-            f"{path}: not a file of weights, or damaged ({_shown(error) or type(error).__name__})"
+            tr(
+                "{path}: not a file of weights, or damaged ({shown})",
+                path=path,
+                shown=_shown(error) or type(error).__name__,
+            )
         ) from error
 
 
@@ -250,5 +257,7 @@ def _find_torch_class(unpickler, module, name):
         return getattr(serialization, name) if name in known else serialization._rebuild_tensor_stage
     if (module, name) != ("collections", "OrderedDict"):
         shown = _shown(f"{module}.{name}")
-        raise UserError(f"pytorch_model.bin: it contains {shown}, which is not weights; {ADVICE}")
+        raise UserError(
+            tr("pytorch_model.bin: it contains {shown}, which is not weights; {advice}", shown=shown, advice=ADVICE)
+        )
     return OrderedDict

@@ -16,6 +16,7 @@ import numpy as np
 from text_cls.bundle import DECISION, MANIFEST, open_bundle
 from text_cls.cli import Problems, UserError, is_main_process, logger
 from text_cls.files import atomic_write, sha256
+from text_cls.language import tr
 from text_cls.model_card import CARD
 from text_cls.neural.checkpoint import load_checkpoint, load_model
 from text_cls.neural.model import paddle_device_problem
@@ -124,11 +125,22 @@ def columns_of(path: str, own: Labels, label_file: str, labels: Labels) -> np.nd
         return np.array(columns)
     parts = [
         f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        for what, names in (("it does not know", missing), ("only it has", extra))
+        for what, names in ((tr("it does not know"), missing), (tr("only it has"), extra))
         if names
     ]
-    remedy = f"Name a teacher that was trained with this file, or train one; its own labels are in {path}/label.txt"
-    raise UserError(f"--teacher {path}: its labels are not those of {label_file} ({'; '.join(parts)}). {remedy}")
+    remedy = tr(
+        "Name a teacher that was trained with this file, or train one; its own labels are in {path}/label.txt",
+        path=path,
+    )
+    raise UserError(
+        tr(
+            "--teacher {path}: its labels are not those of {label_file} ({parts}). {remedy}",
+            path=path,
+            label_file=label_file,
+            parts="; ".join(parts),
+            remedy=remedy,
+        )
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- cache
@@ -163,7 +175,7 @@ def probabilities_of(
     missing = [file for file, piece in pieces.items() if _opened(file, len(piece), columns) is None]
     if is_main_process():
         total, count = (sum(len(pieces[file]) for file in some) for some in (pieces, missing))
-        where = f"those of {total - count} are in {folder} already"
+        where = tr("those of {total} are in {folder} already", total=total - count, folder=folder)
         logger.info("Teacher: the probabilities of %d texts%s", total, f"; {where}" if count < total else "")
         if missing:
             _prepare(folder, count * columns * np.dtype(STORED).itemsize)
@@ -197,7 +209,7 @@ def _wait_for(file, rows, columns):
     """The probabilities in a file, once the main process has written it."""
     while (found := _opened(file, rows, columns)) is None:
         if is_main_process():
-            raise UserError(f"{file} was removed or changed while it was used; run this again")
+            raise UserError(tr("{file} was removed or changed while it was used; run this again", file=file))
         time.sleep(WAIT)
     return found
 
@@ -213,17 +225,30 @@ def _opened(file, rows, columns):
 
 def _prepare(folder, size):
     """Makes the folder. Raises UserError if it cannot be made, or `size` bytes do not fit into it."""
-    remedy = "name another folder with --teacher_cache"
+    remedy = tr("name another folder with --teacher_cache")
     try:
         os.makedirs(folder, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; {remedy}") from error
+        raise UserError(
+            tr("cannot write to {folder}: {error}; {remedy}", folder=folder, error=error.strerror, remedy=remedy)
+        ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}; {remedy}")
+        raise UserError(tr("cannot write to {folder}; {remedy}", folder=folder, remedy=remedy))
     if size > free:
-        shown = f"{size / 2**20:,.0f} MiB, and {folder} has {free / 2**20:,.0f} MiB left"
-        raise UserError(f"the teacher's probabilities take {shown}; {remedy}, free some space, or use fewer texts")
+        shown = tr(
+            "{size:,.0f} MiB, and {folder} has {free:,.0f} MiB left",
+            size=size / 2**20,
+            folder=folder,
+            free=free / 2**20,
+        )
+        raise UserError(
+            tr(
+                "the teacher's probabilities take {shown}; {remedy}, free some space, or use fewer texts",
+                shown=shown,
+                remedy=remedy,
+            )
+        )
 
 
 def _compute(teacher, pieces, count):
@@ -232,7 +257,9 @@ def _compute(teacher, pieces, count):
     for file, piece in pieces.items():
         values = teacher.probabilities([*piece]).astype(STORED)
         if np.isnan(values).any():
-            raise UserError(f"--teacher {teacher.path}: its probabilities are no numbers; name a teacher that works")
+            raise UserError(
+                tr("--teacher {path}: its probabilities are no numbers; name a teacher that works", path=teacher.path)
+            )
         with atomic_write(file) as out:
             np.save(out.buffer, values)
         done += len(piece)

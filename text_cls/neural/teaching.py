@@ -9,6 +9,7 @@ import numpy as np
 from text_cls.bundle import MANIFEST
 from text_cls.card_facts import last_part
 from text_cls.cli import Problems, logger
+from text_cls.language import tr
 from text_cls.linear_classifier import LINEAR
 from text_cls.neural.fewer_layers import layers_problem
 from text_cls.neural.teacher import Teacher, cache_folder, main_file, probabilities_of
@@ -60,18 +61,27 @@ def argument_problems(arguments: dict) -> Iterator[str | None]:
         return
     source = "teacher" if teacher else "soft_labels"
     if arguments[source] and not arguments["epochs"]:
-        yield f"--epochs 0 only fits the classifier to the labels; to learn from --{source}, use 1 or more"
+        yield tr(
+            "--epochs 0 only fits the classifier to the labels; to learn from --{source}, use 1 or more", source=source
+        )
     if not count:
         return
     if arguments["init_from_ckpt"]:
         yield (
-            f"--layers {count}: the weights of --init_from_ckpt have all layers; to start with some of them, pass the "
-            "checkpoint's folder as --model_name"
+            tr(
+                "--layers {count}: the weights of --init_from_ckpt have all layers; to start with some of them, pass the "
+                "checkpoint's folder as --model_name",
+                count=count,
+            )
         )
     if model == teacher and os.path.exists(os.path.join(teacher, MANIFEST)):
         yield (
-            f"--layers {count}: --teacher {teacher} is a bundle, which cannot be trained; pass the checkpoint that it "
-            "was exported from as --model_name"
+            tr(
+                "--layers {count}: --teacher {teacher} is a bundle, which cannot be trained; pass the checkpoint that it "
+                "was exported from as --model_name",
+                count=count,
+                teacher=teacher,
+            )
         )
     else:
         yield layers_problem(model, count)
@@ -128,7 +138,7 @@ class Teaching:
             values = probabilities_of(self.teacher, texts, folder, options.device, options.batch_size)
             found = SoftTargets(weight, labelled, values, np.arange(len(values)))
         name = last_part(options.teacher or options.soft_labels)
-        form = (
+        form = tr(
             "Learning from %s, with the weight %g: probabilities of %d of %d rows with labels, and of %d texts without"
         )
         logger.info(form, name, weight, found.taught, labelled, len(found.place) - labelled)

@@ -17,6 +17,7 @@ from text_cls.card_facts import describe_data, describe_scores, in_words
 from text_cls.cli import UserError, is_main_process, logger, progress_bar
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256
+from text_cls.language import tr
 from text_cls.long_texts import WINDOWS, Windows
 from text_cls.neural.averaging import Average, NoAverage
 from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
@@ -83,7 +84,13 @@ def make_ready(options, model, tokenizer, rows, environment, progress):
     """
     limit = longest_input(model.config)
     if limit and options.max_seq_length > limit:
-        raise UserError(f"--max_seq_length {options.max_seq_length}: this model takes at most {limit} tokens")
+        raise UserError(
+            tr(
+                "--max_seq_length {max_seq_length}: this model takes at most {limit} tokens",
+                max_seq_length=options.max_seq_length,
+                limit=limit,
+            )
+        )
     if options.init_from_ckpt and not progress.step:
         load_weights(model, options.init_from_ckpt)
     log_model(model, tokenizer, options.device, environment)

@@ -4,6 +4,7 @@ import os
 import time
 
 from text_cls.cli import is_main_process, logger
+from text_cls.language import tr
 from text_cls.model_card import CARD
 from text_cls.neural.evaluation import TUNED
 from text_cls.neural.run_file import read_run
@@ -34,7 +35,7 @@ class TrainingLog:
             steps.total,
             steps.per_epoch,
             options.batch_size * steps.world * options.gradient_accumulation_steps,
-            f", resuming at step {step}" if step else "",
+            tr(", resuming at step {step}", step=step) if step else "",
         )
         if options.warmup and not options.warmup_steps:
             logger.warning("--warmup does nothing without --warmup_steps; 0.1 warms up over a tenth of the training")

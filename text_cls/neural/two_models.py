@@ -20,6 +20,7 @@ from text_cls.cascade import Cascade, threshold_logits
 from text_cls.cli import UserError, logger
 from text_cls.cross_fitting import draw_folds
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.linear_classifier import LONGEST, LinearClassifier, pack
 from text_cls.linear_classifier import encode as encode_characters
 from text_cls.neural.checkpoint import Checkpoint
@@ -186,8 +187,11 @@ def write_graph(source: str, target: str, parts: Parts) -> None:
     made = joint_model(onnx.load(source), parts)
     if (size := made.ByteSize()) > LARGEST:
         raise UserError(
-            f"the linear and the neural model together have {size / 2**30:.1f} GiB, an ONNX file has at most 2; use a "
-            "smaller encoder, or leave --cascade and --blend out"
+            tr(
+                "the linear and the neural model together have {size:.1f} GiB, an ONNX file has at most 2; use a "
+                "smaller encoder, or leave --cascade and --blend out",
+                size=size / 2**30,
+            )
         )
     onnx.save(made, target)
 
@@ -263,7 +267,12 @@ class Fitted:
         expected, clear = scored.merged(self.parts), np.abs(scored.sure - self.parts.limit) > NEAR
         difference = float(np.abs(served.run(served.encode(texts)) - expected)[clear].max(initial=0))
         if not difference <= tolerance(expected):
-            raise UserError(f"the bundle's logits differ from its two models' by {difference:.1e}; please report this")
+            raise UserError(
+                tr(
+                    "the bundle's logits differ from its two models' by {difference:.1e}; please report this",
+                    difference=difference,
+                )
+            )
         return difference
 
     def write_variant(self, make: Callable[[], None], source: str, target: str) -> None:
@@ -299,15 +308,21 @@ def fit(
     if with_blend:
         found["blend"] = blend.fit(scored.linear, scored.neural, gold, decide, folds)
         if not found["blend"]:
-            raise UserError(f"--blend gains no F1 on these {len(rows)} dev rows; leave it out, or use more dev rows")
+            raise UserError(
+                tr("--blend gains no F1 on these {count} dev rows; leave it out, or use more dev rows", count=len(rows))
+            )
         parts.weight = found["blend"].weight
     if with_cascade:
         sets = [decide(sigmoid(logits)) for logits in (scored.linear, scored.unsure(parts.weight))]
         found["cascade"] = cascade.fit(scored.sure, gold, *sets, folds)
         if not found["cascade"]:
             raise UserError(
-                f"--cascade: by these {len(rows)} dev rows, F1 falls by more than {cascade.MOST_LOST} points wherever "
-                "the linear model answers; train it on more rows, use more dev rows, or leave --cascade out"
+                tr(
+                    "--cascade: by these {count} dev rows, F1 falls by more than {most_lost} points wherever "
+                    "the linear model answers; train it on more rows, use more dev rows, or leave --cascade out",
+                    count=len(rows),
+                    most_lost=cascade.MOST_LOST,
+                )
             )
         parts.limit = found["cascade"].limit
     fitted = Fitted(parts, scored, **found)

@@ -10,6 +10,8 @@ import contextlib
 
 import numpy as np
 
+from text_cls.language import tr
+
 WORTH_IT = 0.9  # a larger share of the vocabulary in use saves too little
 
 
@@ -91,7 +93,7 @@ class _UsedVocabulary:
         rows = self.rows[inputs[0]]
         # Paddle's kernel for CPUs reads on behind the last row; that for GPUs refuses to.
         if rows.place.is_cpu_place() and int(rows.max()) >= len(self.used):
-            raise ValueError("a token that is in no text of this run")
+            raise ValueError(tr("a token that is in no text of this run"))
         return (rows,)
 
     def put_back(self, kept):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from text_cls.cli import Problems, UserError
+from text_cls.language import tr
 from text_cls.neural import hugging_face
 from text_cls.neural.checkpoint import load_verified
 from text_cls.neural.run_file import RUN_FILE, SAFETENSORS, WEIGHT_FILES, weight_files
@@ -30,9 +31,18 @@ def set_weights(model, path, flag):
     problems = Problems()
     for name, parameter in model.state_dict().items():
         if name not in weights:
-            problems.add(f"{flag} {path}: {name} is missing")
+            problems.add(tr("{flag} {path}: {name} is missing", flag=flag, path=path, name=name))
         elif list(weights[name].shape) != parameter.shape:
-            problems.add(f"{flag} {path}: {name} is {list(weights[name].shape)}, expected {parameter.shape}")
+            problems.add(
+                tr(
+                    "{flag} {path}: {name} is {shape}, expected {shape2}",
+                    flag=flag,
+                    path=path,
+                    name=name,
+                    shape=list(weights[name].shape),
+                    shape2=parameter.shape,
+                )
+            )
     problems.stop_if_any()
     model.set_state_dict(weights)
 
@@ -51,7 +61,9 @@ def read_weights(model, path, flag):
     try:
         weights = paddle.load(path)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{flag} {path}: not a file of weights ({error})") from error
+        raise UserError(
+            tr("{flag} {path}: not a file of weights ({error})", flag=flag, path=path, error=error)
+        ) from error
     if not isinstance(weights, dict):
-        raise UserError(f"{flag} {path}: not a file of weights (it holds no names)")
+        raise UserError(tr("{flag} {path}: not a file of weights (it holds no names)", flag=flag, path=path))
     return weights

@@ -10,6 +10,7 @@ import numpy as np
 
 from text_cls.cli import UserError
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.search.index import Found, check_entries, check_queries
 from text_cls.search.neighbours import Neighbours
 
@@ -124,7 +125,7 @@ class EmbeddedIndex:
         Raises:
             UserError: a file is missing or damaged, or does not match the others; the message says which.
         """
-        remedy = "copy the bundle again, or rebuild the index: python retrieval_based/index.py build"
+        remedy = tr("copy the bundle again, or rebuild the index: python retrieval_based/index.py build")
         path = os.path.join(folder, VECTORS)
         try:
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -136,11 +137,26 @@ class EmbeddedIndex:
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}; {remedy}") from error
         except (ValueError, KeyError, TypeError, OverflowError, EOFError, RecursionError) as error:
-            raise UserError(f"{path} is damaged; {remedy}") from error
+            raise UserError(tr("{path} is damaged; {remedy}", path=path, remedy=remedy)) from error
         if version != VERSION:
-            raise UserError(f"{path}: version {version!r} is unknown (this code reads version {VERSION})")
+            raise UserError(
+                tr(
+                    "{path}: version {version!r} is unknown (this code reads version {version2})",
+                    path=path,
+                    version=version,
+                    version2=VERSION,
+                )
+            )
         if not _fit(vectors, width, names, label_ids, counts):
-            raise UserError(f"{folder}: {VECTORS} and {ENTRIES} do not match; {remedy}")
+            raise UserError(
+                tr(
+                    "{folder}: {vectors} and {entries} do not match; {remedy}",
+                    folder=folder,
+                    vectors=VECTORS,
+                    entries=ENTRIES,
+                    remedy=remedy,
+                )
+            )
         graph = os.path.join(folder, GRAPH)
         index = cls(width)
         index._set_entries(vectors, names, label_ids, counts, file=graph if os.path.exists(graph) else None)

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 
 MISSING = -1.0  # the cosine at a position without an entry
 
@@ -70,17 +71,19 @@ def check_entries(vectors, labels, width):
     vectors, labels = np.asarray(vectors, np.float32), [tuple(dict.fromkeys(names)) for names in labels]
     check_queries(vectors, width)
     if len(vectors) != len(labels):
-        raise ValueError(f"{len(vectors)} vectors, {len(labels)} tuples of labels")
+        raise ValueError(tr("{count} vectors, {count2} tuples of labels", count=len(vectors), count2=len(labels)))
     for i, names in enumerate(labels):
         if not names:
-            raise ValueError(f"entry {i} has no label")
+            raise ValueError(tr("entry {i} has no label", i=i))
     return vectors, labels
 
 
 def check_queries(vectors, width):
     """ValueError if an array is not finite, or not of shape [n, width]."""
     if vectors.ndim != 2 or vectors.shape[1] != width:
-        raise ValueError(f"vectors of shape {list(vectors.shape)}, but the index has width {width}")
+        raise ValueError(
+            tr("vectors of shape {shape}, but the index has width {width}", shape=list(vectors.shape), width=width)
+        )
     # Minimum and maximum instead of every number: no array of bools as large as the vectors.
     if vectors.size and not np.isfinite([vectors.min(), vectors.max()]).all():
-        raise ValueError("a vector contains a number that is not finite")
+        raise ValueError(tr("a vector contains a number that is not finite"))

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 from text_cls.search.index import MISSING, Found, IndexUnavailable, check_entries, check_queries
 from text_cls.search.neighbours import EF, EF_CONSTRUCTION, LINKS
 
@@ -57,9 +58,9 @@ def uri_problem(uri):
     except ValueError:  # half an IPv6 address, or an invalid port
         is_address = False
     if not is_address:
-        return "--milvus_uri: give a file name that ends in .db, or http://host:19530"
+        return tr("--milvus_uri: give a file name that ends in .db, or http://host:19530")
     if parts.username or parts.password:
-        return (
+        return tr(
             "--milvus_uri contains a user or a password, which would be written to manifest.json; "
             "set the environment variable MILVUS_TOKEN to user:password instead"
         )
@@ -76,7 +77,7 @@ def _digests(names):
 
 def _having(label):
     """The filter for the entries with a label."""
-    return f'digests like "%{_digest(label)}%"'
+    return tr('digests like "%{digest}%"', digest=_digest(label))
 
 
 class MilvusIndex:
@@ -96,23 +97,38 @@ class MilvusIndex:
     def __init__(self, uri, collection, timeout=TIMEOUT, load=True):
         self.uri, self.collection, self._timeout = uri, collection, timeout
         if uri.endswith(".db") and not os.path.exists(uri):  # Milvus Lite would create an empty one
-            raise UserError(f"{uri}: no such file; build the index: python retrieval_based/index.py build")
+            raise UserError(tr("{uri}: no such file; build the index: python retrieval_based/index.py build", uri=uri))
         self._client = _connect(uri, timeout)
-        with self._asked("open the collection"):
+        with self._asked(tr("open the collection")):
             if not self._client.has_collection(collection, timeout=timeout):
                 raise UserError(
-                    f"{uri} has no collection {collection!r}; build the index: python retrieval_based/index.py build"
+                    tr(
+                        "{uri} has no collection {collection!r}; build the index: python retrieval_based/index.py build",
+                        uri=uri,
+                        collection=collection,
+                    )
                 )
             fields = self._client.describe_collection(collection, timeout=timeout)["fields"]
             fields = {field["name"]: field["params"] for field in fields}
             if set(fields) != {"id", "vector", "labels", "digests"}:
-                raise UserError(f"{uri}: collection {collection!r} was not made by index.py; name another")
+                raise UserError(
+                    tr(
+                        "{uri}: collection {collection!r} was not made by index.py; name another",
+                        uri=uri,
+                        collection=collection,
+                    )
+                )
             self.width = int(fields["vector"]["dim"])
             kind = self._client.describe_index(collection, "vector", timeout=timeout)["index_type"]
             self._search_params = INDEX_TYPES.get(kind, INDEX_TYPES["AUTOINDEX"])[1]
         if load:
             # A server that has it in memory answers at once; a server that has just started reads it from disk.
-            with self._asked(f"load the collection within {LOAD_TIMEOUT:g} seconds; see its log, and try again later"):
+            with self._asked(
+                tr(
+                    "load the collection within {load_timeout:g} seconds; see its log, and try again later",
+                    load_timeout=LOAD_TIMEOUT,
+                )
+            ):
                 self._client.load_collection(collection, timeout=LOAD_TIMEOUT)
 
     @classmethod
@@ -133,7 +149,7 @@ class MilvusIndex:
         schema.add_field("digests", DataType.VARCHAR, max_length=MOST_LABELS * len(_digests([""])))
         index = client.prepare_index_params()
         index.add_index("vector", index_type, "vector", metric_type="COSINE", params=INDEX_TYPES[index_type][0])
-        with _asked(uri, "make a collection"):
+        with _asked(uri, tr("make a collection")):
             # Strong: a search sees everything that was added or removed before it.
             client.create_collection(
                 collection, schema=schema, index_params=index, consistency_level="Strong", timeout=timeout
@@ -144,7 +160,7 @@ class MilvusIndex:
         return cls(uri, collection, timeout, load=False)
 
     def __len__(self):
-        with self._asked("count the entries"):
+        with self._asked(tr("count the entries")):
             return self._count("")
 
     def _count(self, expression):
@@ -155,7 +171,13 @@ class MilvusIndex:
         vectors, labels = check_entries(vectors, labels, self.width)
         for names in labels:
             if len(names) > MOST_LABELS or any(len(name.encode("utf-8")) > LONGEST_LABEL for name in names):
-                raise UserError(f"Milvus takes at most {MOST_LABELS} labels per entry, of {LONGEST_LABEL} bytes each")
+                raise UserError(
+                    tr(
+                        "Milvus takes at most {most_labels} labels per entry, of {longest_label} bytes each",
+                        most_labels=MOST_LABELS,
+                        longest_label=LONGEST_LABEL,
+                    )
+                )
         # Random, so that processes that add at the same time need no common counter.
         ids = np.random.default_rng().integers(1, 2**63 - 1, len(labels)).tolist()
         rows, size = [], 0
@@ -169,24 +191,28 @@ class MilvusIndex:
             self._insert(rows)
 
     def _insert(self, rows):
-        with self._asked("add entries"):
+        with self._asked(tr("add entries")):
             self._do("insert", rows, timeout=BUILD_TIMEOUT)
 
     def save(self):
         """Has Milvus index all entries, and waits. Otherwise it indexes them later, and compares them until then."""
         end = time.monotonic() + BUILD_TIMEOUT
-        with self._asked("index the entries"):
+        with self._asked(tr("index the entries")):
             self._do("flush", timeout=BUILD_TIMEOUT)
             while self._do("describe_index", "vector", timeout=self._timeout)["pending_index_rows"]:
                 if time.monotonic() > end:
                     raise IndexUnavailable(
-                        f"Milvus at {self.uri} has not indexed all entries after {BUILD_TIMEOUT:g} seconds"
+                        tr(
+                            "Milvus at {uri} has not indexed all entries after {build_timeout:g} seconds",
+                            uri=self.uri,
+                            build_timeout=BUILD_TIMEOUT,
+                        )
                     )
                 time.sleep(0.2)
             self._client.load_collection(self.collection, timeout=BUILD_TIMEOUT)
 
     def remove(self, label):
-        with self._asked("remove a label"):
+        with self._asked(tr("remove a label")):
             rows = list(self._rows(["id", "labels"], filter=_having(label)))
             count, shared = len(rows), [row["id"] for row in rows if len(row["labels"]) > 1]
             for start in range(0, len(shared), BATCH_ROWS):
@@ -211,12 +237,12 @@ class MilvusIndex:
             iterator.close()
 
     def count(self, label):
-        with self._asked("look up a label"):
+        with self._asked(tr("look up a label")):
             return self._count(_having(label))
 
     def labels(self):
         counts = Counter()
-        with self._asked("list the labels"):
+        with self._asked(tr("list the labels")):
             for row in self._rows(["labels"]):
                 counts.update(row["labels"])
         return dict(sorted(counts.items()))
@@ -245,7 +271,7 @@ class MilvusIndex:
 
     def drop(self):
         """Deletes the collection and everything in it."""
-        with self._asked("drop the collection"):
+        with self._asked(tr("drop the collection")):
             self._do("drop_collection", timeout=self._timeout)
 
     def _do(self, method, *args, **kwargs):
@@ -279,7 +305,9 @@ def _asked(uri, what):
         yield
     except (MilvusException, RpcError) as error:
         reason = re.sub(r"\s+", " ", str(getattr(error, "message", "") or error))[:300]
-        raise IndexUnavailable(f"Milvus at {uri} did not {what}: {reason}") from error
+        raise IndexUnavailable(
+            tr("Milvus at {uri} did not {what}: {reason}", uri=uri, what=what, reason=reason)
+        ) from error
 
 
 def check_answers(uri):
@@ -304,8 +332,12 @@ def _connect(uri, timeout):
         raise IndexUnavailable(f"--milvus_uri {uri}: {_why_not_open(uri) or error.message}") from error
     except MilvusException as error:
         raise IndexUnavailable(
-            f"Milvus at {uri} does not answer ({timeout:g} seconds). Check that it runs (curl http://HOST:9091/healthz "
-            "on its machine), that the port is reachable, and that MILVUS_TOKEN is set if the server requires it"
+            tr(
+                "Milvus at {uri} does not answer ({timeout:g} seconds). Check that it runs (curl http://HOST:9091/healthz "
+                "on its machine), that the port is reachable, and that MILVUS_TOKEN is set if the server requires it",
+                uri=uri,
+                timeout=timeout,
+            )
         ) from error
 
 
@@ -326,16 +358,16 @@ def _why_not_open(path):
     """Why Milvus Lite cannot open a file, which pymilvus does not report; None if it can."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        return f"there is no folder {folder}; create it first"
+        return tr("there is no folder {folder}; create it first", folder=folder)
     import milvus_lite
 
     try:
         milvus_lite.MilvusLite(path).close()
     except milvus_lite.exceptions.DataDirLockedError:
-        return (
+        return tr(
             "another process has it open, and Milvus Lite allows only one. Stop that process (a server?), or use "
             "a Milvus server: --milvus_uri http://host:19530"
         )
     except (milvus_lite.exceptions.MilvusLiteError, OSError, ValueError) as error:
-        return f"Milvus Lite cannot open it: {error}"
+        return tr("Milvus Lite cannot open it: {error}", error=error)
     return None

@@ -11,6 +11,7 @@ import os
 import numpy as np
 
 from text_cls.cli import UserError, logger
+from text_cls.language import tr
 
 EXACT_ROWS = 100_000  # a corpus of more rows gets a graph
 QUERY_BLOCK = 512  # queries compared at a time
@@ -175,12 +176,19 @@ def _load(path, corpus):
 
     count, width = corpus.shape
     if not _is_sound(path, count, width):
-        raise UserError(f"{path} is not an index of {count} vectors of width {width}; rebuild it")
+        raise UserError(
+            tr(
+                "{path} is not an index of {count} vectors of width {width}; rebuild it",
+                path=path,
+                count=count,
+                width=width,
+            )
+        )
     index = hnswlib.Index(space="cosine", dim=width)
     try:
         index.load_index(str(path), max_elements=count)
     except RuntimeError as error:
-        raise UserError(f"{path} does not load ({error}); rebuild it") from error
+        raise UserError(tr("{path} does not load ({error}); rebuild it", path=path, error=error)) from error
     return index
 
 

@@ -1,6 +1,7 @@
 """Opens the index that a bundle's manifest names, embedded or in Milvus."""
 
 from text_cls.cli import UserError
+from text_cls.language import tr
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.index import VectorIndex
 
@@ -23,7 +24,16 @@ def open_index(folder: str, manifest: dict, timeout: float = 10.0) -> VectorInde
 
         index = MilvusIndex(fields["uri"], fields["collection"], timeout)
     else:
-        raise UserError(f"{folder}: unknown kind of index {fields['kind']!r} (known: embedded, milvus)")
+        raise UserError(
+            tr("{folder}: unknown kind of index {kind!r} (known: embedded, milvus)", folder=folder, kind=fields["kind"])
+        )
     if index.width != manifest["width"]:
-        raise UserError(f"{folder}: the index has vectors of {index.width} numbers, the encoder {manifest['width']}")
+        raise UserError(
+            tr(
+                "{folder}: the index has vectors of {width} numbers, the encoder {width2}",
+                folder=folder,
+                width=index.width,
+                width2=manifest["width"],
+            )
+        )
     return index

@@ -19,6 +19,7 @@ from text_cls.blend import described
 from text_cls.bundle import CLASSIFICATION, DECISION, REMEDIES, Bundle, open_bundle
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
+from text_cls.language import tr
 from text_cls.long_texts import CUT, Windows, description, encode_as, evidence_problem, passages, pool, texts_in_parts
 from text_cls.model_card import CARD
 from text_cls.prediction import named_labels
@@ -38,23 +39,30 @@ def onnx_device_problem(device):
     import onnxruntime
 
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
-        return (
-            f"ONNX Runtime {onnxruntime.__version__} computes padded rows wrongly; "
-            f"pip install 'onnxruntime{'-gpu' if device == 'gpu' else ''}>={'.'.join(map(str, OLDEST))}'"
+        return tr(
+            "ONNX Runtime {version} computes padded rows wrongly; pip install 'onnxruntime{value}>={str}'",
+            version=onnxruntime.__version__,
+            value="-gpu" if device == "gpu" else "",
+            str=".".join(map(str, OLDEST)),
         )
     if device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return None
     installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
     if {"onnxruntime", GPU_PACKAGE} <= installed:
-        return (
-            f"--device gpu: onnxruntime and {GPU_PACKAGE} are both installed, and the first hides the second; "
-            f"pip uninstall -y onnxruntime {GPU_PACKAGE} && pip install {GPU_PACKAGE}"
+        return tr(
+            "--device gpu: onnxruntime and {gpu_package} are both installed, and the first hides the second; "
+            "pip uninstall -y onnxruntime {gpu_package} && pip install {gpu_package}",
+            gpu_package=GPU_PACKAGE,
         )
     if GPU_PACKAGE in installed:
-        return f"--device gpu: {GPU_PACKAGE} finds no CUDA; check that nvidia-smi works, or use --device cpu"
-    return (
-        f"--device gpu: this ONNX Runtime has no CUDA; use --device cpu, or on a machine with an NVIDIA GPU "
-        f"pip uninstall -y onnxruntime && pip install {GPU_PACKAGE}"
+        return tr(
+            "--device gpu: {gpu_package} finds no CUDA; check that nvidia-smi works, or use --device cpu",
+            gpu_package=GPU_PACKAGE,
+        )
+    return tr(
+        "--device gpu: this ONNX Runtime has no CUDA; use --device cpu, or on a machine with an NVIDIA GPU "
+        "pip uninstall -y onnxruntime && pip install {gpu_package}",
+        gpu_package=GPU_PACKAGE,
     )
 
 
@@ -98,9 +106,9 @@ class Predictor:
     ) -> None:
         self.check_device(device)
         if variant == "fp16" and device == "cpu":
-            raise UserError("fp16 is for --device gpu; on a CPU it is slower than float32: use that")
+            raise UserError(tr("fp16 is for --device gpu; on a CPU it is slower than float32: use that"))
         if variant == "int8" and device == "gpu":
-            raise UserError("int8 is for --device cpu; on a GPU use fp16")
+            raise UserError(tr("int8 is for --device cpu; on a GPU use fp16"))
 
         self._length, self._batch_size = max_seq_length, batch_size
         self._options = variant, device, device_id, num_threads, spin
@@ -122,14 +130,26 @@ class Predictor:
         except (UserError, ImportError):
             raise
         except Exception as error:  # the libraries raise several kinds for a file that is none
-            raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+            raise UserError(
+                tr("{folder}: the tokenizer cannot be loaded: {error}", folder=folder, error=error)
+            ) from error
         self.longest = getattr(self.tokenizer, "longest", manifest["longest_input"])
         if self.longest and self.max_seq_length > self.longest:
-            raise UserError(f"max_seq_length {max_seq_length}: this model takes at most {self.longest} tokens")
+            raise UserError(
+                tr(
+                    "max_seq_length {max_seq_length}: this model takes at most {longest} tokens",
+                    max_seq_length=max_seq_length,
+                    longest=self.longest,
+                )
+            )
         if self.max_seq_length <= self.tokenizer.fixed:
             raise UserError(
-                f"{folder}: max_seq_length {self.max_seq_length}: {self.tokenizer.fixed} of them are special tokens; "
-                "allow more"
+                tr(
+                    "{folder}: max_seq_length {max_seq_length}: {fixed} of them are special tokens; allow more",
+                    folder=folder,
+                    max_seq_length=self.max_seq_length,
+                    fixed=self.tokenizer.fixed,
+                )
             )
 
     def check_device(self, device: str) -> None:
@@ -151,16 +171,41 @@ class Predictor:
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen kinds
-            raise UserError(f"{path} does not load in ONNX Runtime; {remedy} ({str(error).strip()})") from error
+            raise UserError(
+                tr(
+                    "{path} does not load in ONNX Runtime; {remedy} ({error})",
+                    path=path,
+                    remedy=remedy,
+                    error=str(error).strip(),
+                )
+            ) from error
         if device == "gpu" and self.session.get_providers()[0] != "CUDAExecutionProvider":
-            raise UserError(f"--device gpu: CUDA does not start with device {device_id}; use --device cpu")
+            raise UserError(
+                tr("--device gpu: CUDA does not start with device {device_id}; use --device cpu", device_id=device_id)
+            )
         self.inputs = [node.name for node in self.session.get_inputs()]
         wanted = [tensor["name"] for tensor in self.bundle.manifest["inputs"]]
         if sorted(self.inputs) != sorted(wanted):
-            raise UserError(f"{path}: its inputs are {', '.join(self.inputs)}, not {', '.join(wanted)}; {remedy}")
+            raise UserError(
+                tr(
+                    "{path}: its inputs are {inputs}, not {wanted}; {remedy}",
+                    path=path,
+                    inputs=", ".join(self.inputs),
+                    wanted=", ".join(wanted),
+                    remedy=remedy,
+                )
+            )
         width = (self.session.get_outputs()[0].shape or [0])[-1]
         if isinstance(width, int) and width != self.columns:  # it may be a name, for a number known only in a run
-            raise UserError(f"{path}: it outputs {width} numbers per text, not {self.columns}; {remedy}")
+            raise UserError(
+                tr(
+                    "{path}: it outputs {width} numbers per text, not {columns}; {remedy}",
+                    path=path,
+                    width=width,
+                    columns=self.columns,
+                    remedy=remedy,
+                )
+            )
 
     def take(self, bundle: Bundle) -> None:
         """Uses the labels and the decision of another bundle from now on."""
@@ -236,8 +281,14 @@ class Predictor:
                 outputs[rows] = self.session.run(None, encoded.batch(first + rows))[0]
             except Exception as error:  # as ONNX Runtime's, if the manifest names a length that the graph does not take
                 raise UserError(
-                    f"{self.bundle.folder}: the graph fails on rows of {encoded.lengths[first + rows].max()} tokens; "
-                    f"check longest_input of manifest.json, or {REMEDIES[self.kind]} ({str(error).strip()})"
+                    tr(
+                        "{folder}: the graph fails on rows of {lengths} tokens; "
+                        "check longest_input of manifest.json, or {remedies} ({error})",
+                        folder=self.bundle.folder,
+                        lengths=encoded.lengths[first + rows].max(),
+                        remedies=REMEDIES[self.kind],
+                        error=str(error).strip(),
+                    )
                 ) from error
         return outputs
 

@@ -15,6 +15,7 @@ import numpy as np
 from text_cls.bundle import RETRIEVAL, file_problems
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
+from text_cls.language import tr
 from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS
 from text_cls.search.index import Found, VectorIndex
 from text_cls.search.label_scores import label_scores
@@ -64,8 +65,11 @@ class RetrievalPredictor(Predictor):
         manifest = self.bundle.manifest
         if manifest["index"] is None:
             raise UserError(
-                f"{self.bundle.folder} has no index yet; python retrieval_based/index.py build --bundle "
-                f"{self.bundle.folder} --corpus labels"
+                tr(
+                    "{folder} has no index yet; python retrieval_based/index.py build --bundle "
+                    "{folder} --corpus labels",
+                    folder=self.bundle.folder,
+                )
             )
         self._index = read_unchanged(self.bundle.folder, self._open_index)
 
@@ -106,7 +110,7 @@ class RetrievalPredictor(Predictor):
             "Labels of the %d nearest of %d entries (%s; %s index), %s",
             min(manifest["search"]["neighbours"], entries),
             entries,
-            "labelled rows" if manifest["corpus"] == "rows" else "label texts",
+            tr("labelled rows") if manifest["corpus"] == "rows" else tr("label texts"),
             manifest["index"]["kind"],
-            "by vote" if manifest["search"]["vote"] else "by the nearest of each",
+            tr("by vote") if manifest["search"]["vote"] else tr("by the nearest of each"),
         )
