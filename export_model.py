@@ -62,7 +62,7 @@ def fault_of(result, reference, max_f1_drop):
     for kind in ("micro_f1", "macro_f1"):
         lost = reference[kind] - result[kind]
         if lost > max_f1_drop:
-            return tr("loses {lost:.2f} points of {replace}", lost=lost, replace=kind.replace("_", " "))
+            return tr("loses {lost:.2f} points of {score}", lost=lost, score=kind.replace("_", " "))
     if result["texts_per_second"] <= reference["texts_per_second"]:
         return tr("is not faster here")
     return None

@@ -209,8 +209,8 @@ def check_model(args, checkpoint):
     elif checkpoint.tokenizer("")["input_ids"][0] == 0:  # to its forward pass (2.8), a text that starts so is an export
         problems.add(
             tr(
-                "PaddleNLP's pruning does not support a vocabulary whose first token, XLM-R's <s>, has number 0; export "
-                "the model unpruned (python export_model.py)"
+                "PaddleNLP's pruning does not support a vocabulary whose first token, XLM-R's <s>, has number 0; "
+                "export the model unpruned (python export_model.py)"
             )
         )
     if problem := tokenizer_problem(checkpoint.tokenizer):

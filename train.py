@@ -257,11 +257,11 @@ def read_data(args):
             problems.add(
                 tr(
                     "--metric_for_best {metric_for_best}: {count} dev rows are too few to fit thresholds to; use "
-                    "{fewest} or more, or --metric_for_best {removeprefix}",
+                    "{fewest} or more, or --metric_for_best {untuned}",
                     metric_for_best=args.metric_for_best,
                     count=count,
                     fewest=FEWEST,
-                    removeprefix=args.metric_for_best.removeprefix("tuned_"),
+                    untuned=args.metric_for_best.removeprefix("tuned_"),
                 )
             )
     problems.stop_if_any()
@@ -299,8 +299,8 @@ def run(args, environment):
     except MemoryError as error:
         raise UserError(
             tr(
-                "out of memory with --batch_size {batch_size} and --max_seq_length {max_seq_length}; halve the "
-                "batch and use --gradient_accumulation_steps 2, which gives the same training",
+                "out of memory with --batch_size {batch_size} and --max_seq_length {max_seq_length}; halve the batch "
+                "and use --gradient_accumulation_steps 2, which gives the same training",
                 batch_size=args.batch_size,
                 max_seq_length=args.max_seq_length,
             )

@@ -174,10 +174,10 @@ def describe(rows):
     empty = int((np.diff(rows.offsets) == 0).sum())
     yield (
         tr(
-            "{path}: {count} rows, {count2:.2f} labels per row, {empty} without a label, {blank} blank lines skipped",
+            "{path}: {rows} rows, {mean:.2f} labels per row, {empty} without a label, {blank} blank lines skipped",
             path=rows.path,
-            count=len(rows),
-            count2=len(rows.label_ids) / max(1, len(rows)),
+            rows=len(rows),
+            mean=len(rows.label_ids) / max(1, len(rows)),
             empty=empty,
             blank=rows.blank,
         )
@@ -223,12 +223,12 @@ def describe_pair(train, dev, labels):
     if shared.any():
         yield (
             tr(
-                "{path}: {shared} rows have a text that is also in {path2} (first: line "
-                "{lines}); their scores flatter the model",
+                "{path}: {shared} rows have a text that is also in {train} (first: line {line}); their scores flatter "
+                "the model",
                 path=dev.path,
                 shared=shared.sum(),
-                path2=train.path,
-                lines=dev.lines[shared.argmax()],
+                train=train.path,
+                line=dev.lines[shared.argmax()],
             )
         )
     unseen = [labels.names[i] for i in np.flatnonzero(train.support(len(labels)) == 0)]
@@ -246,7 +246,9 @@ def describe_pair(train, dev, labels):
 def _lines(rows, order, found):
     """The first repetition in words. found: bool array [rows - 1], whether row order[i + 1] repeats row order[i]."""
     first = int(found.argmax())
-    return tr("first: lines {lines} and {lines2}", lines=rows.lines[order[first]], lines2=rows.lines[order[first + 1]])
+    return tr(
+        "first: lines {line} and {other_line}", line=rows.lines[order[first]], other_line=rows.lines[order[first + 1]]
+    )
 
 
 def _text_keys(rows):

@@ -185,7 +185,8 @@ def read_dictionary(path, name="--custom_file"):
         if word != "".join(word.split()) or not word or any(set(other) & set("\t\r\n") for other in others):
             raise UserError(
                 tr(
-                    "{name} {path}: word {word!r}: a word must not contain spaces, nor its replacement tabs or line breaks",
+                    "{name} {path}: word {word!r}: a word must not contain spaces, nor its replacement tabs or line "
+                    "breaks",
                     name=name,
                     path=path,
                     word=word,

@@ -129,11 +129,11 @@ class Reasons:
         )
 
     def __call__(self, row, label, fault):
+        given = tr("not given") if fault == "missing" else tr("given")
         return tr(
-            "{value}, but models that have not seen the row give it "
-            "{unseen:.2f}; rows with it have {with_:.2f} on average, "
-            "rows without it {without:.2f}",
-            value="not given" if fault == "missing" else "given",
+            "{given}, but models that have not seen the row give it {unseen:.2f}; rows with it have {with_:.2f} on "
+            "average, rows without it {without:.2f}",
+            given=given,
             unseen=self._unseen[row, label],
             with_=self._with[label],
             without=self._without[label],

@@ -134,12 +134,12 @@ def prepare(args):
         if before.get(name) != settings.get(name):
             problems.add(
                 tr(
-                    "--output_dir {folder} holds a search in which {name} was {get}, now it is "
-                    "{get2}; name a new folder",
+                    "--output_dir {folder} holds a search in which {name} was {before}, now it is {now}; name a new "
+                    "folder",
                     folder=folder,
                     name=name,
-                    get=before.get(name),
-                    get2=settings.get(name),
+                    before=before.get(name),
+                    now=settings.get(name),
                 )
             )
     problems.stop_if_any()

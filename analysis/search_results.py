@@ -65,12 +65,12 @@ class Results:
             return
         yield (
             tr(
-                "{name}: {score:.2f} with the settings of trial {number}, "
-                "{score2:.2f} with the defaults. These rows chose the settings, so the gain flatters",
+                "{name}: {score:.2f} with the settings of trial {number}, {default:.2f} with the defaults. These rows "
+                "chose the settings, so the gain flatters",
                 name=name,
                 score=100 * self.best.score,
                 number=self.best.number,
-                score2=100 * self.start.score,
+                default=100 * self.start.score,
             )
         )
         seeds, defaults, best = self.gains
@@ -79,18 +79,17 @@ class Results:
         gains = [100 * (score - before) for before, score in zip(defaults, best)]
         yield (
             tr(
-                "On {path}, which no trial has seen, {words} with "
-                "{value} {str}: defaults {spread}, best "
-                "settings {spread2}, gain {mean:+.2f} ({gains:+.2f} to {gains2:+.2f})",
+                "On {path}, which no trial has seen, {words} with {which} {seeds}: defaults {defaults}, best settings "
+                "{best}, gain {mean:+.2f} ({least:+.2f} to {most:+.2f})",
                 path=self.path,
                 words=words(self.report_metric),
-                value="seeds" if len(seeds) > 1 else "seed",
-                str=", ".join(map(str, seeds)),
-                spread=spread(defaults),
-                spread2=spread(best),
+                which=tr("seeds") if len(seeds) > 1 else tr("seed"),
+                seeds=", ".join(map(str, seeds)),
+                defaults=spread(defaults),
+                best=spread(best),
                 mean=statistics.mean(gains),
-                gains=min(gains),
-                gains2=max(gains),
+                least=min(gains),
+                most=max(gains),
             )
         )
         yield self.verdict()

@@ -151,8 +151,8 @@ def storage_errors(folder):
         reason = str(getattr(cause, "orig", cause)).splitlines()[0]
         raise UserError(
             tr(
-                "{folder} cannot be used ({reason}); the disk may be full or not writable, or this is not the "
-                "file of a search: then name a new --output_dir",
+                "{folder} cannot be used ({reason}); the disk may be full or not writable, or this is not the file of "
+                "a search: then name a new --output_dir",
                 folder=folder / DATABASE,
                 reason=reason,
             )

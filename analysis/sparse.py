@@ -139,8 +139,8 @@ def warn_of_too_few(args, found, scores, nearest, candidates):
     if seen < min(args.support_num, candidates):
         remedies.append(
             tr(
-                "raise --rationale_num_support ({rationale_num_support}) or --sparse_num ({sparse_num}), "
-                "to consider more rows",
+                "raise --rationale_num_support ({rationale_num_support}) or --sparse_num ({sparse_num}), to consider "
+                "more rows",
                 rationale_num_support=args.rationale_num_support,
                 sparse_num=args.sparse_num,
             )

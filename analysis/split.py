@@ -149,15 +149,14 @@ def why_missing(names, texts, counts):
         if texts[i] == 0:
             reason = tr("no row has it")
         elif texts[i] < len(counts):
-            reason = tr(
-                "only {texts} distinct {value} it", texts=texts[i], value="text has" if texts[i] == 1 else "texts have"
-            )
+            several = tr("only {texts} distinct texts have it", texts=texts[i])
+            reason = tr("only 1 distinct text has it") if texts[i] == 1 else several
         else:
             reason = tr("each of its texts is the last one of another rare label in its file")
         yield tr(
-            "{names}: not in {names2}; {reason}",
-            names=names[i],
-            names2=", ".join(NAMES[k] for k in np.flatnonzero(counts[:, i] == 0)),
+            "{label}: not in {files}; {reason}",
+            label=names[i],
+            files=", ".join(NAMES[k] for k in np.flatnonzero(counts[:, i] == 0)),
             reason=reason,
         )
 

@@ -245,10 +245,10 @@ def log_line(name, figures, gain):
         ""
         if gain is None
         else tr(
-            " | gain {gain:+.2f} ({gain2:+.2f} to {gain3:+.2f})",
+            " | gain {gain:+.2f} ({low:+.2f} to {high:+.2f})",
             gain=100 * gain[0],
-            gain2=100 * gain[1],
-            gain3=100 * gain[2],
+            low=100 * gain[1],
+            high=100 * gain[2],
         )
     )
     form = tr("%-23s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s")

@@ -117,8 +117,8 @@ def _records(path, problems):
             raise UserError(
                 tr(
                     "{path}:{first}: not JSON; export as JSONL (doccano) or JSON (Label Studio). Rows of your own, "
-                    "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py. Another table: "
-                    "convert it with data/from_table.py",
+                    "text<TAB>label,label in UTF-8, need no conversion: split them with analysis/split.py. Another "
+                    "table: convert it with data/from_table.py",
                     path=path,
                     first=first[0],
                 )
@@ -155,7 +155,11 @@ def _text(record):
     if len(texts) == 1:
         return data[texts[0]]
     raise ValueError(
-        tr("no text; expected a field 'text' or 'data', found {repr}. {own}", repr=", ".join(map(repr, data)), own=_OWN)
+        tr(
+            "no text; expected a field 'text' or 'data', found {fields}. {own}",
+            fields=", ".join(map(repr, data)),
+            own=_OWN,
+        )
     )
 
 
@@ -185,7 +189,7 @@ def _results(where, record, columns, counts, others):
         if key is None:
             remedy = tr("; export as JSONL with label names") if "annotations" in record else f". {_OWN}"
             raise ValueError(
-                tr("no field 'label', found {repr}{remedy}", repr=", ".join(map(repr, record)), remedy=remedy)
+                tr("no field 'label', found {fields}{remedy}", fields=", ".join(map(repr, record)), remedy=remedy)
             )
         yield where, UNDATED, [(None, each) for each in _as_list(record[key] or [])]  # null if a row has none
 

@@ -74,10 +74,10 @@ def joined_labels(annotations, split):
     return [
         *(
             tr(
-                "label {name!r} ({numbers} rows) looks like {repr}",
+                "label {name!r} ({rows} rows) looks like {parts}",
                 name=name,
-                numbers=numbers[name],
-                repr=" and ".join(map(repr, joined[name])),
+                rows=numbers[name],
+                parts=" and ".join(map(repr, joined[name])),
             )
             for name in shown
         ),

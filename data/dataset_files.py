@@ -185,7 +185,7 @@ def split(source, rows, names, problems, *, splits, shuffle, seed):
 
     if len(rows) < len(splits):
         problems.add(
-            tr("{source}: {count} rows cannot fill {count2} files", source=source, count=len(rows), count2=len(splits))
+            tr("{source}: {rows} rows cannot fill {files} files", source=source, rows=len(rows), files=len(splits))
         )
         return []
     order = np.random.default_rng(seed).permutation(len(rows))

@@ -85,7 +85,7 @@ def check_args(args, problems):
     check_flags(args.splits, args.separator, problems)
     if len(args.splits) > 1 and (args.valid or args.dirty):
         problems.add(
-            tr("--{value} writes one file; omit --splits, or set it to 1.0", value="valid" if args.valid else "dirty")
+            tr("--{flag} writes one file; omit --splits, or set it to 1.0", flag="valid" if args.valid else "dirty")
         )
     if (args.join_controls or any(args.control.values())) and args.task_type != "hierarchical":
         flag = "--join_controls" if args.join_controls else "--control NAME=LABEL"

@@ -117,14 +117,14 @@ def verify(folder, sizes):
     if not problems.count and tuple(found) != sizes:
         problems.add(
             tr(
-                "the archive has {found} + {found2} rows and {found3} labels, but {sizes} + {sizes2} and "
-                "{sizes3} are published: it is another version, or damaged",
-                found=found[0],
-                found2=found[1],
-                found3=found[2],
-                sizes=sizes[0],
-                sizes2=sizes[1],
-                sizes3=sizes[2],
+                "the archive has {train} + {dev} rows and {labels} labels, but {train_wanted} + {dev_wanted} and "
+                "{labels_wanted} are published: it is another version, or damaged",
+                train=found[0],
+                dev=found[1],
+                labels=found[2],
+                train_wanted=sizes[0],
+                dev_wanted=sizes[1],
+                labels_wanted=sizes[2],
             )
         )
     problems.stop_if_any()

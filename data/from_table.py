@@ -117,7 +117,7 @@ def path_of(record, columns):
     if not all(levels):
         i = levels.index("")
         raise ValueError(
-            tr("column {columns!r} is empty, but {columns2!r} is not", columns=columns[i], columns2=columns[i + 1])
+            tr("column {column!r} is empty, but {next_column!r} is not", column=columns[i], next_column=columns[i + 1])
         )
     if wrong := next((level for level in levels if SEPARATOR in level), None):
         raise ValueError(

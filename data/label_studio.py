@@ -86,7 +86,7 @@ def label_columns(records, path, chosen, counts, problems):
     else:
         found = spans or plain or structured
         if len(found) != 1:
-            what = tr("it may be {repr}", repr=", ".join(map(repr, found))) if found else tr("there is none")
+            what = tr("it may be {controls}", controls=", ".join(map(repr, found))) if found else tr("there is none")
             problems.add(
                 tr(
                     "{path}: cannot tell which column contains the labels, {what}; export as JSON instead of JSON-MIN",
@@ -135,7 +135,7 @@ def name_labels(annotations, separator, chosen, join, counts, problems):
     for name in chosen:
         if name not in found and annotations:
             known = (
-                tr("the export has {repr}", repr=", ".join(map(repr, found)))
+                tr("the export has {controls}", controls=", ".join(map(repr, found)))
                 if found
                 else tr("the export names no controls")
             )
@@ -189,8 +189,8 @@ def _several(annotations, controls):
     for control, labels in _values(annotations, controls).items():
         shown.append(f"{control!r} ({', '.join(list(labels)[:3])}{', ...' if len(labels) > 3 else ''})")
     return tr(
-        "{path}: labels of {count} controls: {shown}; choose one with --control "
-        "{controls}, or make each a branch of a hierarchy with --join_controls --task_type hierarchical",
+        "{path}: labels of {count} controls: {shown}; choose one with --control {controls}, or make each a branch of "
+        "a hierarchy with --join_controls --task_type hierarchical",
         path=annotations[0].path,
         count=len(controls),
         shown=", ".join(shown),
@@ -208,9 +208,9 @@ def _check_shared(annotations, controls, problems):
         if len(several) > 1:
             problems.add(
                 tr(
-                    "label {name!r} is in the controls {repr}; select one of them, or add --join_controls",
+                    "label {name!r} is in the controls {controls}; select one of them, or add --join_controls",
                     name=name,
-                    repr=", ".join(map(repr, several)),
+                    controls=", ".join(map(repr, several)),
                 )
             )
 
@@ -252,7 +252,7 @@ def ignored(counts):
     results = Counter({key: count for key, count in counts.items() if key[0] == "result"})
     if results:
         kinds = ", ".join(
-            tr("{count} of type {kind}{value}", count=count, kind=kind, value=f" ({control})" if control else "")
+            tr("{count} of type {kind}{control}", count=count, kind=kind, control=f" ({control})" if control else "")
             for (_, kind, control), count in results.items()
         )
         yield tr(
@@ -274,10 +274,10 @@ def ignored(counts):
         elif key[0] == "nested":
             yield (
                 tr(
-                    "control {key!r} is used only together with the label {key2!r}: its labels are below that label; "
-                    "to place it elsewhere, use --control {key}=LABEL",
-                    key=key[1],
-                    key2=key[2],
+                    "control {control!r} is used only together with the label {label!r}: its labels are below that "
+                    "label; to place it elsewhere, use --control {control}=LABEL",
+                    control=key[1],
+                    label=key[2],
                 )
             )
         elif key[0] == "respelled" and count:

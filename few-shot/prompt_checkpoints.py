@@ -120,8 +120,8 @@ def checkpoint_to_resume(args, run):
     if folder is None and os.path.realpath(args.resume_from_checkpoint) == os.path.realpath(last):
         raise UserError(
             tr(
-                "--resume_from_checkpoint {resume_from_checkpoint}: nothing is saved there yet; leave the flag "
-                "out to start from the beginning",
+                "--resume_from_checkpoint {resume_from_checkpoint}: nothing is saved there yet; leave the flag out to "
+                "start from the beginning",
                 resume_from_checkpoint=args.resume_from_checkpoint,
             )
         )

@@ -211,8 +211,8 @@ def read_labelled(path, labels, problems):
         if line.strip() and "\t" not in line:
             problems.add(
                 tr(
-                    "{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label applies. "
-                    "Texts to predict belong in data.txt",
+                    "{path}:{number}: a row without labels; write text<TAB>label,label, or text<TAB> if no label "
+                    "applies. Texts to predict belong in data.txt",
                     path=path,
                     number=number,
                 )

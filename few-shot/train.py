@@ -105,8 +105,8 @@ def add_prompt_flags(group):
     }.items():
         kind = fraction() if "beta" in name else non_negative_float
         text = tr(
-            "{replace} of soft tokens and label words (%(default)s)",
-            replace=name.replace("_", " ").replace("adam", "Adam"),
+            "{setting} of soft tokens and label words (%(default)s)",
+            setting=name.replace("_", " ").replace("adam", "Adam"),
         )
         group.add_argument(f"--ppt_{name}", type=kind, default=default, help=text)
 
@@ -284,8 +284,8 @@ def fit(args, task, rows, folder, checkpoint, trackers):
     except MemoryError as error:
         raise UserError(
             tr(
-                "out of memory with --per_device_train_batch_size {per_device_train_batch_size} and "
-                "--max_seq_length {max_seq_length}; halve one of them",
+                "out of memory with --per_device_train_batch_size {per_device_train_batch_size} and --max_seq_length "
+                "{max_seq_length}; halve one of them",
                 per_device_train_batch_size=args.per_device_train_batch_size,
                 max_seq_length=args.max_seq_length,
             )

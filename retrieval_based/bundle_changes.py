@@ -61,8 +61,8 @@ def memory_problem(rows, width):
     if needed < present:
         return None
     return tr(
-        "{rows} entries of {width} numbers need {needed:.0f} GiB of memory, and this machine has "
-        "{present:.0f} GiB; use a Milvus server: --milvus_uri http://host:19530",
+        "{rows} entries of {width} numbers need {needed:.0f} GiB of memory, and this machine has {present:.0f} GiB; "
+        "use a Milvus server: --milvus_uri http://host:19530",
         rows=rows,
         width=width,
         needed=needed / 2**30,

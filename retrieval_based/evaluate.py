@@ -113,11 +113,11 @@ def _split_by_row(path, rows, stretches):
         if rest:
             raise UserError(
                 tr(
-                    "{path}:{line}: {count} entries for {count2} rows of {text!r}; {remedy}",
+                    "{path}:{line}: {entries} entries for {rows} rows of {text!r}; {remedy}",
                     path=path,
                     line=line,
-                    count=len(entries),
-                    count2=count,
+                    entries=len(entries),
+                    rows=count,
                     text=text[:30],
                     remedy=remedy,
                 )

@@ -147,10 +147,10 @@ def _of_label_file(path, predictor, problems):
     for name, other in same_forms(names):
         problems.add(
             tr(
-                "{names}: label {likeness} ({names2}); write both in one way",
-                names=names[name],
+                "{place}: label {likeness} ({other_place}); write both in one way",
+                place=names[name],
                 likeness=likeness(name, other),
-                names2=names[other],
+                other_place=names[other],
             )
         )
     problems.stop_if_any()

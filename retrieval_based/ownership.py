@@ -38,9 +38,9 @@ def copy_problem(folder, fields):
     if fields is None or is_own(folder, fields):
         return None
     return tr(
-        "{folder} is a copy of {bundle}, and both search the same collection in Milvus. Change the original "
-        "and copy it again; or build an index for the copy: index.py build --milvus_uri {uri}; or, if the "
-        "folder is not a copy but was moved or renamed, use --moved",
+        "{folder} is a copy of {bundle}, and both search the same collection in Milvus. Change the original and copy "
+        "it again; or build an index for the copy: index.py build --milvus_uri {uri}; or, if the folder is not a copy "
+        "but was moved or renamed, use --moved",
         folder=folder,
         bundle=fields["bundle"],
         uri=fields["uri"],

@@ -81,8 +81,8 @@ def described(cascade: Cascade | None, blend: Blend | None) -> list[str]:
         found.append(
             tr(
                 "The probabilities are means of those of a linear model (weight {weight:.2f}) and the neural model: "
-                "micro F1 {micro_f1_gained:+.2f} and macro F1 {macro_f1_gained:+.2f} points against the "
-                "neural model alone, out of fold",
+                "micro F1 {micro_f1_gained:+.2f} and macro F1 {macro_f1_gained:+.2f} points against the neural model "
+                "alone, out of fold",
                 weight=blend.weight,
                 micro_f1_gained=blend.micro_f1_gained,
                 macro_f1_gained=blend.macro_f1_gained,

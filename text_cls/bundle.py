@@ -306,8 +306,8 @@ def _open(folder, kind):
     if kind not in (None, found):
         raise UserError(
             tr(
-                "{folder} is a bundle of kind {found}, but {kind} is needed here; name a folder that "
-                "{bundle_scripts} wrote",
+                "{folder} is a bundle of kind {found}, but {kind} is needed here; name a folder that {bundle_scripts} "
+                "wrote",
                 folder=folder,
                 found=found,
                 kind=kind,

@@ -212,7 +212,7 @@ def fraction(zero=True, one=False):
     def number(text):
         value = _parsed(text, float)
         if value is None or not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
-            least, most = tr("at least") if zero else "above", tr("at most") if one else "below"
+            least, most = tr("at least") if zero else tr("above"), tr("at most") if one else tr("below")
             raise argparse.ArgumentTypeError(
                 tr("must be a number {least} 0 and {most} 1, not {text}", least=least, most=most, text=shorten(text))
             )
@@ -234,7 +234,7 @@ def _number(text, kind, least=None):
     if kind is int and text.strip().isdecimal() and (value is None or value >= 1 << 63):
         raise argparse.ArgumentTypeError(tr("{text} is too large", text=shorten(text)))
     if value is None or not -float("inf") < value < float("inf") or (least is not None and value < least):
-        what = (tr("a whole number") if kind is int else "a number") + (
+        what = (tr("a whole number") if kind is int else tr("a number")) + (
             "" if least is None else tr(" of at least {least}", least=least)
         )
         raise argparse.ArgumentTypeError(tr("must be {what}, not {text}", what=what, text=shorten(text)))
@@ -257,7 +257,9 @@ def value_problem(action, text):
     except (TypeError, ValueError):
         return tr("invalid value {text}", text=shorten(text))
     if action.choices is not None and value not in action.choices:
-        return tr("must be one of {str}, not {text}", str=", ".join(map(str, action.choices)), text=shorten(text))
+        return tr(
+            "must be one of {choices}, not {text}", choices=", ".join(map(str, action.choices)), text=shorten(text)
+        )
     return None
 
 

@@ -152,11 +152,11 @@ def encoding_message(path, number, sample, head=None):
             "{path}:{number}: not UTF-8, nor any other known encoding; save the file as UTF-8", path=path, number=number
         )
     looks = tr(
-        "{path}:{number}: not UTF-8; it looks like {encoding}{value}",
+        "{path}:{number}: not UTF-8; it looks like {encoding}{other_name}",
         path=path,
         number=number,
         encoding=encoding,
-        value=" (GBK)" if encoding == "GB18030" else "",
+        other_name=" (GBK)" if encoding == "GB18030" else "",
     )
     if head is None:
         return tr(

@@ -95,8 +95,8 @@ def _copied(path, file):
     except OSError as error:
         raise UserError(
             tr(
-                "{path} is not a file, and a temporary copy of it cannot be written: {error}. Set TMPDIR to a "
-                "folder with more space, or save it in a file",
+                "{path} is not a file, and a temporary copy of it cannot be written: {error}. Set TMPDIR to a folder "
+                "with more space, or save it in a file",
                 path=path,
                 error=error.strerror,
             )

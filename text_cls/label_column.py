@@ -36,8 +36,8 @@ def unlabelled_message(path, texts, labels):
         command = f"s/ *{pattern} */\\t/" if first else f"s/^(.*[^ ]) *{pattern} */\\1\\t/"
         old, new = shlex.quote(os.fspath(path)), shlex.quote(f"{os.fspath(path)}.new")
         return tr(
-            "{what}. Is the separator {name}? A label follows it in {known} of {count} rows. To make it "
-            "a tab: sed -E '{command}' {old} > {new} && mv {new} {old}",
+            "{what}. Is the separator {name}? A label follows it in {known} of {count} rows. To make it a tab: sed -E "
+            "'{command}' {old} > {new} && mv {new} {old}",
             what=message,
             name=name,
             known=sum(known),

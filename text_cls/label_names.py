@@ -52,12 +52,12 @@ def told_apart(name: str, other: str) -> tuple[str, str]:
 def likeness(name: str, other: str) -> str:
     """How the names of one normal form are alike: "'it' differs from 'IT' only in letter case or full width"."""
     one, two = told_apart(name, other)
-    unseen = tr("spaces, invisible characters or Unicode form")
+    unseen, letters = tr("spaces, invisible characters or Unicode form"), tr("letter case or full width")
     return tr(
         "{one} differs from {two} only in {unseen}",
         one=one,
         two=two,
-        unseen=unseen if _look_the_same(name, other) else "letter case or full width",
+        unseen=unseen if _look_the_same(name, other) else letters,
     )
 
 

@@ -60,8 +60,8 @@ def problems_of(how, max_seq_length):
     elif how.stride and how.stride > max_seq_length - 2:
         yield (
             tr(
-                "--stride {stride}: a window has at most {max_seq_length} tokens of the text, so that some would "
-                "be left out between two windows; use {max_seq_length} or less",
+                "--stride {stride}: a window has at most {max_seq_length} tokens of the text, so that some would be "
+                "left out between two windows; use {max_seq_length} or less",
                 stride=how.stride,
                 max_seq_length=max_seq_length - 2,
             )

@@ -380,8 +380,8 @@ def evidence_problem(how: LongTexts) -> str | None:
 def unread_text(texts: int, how: LongTexts) -> str:
     """What to log about the number of texts that were not read to their end."""
     return tr(
-        "{texts} texts have more windows than the {max_windows} that the model reads; their ends were not read. "
-        "Train with a larger --max_windows to read more",
+        "{texts} texts have more windows than the {max_windows} that the model reads; their ends were not read. Train "
+        "with a larger --max_windows to read more",
         texts=texts,
         max_windows=how.max_windows,
     )

@@ -35,10 +35,10 @@ def check_new_labels(counts, places, problems, remedy, known=()):
     for name, other in same_forms(where):
         problems.add(
             tr(
-                "{where}: label {likeness} ({where2}); write both in one way",
+                "{where}: label {likeness} ({other_place}); write both in one way",
                 where=where[name],
                 likeness=likeness(name, other),
-                where2=where[other],
+                other_place=where[other],
             )
         )
     for name, parent in unclear_paths(counts):
@@ -56,15 +56,17 @@ def check_new_labels(counts, places, problems, remedy, known=()):
     for sign, joined in joined_names(counts, known).items():
         name, others = next(iter(joined)), len(joined) - 1
         more = (
-            tr(" and {others} other name{value} seem", others=others, value="s" if others > 1 else "")
+            tr(" and {others} other names seem", others=others)
+            if others > 1
+            else tr(" and 1 other name seem")
             if others
-            else " seems"
+            else tr(" seems")
         )
         what = SIGN_NAMES.get(sign, repr(sign))
         problems.add(
             tr(
-                "{places}: label {name!r}{more} to be several labels with {what} between them, which must be an "
-                "ASCII comma; {remedy}",
+                "{places}: label {name!r}{more} to be several labels with {what} between them, which must be an ASCII "
+                "comma; {remedy}",
                 places=places[name],
                 name=name,
                 more=more,

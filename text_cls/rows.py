@@ -90,9 +90,8 @@ def label_problem(name):
     if "\n" in name or "\r" in name:
         return tr("contains a line break; rename the label")
     if "," in name or "\t" in name:
-        return tr(
-            "contains a {value}, which separates columns; rename the label", value="comma" if "," in name else "tab"
-        )
+        sign = tr("comma") if "," in name else tr("tab")
+        return tr("contains a {sign}, which separates columns; rename the label", sign=sign)
     pieces = split_path(name)
     if not all(pieces):
         return tr("has an empty level beside {separator!r}", separator=SEPARATOR)
@@ -395,8 +394,8 @@ def tab_message(path, number, line):
 
 def _no_label_message(path, number, text, names):
     return tr(
-        "{path}:{number}: the second column, {names}, has no label of the model, and only the first "
-        "one, {text}, would be predicted. Keep the column with the texts: cut -f1 or cut -f2",
+        "{path}:{number}: the second column, {names}, has no label of the model, and only the first one, {text}, "
+        "would be predicted. Keep the column with the texts: cut -f1 or cut -f2",
         path=path,
         number=number,
         names=shorten(names.strip()),

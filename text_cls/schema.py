@@ -77,7 +77,7 @@ def parse_json(
         known = (
             f"version {versions[0]}"
             if len(versions) == 1
-            else tr("versions {versions} to {versions2}", versions=versions[0], versions2=versions[-1])
+            else tr("versions {oldest} to {newest}", oldest=versions[0], newest=versions[-1])
         )
         upgrade = tr("upgrade this code, or ") if isinstance(version, int) and version > versions[-1] else ""
         raise UserError(

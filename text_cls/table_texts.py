@@ -151,7 +151,11 @@ class TableFile:
                 )
         if not filled and not problems.count:
             problems.add(
-                tr("{path}: no texts in column {repr}", path=self.path, repr=", ".join(map(repr, self.text_columns)))
+                tr(
+                    "{path}: no texts in column {columns}",
+                    path=self.path,
+                    columns=", ".join(map(repr, self.text_columns)),
+                )
             )
 
     def windows(self, size):

@@ -99,10 +99,10 @@ def open_table(
         if binary:
             raise UserError(
                 tr(
-                    "{path}: this file is {binary}, not a table that can be read; {binary2}",
+                    "{path}: this file is {kind}, not a table that can be read; {remedy}",
                     path=path,
-                    binary=binary[0],
-                    binary2=binary[1],
+                    kind=binary[0],
+                    remedy=binary[1],
                 )
             )
         name = _encoding(path, encoding)
@@ -227,9 +227,9 @@ def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
 
     is_first = all(number >= header_row for _, number, _ in first)
     named = tr(
-        "named by row {header_row}{value}",
+        "named by row {header_row}{note}",
         header_row=header_row,
-        value="" if is_first else " (the rows above it are ignored)",
+        note="" if is_first else tr(" (the rows above it are ignored)"),
     )
     named = named if header_row else tr("called by their numbers; if a row names them: --header_row 1")
     return Table(path, f"{kind}; {width} columns, {named}", columns, read, header_row)
@@ -324,8 +324,8 @@ def _lines(path, encoding):
         except UnicodeDecodeError:
             raise UserError(
                 tr(
-                    "{path}: not {encoding} after line {number}, unlike the lines before; save the file as UTF-8, or name "
-                    "its encoding with --encoding",
+                    "{path}: not {encoding} after line {number}, unlike the lines before; save the file as UTF-8, or "
+                    "name its encoding with --encoding",
                     path=path,
                     encoding=encoding,
                     number=number,
@@ -451,12 +451,12 @@ def _array(path, encoding):
     if len(content) > MAX_ARRAY:
         raise UserError(
             tr(
-                "{path}: a JSON array of more than {max_array} MB, which would be read whole; make it JSON lines: "
-                "jq -c '.[]' {quote} > {quote2}",
+                "{path}: a JSON array of more than {max_array} MB, which would be read whole; make it JSON lines: jq "
+                "-c '.[]' {source} > {target}",
                 path=path,
                 max_array=MAX_ARRAY >> 20,
-                quote=shlex.quote(path),
-                quote2=shlex.quote(path + "l"),
+                source=shlex.quote(path),
+                target=shlex.quote(path + "l"),
             )
         )
     try:

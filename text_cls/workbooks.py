@@ -34,10 +34,10 @@ def open_sheet(path: str, sheet: str | None = None) -> tuple[tuple[str, ...], Ca
         if sheet is not None and sheet not in names:
             raise UserError(
                 tr(
-                    "{path}: no sheet {sheet!r}; there are {repr}{hint}",
+                    "{path}: no sheet {sheet!r}; there are {sheets}{hint}",
                     path=path,
                     sheet=sheet,
-                    repr=", ".join(map(repr, names)),
+                    sheets=", ".join(map(repr, names)),
                     hint=closest(sheet, names),
                 )
             )

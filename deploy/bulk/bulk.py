@@ -159,8 +159,8 @@ def finish_output(job, parts, totals):
     if absent := {job.file(part) for part in parts} - set(job.output.files()):
         raise UserError(
             tr(
-                "--output {root}: {count} parts are not there, such as {absent}; on a cluster, it "
-                "must be an object store or a folder that all nodes share",
+                "--output {root}: {count} parts are not there, such as {absent}; on a cluster, it must be an object "
+                "store or a folder that all nodes share",
                 root=job.output.root,
                 count=len(absent),
                 absent=min(absent),
@@ -177,9 +177,9 @@ def _difference(name, before, now):
     if name == "settings":
         return ", ".join(f"--{key} {before.get(key)}" for key in changed)
     return tr(
-        "input files that changed, were added or are missing: {changed}{value}",
+        "input files that changed, were added or are missing: {changed}{more}",
         changed=", ".join(changed[:3]),
-        value=" ..." * (len(changed) > 3),
+        more=" ..." * (len(changed) > 3),
     )
 
 

@@ -72,8 +72,8 @@ def kind_of(files: dict[str, Any]) -> str:
     if len(found) > 1 or not found <= set(KINDS):
         raise UserError(
             tr(
-                "--input: files that end with {found}; name files of one kind ({kinds}), "
-                "for example 'folder/*.parquet'. Convert other tables to Parquet, for example with pandas",
+                "--input: files that end with {found}; name files of one kind ({kinds}), for example "
+                "'folder/*.parquet'. Convert other tables to Parquet, for example with pandas",
                 found=", ".join(sorted(found)),
                 kinds=", ".join(KINDS),
             )

@@ -47,8 +47,8 @@ class PaddlePredictor(Predictor):
         if sorted(self.inputs) != sorted(wanted) or width != self.columns:
             raise UserError(
                 tr(
-                    "{folder} is not the bundle of this graph, whose inputs are {inputs} and "
-                    "which has {width} outputs; run build_service.py again",
+                    "{folder} is not the bundle of this graph, whose inputs are {inputs} and which has {width} "
+                    "outputs; run build_service.py again",
                     folder=self.bundle.folder,
                     inputs=", ".join(self.inputs),
                     width=width,

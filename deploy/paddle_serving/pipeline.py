@@ -119,9 +119,9 @@ def request_problem(request):
         return tr("tensors are not accepted; send the texts as a string, key {sentence}", sentence=SENTENCE)
     if len(request.key) != len(request.value):
         return tr(
-            "{count} keys and {count2} values; send one value for each key",
-            count=len(request.key),
-            count2=len(request.value),
+            "{keys} keys and {values} values; send one value for each key",
+            keys=len(request.key),
+            values=len(request.value),
         )
     if sorted(key for key in request.key if key != PROFILE) != [SENTENCE]:
         return tr("expected the key {sentence}, once, and no other", sentence=SENTENCE)

@@ -211,11 +211,11 @@ class Served:
         if fresh.task != self.task:
             raise UserError(
                 tr(
-                    "{folder} has labels of another kind ({task}, not {task2}), for which clients would "
-                    "need another route; restart to serve it",
+                    "{folder} has labels of another kind ({now}, not {before}), for which clients would need another "
+                    "route; restart to serve it",
                     folder=self._folder,
-                    task=fresh.task,
-                    task2=self.task,
+                    now=fresh.task,
+                    before=self.task,
                 )
             )
         return fresh

@@ -50,10 +50,10 @@ def bind(host, port):
     except (OSError, OverflowError) as error:
         raise UserError(
             tr(
-                "--host {host} --port {port}: {getattr}; choose another, or stop the program that uses it",
+                "--host {host} --port {port}: {reason}; choose another, or stop the program that uses it",
                 host=host,
                 port=port,
-                getattr=getattr(error, "strerror", None) or error,
+                reason=getattr(error, "strerror", None) or error,
             )
         ) from error
 

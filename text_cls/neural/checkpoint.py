@@ -292,10 +292,10 @@ def _read_labels(path, label_file, outputs, problems):
     if len(outputs or labels) != len(labels):
         problems.add(
             tr(
-                "{path}: the model has {count} outputs, the label file {count2} labels",
+                "{path}: the model has {outputs} outputs, the label file {labels} labels",
                 path=path,
-                count=len(outputs),
-                count2=len(labels),
+                outputs=len(outputs),
+                labels=len(labels),
             )
         )
     elif names not in ([], labels.names):

@@ -94,8 +94,8 @@ def read_config(folder: str) -> dict:
     if kind not in tuple(FAMILIES):
         raise UserError(
             tr(
-                "{path}: a model of type {kind!r}; of Hugging Face's models, those of type {families} can be "
-                "read, such as {examples}",
+                "{path}: a model of type {kind!r}; of Hugging Face's models, those of type {families} can be read, "
+                "such as {examples}",
                 path=path,
                 kind=kind,
                 families=", ".join(FAMILIES),
@@ -257,12 +257,12 @@ def fill(model, prefix, folder):
         elif list(found[name].shape) != list(parameter.shape):
             raise UserError(
                 tr(
-                    "{folder}: {name} has the shape {shape}, but config.json says "
-                    "{shape2}; copy the whole folder again",
+                    "{folder}: {name} has the shape {shape}, but config.json says {wanted}; copy the whole folder "
+                    "again",
                     folder=folder,
                     name=name,
                     shape=list(found[name].shape),
-                    shape2=list(parameter.shape),
+                    wanted=list(parameter.shape),
                 )
             )
         else:

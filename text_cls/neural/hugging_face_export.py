@@ -90,8 +90,8 @@ def config_problem(config: dict) -> str | None:
         )
     if config.get("pooling", "first") != "first":
         return tr(
-            "--hf: the model is pooled by {pooling}, which transformers' classifiers cannot do; leave --hf "
-            "out, or train with --pooling first",
+            "--hf: the model is pooled by {pooling}, which transformers' classifiers cannot do; leave --hf out, or "
+            "train with --pooling first",
             pooling=config["pooling"],
         )
     expected = {"task_id": 0, "pool_act": "tanh"}

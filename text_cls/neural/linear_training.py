@@ -45,13 +45,12 @@ def argument_problems(arguments: dict, defaults: dict) -> Iterator[str | None]:
     """Yields problems with the arguments of train.py for a linear model, as texts, or None."""
     given = [name for name, value in arguments.items() if name not in FLAGS and value != defaults[name]]
     if given:
-        flags = ", ".join(f"--{name}" for name in given)
-        yield tr(
-            "--model_name {linear}: {flags} {value} for pretrained models; leave out",
-            linear=LINEAR,
-            flags=flags,
-            value="is" if len(given) == 1 else "are",
+        one = tr(
+            "--model_name {linear}: {flags} is for pretrained models; leave out", linear=LINEAR, flags=f"--{given[0]}"
         )
+        flags = ", ".join(f"--{name}" for name in given)
+        several = tr("--model_name {linear}: {flags} are for pretrained models; leave out", linear=LINEAR, flags=flags)
+        yield one if len(given) == 1 else several
     save_dir = arguments["save_dir"]
     yield checkpoint_folder_problem(save_dir)
     if read_run(last := last_folder(save_dir)):

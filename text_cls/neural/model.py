@@ -67,11 +67,11 @@ def paddle_device_problem(device):
         return tr("--device {device}: no {kind} found on this machine; use --device cpu", device=device, kind=kind)
     if colon and int(number) >= count:
         return tr(
-            "--device {device}: this machine has {count} {kind}, numbered from 0; use --device {kind}:{count2}",
+            "--device {device}: this machine has {count} {kind}, numbered from 0; use --device {kind}:{last}",
             device=device,
             count=count,
             kind=kind,
-            count2=count - 1,
+            last=count - 1,
         )
     return None
 

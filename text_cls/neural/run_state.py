@@ -188,8 +188,8 @@ def saved_progress(save_dir, arguments, files, kind="classification"):
     if best and not finished:
         raise UserError(
             tr(
-                "--resume: no run is saved in {last}. To start from the best weights of that run, leave out --resume and "
-                "use --init_from_ckpt {save_dir}",
+                "--resume: no run is saved in {last}. To start from the best weights of that run, leave out --resume "
+                "and use --init_from_ckpt {save_dir}",
                 last=last,
                 save_dir=save_dir,
             )
@@ -298,9 +298,9 @@ def _differences(saved, run):
     if saved.get("processes") != run["processes"]:
         found.append(
             tr(
-                "that run had {processes} processes, this one has {processes2}",
-                processes=saved.get("processes"),
-                processes2=run["processes"],
+                "that run had {before} processes, this one has {now}",
+                before=saved.get("processes"),
+                now=run["processes"],
             )
         )
     return found

@@ -69,16 +69,16 @@ def argument_problems(arguments: dict) -> Iterator[str | None]:
     if arguments["init_from_ckpt"]:
         yield (
             tr(
-                "--layers {count}: the weights of --init_from_ckpt have all layers; to start with some of them, pass the "
-                "checkpoint's folder as --model_name",
+                "--layers {count}: the weights of --init_from_ckpt have all layers; to start with some of them, pass "
+                "the checkpoint's folder as --model_name",
                 count=count,
             )
         )
     if model == teacher and os.path.exists(os.path.join(teacher, MANIFEST)):
         yield (
             tr(
-                "--layers {count}: --teacher {teacher} is a bundle, which cannot be trained; pass the checkpoint that it "
-                "was exported from as --model_name",
+                "--layers {count}: --teacher {teacher} is a bundle, which cannot be trained; pass the checkpoint that "
+                "it was exported from as --model_name",
                 count=count,
                 teacher=teacher,
             )

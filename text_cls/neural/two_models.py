@@ -318,8 +318,8 @@ def fit(
         if not found["cascade"]:
             raise UserError(
                 tr(
-                    "--cascade: by these {count} dev rows, F1 falls by more than {most_lost} points wherever "
-                    "the linear model answers; train it on more rows, use more dev rows, or leave --cascade out",
+                    "--cascade: by these {count} dev rows, F1 falls by more than {most_lost} points wherever the "
+                    "linear model answers; train it on more rows, use more dev rows, or leave --cascade out",
                     count=len(rows),
                     most_lost=cascade.MOST_LOST,
                 )

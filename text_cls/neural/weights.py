@@ -35,12 +35,12 @@ def set_weights(model, path, flag):
         elif list(weights[name].shape) != parameter.shape:
             problems.add(
                 tr(
-                    "{flag} {path}: {name} is {shape}, expected {shape2}",
+                    "{flag} {path}: {name} is {shape}, expected {wanted}",
                     flag=flag,
                     path=path,
                     name=name,
                     shape=list(weights[name].shape),
-                    shape2=parameter.shape,
+                    wanted=parameter.shape,
                 )
             )
     problems.stop_if_any()

@@ -141,10 +141,10 @@ class EmbeddedIndex:
         if version != VERSION:
             raise UserError(
                 tr(
-                    "{path}: version {version!r} is unknown (this code reads version {version2})",
+                    "{path}: version {version!r} is unknown (this code reads version {known})",
                     path=path,
                     version=version,
-                    version2=VERSION,
+                    known=VERSION,
                 )
             )
         if not _fit(vectors, width, names, label_ids, counts):

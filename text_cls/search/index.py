@@ -71,7 +71,7 @@ def check_entries(vectors, labels, width):
     vectors, labels = np.asarray(vectors, np.float32), [tuple(dict.fromkeys(names)) for names in labels]
     check_queries(vectors, width)
     if len(vectors) != len(labels):
-        raise ValueError(tr("{count} vectors, {count2} tuples of labels", count=len(vectors), count2=len(labels)))
+        raise ValueError(tr("{vectors} vectors, {labels} tuples of labels", vectors=len(vectors), labels=len(labels)))
     for i, names in enumerate(labels):
         if not names:
             raise ValueError(tr("entry {i} has no label", i=i))

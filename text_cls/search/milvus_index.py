@@ -61,8 +61,8 @@ def uri_problem(uri):
         return tr("--milvus_uri: give a file name that ends in .db, or http://host:19530")
     if parts.username or parts.password:
         return tr(
-            "--milvus_uri contains a user or a password, which would be written to manifest.json; "
-            "set the environment variable MILVUS_TOKEN to user:password instead"
+            "--milvus_uri contains a user or a password, which would be written to manifest.json; set the environment "
+            "variable MILVUS_TOKEN to user:password instead"
         )
     return None
 
@@ -103,7 +103,8 @@ class MilvusIndex:
             if not self._client.has_collection(collection, timeout=timeout):
                 raise UserError(
                     tr(
-                        "{uri} has no collection {collection!r}; build the index: python retrieval_based/index.py build",
+                        "{uri} has no collection {collection!r}; build the index: python retrieval_based/index.py "
+                        "build",
                         uri=uri,
                         collection=collection,
                     )
@@ -333,8 +334,9 @@ def _connect(uri, timeout):
     except MilvusException as error:
         raise IndexUnavailable(
             tr(
-                "Milvus at {uri} does not answer ({timeout:g} seconds). Check that it runs (curl http://HOST:9091/healthz "
-                "on its machine), that the port is reachable, and that MILVUS_TOKEN is set if the server requires it",
+                "Milvus at {uri} does not answer ({timeout:g} seconds). Check that it runs (curl "
+                "http://HOST:9091/healthz on its machine), that the port is reachable, and that MILVUS_TOKEN is set "
+                "if the server requires it",
                 uri=uri,
                 timeout=timeout,
             )
@@ -365,8 +367,8 @@ def _why_not_open(path):
         milvus_lite.MilvusLite(path).close()
     except milvus_lite.exceptions.DataDirLockedError:
         return tr(
-            "another process has it open, and Milvus Lite allows only one. Stop that process (a server?), or use "
-            "a Milvus server: --milvus_uri http://host:19530"
+            "another process has it open, and Milvus Lite allows only one. Stop that process (a server?), or use a "
+            "Milvus server: --milvus_uri http://host:19530"
         )
     except (milvus_lite.exceptions.MilvusLiteError, OSError, ValueError) as error:
         return tr("Milvus Lite cannot open it: {error}", error=error)

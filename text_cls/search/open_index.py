@@ -30,10 +30,10 @@ def open_index(folder: str, manifest: dict, timeout: float = 10.0) -> VectorInde
     if index.width != manifest["width"]:
         raise UserError(
             tr(
-                "{folder}: the index has vectors of {width} numbers, the encoder {width2}",
+                "{folder}: the index has vectors of {found} numbers, the encoder {wanted}",
                 folder=folder,
-                width=index.width,
-                width2=manifest["width"],
+                found=index.width,
+                wanted=manifest["width"],
             )
         )
     return index

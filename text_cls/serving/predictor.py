@@ -40,18 +40,18 @@ def onnx_device_problem(device):
 
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
         return tr(
-            "ONNX Runtime {version} computes padded rows wrongly; pip install 'onnxruntime{value}>={str}'",
+            "ONNX Runtime {version} computes padded rows wrongly; pip install 'onnxruntime{kind}>={oldest}'",
             version=onnxruntime.__version__,
-            value="-gpu" if device == "gpu" else "",
-            str=".".join(map(str, OLDEST)),
+            kind="-gpu" if device == "gpu" else "",
+            oldest=".".join(map(str, OLDEST)),
         )
     if device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return None
     installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
     if {"onnxruntime", GPU_PACKAGE} <= installed:
         return tr(
-            "--device gpu: onnxruntime and {gpu_package} are both installed, and the first hides the second; "
-            "pip uninstall -y onnxruntime {gpu_package} && pip install {gpu_package}",
+            "--device gpu: onnxruntime and {gpu_package} are both installed, and the first hides the second; pip "
+            "uninstall -y onnxruntime {gpu_package} && pip install {gpu_package}",
             gpu_package=GPU_PACKAGE,
         )
     if GPU_PACKAGE in installed:
@@ -60,8 +60,8 @@ def onnx_device_problem(device):
             gpu_package=GPU_PACKAGE,
         )
     return tr(
-        "--device gpu: this ONNX Runtime has no CUDA; use --device cpu, or on a machine with an NVIDIA GPU "
-        "pip uninstall -y onnxruntime && pip install {gpu_package}",
+        "--device gpu: this ONNX Runtime has no CUDA; use --device cpu, or on a machine with an NVIDIA GPU pip "
+        "uninstall -y onnxruntime && pip install {gpu_package}",
         gpu_package=GPU_PACKAGE,
     )
 
@@ -282,8 +282,8 @@ class Predictor:
             except Exception as error:  # as ONNX Runtime's, if the manifest names a length that the graph does not take
                 raise UserError(
                     tr(
-                        "{folder}: the graph fails on rows of {lengths} tokens; "
-                        "check longest_input of manifest.json, or {remedies} ({error})",
+                        "{folder}: the graph fails on rows of {lengths} tokens; check longest_input of manifest.json, "
+                        "or {remedies} ({error})",
                         folder=self.bundle.folder,
                         lengths=encoded.lengths[first + rows].max(),
                         remedies=REMEDIES[self.kind],

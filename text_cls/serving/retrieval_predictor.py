@@ -66,8 +66,8 @@ class RetrievalPredictor(Predictor):
         if manifest["index"] is None:
             raise UserError(
                 tr(
-                    "{folder} has no index yet; python retrieval_based/index.py build --bundle "
-                    "{folder} --corpus labels",
+                    "{folder} has no index yet; python retrieval_based/index.py build --bundle {folder} --corpus "
+                    "labels",
                     folder=self.bundle.folder,
                 )
             )
