@@ -18,6 +18,7 @@ from functools import partial
 from itertools import islice
 from tempfile import TemporaryDirectory
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
 from text_cls.language import tr
 from text_cls.locks import write_lock
@@ -27,7 +28,7 @@ from text_cls.neural.onnx_graph import to_fp16
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--multilingual", action="store_true", help="the model is an ERNIE-M (off)")

@@ -17,6 +17,7 @@ import os
 import sys
 import unicodedata
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, add_blank_flag, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.labelling_flags import COUNT, add_labelling_flags, order_problem, read_labelled
@@ -32,7 +33,7 @@ from utils import add_model_flags, encode_texts, load_weights, open_model, predi
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser, params_path="./checkpoint/")

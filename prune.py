@@ -17,6 +17,7 @@ from fractions import Fraction
 from itertools import islice
 
 from text_cls import long_text_flags
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
 from text_cls.language import tr
 from text_cls.locks import write_lock
@@ -26,7 +27,7 @@ PREFIX = "pruned_model"
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--output_dir", required=True, help="folder of the bundles, one per width (required)")

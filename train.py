@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import (
     Problems,
     UserError,
@@ -47,7 +48,7 @@ METRICS = ("macro_f1", "micro_f1", "accuracy", *TUNED)
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_data_flags(parser.add_argument_group("data"))

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, fraction, logger, non_negative_int, positive_int, progress_bar
 from text_cls.files import atomic_write
 from text_cls.inputs import open_input
@@ -28,7 +29,7 @@ from text_cls.rows import format_row, one_line, read_lines, tab_message
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     data = ROOT / "data"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.files import write_json
 from text_cls.neural.compat import import_paddle
@@ -26,7 +27,7 @@ PROBLEMS_KEPT = 1000  # in the reports; the log shows the first 20
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of the files below (required)")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float, non_negative_int, positive_int
 from text_cls.files import atomic_write
 from text_cls.inputs import changed
@@ -38,7 +39,7 @@ REPORT = ("rank", "line", "label", "fault", "out_of_fold", "model", "why", "sugg
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--train_file", default="train.txt", help="labelled rows to check (%(default)s)")

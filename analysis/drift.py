@@ -20,6 +20,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from drift_measures import FEWEST, compare
 from server_counts import read_metrics, server_counts
 from targets import BundleTarget, CheckpointTarget, refer_to
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_float, non_negative_int
 from text_cls.files import write_json
 from text_cls.language import tr
@@ -38,7 +39,7 @@ LIMITS = ("max_changed_labels", "max_without_label", "max_unknown_tokens", "max_
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser)

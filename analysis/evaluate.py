@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, logger
 from text_cls.files import atomic_write, write_json
 from text_cls.language import tr
@@ -24,7 +25,7 @@ from utils import add_model_flags, keep_inputs, load_weights, log_rows, open_mod
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser)

@@ -26,6 +26,7 @@ from search_space import SYNTAX, given, nearest, read_space, rounded, size, spli
 from search_study import ROWS, Trials, storage_errors
 from search_trials import Pruning, Training
 from split import split_rows, write_parts
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import (
     Problems,
     UserError,
@@ -48,7 +49,7 @@ TRIALS = 20
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of the data files (required)")

@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.foreign_files import csv_message
@@ -34,7 +35,7 @@ SHOWN = 20  # labels in the log that are missing from a file
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of --input_file and --label_file (required)")

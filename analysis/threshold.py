@@ -20,6 +20,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from targets import BundleTarget, CheckpointTarget, refer_to
 from text_cls import cross_fitting, thresholds
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import overridden
@@ -32,7 +33,7 @@ from utils import add_model_flags, log_rows
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, logger, non_negative_int, positive_int, progress_bar
 from text_cls.files import atomic_write
 from text_cls.language import tr
@@ -28,7 +29,7 @@ SHOWN, LONGEST_SHOWN = 10, 600  # rows in the log, and characters of their texts
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_model_flags(parser, batch_size=16, batch_help=tr("changed copies of a text at a time (%(default)s)"))

@@ -29,6 +29,7 @@ from dataset_files import (
     write_rows,
 )
 from label_studio import ignored
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, logger
 from text_cls.language import tr
 from text_cls.locks import write_lock
@@ -36,7 +37,7 @@ from tool_labels import check_known, check_new
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(

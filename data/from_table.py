@@ -31,6 +31,7 @@ from dataset_files import (
 )
 from label_studio import ignored
 from table_columns import columns_of, command_of, described, guess, items_of
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import SEPARATOR, join_path
@@ -42,7 +43,7 @@ from tool_labels import check_new
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--table", required=True, help="the file to convert")

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 import wheels
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import UserError, command, positive_int
 from text_cls.files import atomic_folder
 from text_cls.language import tr
@@ -40,7 +41,7 @@ measured on example texts.
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--output_dir", help="output folder (data/e5-zh, data/e5-multilingual or data/minilm-en)")

@@ -28,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import UserError, command
 from text_cls.language import tr
 
@@ -50,7 +51,7 @@ TEXT = "台风登陆，学校停课一天"
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", required=True, help="folder that an export script wrote, to serve")
     parser.add_argument("--python", help="interpreter that has the packages, instead of installing them")
     return parser.parse_args(argv)

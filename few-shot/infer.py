@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.language import tr
@@ -23,7 +24,7 @@ from text_cls.table_flags import add_table_flags, table_options
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--model_path_prefix", required=True, help="bundle, or its static graph (required)")

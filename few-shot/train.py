@@ -19,6 +19,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from prompt_checkpoints import files_of, is_finished, load_trained
 from prompt_data import EXPORT, read_all, texts_of
 from prompting import make_task, unknown_words
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import (
     Problems,
     UserError,
@@ -43,7 +44,7 @@ PREDICTIONS = "predictions.txt"
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_data_flags(parser)

@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from prompt_data import read_label_words
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.label_tree import paths_to, split_path
 from text_cls.language import tr
@@ -35,7 +36,7 @@ CODE = re.compile(r"[A-Za-z]{0,3}[._/-]?\d[\d._/-]*[A-Za-z]?", re.ASCII)  # A01,
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     data = parser.add_argument_group("data")

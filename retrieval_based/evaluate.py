@@ -22,6 +22,7 @@ import numpy as np
 from corpus import decision_by_vote, read_corpus
 from metric import classification_report, recall_at
 from searching import Search, add_search_flags, found_ids
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.files import atomic_write
@@ -38,7 +39,7 @@ RESULT = "result.tsv"
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(

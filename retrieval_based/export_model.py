@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int
 from text_cls.language import tr
 from text_cls.locks import write_lock
@@ -22,7 +23,7 @@ GRAPH = "inference.get_pooled_embedding"  # as in PaddleNLP's application
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--params_path", default="./checkpoint", help="checkpoint of train.py (%(default)s)")

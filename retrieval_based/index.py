@@ -21,6 +21,7 @@ from bundle_changes import counted, log_index, memory_problem, open_for_change, 
 from index_building import build
 from label_changes import known_name, read_new
 from searching import add_entries
+from text_cls.argument_parser import ArgumentParser
 from text_cls.bundle import RETRIEVAL, open_bundle
 from text_cls.cli import Problems, UserError, closest, command, logger, positive_int
 from text_cls.files import read_unchanged
@@ -35,7 +36,7 @@ from text_cls.search.open_index import open_index
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="build|add|remove|list")

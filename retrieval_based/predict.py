@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from searching import Search, add_search_flags, open_search
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, add_blank_flag, command
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.prediction import check_files, log_flat, log_hierarchy, named_labels, predict_file
@@ -24,7 +25,7 @@ from text_cls.table_flags import add_table_flags, table_options
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(

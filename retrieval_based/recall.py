@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from searching import Search, add_search_flags, open_search
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, logger, whole_number
 from text_cls.files import atomic_write
 from text_cls.prediction import count_texts
@@ -24,7 +25,7 @@ from utils import keep_inputs
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(

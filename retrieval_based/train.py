@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import (
     Problems,
     UserError,
@@ -39,7 +40,7 @@ METRICS = ("recall@1", "macro_f1", "micro_f1", "accuracy")
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add_data_and_model_flags(parser)

@@ -18,6 +18,8 @@ hypothesis.settings.load_profile("suite")
 ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores; a tiny model gains nothing from threads. Read by Paddle when it is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Messages are compared with the English ones, whatever the locale of the machine.
+os.environ["TEXT_CLS_LANG"] = "en"
 
 import http.server
 import platform

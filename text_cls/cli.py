@@ -17,29 +17,31 @@ import sys
 from text_cls import __version__
 from text_cls.errors import UserError
 from text_cls.inputs import one_run
-from text_cls.language import tr
+from text_cls.language import N_, language, tr
 
 logger = logging.getLogger("text_classification")
 
-_ALL = "Run `make setup`, then use .venv/bin/python instead of python"
-_SERVING = "; on a machine that only serves: pip install -r deploy/{}/requirements-cpu.txt"
 _REMEDIES = {  # what to do if one of these packages is missing
-    _ALL: (
+    N_("Run `make setup`, then use .venv/bin/python instead of python"): (
         *("paddle", "paddlenlp", "paddleslim", "paddle2onnx", "onnx", "sympy", "yaml", "visualdl", "trustai"),
         *("IPython", "sklearn", "scipy", "iterstrat", "matplotlib", "cleanlab", "jieba", "joblib"),
     ),
-    _ALL + _SERVING.format("predictor"): (
-        *("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer", "filelock"),
-    ),
-    _ALL + _SERVING.format("simple_serving"): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
-    "pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)": ("hnswlib",),
+    N_(
+        "Run `make setup`, then use .venv/bin/python instead of python; on a machine that only serves: pip install -r "
+        "deploy/predictor/requirements-cpu.txt"
+    ): ("numpy", "onnxruntime", "tokenizers", "sentencepiece", "tqdm", "charset_normalizer", "filelock"),
+    N_(
+        "Run `make setup`, then use .venv/bin/python instead of python; on a machine that only serves: pip install -r "
+        "deploy/simple_serving/requirements-cpu.txt"
+    ): ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),
+    N_("pip install -r requirements/index.txt (it needs a C++ compiler: apt-get install g++)"): ("hnswlib",),
     "pip install -r requirements/tables.txt": ("openpyxl", "pyarrow"),
     "pip install -r requirements/milvus.txt": ("pymilvus", "milvus_lite", "grpc"),
     "pip install -r requirements/bulk.txt": ("ray",),
     "pip install -r requirements/trackers.txt": ("tensorboardX", "mlflow"),
     "pip install -r requirements/search.txt": ("optuna", "sqlalchemy", "alembic"),
     "pip install -r deploy/triton_serving/requirements-client.txt": ("tritonclient",),
-    "Run `make serving-setup`, then use .venv-serving/bin/python instead of python": (
+    N_("Run `make serving-setup`, then use .venv-serving/bin/python instead of python"): (
         *("paddle_serving_server", "paddle_serving_app", "waitress"),
     ),
 }
@@ -99,18 +101,19 @@ def command(main):
         if (sys.argv[1:] if argv is None else list(argv))[:1] == ["--version"]:
             print(f"text-cls {__version__}")
             return 0
-        set_up_log()
         try:
+            language()  # an unknown one is refused first
+            set_up_log()
             with one_run():
                 return main(argv) or 0
         except UserError as error:
             if is_main_process():
-                print(f"error: {error}", file=sys.stderr)
+                print(tr("error: {error}", error=error), file=sys.stderr)
             return error.status
         except ModuleNotFoundError as error:
             if error.name not in PACKAGES:
                 raise
-            print(f"error: {error}. {PACKAGES[error.name]}", file=sys.stderr)
+            print(tr("error: {error}. {remedy}", error=error, remedy=tr(PACKAGES[error.name])), file=sys.stderr)
             return 2
         except UnicodeEncodeError as error:
             if not re.search("[\ud800-\udfff]", error.object):
@@ -131,6 +134,15 @@ def is_main_process():
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
 
 
+class _InTheReadersLanguage(logging.Filter):
+    """Translates the template of a log line. The guides' lines have none in the catalogue, and stay as they are."""
+
+    def filter(self, record):
+        if isinstance(record.msg, str):
+            record.msg = tr(record.msg)
+        return True
+
+
 class _StandardError(logging.StreamHandler):
     """Writes to the current `sys.stderr`."""
 
@@ -147,6 +159,7 @@ def set_up_log():
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s"))
         logger.addHandler(handler)
+        logger.addFilter(_InTheReadersLanguage())
         logger.propagate = False
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
 

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import closest, shorten, value_problem
 from text_cls.language import tr
 
@@ -22,7 +23,7 @@ def parse_with_config(parser, argv):
     The file's values are parsed as if typed before the rest of the command line, so that the same checks apply.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
     if path is None:

@@ -143,7 +143,7 @@ def tracker_problems(names: Sequence[str]) -> Iterator[str]:
         try:
             importlib.import_module(KINDS[name].package)
         except ImportError as error:
-            yield f"--tracker {name}: {error}. {PACKAGES[KINDS[name].package]}"
+            yield f"--tracker {name}: {error}. {tr(PACKAGES[KINDS[name].package])}"
 
 
 # ------------------------------------------------------------------------------------------------------------- the run

@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import UserError, command, logger, non_negative_int, positive_int, progress_bar
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
 from text_cls.language import tr
@@ -36,7 +37,7 @@ OBJECT_STORE = 100 << 20  # bytes; no rows are sent between processes, and Ray w
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--bundle", required=True, help="folder of the bundle, the same on all nodes (required)")

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, add_blank_flag, non_negative_float, positive_int
 from text_cls.language import tr
 from text_cls.table_flags import add_table_flags, table_options
@@ -18,9 +19,7 @@ SAMPLES = [
 
 
 def parse_args(doc, url, argv):
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--url", default=url, help="address of service.py (%(default)s)")
     parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to predict; prints JSON (two samples)")
     parser.add_argument("--input_file", help="texts, one per line, or a table, instead of --texts (none)")

@@ -87,7 +87,7 @@ def create_app(settings=None):
         except ModuleNotFoundError as error:
             if error.name not in PACKAGES:
                 raise
-            state.start_error = UserError(f"{error}. {PACKAGES[error.name]}")
+            state.start_error = UserError(f"{error}. {tr(PACKAGES[error.name])}")
             raise state.start_error from error
         state.service.heed_signals()
         yield

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from settings import API_KEY, seconds
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_float, positive_int
 from text_cls.label_tree import SEPARATOR
 from text_cls.long_texts import LongTexts, evidence_problem, unread_text
@@ -51,7 +52,7 @@ TRIED_AGAIN = (408, 429, 502, 503, 504)
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     request = parser.add_argument_group("request")

@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import UserError, command, logger, positive_int
 from text_cls.locks import write_lock
 from text_cls.long_texts import WINDOWS, LongTexts, description
@@ -31,7 +32,7 @@ QUEUE = 1024  # maximum requests waiting for the tokenizer, and for the graph
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(

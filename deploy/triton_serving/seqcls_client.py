@@ -5,7 +5,9 @@ import importlib
 import json
 import time
 
+from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import PACKAGES, Problems, UserError, add_blank_flag, non_negative_float, positive_int
+from text_cls.language import tr
 from text_cls.table_flags import add_table_flags, table_options
 
 MODEL = "seqcls"
@@ -24,9 +26,7 @@ REMEDIES = (  # part of a message from Triton, and what to do about it
 
 
 def parse_args(doc, url, argv):
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--url", default=url, help="host:port of tritonserver (%(default)s)")
     parser.add_argument("--texts", nargs="+", default=SAMPLES, help="texts to predict; prints JSON (two samples)")
     parser.add_argument("--input_file", help="texts, one per line, or a table, instead of --texts (none)")
@@ -64,7 +64,7 @@ class Server:
 
             module = importlib.import_module(f"tritonclient.{kind}")
         except (ImportError, RuntimeError) as error:  # RuntimeError: a package of tritonclient is missing
-            raise UserError(f"{error.__cause__ or error}. {PACKAGES['tritonclient']}") from error
+            raise UserError(f"{error.__cause__ or error}. {tr(PACKAGES['tritonclient'])}") from error
         self._np, self._module, self.url, self._call_options = np, module, url, call_options
         if "://" in url or ":" not in url:
             raise UserError(f"--url {url}: expected an address such as 127.0.0.1:8001, without http://")
