@@ -193,7 +193,7 @@ def describe(rows):
             "{path}: {broken} texts contain {line_breaks}; files made of these rows have spaces there",
             path=rows.path,
             broken=broken,
-            line_breaks=LINE_BREAKS,
+            line_breaks=tr(LINE_BREAKS),
         )
     texts, label_sets = _text_keys(rows), _label_keys(rows)
     order = np.argsort(texts, kind="stable")

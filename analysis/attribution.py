@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_cls.batching import Encoded
+from text_cls.language import N_
 from text_cls.long_texts import HEAD_TAIL, LongTexts, Windows, deciding_windows, keep_ends
 from text_cls.neural.compat import gradient, import_trustai
 from text_cls.neural.hugging_face_tokenizers import JsonTokenizer
@@ -19,7 +20,7 @@ from text_cls.neural.model import logits_of, window_logits
 from text_cls.neural.windows import encode_long
 from token_spans import TokenSpans, word_spans, words_of_tokens
 
-METHODS = {"ig": "integrated gradients", "lime": "LIME", "grad": "gradient SHAP"}
+METHODS = {"ig": N_("integrated gradients"), "lime": N_("LIME"), "grad": N_("gradient SHAP")}
 TOLERANCE = 0.05  # allowed error of the sum of the attributions, as a share of the logit difference
 FIRST_STEPS, MOST_STEPS = 16, 512
 LIME_SAMPLES, LIME_SAMPLES_A_WORD, SHAP_SAMPLES, SHAP_NOISE = 500, 4, 50, 0.1

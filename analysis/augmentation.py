@@ -17,7 +17,7 @@ import shutil
 import urllib.request
 
 from text_cls.cli import Problems, UserError, logger
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from words import has_chinese, jieba_tokenizer, split_words
 
 STRATEGIES = ("substitute", "insert", "delete", "swap", "mix")
@@ -26,7 +26,7 @@ IN_TURN = ("substitute", "insert", "delete", "swap")  # what "mix" does
 MLM_NAME = "ernie-1.0-large-zh-cw"  # dataaug's own default
 TRIES = 5  # per requested text, as in dataaug
 NEGATIONS = frozenset("不没未无非别莫勿") | {"not", "no", "never", "none", "nor", "without", "cannot"}
-CUSTOM_HELP = 'expected JSON of the form {"word": ["other word", "another"]}'
+CUSTOM_HELP = N_('expected JSON of the form {"word": ["other word", "another"]}')
 
 # Files of paddlenlp.dataaug (2.8): {its name: (MD5, URL)}. It keeps one copy per class; here both classes share one.
 URL = "https://bj.bcebos.com/paddlenlp/data"
@@ -169,19 +169,19 @@ def _negates(word):
 def read_dictionary(path, name="--custom_file"):
     """Reads a dictionary {word: [other words]}. name: what messages call the file."""
     if path is None:
-        raise UserError(tr("--aug_type custom needs --custom_file; {custom_help}", custom_help=CUSTOM_HELP))
+        raise UserError(tr("--aug_type custom needs --custom_file; {custom_help}", custom_help=tr(CUSTOM_HELP)))
     try:
         with open(path, encoding="utf-8-sig") as file:
             dictionary = json.load(file)
     except OSError as error:
-        raise UserError(f"{name} {path}: {error.strerror}; {CUSTOM_HELP}") from error
+        raise UserError(f"{name} {path}: {error.strerror}; {tr(CUSTOM_HELP)}") from error
     except ValueError as error:
-        raise UserError(f"{name} {path}: {error}; {CUSTOM_HELP}, in UTF-8") from error
+        raise UserError(f"{name} {path}: {error}; {tr(CUSTOM_HELP)}, in UTF-8") from error
     if not isinstance(dictionary, dict) or not dictionary:
-        raise UserError(f"{name} {path}: {CUSTOM_HELP}")
+        raise UserError(f"{name} {path}: {tr(CUSTOM_HELP)}")
     for word, others in dictionary.items():
         if not (isinstance(others, list) and others and all(isinstance(w, str) and w.strip() for w in others)):
-            raise UserError(f"{name} {path}: word {word!r}: {CUSTOM_HELP}")
+            raise UserError(f"{name} {path}: word {word!r}: {tr(CUSTOM_HELP)}")
         if word != "".join(word.split()) or not word or any(set(other) & set("\t\r\n") for other in others):
             raise UserError(
                 tr(

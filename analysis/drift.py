@@ -109,9 +109,11 @@ def write_reference(args):
 def check_reference(reference, folder, labels, decision):
     """Raises UserError if there is no `Reference`, or one of another model."""
     if reference is None:
-        raise UserError(tr("{folder} has no {reference}; {remedy}", folder=folder, reference=REFERENCE, remedy=REMEDY))
+        raise UserError(
+            tr("{folder} has no {reference}; {remedy}", folder=folder, reference=REFERENCE, remedy=tr(REMEDY))
+        )
     if problem := reference.problem(labels.names, decision):
-        raise UserError(f"{os.path.join(folder, REFERENCE)} {problem}; {REMEDY}")
+        raise UserError(f"{os.path.join(folder, REFERENCE)} {problem}; {tr(REMEDY)}")
 
 
 # --------------------------------------------------------------------------------------------------------- new texts

@@ -59,7 +59,7 @@ def parse_args(argv=None):
     parser.add_argument("--trials", type=positive_int, help=trials)
     minutes = tr("minutes of trials, over all calls and processes; the comparison comes on top (no limit)")
     parser.add_argument("--minutes", type=non_negative_float, help=minutes)
-    space = tr("NAME=VALUES of flags to search; {syntax} (see the README)", syntax=SYNTAX)
+    space = tr("NAME=VALUES of flags to search; {syntax} (see the README)", syntax=tr(SYNTAX))
     parser.add_argument("--space", nargs="+", default=[], metavar="NAME=VALUES", help=space)
     held_out = tr("share of the training rows that judges the trials (%(default)s)")
     parser.add_argument("--held_out", type=fraction(zero=False), default=0.2, help=held_out)
@@ -183,7 +183,7 @@ def results_of(args, trials):
     """The `Results` so far, without a comparison."""
     found = []
     for work, trial in sorted(trials.latest().items()):
-        score, end = trial.value if trial.state == trials.state.COMPLETE else None, ENDS[trial.state.name]
+        score, end = trial.value if trial.state == trials.state.COMPLETE else None, tr(ENDS[trial.state.name])
         if trial.state == trials.state.PRUNED:
             score = max(trial.intermediate_values.values(), default=None)
         params = {name: trial.params[name] for name in args.space if name in trial.params}

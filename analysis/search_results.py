@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 from search_space import config_lines, given, words_of
 from text_cls.cli import logger
 from text_cls.files import atomic_write
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
-ENDS = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+ENDS = {
+    "COMPLETE": N_("finished"),
+    "PRUNED": N_("stopped early"),
+    "FAIL": N_("failed"),
+    "RUNNING": N_("running"),
+    "WAITING": N_("waiting"),
+}
 
 
 @dataclass

@@ -5,9 +5,9 @@ import json
 import math
 
 from text_cls.cli import closest, shorten, value_problem
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
-SYNTAX = "a range is LOW..HIGH, a choice VALUE,VALUE,..."
+SYNTAX = N_("a range is LOW..HIGH, a choice VALUE,VALUE,...")
 LOG_FROM = 10  # ends of a range that differ by this factor are searched on a log scale
 DIGITS = 3  # of a number from a range: more have no effect, and less is easier to read
 SWITCH = {"true": True, "false": False}
@@ -60,7 +60,7 @@ def _distribution(action, text):
         low, _, high = text.partition("..")
         low, high = _value(action, low), _value(action, high)
         if isinstance(low, bool) or not isinstance(low, (int, float)):
-            raise ValueError(tr("this flag has no range; {syntax}", syntax=SYNTAX))
+            raise ValueError(tr("this flag has no range; {syntax}", syntax=tr(SYNTAX)))
         if low >= high:
             raise ValueError(tr("the first number of a range is the lower one"))
         kind = IntDistribution if isinstance(low, int) else FloatDistribution

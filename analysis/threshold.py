@@ -237,7 +237,7 @@ def beyond_chance(args, gain, low, high):
     """Whether the interval of the gain is above 0; logs it."""
     answer = tr("Worth it") if low > 0 else tr("Not worth it: the interval is not above 0, the gain may be chance")
     form = tr("%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f")
-    logger.info(form, answer, thresholds.OBJECTIVES[args.objective], 100 * gain, 100 * low, 100 * high)
+    logger.info(form, answer, tr(thresholds.OBJECTIVES[args.objective]), 100 * gain, 100 * low, 100 * high)
     return low > 0
 
 

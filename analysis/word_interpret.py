@@ -219,7 +219,7 @@ def write(args, rows):
 
     page, data = (os.path.join(args.dataset_dir, name) for name in (args.output_html, args.output_jsonl))
     write_jsonl(data, rows, args.interpreter)
-    write_interpretation_page(page, rows, METHODS[args.interpreter], TOLERANCE)
+    write_interpretation_page(page, rows, tr(METHODS[args.interpreter]), TOLERANCE)
     return page, data
 
 

@@ -7,10 +7,10 @@ from label_studio import SPANS, is_choice, label_columns, name_labels, rank, spl
 from text_cls.cli import UserError
 from text_cls.label_names import tidy_name
 from text_cls.label_tree import join_path
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.rows import read_lines
 
-_OWN = "If this is a table of your own, convert it with data/from_table.py"
+_OWN = N_("If this is a table of your own, convert it with data/from_table.py")
 UNDATED = False, "", 0  # rank of rows of doccano and of tables, which have no dates
 
 
@@ -158,7 +158,7 @@ def _text(record):
         tr(
             "no text; expected a field 'text' or 'data', found {fields}. {own}",
             fields=", ".join(map(repr, data)),
-            own=_OWN,
+            own=tr(_OWN),
         )
     )
 
@@ -187,7 +187,7 @@ def _results(where, record, columns, counts, others):
     else:
         key = next((key for key in ("label", "labels") if key in record), None)
         if key is None:
-            remedy = tr("; export as JSONL with label names") if "annotations" in record else f". {_OWN}"
+            remedy = tr("; export as JSONL with label names") if "annotations" in record else f". {tr(_OWN)}"
             raise ValueError(
                 tr("no field 'label', found {fields}{remedy}", fields=", ".join(map(repr, record)), remedy=remedy)
             )

@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.new_labels import joined_names
 
 DISAGREEMENT = {
-    "newest": "the ground truth or the newest annotation is used",
-    "majority": "labels that more than half of the annotations have are used",
-    "union": "the labels of all annotations are used",
-    "refuse": "the ground truth is used",
+    "newest": N_("the ground truth or the newest annotation is used"),
+    "majority": N_("labels that more than half of the annotations have are used"),
+    "union": N_("the labels of all annotations are used"),
+    "refuse": N_("the ground truth is used"),
 }
 
 

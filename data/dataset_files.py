@@ -149,7 +149,7 @@ def log_rows(source, rows, counts, disagreement):
             logger.info(message, counts[name])
     if counts["several"]:
         log = logger.warning if counts["disagree"] else logger.info
-        how = f": {DISAGREEMENT[disagreement or 'newest']} (see --disagreement)" if counts["disagree"] else ""
+        how = f": {tr(DISAGREEMENT[disagreement or 'newest'])} (see --disagreement)" if counts["disagree"] else ""
         message = tr("%d texts have several annotations; annotators disagree about %d of them%s")
         log(message, counts["several"], counts["disagree"], how)
     label_sets = {}

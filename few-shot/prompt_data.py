@@ -146,7 +146,7 @@ def open_trained(args, problems):
                     "{path}: {name} is missing; {remedy}",
                     path=os.path.join(trained.path, RUN_FILE),
                     name=name,
-                    remedy=REMEDY,
+                    remedy=tr(REMEDY),
                 )
             )
     if args.prompt is not None and parse_prompt(args.prompt) != trained.run["prompt"]:

@@ -17,7 +17,7 @@ import numpy as np
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import Problems, UserError
 from text_cls.files import write_json
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.export import tokenizer_problem
 from text_cls.neural.model import longest_input
@@ -35,11 +35,13 @@ ATTRIBUTES = {
 }
 LONGEST_SOFT = 100  # soft tokens per part; a larger number is probably a typo
 REFUSED = {
-    "prefix": "prefix tuning adds vectors to every layer, which an exported classifier cannot have; use {'soft': None}",
-    "position": "positions follow from the order; leave it out",
-    "options": "choosing among options is a different task; leave it out",
-    "add_omask": "choosing among options is a different task; leave it out",
-    "add_prompt": "choosing among options is a different task; leave it out",
+    "prefix": N_(
+        "prefix tuning adds vectors to every layer, which an exported classifier cannot have; use {'soft': None}"
+    ),
+    "position": N_("positions follow from the order; leave it out"),
+    "options": N_("choosing among options is a different task; leave it out"),
+    "add_omask": N_("choosing among options is a different task; leave it out"),
+    "add_prompt": N_("choosing among options is a different task; leave it out"),
 }
 
 # -------------------------------------------------------------------------------------------------------------- parsing
@@ -97,7 +99,7 @@ def _part(piece):
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(tr("--prompt: cannot parse {piece}; write a part like {{'mask'}}", piece=piece)) from error
     for name in sorted(REFUSED.keys() & keys):
-        raise UserError(f"--prompt: {piece}: {REFUSED[name]}")
+        raise UserError(f"--prompt: {piece}: {tr(REFUSED[name])}")
     kind = next((name for name in KINDS if name in keys), None)
     if kind is None:
         raise UserError(tr("--prompt: {piece} has none of the keys {kinds}", piece=piece, kinds=", ".join(KINDS)))

@@ -147,7 +147,7 @@ class TrainedEncoder:
                     "{path}/run.json: corpus names {unknown!r}, which label.txt does not; {remedy}",
                     path=path,
                     unknown=unknown[0],
-                    remedy=REMEDY,
+                    remedy=tr(REMEDY),
                 )
             )
         longest = self._checkpoint.longest

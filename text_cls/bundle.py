@@ -22,7 +22,7 @@ from text_cls.cascade import Cascade
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import RECORD, LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
@@ -52,9 +52,11 @@ MANIFEST, DECISION, VERSION = "manifest.json", "decision.json", 1
 VARIANTS = {"float32": "model.onnx", "fp16": "fp16_model.onnx", "int8": "int8_model.onnx"}
 CLASSIFICATION, RETRIEVAL = "classification", "retrieval"
 KINDS = (CLASSIFICATION, RETRIEVAL)
-BUNDLE_SCRIPTS = {CLASSIFICATION: "export_model.py or prune.py", RETRIEVAL: "retrieval_based/export_model.py"}
-REMEDY = "export it again (python {}export_model.py) or copy all of it"
-REMEDIES = {CLASSIFICATION: REMEDY.format(""), RETRIEVAL: REMEDY.format("retrieval_based/")}
+BUNDLE_SCRIPTS = {CLASSIFICATION: N_("export_model.py or prune.py"), RETRIEVAL: "retrieval_based/export_model.py"}
+REMEDIES = {
+    CLASSIFICATION: N_("export it again (python export_model.py) or copy all of it"),
+    RETRIEVAL: N_("export it again (python retrieval_based/export_model.py) or copy all of it"),
+}
 # Files that are loaded if they are in the folder, so that they must not be there unless the manifest has them.
 OPTIONAL = {"added_tokens.json", "index.hnsw", "sentencepiece.bpe.model", "template.json", "tokenizer.json"}
 OPTIONAL |= {CHARACTERS_FILE, REFERENCE}
@@ -136,7 +138,7 @@ class Bundle:
         """The path of a variant's graph. Raises UserError if the bundle does not have it."""
         variants = self.manifest["variants"]
         if variant not in variants:
-            remedy, held = REMEDIES[self.kind], f", only {', '.join(variants)}" if variants else ""
+            remedy, held = tr(REMEDIES[self.kind]), f", only {', '.join(variants)}" if variants else ""
             if variant != "float32" and self.manifest["model_type"] == LINEAR:
                 remedy = tr("a linear model needs no other")
             elif variant != "float32" and self.kind == CLASSIFICATION:
@@ -272,7 +274,7 @@ def replace_decision(bundle, decision, reference=None):
 
 def _what_to_name(folder, kind):
     """What to do about a folder without a manifest, as the end of a sentence. kind: the kind of bundle needed."""
-    made_by = BUNDLE_SCRIPTS[kind or CLASSIFICATION]
+    made_by = tr(BUNDLE_SCRIPTS[kind or CLASSIFICATION])
     inner = os.path.join(folder, "export")  # where few-shot/train.py puts it
     if os.path.isfile(os.path.join(inner, MANIFEST)):
         return tr("the bundle is in {inner}, use that", inner=inner)
@@ -311,10 +313,10 @@ def _open(folder, kind):
                 folder=folder,
                 found=found,
                 kind=kind,
-                bundle_scripts=BUNDLE_SCRIPTS[kind],
+                bundle_scripts=tr(BUNDLE_SCRIPTS[kind]),
             )
         )
-    remedy, problems = REMEDIES[found], Problems()
+    remedy, problems = tr(REMEDIES[found]), Problems()
     for name in sorted(OPTIONAL & set(os.listdir(folder)) - set(manifest["files"])):
         problems.add(
             tr(
@@ -361,7 +363,7 @@ def _read_manifest(folder, kind):
         content = read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {_what_to_name(folder, kind)}") from error
-    remedy = REMEDIES[kind or CLASSIFICATION]
+    remedy = tr(REMEDIES[kind or CLASSIFICATION])
     manifest = parse_json(content, path, _CHECK, remedy, (VERSION,))
     problems = Problems()
     for problem in _contradictions(manifest):

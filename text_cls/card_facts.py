@@ -14,6 +14,7 @@ import numpy as np
 from text_cls.batching import Encoded
 from text_cls.cross_fitting import intervals
 from text_cls.decision import HIERARCHY, Decision
+from text_cls.language import tr
 from text_cls.rows import Labels, Rows
 from text_cls.schema import ANY, NUMBER, TEXT, fields, list_of, map_of, or_null, whole
 from text_cls.scores import scores
@@ -144,7 +145,7 @@ def in_words(decision: Decision) -> str:
     parts += [f"at most {most} label{'s' * (most > 1)}"] if most else []
     parts += [f"none of the labels if all are below {decision.none_below:g}"] if decision.none_below else []
     parts += [f"logits divided by the temperature {decision.temperature:g}"] if decision.temperature != 1 else []
-    return "; ".join([*parts, f"{decision.hierarchy}: {HIERARCHY[decision.hierarchy]}"])
+    return "; ".join([*parts, f"{decision.hierarchy}: {tr(HIERARCHY[decision.hierarchy])}"])
 
 
 def facts_of(run: dict) -> dict:

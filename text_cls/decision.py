@@ -14,19 +14,19 @@ import numpy as np
 from text_cls import decision_engine
 from text_cls.cli import UserError, shorten
 from text_cls.files import write_json
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.probabilities import logit, sigmoid
 from text_cls.schema import ANY, TEXT, fields, list_of, number, one_of, or_null, read_json, whole
 
 # Of decision.json: 1 had a single threshold and nothing else; 3 is 2 with the names of the labels, for a decision that
 # refers to labels by their place.
 VERSIONS = (1, 2, 3)
-REMEDY = "restore decision.json, or delete it (the threshold is then 0.5) and fit it: python analysis/threshold.py"
+REMEDY = N_("restore decision.json, or delete it (the threshold is then 0.5) and fit it: python analysis/threshold.py")
 HIERARCHY = {
-    "closure": "labels above their threshold and all their ancestors",
-    "top_down": "a label above its threshold only if its parent is in the set",
-    "one_per_level": "a single path",
-    "best_set": "the set with the highest sum of log-odds that contains the parent of every label",
+    "closure": N_("labels above their threshold and all their ancestors"),
+    "top_down": N_("a label above its threshold only if its parent is in the set"),
+    "one_per_level": N_("a single path"),
+    "best_set": N_("the set with the highest sum of log-odds that contains the parent of every label"),
 }
 
 
@@ -147,7 +147,7 @@ class Decision:
         write_json(path, {**head, **asdict(self)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike, names: Sequence[str] | None = None, remedy: str = REMEDY) -> "Decision":
+    def load(cls, path: str | os.PathLike, names: Sequence[str] | None = None, remedy: str = tr(REMEDY)) -> "Decision":
         """Reads `decision.json`.
 
         Args:

@@ -22,9 +22,11 @@ def add_decision_flags(parser):
         "--max_k", type=positive_int, help="at most this many labels per row, including parents (as in decision.json)"
     )
     group.add_argument("--top_k", type=positive_int, help="this many labels per row, whatever the threshold (off)")
-    ways = "; ".join(f"{name}: {what}" for name, what in HIERARCHY.items())
+    ways = "; ".join(f"{name}: {tr(what)}" for name, what in HIERARCHY.items())
     group.add_argument(
-        "--hierarchy", choices=tuple(HIERARCHY), help=f"how a hierarchy is decided. {ways} (as in decision.json)"
+        "--hierarchy",
+        choices=tuple(HIERARCHY),
+        help=tr("how a hierarchy is decided. {ways} (as in decision.json)", ways=ways),
     )
 
 

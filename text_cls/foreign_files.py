@@ -8,30 +8,30 @@ import re
 import shlex
 
 from text_cls.inputs import open_input
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 SAMPLE = 1 << 16  # bytes that are looked at
 _ICONV = {"gb18030": "GB18030", "big5": "BIG5"}  # Python's name: iconv's
 
-XLSX, PARQUET = "an Excel workbook (.xlsx)", "a Parquet file"  # what text_cls.tables can read
-_CONVERT = "convert it: python data/from_table.py --table {}"
-_AS_XLSX = "save it as .xlsx without a password, and convert that with data/from_table.py"
-_AS_CSV = "write its table as CSV or Parquet, and convert that with data/from_table.py"
-_UNPACK = "unpack it and use the text file in it"
+XLSX, PARQUET = N_("an Excel workbook (.xlsx)"), N_("a Parquet file")  # what text_cls.tables can read
+_CONVERT = N_("convert it: python data/from_table.py --table {path}")
+_AS_XLSX = N_("save it as .xlsx without a password, and convert that with data/from_table.py")
+_AS_CSV = N_("write its table as CSV or Parquet, and convert that with data/from_table.py")
+_UNPACK = N_("unpack it and use the text file in it")
 _MAGIC = (  # first bytes, what they are the beginning of, what to do
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls), or an Office file with a password", _AS_XLSX),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", N_("an Excel workbook (.xls), or an Office file with a password"), _AS_XLSX),
     (b"PAR1", PARQUET, _CONVERT),
-    (b"ARROW1\0\0", "an Arrow file", _AS_CSV),
-    (b"Obj\x01", "an Avro file", _AS_CSV),
-    (b"SQLite format 3\0", "an SQLite database", _AS_CSV),
-    (b"PK\x05\x06", "an empty ZIP archive", _UNPACK),
-    (b"\x1f\x8b", "compressed by gzip", _UNPACK),
-    (b"BZh", "compressed by bzip2", _UNPACK),
-    (b"\xfd7zXZ\0", "compressed by xz", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
-    (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
-    (b"%PDF-1.", "a PDF document", "copy its text into a text file in UTF-8"),
+    (b"ARROW1\0\0", N_("an Arrow file"), _AS_CSV),
+    (b"Obj\x01", N_("an Avro file"), _AS_CSV),
+    (b"SQLite format 3\0", N_("an SQLite database"), _AS_CSV),
+    (b"PK\x05\x06", N_("an empty ZIP archive"), _UNPACK),
+    (b"\x1f\x8b", N_("compressed by gzip"), _UNPACK),
+    (b"BZh", N_("compressed by bzip2"), _UNPACK),
+    (b"\xfd7zXZ\0", N_("compressed by xz"), _UNPACK),
+    (b"\x28\xb5\x2f\xfd", N_("compressed by zstd"), _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", N_("a 7z archive"), _UNPACK),
+    (b"Rar!\x1a\x07", N_("a RAR archive"), _UNPACK),
+    (b"%PDF-1.", N_("a PDF document"), N_("copy its text into a text file in UTF-8")),
 )
 _CR_TO_LF = r"tr '\r' '\n'"
 _ASCII = r"[\t\r\n -~]"
@@ -47,13 +47,8 @@ def foreign_message(path, head, may_be_json=False):
     head: its first bytes, `SAMPLE` at most. Only strong evidence counts: a text may contain commas, quotes and braces.
     """
     if what := binary_kind(head):
-        kind, remedy = what
-        return tr(
-            "{path}: this file is {kind}, not text; {quote}",
-            path=path,
-            kind=kind,
-            quote=remedy.format(shlex.quote(os.fspath(path))),
-        )
+        kind, remedy = (tr(message, path=shlex.quote(os.fspath(path))) for message in what)
+        return tr("{path}: this file is {kind}, not text; {remedy}", path=path, kind=kind, remedy=remedy)
     if head.count(0) * 10 > len(head) and utf_16_or_32(head):  # Latin letters in UTF-16 are also valid UTF-8
         return encoding_message(path, 1, head, head)
     lines = _whole_lines(head.removeprefix(codecs.BOM_UTF8))
@@ -81,7 +76,7 @@ def foreign_message(path, head, may_be_json=False):
 
 def csv_message(path):
     """What to do about a file of comma-separated columns."""
-    remedy = _CONVERT.format(shlex.quote(os.fspath(path)))
+    remedy = tr(_CONVERT).format(shlex.quote(os.fspath(path)))
     return tr("{path}: this file is CSV, but a row is text<TAB>label,label; {remedy}", path=path, remedy=remedy)
 
 
@@ -94,24 +89,27 @@ def _conversion(path, program):
 
 
 def binary_kind(head):
-    """(what a binary file is, what to do, with {} for its path), told by its first bytes; None if it may be text."""
+    """(what a binary file is, what to do), told by its first bytes; None if it may be text.
+
+    Both are messages to translate; the second has {path} for the path in a command line.
+    """
     if head.startswith(b"PK\x03\x04"):
         names = b"".join(b"\n" + name for name in _names_in_zip(head))
         if b"\nxl/" in names:
             return XLSX, _CONVERT
         if b"opendocument.spreadsheet" in head[:120]:
-            return "a spreadsheet (.ods)", _AS_XLSX
+            return N_("a spreadsheet (.ods)"), _AS_XLSX
         if b"\nword/" in names or b"opendocument.text" in head[:120]:
-            return tr("a text processor's document"), tr("save it as plain text in UTF-8")
-        return "a ZIP archive", _UNPACK
+            return N_("a text processor's document"), N_("save it as plain text in UTF-8")
+        return N_("a ZIP archive"), _UNPACK
     for magic, kind, remedy in _MAGIC:
         if head.startswith(magic) and not (magic.isalnum() and _is_utf8(head)):  # a text may begin with PAR1
             return kind, remedy
     if head[257:262] == b"ustar" and b"\0" in head[:257]:
-        return tr("a tar archive"), _UNPACK
+        return N_("a tar archive"), _UNPACK
     controls = len(head) - len(head.translate(None, delete=_CONTROLS))
     if controls * 100 > len(head) and not _is_utf8(head) and not utf_16_or_32(head):
-        return "binary", tr("name a text file in UTF-8")
+        return N_("binary"), N_("name a text file in UTF-8")
     return None
 
 

@@ -5,19 +5,19 @@ import re
 import shlex
 from collections import Counter
 
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 SAMPLE = 200  # rows that are looked at
 LONGEST = 30  # characters of a label, where the labels are unknown
 # Signs between text and labels: pattern, name.
 SIGNS = (
-    (",", "a comma"),
-    ("，", "a full-width comma"),
-    (";", "a semicolon"),
-    ("；", "a full-width semicolon"),
+    (",", N_("a comma")),
+    ("，", N_("a full-width comma")),
+    (";", N_("a semicolon")),
+    ("；", N_("a full-width semicolon")),
     ("[|]", "'|'"),
-    (" {2,}", "several spaces"),
-    (" +", "a space"),
+    (" {2,}", N_("several spaces")),
+    (" +", N_("a space")),
 )
 
 

@@ -15,13 +15,18 @@ COUNT = 100
 def add_labelling_flags(parser):
     """Adds --for, --order, --count, --labelled_file and --seed."""
     group = parser.add_argument_group("labelling tools")
-    ends = ", ".join(f"{end} for {name}" for name, end in ENDS.items())
+    ends = ", ".join(f"{name}: {end}" for name, end in ENDS.items())
     group.add_argument(
-        "--for", dest="tool", choices=(*ENDS,), help=f"write --output_file for this tool to import: {ends} (off)"
+        "--for",
+        dest="tool",
+        choices=(*ENDS,),
+        help=tr("write --output_file for this tool to import: {ends} (off)", ends=ends),
     )
-    orders = "; ".join(f"{name}: {what}" for name, what in ORDERS.items())
-    group.add_argument("--order", choices=(*ORDERS,), help=f"write only the rows to label next. {orders} (off)")
-    group.add_argument("--count", type=positive_int, help=f"with --order: rows to write ({COUNT})")
+    orders = "; ".join(f"{name}: {tr(what)}" for name, what in ORDERS.items())
+    group.add_argument(
+        "--order", choices=(*ORDERS,), help=tr("write only the rows to label next. {orders} (off)", orders=orders)
+    )
+    group.add_argument("--count", type=positive_int, help=tr("with --order: rows to write ({count})", count=COUNT))
     group.add_argument(
         "--labelled_file",
         nargs="+",

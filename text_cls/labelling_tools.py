@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 from text_cls.cli import logger
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR, parent_path, paths_to, split_path
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.rows import Labels
 
 DOCCANO, LABEL_STUDIO = "doccano", "label_studio"
 ENDS = {DOCCANO: ".jsonl", LABEL_STUDIO: ".json"}  # of a file to import; Label Studio takes no JSON lines
-TITLES = {DOCCANO: "doccano", LABEL_STUDIO: "Label Studio"}
+TITLES = {DOCCANO: N_("doccano"), LABEL_STUDIO: N_("Label Studio")}
 CHOICES, TAXONOMY = "choices", "taxonomy"
 CONTROL, TEXT = "label", "text"  # names in the interface of `studio_interface`
 VERSION_DIGITS = 12  # of a SHA-256
@@ -33,7 +33,7 @@ class Tool:
 
     @property
     def title(self) -> str:
-        return TITLES[self.name]
+        return tr(TITLES[self.name])
 
     def setup_file(self, path: str) -> str:
         """The path of the file that sets the tool up, beside an output file."""

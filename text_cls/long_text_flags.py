@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 from text_cls.cli import logger, positive_int
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.long_texts import CUT, MAX, MODES, MOST, POOLINGS, WINDOWS, LongTexts
 
-WAYS = "cut: read their beginning; head_tail: beginning and end; windows: all of them, in windows"
+WAYS = N_("cut: read their beginning; head_tail: beginning and end; windows: all of them, in windows")
 
 
 def add_training_flags(group):
     """Adds --long_texts, --stride, --max_windows and --window_pooling."""
     group.add_argument(
-        "--long_texts", choices=MODES, default=CUT, help=f"texts that exceed --max_seq_length. {WAYS} (%(default)s)"
+        "--long_texts", choices=MODES, default=CUT, help=f"texts that exceed --max_seq_length. {tr(WAYS)} (%(default)s)"
     )
     step = tr("windows: tokens from the start of one to that of the next (they do not overlap)")
     group.add_argument("--stride", type=positive_int, help=step)
@@ -25,7 +25,7 @@ def add_training_flags(group):
 def add_model_flags(group):
     """Adds --long_texts, --stride and --max_windows, with those of the checkpoint as default."""
     group.add_argument(
-        "--long_texts", choices=MODES, help=f"texts that exceed --max_seq_length. {WAYS} (as in training)"
+        "--long_texts", choices=MODES, help=f"texts that exceed --max_seq_length. {tr(WAYS)} (as in training)"
     )
     step = tr("windows: tokens from the start of one to that of the next (as in training)")
     group.add_argument("--stride", type=positive_int, help=step)

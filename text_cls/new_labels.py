@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from text_cls.cli import logger
 from text_cls.label_names import likeness, normal_form, tidy_name
 from text_cls.label_tree import SEPARATOR, parent_path, paths_to, split_path
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 # Signs that people write between labels instead of a comma. Names hardly ever contain one of the first kind; the
 # second kind is part of names such as `衣、食` and `New York`, and separates labels only if all the parts are labels.
 RARE_IN_NAMES, COMMON_IN_NAMES = "；;|，", "、 "
-SIGN_NAMES = {"，": "a full-width comma", "、": "'、'", " ": "a space"}
+SIGN_NAMES = {"，": N_("a full-width comma"), "、": "'、'", " ": N_("a space")}
 NEAR_SHOWN = 20
 CROWD = 50  # so many names that differ in the same character are a pattern, not misspellings
 STEMS = set("甲乙丙丁戊己庚辛壬癸")  # they count, as numerals and letters do
@@ -62,7 +62,7 @@ def check_new_labels(counts, places, problems, remedy, known=()):
             if others
             else tr(" seems")
         )
-        what = SIGN_NAMES.get(sign, repr(sign))
+        what = tr(SIGN_NAMES.get(sign, repr(sign)))
         problems.add(
             tr(
                 "{places}: label {name!r}{more} to be several labels with {what} between them, which must be an ASCII "

@@ -12,7 +12,7 @@ import numpy as np
 
 from text_cls.cli import UserError, logger, progress_bar
 from text_cls.decision import Decision
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.linear_classifier import LONGEST, ngram_keys
 from text_cls.linear_model import LONGEST_NGRAM
 from text_cls.prediction import WINDOW
@@ -23,10 +23,10 @@ from text_cls.tokenization import CodePoints
 
 UNCERTAIN, RARE, DIVERSE, RANDOM = "uncertain", "rare", "diverse", "random"
 ORDERS = {
-    UNCERTAIN: "a label close to its threshold",
-    RARE: "labels of few labelled rows",
-    DIVERSE: "texts unlike each other",
-    RANDOM: "any",
+    UNCERTAIN: N_("a label close to its threshold"),
+    RARE: N_("labels of few labelled rows"),
+    DIVERSE: N_("texts unlike each other"),
+    RANDOM: N_("any"),
 }
 MOST_BYTES = 1 << 28  # of the vectors of `diverse`, of the probabilities of `rare`
 SHORTLIST = 20  # rows considered by `rare` for each that it chooses
@@ -113,7 +113,7 @@ def choose(
         chosen = _rare(texts, wanted, count, scorer, labelled)
     else:
         chosen = _diverse(texts, wanted, count, scorer, labelled, seed)
-    logger.info("Order %s (%s): %d of %d texts", order, ORDERS[order], len(chosen), len(candidates))
+    logger.info("Order %s (%s): %d of %d texts", order, tr(ORDERS[order]), len(chosen), len(candidates))
     return ChosenTexts(texts, chosen)
 
 

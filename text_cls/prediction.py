@@ -165,7 +165,7 @@ def predict_file(job, predict, log_row):
     elif blank:
         logger.info("%d of %d rows are blank lines of %s; --skip_blank leaves them out", blank, done, texts.path)
     if broken and not (output and (output.is_table or output.tool)):
-        logger.info("%d texts contain %s; their rows have spaces there", broken, LINE_BREAKS)
+        logger.info("%d texts contain %s; their rows have spaces there", broken, tr(LINE_BREAKS))
     if bare:
         remedy = tr(
             "--min_k 1 gives each row its best label (a flag of predict.py and infer.py), analysis/threshold.py fits "

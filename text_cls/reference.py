@@ -17,7 +17,7 @@ from text_cls.batching import Encoded
 from text_cls.cli import UserError
 from text_cls.decision import Decision
 from text_cls.files import write_json
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.long_texts import Windows
 from text_cls.rows import Labels
 from text_cls.schema import NAME, SHA256, TEXT, fields, list_of, number, read_json, whole
@@ -30,8 +30,8 @@ BINS = (
     *(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0),
 )
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # the same of tokens per text; longer ones have a last bin
-REMEDY = "write it again: python analysis/drift.py --write_reference"
-DAMAGED = f"delete it, then {REMEDY}"
+REMEDY = N_("write it again: python analysis/drift.py --write_reference")
+DAMAGED = N_("delete it, then write it again: python analysis/drift.py --write_reference")
 REST, PREDICTED = 0, 1  # the two halves of the histograms: labels that a row has not got, and those that it has
 
 # A server's metrics of these counts. Each series has the labels bundle and version.
@@ -239,9 +239,9 @@ def read_reference(folder: str) -> Reference | None:
     path = os.path.join(folder, REFERENCE)
     if not os.path.exists(path):
         return None
-    content = read_json(path, _FIELDS, DAMAGED, (VERSION,))
+    content = read_json(path, _FIELDS, tr(DAMAGED), (VERSION,))
     if problem := _contradiction(content):
-        raise UserError(f"{path}: {problem}; {DAMAGED}")
+        raise UserError(f"{path}: {problem}; {tr(DAMAGED)}")
     labels = content["labels"]
     by_label = [[label[half] for label in labels] for half in ("rest_scores", "scores")]
     counts = Counts(

@@ -17,10 +17,10 @@ from text_cls.inputs import open_input
 from text_cls.label_column import unlabelled_message
 from text_cls.label_names import likeness, normal_form, tidy_name, told_apart
 from text_cls.label_tree import SEPARATOR, parent_ids, parent_path, split_path
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 # Tabs, and what some readers take for the end of a line: Python's splitlines, editors, spreadsheets, JavaScript.
-LINE_BREAKS = "line breaks of other kinds than LF, such as CR or U+2028"
+LINE_BREAKS = N_("line breaks of other kinds than LF, such as CR or U+2028")
 _BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 # --------------------------------------------------------------------------------------------------------------- labels

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from text_cls.cli import Problems, UserError, shorten
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 LARGEST = 64 << 20  # bytes of a file; a decision with 100,000 labels has 10 million
 DEEPEST = 50  # lists and objects inside each other; ours have 5
@@ -137,12 +137,13 @@ def _found(value):
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def value_of(expected: str, fits: Callable[[Any], bool]) -> Check:
-    """A check of a single value. expected: what it must be, for the message."""
+def value_of(expected: str, fits: Callable[[Any], bool], **values: Any) -> Check:
+    """A check of a single value. expected: what it must be, a message with names of `values`, marked by `N_`."""
 
     def check(where, value):
         if not fits(value):
-            yield tr("{where} must be {expected}, not {found}", where=where, expected=expected, found=_found(value))
+            must_be = tr(expected, **values)
+            yield tr("{where} must be {expected}, not {found}", where=where, expected=must_be, found=_found(value))
 
     return check
 
@@ -153,42 +154,47 @@ def _is_number(value, kinds=(int, float)):
 
 def whole(least: int, most: int = UNLIMITED) -> Check:
     """A whole number; true and false are none."""
-    expected = (
-        tr("a whole number of at least {least}", least=least)
-        if most == UNLIMITED
-        else tr("a whole number from {least} to {most}", least=least, most=most)
+    range_ = (
+        N_("a whole number of at least {least}") if most == UNLIMITED else N_("a whole number from {least} to {most}")
     )
-    return value_of(expected, lambda value: _is_number(value, int) and least <= value <= most)
+    return value_of(range_, lambda value: _is_number(value, int) and least <= value <= most, least=least, most=most)
 
 
 def number(least: float, most: float) -> Check:
     """A number in a range, which NaN never is."""
-    return value_of(
-        tr("a number from {least} to {most}", least=least, most=most),
-        lambda value: _is_number(value) and least <= value <= most,
-    )
+
+    def fits(value):
+        return _is_number(value) and least <= value <= most
+
+    return value_of(N_("a number from {least} to {most}"), fits, least=least, most=most)
 
 
 def one_of(*values: str) -> Check:
     """One of some texts."""
-    return value_of(
-        tr("one of {values}", values=", ".join(values)), lambda value: isinstance(value, str) and value in values
-    )
+
+    def fits(value):
+        return isinstance(value, str) and value in values
+
+    return value_of(N_("one of {names}"), fits, names=", ".join(values))
 
 
-ANY = value_of("anything", lambda value: True)
-TEXT = value_of("a text", lambda value: isinstance(value, str))
-NAME = value_of("a text of printable characters", lambda value: isinstance(value, str) and value.isprintable())
-FLAG = value_of("true or false", lambda value: isinstance(value, bool))
-NUMBER = value_of("a number", _is_number)
-OBJECT = value_of("an object {...}", lambda value: isinstance(value, dict))
-SHA256 = value_of(
-    "a SHA-256 of 64 hexadecimal digits",
-    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
-)
+def _is_sha256(value):
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _is_printable(value):
+    return isinstance(value, str) and value.isprintable()
+
+
+ANY = value_of("", lambda value: True)
+TEXT = value_of(N_("a text"), lambda value: isinstance(value, str))
+NAME = value_of(N_("a text of printable characters"), _is_printable)
+FLAG = value_of(N_("true or false"), lambda value: isinstance(value, bool))
+NUMBER = value_of(N_("a number"), _is_number)
+OBJECT = value_of(N_("an object {...}"), lambda value: isinstance(value, dict))
+SHA256 = value_of(N_("a SHA-256 of 64 hexadecimal digits"), _is_sha256)
 FILE_NAME = value_of(
-    "the name of a file in this folder",
-    lambda name: isinstance(name, str) and _is_file_name(name),
+    N_("the name of a file in this folder"), lambda name: isinstance(name, str) and _is_file_name(name)
 )
 
 
@@ -203,8 +209,8 @@ def or_null(check: Check) -> Check:
 
 def list_of(item: Check, least: int = 0) -> Check:
     """A list of at least `least` items, each of them checked."""
-    expected = tr("a list of at least {least}", least=least) if least else "a list"
-    is_list = value_of(expected, lambda value: isinstance(value, (list, tuple)) and len(value) >= least)
+    expected = N_("a list of at least {least}") if least else N_("a list")
+    is_list = value_of(expected, lambda value: isinstance(value, (list, tuple)) and len(value) >= least, least=least)
 
     def check(where, value):
         yield from is_list(where, value)
@@ -241,7 +247,7 @@ def fields(required: dict[str, Check], optional: dict[str, Check] | None = None,
             if name in known:
                 yield from known[name](_inside(where, name), inner)
             elif not others:
-                place = f" of {where}" if where else ""
+                place = tr(" of {where}", where=where) if where else ""
                 yield tr(
                     "the field {name}{place} is unknown; known are {known}",
                     name=shorten(name),

@@ -12,10 +12,10 @@ import os
 import numpy as np
 
 from text_cls.cli import Problems, shorten
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.rows import Labels, Texts, one_line, read_lines, unknown_message
 
-FORM = '{"text": "...", "labels": {"label": 0.9, ...}}'
+FORM = N_('{"text": "...", "labels": {"label": 0.9, ...}}')
 LONGEST_LINE = 1 << 20  # characters
 
 
@@ -47,7 +47,7 @@ def read_soft_labels(path: str | os.PathLike, labels: Labels, problems: Problems
         rows.append(_probabilities(given, labels, path, number, problems))
         texts.append(text)
     if not first_line and not problems.count:
-        problems.add(tr("{path}: no rows; each line is {form}", path=path, form=FORM))
+        problems.add(tr("{path}: no rows; each line is {form}", path=path, form=tr(FORM)))
     texts.freeze()
     return texts, np.array(rows, np.float16).reshape(len(rows), len(labels))
 
@@ -59,14 +59,14 @@ def _parsed(line):
     try:
         row = json.loads(line, object_pairs_hook=_object)
     except RecursionError:
-        raise ValueError(tr("lists or objects are nested too deep; each line is {form}", form=FORM)) from None
+        raise ValueError(tr("lists or objects are nested too deep; each line is {form}", form=tr(FORM))) from None
     except json.JSONDecodeError as error:
         raise ValueError(
-            tr("no JSON (column {colno}: {msg}); each line is {form}", colno=error.colno, msg=error.msg, form=FORM)
+            tr("no JSON (column {colno}: {msg}); each line is {form}", colno=error.colno, msg=error.msg, form=tr(FORM))
         ) from None
     text, given = (row.get(name) for name in ("text", "labels")) if isinstance(row, dict) else (None, None)
     if not isinstance(text, str) or not text.strip() or not isinstance(given, dict):
-        raise ValueError(tr("each line is {form}, with a text that is not empty", form=FORM))
+        raise ValueError(tr("each line is {form}, with a text that is not empty", form=tr(FORM)))
     text = one_line(text).strip()
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(tr("the text contains half a surrogate pair, which is no character"))

@@ -21,14 +21,14 @@ from typing import Any
 from text_cls.cli import Problems, UserError, closest
 from text_cls.foreign_files import PARQUET, SAMPLE, XLSX, binary_kind, find_encoding, is_json
 from text_cls.inputs import open_input
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 LOOKED_AT = 1000  # first rows, from which column names and separators are guessed
 MAX_CELL = 1 << 20  # characters; a longer one is usually a quote that is never closed
 MAX_LINE = 1 << 24  # characters
 MAX_ARRAY = 1 << 28  # bytes of a JSON array, which is read whole
 NAME_LENGTH = 40  # characters; a longer cell is a text, not the name of a column
-_ENCODINGS = {"UTF-8-SIG": "UTF-8 with a byte order mark", "GB18030": "GB18030 (GBK)"}
+_ENCODINGS = {"UTF-8-SIG": N_("UTF-8 with a byte order mark"), "GB18030": N_("GB18030 (GBK)")}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"[-+.,:/%\d\s]*\d[-+.,:/%\d\s]*")
 
@@ -101,8 +101,8 @@ def open_table(
                 tr(
                     "{path}: this file is {kind}, not a table that can be read; {remedy}",
                     path=path,
-                    kind=binary[0],
-                    remedy=binary[1],
+                    kind=tr(binary[0]),
+                    remedy=tr(binary[1], path=shlex.quote(path)),
                 )
             )
         name = _encoding(path, encoding)
@@ -377,7 +377,7 @@ def _delimited(path, encoding, delimiter, head, header_row, wanted):
         if delimiter == "\t"
         else tr("CSV, cells separated by {delimiter!r}", delimiter=delimiter)
     )
-    kind = f"{_ENCODINGS.get(encoding, encoding)}, {shown}"
+    kind = f"{tr(_ENCODINGS.get(encoding, encoding))}, {shown}"
     return _with_names(path, kind, read_cells, False, header_row, wanted)
 
 
@@ -425,7 +425,7 @@ def _json(path, encoding, is_array):
         problems.stop_if_any()
         raise UserError(tr("{path}: no rows", path=path))
     columns = list(dict.fromkeys(key for record in first for key in record))
-    kind = f"{_ENCODINGS.get(encoding, encoding)}, {'a JSON array' if is_array else 'JSON lines'}"
+    kind = f"{tr(_ENCODINGS.get(encoding, encoding))}, {tr('a JSON array') if is_array else tr('JSON lines')}"
     return Table(path, f"{kind}; {len(columns)} columns", columns, read)
 
 

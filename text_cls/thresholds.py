@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from text_cls.language import N_
 from text_cls.probabilities import logit
 from text_cls.scores import ratio
 
@@ -14,10 +15,10 @@ from text_cls.scores import ratio
 # rows, 1 to 20 do equally well; on few rows, fewer help macro F1, and 0 costs micro F1.
 PSEUDO_ROWS = 2.0
 OBJECTIVES = {
-    "micro": "micro F1",
-    "macro": "macro F1",
-    "both": "micro F1 + macro F1",
-    "exact": "rows with exactly the right labels",
+    "micro": N_("micro F1"),
+    "macro": N_("macro F1"),
+    "both": N_("micro F1 + macro F1"),
+    "exact": N_("rows with exactly the right labels"),
 }
 GRID = np.arange(1, 100) / 100  # of one threshold for all labels: two digits, easy to remember
 

@@ -12,14 +12,14 @@ import unicodedata
 
 import numpy as np
 
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.schema import FLAG, TEXT, fields, list_of, one_of, or_null, read_json, whole
 
 WORDPIECE = ("ErnieTokenizer", "BertTokenizer")
 SENTENCEPIECE = ("ErnieMTokenizer",)
 FROM_JSON = "PreTrainedTokenizerFast"  # transformers' name for a tokenizer that is all in tokenizer.json
 SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-REMEDY = "save the tokenizer again, or copy all of the folder"
+REMEDY = N_("save the tokenizer again, or copy all of the folder")
 _TEXTS = dict.fromkeys(("tokenizer_class", *SPECIAL_NAMES), or_null(TEXT))
 CONFIG = fields({}, {**_TEXTS, "do_lower_case": or_null(FLAG), "split_symbols": FLAG})
 IDS = list_of(whole(0, 2**31 - 1))
@@ -31,7 +31,7 @@ DEFAULTS = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
 
 def load_tokenizer(folder):
     """The tokenizer of a folder with tokenizer_config.json. Raises ValueError if its kind is not supported."""
-    config = read_json(os.path.join(folder, "tokenizer_config.json"), CONFIG, REMEDY)
+    config = read_json(os.path.join(folder, "tokenizer_config.json"), CONFIG, tr(REMEDY))
     kind = config.get("tokenizer_class")
     changed = [name for name in ("never_split", "strip_accents") if config.get(name)]
     changed += [name for name in ("do_basic_tokenize", "tokenize_chinese_chars") if not config.get(name, True)]
@@ -48,9 +48,9 @@ def load_tokenizer(folder):
     tokenizer = classes[kind](folder, config)
     template, characters = (os.path.join(folder, name) for name in ("template.json", CHARACTERS_FILE))
     if os.path.exists(template):
-        tokenizer = Prompted(tokenizer, read_json(template, TEMPLATE, REMEDY))
+        tokenizer = Prompted(tokenizer, read_json(template, TEMPLATE, tr(REMEDY)))
     if os.path.exists(characters):
-        tokenizer = TokensAndCharacters(tokenizer, read_json(characters, CHARACTERS, REMEDY))
+        tokenizer = TokensAndCharacters(tokenizer, read_json(characters, CHARACTERS, tr(REMEDY)))
     return tokenizer
 
 
@@ -236,7 +236,12 @@ def open_tokenizer_json(folder):
         return tokenizers.Tokenizer.from_file(path)
     except Exception as error:  # the only class that Rust raises
         raise ValueError(
-            tr("{path}: {error}; {remedy}, or upgrade the package tokenizers", path=path, error=error, remedy=REMEDY)
+            tr(
+                "{path}: {error}; {remedy}, or upgrade the package tokenizers",
+                path=path,
+                error=error,
+                remedy=tr(REMEDY),
+            )
         ) from error
 
 

@@ -113,7 +113,7 @@ KINDS = {"tensorboard": TensorBoard, "mlflow": MLflow, "visualdl": VisualDL}
 def _table(values):
     """Arguments as a table in Markdown."""
     rows = (f"| {name} | {value} |" for name, value in values.items())
-    return "\n".join((tr("| argument | value |"), "| --- | --- |", *rows))
+    return "\n".join(("| argument | value |", "| --- | --- |", *rows))
 
 
 # ----------------------------------------------------------------------------------------------------------- the flags

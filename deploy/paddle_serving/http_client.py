@@ -41,7 +41,7 @@ def ask(url, timeout, value):
     except urllib.error.HTTPError as error:  # its body says more
         content = error.read(MAX_ANSWER)
     except HTTPException:
-        raise UserError(f"{url}: {serving_client.NO_ANSWER}") from None
+        raise UserError(f"{url}: {tr(serving_client.NO_ANSWER)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
@@ -57,7 +57,7 @@ def ask(url, timeout, value):
         if not all(isinstance(item, str) for item in [message, *keys, *values]):
             raise TypeError
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise UserError(f"{url}: {serving_client.NO_ANSWER}") from None
+        raise UserError(f"{url}: {tr(serving_client.NO_ANSWER)}") from None
     return number, message, keys, values
 
 

@@ -16,11 +16,11 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, positive_int, stop_signals
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 FILES, BUNDLE = "files.json", "bundle"  # of build_service.py: SHA-256 of the graph, and the bundle without it
 EVERYWHERE = ("0.0.0.0", "::")
-REMEDY = "run build_service.py again"
+REMEDY = N_("run build_service.py again")
 
 
 def parse_args(argv=None):
@@ -72,7 +72,9 @@ def configuration_problems(found, host):
     local = section(operator, "local_service_conf")
     if not isinstance(local.get("model_config"), str):
         yield tr(
-            "op, {service}, local_service_conf, model_config names no folder; {remedy}", service=SERVICE, remedy=REMEDY
+            "op, {service}, local_service_conf, model_config names no folder; {remedy}",
+            service=SERVICE,
+            remedy=tr(REMEDY),
         )
         return
     if set(found["op"]) != {SERVICE}:
@@ -105,12 +107,12 @@ def open_predictor(folder, model_folder, max_seq_length):
                 "{model_folder} has {count} .pdmodel files, not one; {remedy}",
                 model_folder=model_folder,
                 count=len(graphs) or "no",
-                remedy=REMEDY,
+                remedy=tr(REMEDY),
             )
         )
-    files = read_json(os.path.join(model_folder, FILES), map_of(SHA256, key=FILE_NAME), REMEDY)
+    files = read_json(os.path.join(model_folder, FILES), map_of(SHA256, key=FILE_NAME), tr(REMEDY))
     problems = Problems()
-    for problem in file_problems(model_folder, files, REMEDY):
+    for problem in file_problems(model_folder, files, tr(REMEDY)):
         problems.add(problem)
     problems.stop_if_any()
     feeds, ((fetch, _, shape),) = feeds_and_fetches(graphs[0])

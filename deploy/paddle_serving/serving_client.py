@@ -5,13 +5,13 @@ import json
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, add_blank_flag, non_negative_float, positive_int
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.table_flags import add_table_flags, table_options
 from wire import MAX_TEXTS, WireError, texts_of, wire_of
 
 SENTENCE, SERVICE = "sentence", "seq_cls"  # of PaddleNLP's application
 FIELDS = ("label", "confidence", "label_name")
-NO_ANSWER = "this is not an answer of service.py; check --url"
+NO_ANSWER = N_("this is not an answer of service.py; check --url")
 SAMPLES = [
     "“小满”牌电热毯召回六千条，原因是控温器会短路",
     "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会",
@@ -52,7 +52,7 @@ def rows_of(url, texts, answer):
     except (KeyError, ValueError, WireError):
         rows = []
     if len(rows) != len(texts) or any(len({*map(len, row)}) != 1 for row in rows):
-        raise UserError(f"{url}: {NO_ANSWER}")
+        raise UserError(f"{url}: {tr(NO_ANSWER)}")
     return rows
 
 

@@ -6,10 +6,10 @@ what it is, a list of string literals, and anything else is an error.
 
 import re
 
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 MAX_CHARACTERS, MAX_TEXTS = 4 * 1024 * 1024, 1024  # of one value
-FORM = "expected array([b'...', b'...'], dtype=object), what repr() writes for an array of texts"
+FORM = N_("expected array([b'...', b'...'], dtype=object), what repr() writes for an array of texts")
 _START = re.compile(r"\s*(array\(\s*)?\[\s*")
 _TOKEN = re.compile(r"""(b?)(?:'([^'\\\n]*(?:\\.[^'\\\n]*)*)'|"([^"\\\n]*(?:\\.[^"\\\n]*)*)")""")
 _COMMA, _END = re.compile(r"\s*,\s*"), re.compile(r"\s*\]\s*")
@@ -44,7 +44,7 @@ def texts_of(value, max_texts=MAX_TEXTS):
         )
     start = _START.match(value)
     if not start:
-        raise WireError(tr("{form}; it begins otherwise", form=FORM))
+        raise WireError(tr("{form}; it begins otherwise", form=tr(FORM)))
     texts, position = [], start.end()
     while True:
         token = _TOKEN.match(value, position)
@@ -62,7 +62,7 @@ def texts_of(value, max_texts=MAX_TEXTS):
 
 
 def _where(position):
-    return tr("{form}; it differs from character {position} on", form=FORM, position=position + 1)
+    return tr("{form}; it differs from character {position} on", form=tr(FORM), position=position + 1)
 
 
 def _check_end(value, position, is_array):

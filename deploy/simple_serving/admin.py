@@ -7,10 +7,10 @@ from fastapi.responses import JSONResponse
 from batcher import Closed
 from settings import API_KEY
 from text_cls.cli import UserError
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
 ADMIN = ("/admin/reload", "/admin/rollback")
-NO_KEY = f"these routes need an API key: start the server with {API_KEY} set, and send that key"
+NO_KEY = N_("these routes need an API key: start the server with {variable} set, and send that key")
 
 
 def add_admin(app, state, answers, error_response):
@@ -24,7 +24,7 @@ def add_admin(app, state, answers, error_response):
         """The response to a request to change a bundle, which may be named."""
         service = state.service
         if not service.settings.api_key:
-            return error_response(403, NO_KEY)
+            return error_response(403, tr(NO_KEY, variable=API_KEY))
         names = ", ".join(service.bundles)
         if bundle is None and len(service.bundles) > 1:
             return error_response(422, tr("say which bundle: ?bundle=NAME, one of {names}", names=names))

@@ -8,20 +8,24 @@ import time
 
 import h11
 
+from text_cls.language import N_, tr
+
 HEAD_BYTES = 16384  # of a request's head, or of what follows the last chunk
 HEAD_LINES = 100
 FREE_PIECES = 1000  # chunks and reads of a request that may be as small as they like; the others must average
 PIECE_BYTES = 64  # bytes or more
 SHORT_REST = 65536  # bytes of a body that are read after an answer that did not need them
 DETAILS = {
-    400: "this is not a valid HTTP request",
-    408: "the head of the request did not arrive in time; send it faster",
+    400: N_("this is not a valid HTTP request"),
+    408: N_("the head of the request did not arrive in time; send it faster"),
     414: f"the address is too long; a request's head may have {HEAD_BYTES} bytes",
     431: f"the headers are too large; a request's head may have {HEAD_BYTES} bytes and {HEAD_LINES} lines",
-    501: "send the body with Content-Length, or with Transfer-Encoding: chunked and no other",
+    501: N_("send the body with Content-Length, or with Transfer-Encoding: chunked and no other"),
 }
-ENDED_EARLY = "the request ended before the end of its head, or of its body; check Content-Length"
-SMALL_PIECES = "the request arrived in too many small pieces; send its body in larger chunks, or with Content-Length"
+ENDED_EARLY = N_("the request ended before the end of its head, or of its body; check Content-Length")
+SMALL_PIECES = N_(
+    "the request arrived in too many small pieces; send its body in larger chunks, or with Content-Length"
+)
 NO_REQUEST = h11.Request(method="-", target="/", headers=[("host", "-")])  # what was sent instead has no method
 
 
@@ -66,12 +70,12 @@ class Requests(h11.Connection):
     def _refusal_of(self, error, in_head):
         """(status, detail), without h11's own messages, which quote the request."""
         data, at_end = self.trailing_data
-        if error.args[0] == SMALL_PIECES or at_end:
-            return 400, ENDED_EARLY if at_end else SMALL_PIECES
+        if error.args[0] == tr(SMALL_PIECES) or at_end:
+            return 400, tr(ENDED_EARLY) if at_end else tr(SMALL_PIECES)
         status = error.error_status_hint
         if status == 431 and in_head and b"\n" not in data:
             status = 414
-        return status, DETAILS[status]
+        return status, tr(DETAILS[status])
 
     def _next_within_limits(self):
         if self.overdue:
@@ -90,7 +94,7 @@ class Requests(h11.Connection):
         elif event is h11.NEED_DATA and self.trailing_data[0].count(b"\n") > HEAD_LINES:
             raise h11.RemoteProtocolError("", 431)
         if self._pieces > FREE_PIECES + self._bytes // PIECE_BYTES and not self.ended:
-            raise h11.RemoteProtocolError(SMALL_PIECES)
+            raise h11.RemoteProtocolError(tr(SMALL_PIECES))
         return event
 
     def send(self, event):

@@ -14,9 +14,10 @@ import numpy as np
 
 from batcher import Closed, Full
 from text_cls.cli import UserError, logger
+from text_cls.language import N_, tr
 
 THREADS = {"embedded": 1, "milvus": 8}  # a search in memory keeps a core busy; one in Milvus waits for a server
-DOWN = "the index of labels does not answer"
+DOWN = N_("the index of labels does not answer")
 
 
 class Unavailable(Closed):
@@ -44,7 +45,7 @@ class Lookup:
     def check_alive(self):
         """Raises Unavailable if the index did not answer last time."""
         if not self.answers:
-            raise Unavailable(DOWN)
+            raise Unavailable(tr(DOWN))
 
     def check(self):
         """Raises Full if a request would wait too long for its search."""
@@ -77,7 +78,7 @@ class Lookup:
             return function(*args)
         except UserError as error:
             self.set_answers(False, error)
-            raise Unavailable(DOWN) from error
+            raise Unavailable(tr(DOWN)) from error
         finally:
             seconds = time.perf_counter() - start
             self._seconds += (seconds - self._seconds) / 8

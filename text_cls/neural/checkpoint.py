@@ -272,7 +272,7 @@ def _read_checkpoint(path, label_file, problems, flag, kind):
 
 def _read_config(path):
     file = os.path.join(path, "config.json")
-    return read_json(file, CONFIG, REMEDY) if os.path.exists(file) else {}
+    return read_json(file, CONFIG, tr(REMEDY)) if os.path.exists(file) else {}
 
 
 def _read_labels(path, label_file, outputs, problems):
@@ -411,7 +411,7 @@ def load_verified(folder: str, load: Callable[[], Any], name: str | None = None)
         weights = [name] if name else weight_files(folder) or [SAFETENSORS]
         if problem := sums_problem(files, weights) or damage(folder, files):
             raise UserError(
-                tr("{folder} is damaged ({problem}); {remedy}", folder=folder, problem=problem, remedy=REMEDY)
+                tr("{folder} is damaged ({problem}); {remedy}", folder=folder, problem=problem, remedy=tr(REMEDY))
             )
         return load()
 

@@ -143,7 +143,7 @@ def _write_reference(folder, checkpoint):
     reference, decision = checkpoint.reference, checkpoint.decision
     problem = reference and reference.problem(checkpoint.labels.names, decision)
     if problem:
-        logger.warning("The bundle has no reference.json: the checkpoint's %s. %s", problem, REMEDY.capitalize())
+        logger.warning("The bundle has no reference.json: the checkpoint's %s. %s", problem, tr(REMEDY).capitalize())
     elif reference:
         reference.write(folder)
 

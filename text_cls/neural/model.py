@@ -9,7 +9,7 @@ import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
 from text_cls.cli import UserError, closest, logger, progress_bar
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import Windows, passages, pool
 from text_cls.neural import hugging_face
@@ -32,7 +32,7 @@ MODEL_NAMES = (
     "ernie-m-base",
     "ernie-m-large",
 )
-FOLDER_HELP = (
+FOLDER_HELP = N_(
     "A model's folder holds config.json, model_state.pdparams, tokenizer_config.json and vocab.txt, as PaddleNLP's "
     "save_pretrained writes them"
 )
@@ -128,7 +128,7 @@ def model_name_problem(name, flag="--model_name"):
         flag=flag,
         name=name,
         missing=" and no ".join(missing),
-        folder_help=FOLDER_HELP,
+        folder_help=tr(FOLDER_HELP),
     )
 
 
@@ -216,7 +216,7 @@ def pretrained_faults(name, flag="--model_name", loader="AutoModel"):
                     flag=flag,
                     name=name,
                     error=error,
-                    folder_help=FOLDER_HELP,
+                    folder_help=tr(FOLDER_HELP),
                 )
             ) from error
         cache = _cache_folder(name)

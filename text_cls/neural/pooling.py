@@ -7,7 +7,7 @@ records which in its configuration, as `pooling`; PaddleNLP's own models record 
 import os
 
 from text_cls.cli import UserError, logger
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.neural import hugging_face
 from text_cls.neural.run_file import weights_folder
 from text_cls.schema import OBJECT, fields, one_of, or_null, read_json
@@ -16,7 +16,7 @@ POOLINGS = FIRST, MEAN = ("first", "mean")
 POOLING_FIELD = {"pooling": or_null(one_of(*POOLINGS))}  # in config.json
 # What sentence-transformers calls them: in its `pooling_mode`, and in the flags that older versions wrote.
 MODES = {"cls": FIRST, "mean": MEAN, "pooling_mode_cls_token": FIRST, "pooling_mode_mean_tokens": MEAN}
-REMEDY = "correct it, or copy the whole folder again"
+REMEDY = N_("correct it, or copy the whole folder again")
 
 
 def pooling_of(config) -> str:
@@ -36,7 +36,9 @@ def recorded_pooling(folder: str) -> str | None:
     if not os.path.exists(path):
         return None
     return (
-        read_json(path, fields({}, POOLING_FIELD), REMEDY).get("pooling") or _of_sentence_transformers(folder) or FIRST
+        read_json(path, fields({}, POOLING_FIELD), tr(REMEDY)).get("pooling")
+        or _of_sentence_transformers(folder)
+        or FIRST
     )
 
 
@@ -44,7 +46,7 @@ def _of_sentence_transformers(folder):
     path = os.path.join(folder, "1_Pooling", "config.json")
     if not os.path.exists(path):
         return None
-    config = read_json(path, OBJECT, REMEDY)
+    config = read_json(path, OBJECT, tr(REMEDY))
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]

@@ -7,7 +7,7 @@ import os
 
 from text_cls.card_facts import CARD
 from text_cls.files import recover_folder, sha256
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.long_texts import MODES, POOLINGS
 from text_cls.schema import (
     ANY,
@@ -32,7 +32,7 @@ SAFETENSORS, PDPARAMS = "model.safetensors", "model_state.pdparams"
 WEIGHT_FILES = (SAFETENSORS, PDPARAMS)  # of a checkpoint, the preferred one first; both have the same weights
 
 LONGEST = 1_000_000  # tokens per text that any model could take
-REMEDY = "train again, or restore the folder from a backup"
+REMEDY = N_("train again, or restore the folder from a backup")
 
 _MAX_SEQ_LENGTH = {"max_seq_length": whole(1, LONGEST)}
 _LONG_TEXTS = {
@@ -84,15 +84,15 @@ RESUMABLE = fields(  # a run to be resumed
 )
 
 
-def read_run(path, check=RUN, remedy=REMEDY):
+def read_run(path, check=RUN, remedy=None):
     """`run.json` of the folder `path` as a dict; empty if the folder has none.
 
     Raises:
-        UserError: the file is damaged, or `check` finds a fault; the message ends with the remedy.
+        UserError: the file is damaged, or `check` finds a fault; the message ends with the remedy (of a checkpoint).
     """
     recover_folder(path)
     file = os.path.join(path, RUN_FILE)
-    return read_json(file, check, remedy) if os.path.exists(file) else {}
+    return read_json(file, check, remedy or tr(REMEDY)) if os.path.exists(file) else {}
 
 
 def file_sums(folder):

@@ -271,7 +271,7 @@ def _read_last(save_dir, run):
             return None
         saved = read_run(last, RESUMABLE)
     except UserError as error:
-        problem = "; ".join(line.strip().removesuffix(f"; {REMEDY}") for line in str(error).splitlines())
+        problem = "; ".join(line.strip().removesuffix(f"; {tr(REMEDY)}") for line in str(error).splitlines())
         raise last_is_damaged(save_dir, run, problem) from error
     if not saved and os.path.exists(os.path.join(last, STATE_FILE)):
         raise last_is_damaged(save_dir, run, f"{RUN_FILE}: missing")

@@ -14,9 +14,9 @@ from collections import OrderedDict
 import numpy as np
 
 from text_cls.cli import UserError
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
-ADVICE = "nothing was loaded. Use a file from a source you trust"
+ADVICE = N_("nothing was loaded. Use a file from a source you trust")
 # A pickle may refer to a container many times. Real files do so rarely; 40 nested lists of two references each would
 # unfold to 2^40 values. So a file may have this many values per byte.
 VALUES_PER_BYTE = 10
@@ -205,7 +205,7 @@ def load(file, **options):
         return _Values(VALUES_PER_BYTE * file.tell() + 100).plain(value)
     except NotWeightsError as error:
         raise UserError(
-            tr("{path}: it contains {error}, which is not weights; {advice}", path=path, error=error, advice=ADVICE)
+            tr("{path}: it contains {error}, which is not weights; {advice}", path=path, error=error, advice=tr(ADVICE))
         ) from error
     except MemoryError as error:
         raise UserError(tr("{path}: it is damaged, or needs more memory than there is", path=path)) from error
@@ -258,6 +258,6 @@ def _find_torch_class(unpickler, module, name):
     if (module, name) != ("collections", "OrderedDict"):
         shown = _shown(f"{module}.{name}")
         raise UserError(
-            tr("pytorch_model.bin: it contains {shown}, which is not weights; {advice}", shown=shown, advice=ADVICE)
+            tr("pytorch_model.bin: it contains {shown}, which is not weights; {advice}", shown=shown, advice=tr(ADVICE))
         )
     return OrderedDict

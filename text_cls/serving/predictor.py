@@ -167,7 +167,7 @@ class Predictor:
         providers = ["CPUExecutionProvider"]
         if device == "gpu":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device_id}))
-        path, remedy = self.bundle.onnx_file(variant), REMEDIES[self.kind]
+        path, remedy = self.bundle.onnx_file(variant), tr(REMEDIES[self.kind])
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen kinds
@@ -283,10 +283,10 @@ class Predictor:
                 raise UserError(
                     tr(
                         "{folder}: the graph fails on rows of {lengths} tokens; check longest_input of manifest.json, "
-                        "or {remedies} ({error})",
+                        "or {remedy} ({error})",
                         folder=self.bundle.folder,
                         lengths=encoded.lengths[first + rows].max(),
-                        remedies=REMEDIES[self.kind],
+                        remedy=tr(REMEDIES[self.kind]),
                         error=str(error).strip(),
                     )
                 ) from error

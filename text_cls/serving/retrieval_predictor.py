@@ -15,14 +15,14 @@ import numpy as np
 from text_cls.bundle import RETRIEVAL, file_problems
 from text_cls.cli import UserError, logger
 from text_cls.files import read_unchanged
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.search.embedded_index import ENTRIES, GRAPH, VECTORS
 from text_cls.search.index import Found, VectorIndex
 from text_cls.search.label_scores import label_scores
 from text_cls.search.open_index import open_index
 from text_cls.serving.predictor import Predictor
 
-INDEX_REMEDY = (
+INDEX_REMEDY = N_(
     "run this again if index.py has just changed it; else copy the bundle again, or rebuild the index: "
     "python retrieval_based/index.py build"
 )
@@ -77,7 +77,7 @@ class RetrievalPredictor(Predictor):
         """The index. The files may have been replaced since the encoder was opened, so they are compared once more."""
         folder, manifest = self.bundle.folder, self.bundle.manifest
         files = {name: digest for name, digest in manifest["files"].items() if name in (VECTORS, ENTRIES, GRAPH)}
-        for problem in file_problems(folder, files, INDEX_REMEDY):
+        for problem in file_problems(folder, files, tr(INDEX_REMEDY)):
             raise UserError(problem)
         return open_index(folder, manifest, self._timeout)
 
