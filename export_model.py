@@ -41,8 +41,12 @@ def parse_args(argv=None):
         "a linear model beside the neural one; the dev file decides how they share the work"
     )
     linear = tr("checkpoint of a linear model of train.py")
-    two.add_argument("--cascade", metavar="LINEAR", help=f"{linear}: it answers the rows that it is sure of (none)")
-    two.add_argument("--blend", metavar="LINEAR", help=f"{linear}: the mean of both models' probabilities (none)")
+    two.add_argument(
+        "--cascade", metavar="LINEAR", help=tr("{linear}: it answers the rows that it is sure of (none)", linear=linear)
+    )
+    two.add_argument(
+        "--blend", metavar="LINEAR", help=tr("{linear}: the mean of both models' probabilities (none)", linear=linear)
+    )
 
     variants = parser.add_argument_group("variants, measured on the dev file before they are accepted")
     variants.add_argument("--int8", action="store_true", help="8-bit weights and products, for CPUs (off)")

@@ -183,7 +183,7 @@ def _results(where, record, columns, counts, others):
                     others.append((where, problem))
             yield where, rank(annotation), results
     elif "entities" in record or "spans" in record:
-        raise ValueError(SPANS)
+        raise ValueError(tr(SPANS))
     else:
         key = next((key for key in ("label", "labels") if key in record), None)
         if key is None:
@@ -208,7 +208,7 @@ def _names(result, separator):
         else:
             yield from (_joined(path, separator) for path in result["taxonomy"])
     elif isinstance(result, (dict, list)):
-        raise ValueError(SPANS)
+        raise ValueError(tr(SPANS))
     else:
         raise ValueError(tr("label {result!r} is not a name; export label names, not numbers", result=result))
 

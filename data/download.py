@@ -43,7 +43,7 @@ def parse_args(argv=None):
     )
     parser.add_argument("name", choices=sorted(SIZES), help="data set (required)")
     parser.add_argument("--output_dir", help="output folder; must not exist (data/NAME)")
-    parser.add_argument("--url", help=f"address of the archive ({SOURCE.format('NAME')})")
+    parser.add_argument("--url", help=tr("address of the archive ({address})", address=SOURCE.format("NAME")))
     parser.add_argument("--archive", help="use this .tar.gz instead of downloading (none)")
     return parser.parse_args(argv)
 

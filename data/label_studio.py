@@ -4,9 +4,9 @@ from collections import Counter
 
 from text_cls.cli import closest
 from text_cls.label_tree import join_path
-from text_cls.language import tr
+from text_cls.language import N_, tr
 
-SPANS = (
+SPANS = N_(
     "this labels a span, not the whole text; use a project of the type text classification (doccano), or <Choices> or "
     "<Taxonomy> (Label Studio)"
 )
@@ -52,9 +52,9 @@ def split_results(annotation):
         elif is_choice(value):
             choices.append((control, value))
         elif span:
-            others.append((kind, control, SPANS))
+            others.append((kind, control, tr(SPANS)))
         elif kind in ("choices", "taxonomy"):
-            raise ValueError(SPANS)
+            raise ValueError(tr(SPANS))
         else:
             others.append(
                 (kind, control, tr("a result of type {kind} is no label; use <Choices> or <Taxonomy>", kind=kind))

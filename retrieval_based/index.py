@@ -90,7 +90,11 @@ def add_build_flags(parser):
     parser.add_argument(
         "--neighbours",
         type=positive_int,
-        help=f"nearest entries that count (unchanged; {NEIGHBOURS}, or {VOTERS} by vote, if --vote changes)",
+        help=tr(
+            "nearest entries that count (unchanged; {neighbours}, or {voters} by vote, if --vote changes)",
+            neighbours=NEIGHBOURS,
+            voters=VOTERS,
+        ),
     )
     parser.add_argument("--milvus_uri", help="FILE.db for Milvus Lite, or http://host:19530 (none: in the bundle)")
     parser.add_argument("--index_type", choices=INDEX_TYPES, help="type of the index in Milvus (HNSW)")

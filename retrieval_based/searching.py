@@ -23,7 +23,10 @@ def add_search_flags(parser, required=True, vote=True):
     group.add_argument(
         "--params_path",
         required=required,
-        help=f"checkpoint of train.py, or bundle of export_model.py ({'required' if required else 'none'})",
+        help=tr(
+            "checkpoint of train.py, or bundle of export_model.py ({needed})",
+            needed=tr("required") if required else tr("none"),
+        ),
     )
     group.add_argument(
         "--corpus_file",
@@ -41,8 +44,11 @@ def add_search_flags(parser, required=True, vote=True):
     group.add_argument(
         "--recall_num",
         type=positive_int,
-        help="number of nearest entries to find for each text "
-        f"({NEIGHBOURS}{f', or {VOTERS} by vote' if vote else ''}; a bundle's own)",
+        help=tr(
+            "number of nearest entries to find for each text ({neighbours}{votes}; a bundle's own)",
+            neighbours=NEIGHBOURS,
+            votes=tr(", or {voters} by vote", voters=VOTERS) if vote else "",
+        ),
     )
     group.add_argument("--max_seq_length", type=positive_int, help="maximum tokens per text (as in training)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="texts per batch (%(default)s)")

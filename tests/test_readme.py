@@ -172,7 +172,7 @@ def messages_in(path):
         if isinstance(node, ast.JoinedStr):
             yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield re.sub(r"%[-\d.]*[a-z]", "…", node.value)
+            yield re.sub(r"%[-\d.]*[a-z]|\{\w+(![ras])?(:[^{}]*)?\}", "…", node.value)
 
 
 @pytest.mark.parametrize("language", ["", "_zh"])

@@ -76,7 +76,7 @@ def foreign_message(path, head, may_be_json=False):
 
 def csv_message(path):
     """What to do about a file of comma-separated columns."""
-    remedy = tr(_CONVERT).format(shlex.quote(os.fspath(path)))
+    remedy = tr(_CONVERT, path=shlex.quote(os.fspath(path)))
     return tr("{path}: this file is CSV, but a row is text<TAB>label,label; {remedy}", path=path, remedy=remedy)
 
 

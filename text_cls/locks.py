@@ -161,4 +161,4 @@ def _holder(content):
 
 
 def _described(holder):
-    return "{script} (process {process} on {host}, since {since})".format_map(holder)
+    return tr("{script} (process {process} on {host}, since {since})", **holder)

@@ -12,7 +12,10 @@ WAYS = N_("cut: read their beginning; head_tail: beginning and end; windows: all
 def add_training_flags(group):
     """Adds --long_texts, --stride, --max_windows and --window_pooling."""
     group.add_argument(
-        "--long_texts", choices=MODES, default=CUT, help=f"texts that exceed --max_seq_length. {tr(WAYS)} (%(default)s)"
+        "--long_texts",
+        choices=MODES,
+        default=CUT,
+        help=tr("texts that exceed --max_seq_length. {ways} (%(default)s)", ways=tr(WAYS)),
     )
     step = tr("windows: tokens from the start of one to that of the next (they do not overlap)")
     group.add_argument("--stride", type=positive_int, help=step)
@@ -25,7 +28,9 @@ def add_training_flags(group):
 def add_model_flags(group):
     """Adds --long_texts, --stride and --max_windows, with those of the checkpoint as default."""
     group.add_argument(
-        "--long_texts", choices=MODES, help=f"texts that exceed --max_seq_length. {tr(WAYS)} (as in training)"
+        "--long_texts",
+        choices=MODES,
+        help=tr("texts that exceed --max_seq_length. {ways} (as in training)", ways=tr(WAYS)),
     )
     step = tr("windows: tokens from the start of one to that of the next (as in training)")
     group.add_argument("--stride", type=positive_int, help=step)

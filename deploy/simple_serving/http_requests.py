@@ -18,8 +18,8 @@ SHORT_REST = 65536  # bytes of a body that are read after an answer that did not
 DETAILS = {
     400: N_("this is not a valid HTTP request"),
     408: N_("the head of the request did not arrive in time; send it faster"),
-    414: f"the address is too long; a request's head may have {HEAD_BYTES} bytes",
-    431: f"the headers are too large; a request's head may have {HEAD_BYTES} bytes and {HEAD_LINES} lines",
+    414: N_("the address is too long; a request's head may have {bytes} bytes"),
+    431: N_("the headers are too large; a request's head may have {bytes} bytes and {lines} lines"),
     501: N_("send the body with Content-Length, or with Transfer-Encoding: chunked and no other"),
 }
 ENDED_EARLY = N_("the request ended before the end of its head, or of its body; check Content-Length")
@@ -75,7 +75,7 @@ class Requests(h11.Connection):
         status = error.error_status_hint
         if status == 431 and in_head and b"\n" not in data:
             status = 414
-        return status, tr(DETAILS[status])
+        return status, tr(DETAILS[status], bytes=HEAD_BYTES, lines=HEAD_LINES)
 
     def _next_within_limits(self):
         if self.overdue:

@@ -101,7 +101,10 @@ class Lookup:
         with self._change:  # several searches may fail at once
             changed, self.answers = answers != self.answers, answers
         if changed:
-            logger.warning("The index answers again" if answers else f"The index does not answer: {error}")
+            if answers:
+                logger.warning("The index answers again")
+            else:
+                logger.warning("The index does not answer: %s", error)
 
     @staticmethod
     def try_out(predictor):

@@ -110,7 +110,9 @@ def parser_of(description):
         "--bundle",
         type=named_folder,
         action="append",
-        help=f"folder that an export script wrote, or name=folder; once for each bundle ({ROOT / 'export'})",
+        help=tr(
+            "folder that an export script wrote, or name=folder; once for each bundle ({root})", root=ROOT / "export"
+        ),
     )
     add("--split", type=shares, help="shares of the requests by bundle, such as old=90,new=10 (all to the first)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all addresses (%(default)s)")
