@@ -9,7 +9,7 @@ import numpy as np
 
 from text_cls import long_text_flags
 from text_cls.cli import logger, positive_int
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.long_texts import CUT, WINDOWS, unread_text
 from text_cls.rows import LINE_BREAKS, one_line
 
@@ -22,10 +22,10 @@ CHECKPOINT = str(Path(__file__).resolve().parent / "checkpoint")  # written by t
 def add_model_flags(
     parser,
     params_path=CHECKPOINT,
-    params_help="checkpoint of train.py (%(default)s)",
+    params_help=N_("checkpoint of train.py (%(default)s)"),
     batch_size=32,
-    batch_help="rows per batch (%(default)s)",
-    label_help="labels; if the file exists, it must be the model's (%(default)s)",
+    batch_help=N_("rows per batch (%(default)s)"),
+    label_help=N_("labels; if the file exists, it must be the model's (%(default)s)"),
     group=None,
 ):
     """Adds --dataset_dir and --label_file; to `group`, --params_path, --device, those of the texts' length, and

@@ -101,9 +101,13 @@ def command(main):
         if (sys.argv[1:] if argv is None else list(argv))[:1] == ["--version"]:
             print(f"text-cls {__version__}")
             return 0
+        set_up_log()
         try:
-            language()  # an unknown one is refused first
-            set_up_log()
+            language()
+        except UserError as error:  # an unknown one, so that the message cannot be translated
+            print(f"error: {error}", file=sys.stderr)
+            return error.status
+        try:
             with one_run():
                 return main(argv) or 0
         except UserError as error:

@@ -42,11 +42,16 @@ def add_admin(app, state, answers, error_response):
         return JSONResponse({"changed": changed, **served.describe_versions()})
 
     @app.post(
-        ADMIN[0], summary="Load what is in the bundle's folder", responses=answers(403, 409, 422, 503), tags=["admin"]
+        ADMIN[0],
+        summary=tr("Load what is in the bundle's folder"),
+        responses=answers(403, 409, 422, 503),
+        tags=["admin"],
     )
     async def reload(bundle: str | None = None) -> dict[str, str | bool | None]:
         return await change(bundle, lambda served: served.reload())
 
-    @app.post(ADMIN[1], summary="Go back to the version before", responses=answers(403, 409, 422, 503), tags=["admin"])
+    @app.post(
+        ADMIN[1], summary=tr("Go back to the version before"), responses=answers(403, 409, 422, 503), tags=["admin"]
+    )
     async def rollback(bundle: str | None = None) -> dict[str, str | bool | None]:
         return await change(bundle, lambda served: served.rollback() or True)

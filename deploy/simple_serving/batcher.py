@@ -40,8 +40,8 @@ class Closed(Exception):
 
     retry_after = 5
 
-    def __init__(self, reason="the server is stopping, or its model has failed"):
-        super().__init__(reason)
+    def __init__(self, reason=None):
+        super().__init__(reason or tr("the server is stopping, or its model has failed"))
 
 
 class Job(Future):

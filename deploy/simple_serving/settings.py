@@ -250,4 +250,5 @@ def describe(settings):
     values = {name: value for name, value in vars(settings).items() if name not in apart}
     values["bundle"] = " ".join(map(str, settings.bundle))
     yield ", ".join(f"{name}={value}" for name, value in values.items())
-    yield f"API key: {'required, except for pages and health' if settings.api_key else f'none ({API_KEY} is not set)'}"
+    without = tr("API key: none ({variable} is not set)", variable=API_KEY)
+    yield tr("API key: required, except for pages and health") if settings.api_key else without

@@ -124,7 +124,7 @@ def columns_of(path: str, own: Labels, label_file: str, labels: Labels) -> np.nd
     if not missing and not extra:
         return np.array(columns)
     parts = [
-        f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        f"{what} {', '.join(names[:5])}" + (tr(" and {others} more", others=len(names) - 5) if len(names) > 5 else "")
         for what, names in ((tr("it does not know"), missing), (tr("only it has"), extra))
         if names
     ]
