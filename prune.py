@@ -154,7 +154,7 @@ def log_table(args, rows, sizes, whole):
     logger.info("width        micro f1  macro f1  parameters    model.onnx  latency at batch 32, on this CPU")
     for name, folder in folders.items():
         result, size = results[name], os.path.getsize(os.path.join(folder, "model.onnx")) / 2**20
-        latency, before = (1000 / results[key]["texts_per_second"] for key in (name, tr("whole model")))
+        latency, before = (1000 / results[key]["texts_per_second"] for key in (name, "whole model"))
         logger.info(
             "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms per text, %.2fx as fast",
             name,

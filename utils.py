@@ -141,7 +141,7 @@ def probabilities_of(checkpoint, texts, max_seq_length, batch_size):
 
 def log_data(labels, rows):
     """Logs the labels, each file ({split: `Rows`}), and problems between train and dev."""
-    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
+    logger.info("%d labels, %s", len(labels), tr("hierarchical") if labels.hierarchical else tr("flat"))
     for part in rows.values():
         log_rows(part)
     if {"train", "dev"} <= rows.keys():

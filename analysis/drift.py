@@ -221,7 +221,7 @@ def log_report(report):
     for label in changed[:LOGGED]:
         logger.info(
             "%s %s: %.2f%% of the rows on dev, %.2f%% now (change %+.2f to %+.2f points)",
-            *(label["label"], "rises" if label["after"] > label["before"] else "falls"),
+            *(label["label"], tr("rises") if label["after"] > label["before"] else tr("falls")),
             *(100 * label[name] for name in ("before", "after", "low", "high")),
         )
     more = tr(", {count} of them not shown", count=len(changed) - LOGGED) if len(changed) > LOGGED else ""

@@ -247,7 +247,7 @@ def log_scores(args, labels, rows):
 def run(args):
     """Reads the data and makes the bundle."""
     labels, rows, texts = read_data(args)
-    logger.info("%d labels, %s", len(labels), "hierarchical" if labels.hierarchical else "flat")
+    logger.info("%d labels, %s", len(labels), tr("hierarchical") if labels.hierarchical else tr("flat"))
     for part in rows.values():
         log_rows(part)
     warn(args, labels)

@@ -86,6 +86,6 @@ def _labels_with_entries(predictor):
     if more := sum(count > 1 for count in counts.values()):
         logger.warning(
             "%s had texts of their own (add --text), which are not kept; add them again",
-            "1 label" if more == 1 else f"{more} labels",
+            tr("1 label") if more == 1 else tr("{count} labels", count=more),
         )
     return set(counts)

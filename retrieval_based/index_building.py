@@ -37,7 +37,7 @@ def search_settings(args, bundle, vote):
         neighbours, decision = VOTERS if vote else NEIGHBOURS, vote_decision(decision)
         logger.info(
             "Scores are now %s, and the threshold is 0.5. To fit it: analysis/threshold.py --bundle %s",
-            tr("shares of votes") if vote else "cosines",
+            tr("shares of votes") if vote else tr("cosines"),
             args.bundle,
         )
     search = {"vote": vote, "neighbours": args.neighbours or neighbours}

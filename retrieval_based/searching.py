@@ -87,7 +87,7 @@ class Search:
             min(self.neighbours, len(self.index)),
             len(self.index),
             corpus.source,
-            "vote" if self.vote else tr("are used"),
+            tr("vote") if self.vote else tr("are used"),
         )
 
     def find(self, texts):

@@ -91,11 +91,11 @@ def refit_head(options, width, checkpoint, rows, tokens):
         layer.set_state_dict(before)
     logger.info(
         "Width %s, F1 on dev (micro, macro): %.2f, %.2f with the trained classifier; %.2f, %.2f with a fitted one: %s. "
-        "The %s one is kept",
+        "%s",
         round(width, 2),
         *(100 * found[name] for found in (trained, fitted) for name in ("micro_f1", "macro_f1")),
         how,
-        "fitted" if better else "trained",
+        tr("The fitted one is kept") if better else tr("The trained one is kept"),
     )
 
 
