@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_float
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.int8_graph import to_int8
@@ -319,13 +319,10 @@ def run_on_two(args, checkpoint, linear, rows, plain, texts):
     with two.folder(args.output_path, checkpoint, plain, rows, args.dev_file) as draft:
         both = Predictor(draft.folder)
         logger.info("The bundle's logits match its two models' within %.1e", two.check(alone, both, texts))
-        results = measure({"neural model": alone, "both models": both}, rows)
+        results = measure({N_("neural model"): alone, N_("both models"): both}, rows)
         for name, result in results.items():
-            log_result(name, result, "")
-        if (
-            args.cascade
-            and results[tr("both models")]["texts_per_second"] <= results[tr("neural model")]["texts_per_second"]
-        ):
+            log_result(tr(name), result, "")
+        if args.cascade and results["both models"]["texts_per_second"] <= results["neural model"]["texts_per_second"]:
             logger.warning("This is not faster here than the neural model: to save time, leave --cascade out")
         if not args.int8:
             return []

@@ -19,7 +19,7 @@ from itertools import islice
 from text_cls import long_text_flags
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, command, is_main_process, logger, non_negative_float, non_negative_int, positive_int
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 
@@ -148,7 +148,7 @@ def log_table(args, rows, sizes, whole):
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
 
-    folders = {"whole model": whole}
+    folders = {N_("whole model"): whole}
     folders |= {str(value): os.path.join(args.output_dir, folder_of(value)) for value in args.width_mult_list}
     results = measure({name: Predictor(folder) for name, folder in folders.items()}, rows["dev"])
     logger.info("width        micro f1  macro f1  parameters    model.onnx  latency at batch 32, on this CPU")
@@ -157,7 +157,7 @@ def log_table(args, rows, sizes, whole):
         latency, before = (1000 / results[key]["texts_per_second"] for key in (name, "whole model"))
         logger.info(
             "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms per text, %.2fx as fast",
-            name,
+            tr(name),
             result["micro_f1"],
             result["macro_f1"],
             sizes[name] / 1e6,

@@ -128,7 +128,7 @@ def _by_text(annotations, disagreement, old_labels, counts):
         if clean:
             texts.setdefault(clean if disagreement else task, (clean, []))[1].extend(members)
         else:
-            counts[tr("without a text")] += 1
+            counts["without a text"] += 1
     return texts.values()
 
 

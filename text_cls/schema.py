@@ -128,7 +128,7 @@ def _found(value):
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, list):
-        return "a list" if value else tr("an empty list")
+        return tr("a list") if value else tr("an empty list")
     if isinstance(value, dict):
         return tr("an object") if value else tr("an empty object")
     return shorten(value) if isinstance(value, str) else shorten(str(value)).strip("'")

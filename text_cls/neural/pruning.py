@@ -10,6 +10,7 @@ import numpy as np
 
 from text_cls.batching import shuffled_batches, sorted_batches
 from text_cls.cli import logger
+from text_cls.language import tr
 from text_cls.long_texts import Windows, pool
 from text_cls.neural.compat import import_paddle, patch_dynabert, upstream_log, whole_paddlenlp
 from text_cls.neural.head_start import fit_head
