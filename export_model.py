@@ -25,6 +25,7 @@ from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
 from text_cls.neural.int8_graph import to_int8
 from text_cls.neural.onnx_graph import to_fp16
+from text_cls.terminal import log_table
 
 
 def parse_args(argv=None):
@@ -73,15 +74,14 @@ def fault_of(result, reference, max_f1_drop):
     return None
 
 
-def log_result(name, result, verdict):
-    logger.info(
-        "%-28s micro f1 %6.2f  macro f1 %6.2f  %9.1f text/s  %s",
-        name,
-        result["micro_f1"],
-        result["macro_f1"],
-        result["texts_per_second"],
-        verdict,
-    )
+def log_results(results, verdicts):
+    """Logs a table of the results of `measure`. verdicts: {name: what is said about it}."""
+    rows = [
+        [tr(name), *(f"{one[key]:.2f}" for key in ("micro_f1", "macro_f1")), f"{one['texts_per_second']:.1f}"]
+        + [verdicts.get(name, "")]
+        for name, one in results.items()
+    ]
+    log_table(["", "micro F1", "macro F1", tr("texts per second"), ""], rows)
 
 
 def add_variant(draft, variant, device, rows, args, write=None):
@@ -101,8 +101,7 @@ def add_variant(draft, variant, device, rows, args, write=None):
     predictors = {name: Predictor(draft.folder, name, device) for name in ("float32", variant)}
     results = measure(predictors, rows)
     fault = fault_of(results[variant], results["float32"], args.max_f1_drop)
-    log_result("float32", results["float32"], "")
-    log_result(variant, results[variant], f"refused: {fault}" if fault else "accepted")
+    log_results(results, {variant: tr("refused: {fault}", fault=fault) if fault else tr("accepted")})
     if fault:
         os.remove(target)
         draft.seal()
@@ -320,8 +319,7 @@ def run_on_two(args, checkpoint, linear, rows, plain, texts):
         both = Predictor(draft.folder)
         logger.info("The bundle's logits match its two models' within %.1e", two.check(alone, both, texts))
         results = measure({N_("neural model"): alone, N_("both models"): both}, rows)
-        for name, result in results.items():
-            log_result(tr(name), result, "")
+        log_results(results, {})
         if args.cascade and results["both models"]["texts_per_second"] <= results["neural model"]["texts_per_second"]:
             logger.warning("This is not faster here than the neural model: to save time, leave --cascade out")
         if not args.int8:

@@ -22,6 +22,7 @@ from text_cls.cli import Problems, command, is_main_process, logger, non_negativ
 from text_cls.language import N_, tr
 from text_cls.locks import write_lock
 from text_cls.neural.compat import prepare_environment
+from text_cls.terminal import log_table
 
 PREFIX = "pruned_model"
 
@@ -143,7 +144,7 @@ def describe_pruned(args, value, predictor, rows, folder):
     }
 
 
-def log_table(args, rows, sizes, whole):
+def log_widths(args, rows, sizes, whole):
     """Logs scores, parameters, file size and latency of the whole model and of each width."""
     from text_cls.neural.export import measure
     from text_cls.serving.predictor import Predictor
@@ -151,20 +152,16 @@ def log_table(args, rows, sizes, whole):
     folders = {N_("whole model"): whole}
     folders |= {str(value): os.path.join(args.output_dir, folder_of(value)) for value in args.width_mult_list}
     results = measure({name: Predictor(folder) for name, folder in folders.items()}, rows["dev"])
-    logger.info("width        micro f1  macro f1  parameters    model.onnx  latency at batch 32, on this CPU")
+    before, lines = 1000 / results["whole model"]["texts_per_second"], []
     for name, folder in folders.items():
         result, size = results[name], os.path.getsize(os.path.join(folder, "model.onnx")) / 2**20
-        latency, before = (1000 / results[key]["texts_per_second"] for key in (name, "whole model"))
-        logger.info(
-            "%-12s %8.2f %9.2f %9.2f M %9.1f MiB %8.2f ms per text, %.2fx as fast",
-            tr(name),
-            result["micro_f1"],
-            result["macro_f1"],
-            sizes[name] / 1e6,
-            size,
-            latency,
-            before / latency,
-        )
+        latency = 1000 / result["texts_per_second"]
+        scores = [f"{result[kind]:.2f}" for kind in ("micro_f1", "macro_f1")]
+        sizes_of_it = [f"{sizes[name] / 1e6:.2f} M", f"{size:.1f} MiB"]
+        lines.append([tr(name), *scores, *sizes_of_it, f"{latency:.2f} ms", f"{before / latency:.2f}x"])
+    what = [tr("width"), "micro F1", "macro F1", tr("parameters"), "model.onnx"]
+    log_table([*what, tr("a text takes"), tr("as fast")], lines)
+    logger.info("Times are at batch 32, on this CPU")
 
 
 # ----------------------------------------------------------------------------------------------------------------- main
@@ -248,7 +245,7 @@ def prune_and_export(args, checkpoint, rows, work):
 
     prune(checkpoint, rows, PruningOptions.from_args(args), work, export)
     if is_main_process():
-        log_table(args, rows, sizes, whole)
+        log_widths(args, rows, sizes, whole)
 
 
 def run(args, environment, work):

@@ -21,11 +21,12 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from augmentation import MLM_NAME, STRATEGIES, TYPES, Augmenter
 from text_cls.argument_parser import ArgumentParser
-from text_cls.cli import Problems, command, fraction, logger, non_negative_int, positive_int, progress_bar
+from text_cls.cli import Problems, command, fraction, logger, non_negative_int, positive_int
 from text_cls.files import atomic_write
 from text_cls.inputs import open_input
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.rows import format_row, one_line, read_lines, tab_message
+from text_cls.terminal import progress_bar
 
 
 def parse_args(argv=None):
@@ -76,7 +77,7 @@ def key_of(text):
 def write_new_rows(path, pairs, augmenter, rows, known):
     """Writes the new rows whose texts are not known. Returns counts: made, in_train, again, short, none."""
     counts, made = Counter(), set()
-    with atomic_write(path) as file, progress_bar(rows, "row") as bar:
+    with atomic_write(path) as file, progress_bar(rows, N_("rows")) as bar:
         for text, labels in pairs:
             new_texts = augmenter.augment(text)
             counts["none"] += not new_texts

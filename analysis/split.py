@@ -28,6 +28,7 @@ from text_cls.locks import write_lock
 from text_cls.new_labels import check_new_labels, log_near_names, replace_command
 from text_cls.rows import Labels, format_row, label_problem, read_labels, read_lines, read_rows
 from text_cls.splitting import stratified_split
+from text_cls.terminal import log_table
 from utils import log_rows
 
 NAMES = ("train.txt", "dev.txt", "test.txt")
@@ -162,11 +163,12 @@ def why_missing(names, texts, counts):
         )
 
 
-def log_table(labels, sizes, texts, counts):
-    logger.info("%-10s %8s %7s %8s %14s", "file", "rows", "share", "labels", tr("labels per row"))
-    for name, size, count in zip(NAMES, sizes, counts):
-        share = 100 * size / sum(sizes)
-        logger.info("%-10s %8d %6.1f%% %8d %14.2f", name, size, share, np.count_nonzero(count), count.sum() / size)
+def log_files(labels, sizes, texts, counts):
+    rows = (
+        (name, size, f"{100 * size / sum(sizes):.1f}%", np.count_nonzero(count), f"{count.sum() / size:.2f}")
+        for name, size, count in zip(NAMES, sizes, counts)
+    )
+    log_table([tr("file"), tr("rows"), tr("share"), tr("labels"), tr("labels per row")], rows)
     missing = list(why_missing(labels.names, texts, counts))
     if missing:
         logger.info("%d of %d labels are not in every file:", len(missing), len(labels))
@@ -211,7 +213,7 @@ def split(args):
     write_parts(paths, source, rows, parts)
     if len(paths) > len(parts):
         labels.write(paths[-1])
-    log_table(labels, [len(part) for part in parts], texts, counts_in(rows, parts, len(labels)))
+    log_files(labels, [len(part) for part in parts], texts, counts_in(rows, parts, len(labels)))
     logger.info("Saved in %s", ", ".join(paths))
     left = os.path.join(os.path.dirname(paths[0]), NAMES[-1])
     if len(parts) < len(NAMES) and os.path.exists(left):

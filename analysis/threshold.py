@@ -29,6 +29,7 @@ from text_cls.locks import write_lock
 from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_rows
+from text_cls.terminal import log_table
 from utils import add_model_flags, log_rows
 
 
@@ -186,10 +187,22 @@ class Comparison:
 def choose(args, start, probabilities, gold, texts, labels):
     """(the decision that gains most on unseen rows, whether it is worth writing). Logs all figures."""
     comparison = Comparison(args, start, probabilities, gold, texts, labels)
-    log_line("0.5", cross_fitting.figures(gold, comparison.before), None)
     candidates = [comparison.candidate(mode) for mode in modes_of(args)]
-    log_candidates(args, comparison, candidates)
-    return verdict(args, comparison, candidates)
+    best = max(candidates, key=lambda candidate: candidate.gain[0])
+    lines = [("0.5", cross_fitting.figures(gold, comparison.before), None)]
+    lines += [(candidate.name, candidate.figures, candidate.gain) for candidate in candidates]
+    gain = best.gain
+    if len(candidates) > 1:  # the gain that it was chosen for is too high
+        figures, gain = comparison.choice(candidates)
+        lines.append((tr("the better of the two"), figures, gain))
+    log_figures(lines, with_gain=not has_target(args))
+    logger.info(
+        "The figures of fitted thresholds are for rows of %d folds that they were not fitted to",
+        len(comparison.folds),
+    )
+    if len(candidates) > 1:
+        logger.info("Chosen: %s. The last line is for rows used neither to fit nor to choose it", best.name)
+    return verdict(args, comparison, best, gain)
 
 
 def has_target(args):
@@ -203,23 +216,8 @@ def modes_of(args):
     return ["single"] if has_target(args) else ["single", "per_label"]
 
 
-def log_candidates(args, comparison, candidates):
-    for candidate in candidates:
-        log_line(candidate.name, candidate.figures, None if has_target(args) else candidate.gain)
-    logger.info(
-        "The figures of fitted thresholds are for rows of %d folds that they were not fitted to",
-        len(comparison.folds),
-    )
-
-
-def verdict(args, comparison, candidates):
+def verdict(args, comparison, best, gain):
     """What `choose` returns."""
-    best = max(candidates, key=lambda candidate: candidate.gain[0])
-    gain = best.gain
-    if len(candidates) > 1:  # the gain that it was chosen for is too high
-        figures, gain = comparison.choice(candidates)
-        logger.info("Chosen: %s. The figures below are for rows used neither to fit nor to choose it", best.name)
-        log_line(tr("the better of the two"), figures, gain)
     if args.temperature:
         losses = (
             thresholds.log_loss_of(decision.calibrated(comparison.probabilities), comparison.gold)
@@ -241,19 +239,20 @@ def beyond_chance(args, gain, low, high):
     return low > 0
 
 
-def log_line(name, figures, gain):
-    more = (
-        ""
-        if gain is None
-        else tr(
-            " | gain {gain:+.2f} ({low:+.2f} to {high:+.2f})",
-            gain=100 * gain[0],
-            low=100 * gain[1],
-            high=100 * gain[2],
-        )
-    )
-    form = tr("%-23s micro P %.2f R %.2f F1 %.2f | macro F1 %.2f | exact %.2f%s")
-    logger.info(form, name, *figures, more)
+def log_figures(lines, with_gain):
+    """Logs a table of (name, what `cross_fitting.figures` returns, gain with its interval or None)."""
+    titles = ["", "micro P", "micro R", "micro F1", "macro F1", tr("exact")]
+    rows = [[name, *(f"{figure:.2f}" for figure in figures)] for name, figures, _ in lines]
+    if with_gain:
+        titles.append(tr("gain (95% interval)"))
+        for row, (_, _, gain) in zip(rows, lines):
+            low_to_high = gain and tr("{gain:+.2f} ({low:+.2f} to {high:+.2f})", **percents(gain))
+            row.append(low_to_high or "")
+    log_table(titles, rows)
+
+
+def percents(gain):
+    return {name: 100 * value for name, value in zip(("gain", "low", "high"), gain)}
 
 
 def target_reached(args, decision, probabilities, gold, labels):

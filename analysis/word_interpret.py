@@ -17,11 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.argument_parser import ArgumentParser
-from text_cls.cli import Problems, command, logger, non_negative_int, positive_int, progress_bar
+from text_cls.cli import Problems, command, logger, non_negative_int, positive_int
 from text_cls.files import atomic_write
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.rows import read_cases
+from text_cls.terminal import progress_bar
 from utils import add_model_flags, keep_inputs, load_weights, open_model, probabilities_of
 from word_interpret_page import write_interpretation_page
 
@@ -100,7 +101,7 @@ def interpret(args):
     how = checkpoint.long_texts
     explainer = Explainer(model, tokenizer, args.interpreter, max_seq_length, args.batch_size, args.seed, how)
     rows = []
-    with progress_bar(len(cases), "row") as bar:
+    with progress_bar(len(cases), N_("rows")) as bar:
         for case, probability in zip(cases, shown):
             rows.append(_explain(case, explainer, labels, probability, checkpoint.decision.temperature, args))
             bar.update()

@@ -21,11 +21,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.argument_parser import ArgumentParser
-from text_cls.cli import Problems, UserError, command, progress_bar
+from text_cls.cli import Problems, UserError, command
 from text_cls.files import atomic_folder
 from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.rows import read_labels, read_rows
+from text_cls.terminal import progress_bar
 
 SOURCE = "https://paddlenlp.bj.bcebos.com/datasets/{}.tar.gz"
 SIZES = {  # rows of train.txt and dev.txt, and labels, as published

@@ -18,12 +18,13 @@ from paddlenlp.trainer import Trainer, TrainerCallback, TrainerState
 from prompt_checkpoints import checkpoints_in, record_sums
 from text_cls.batching import shuffled_batches
 from text_cls.card_facts import changed_arguments, describe_data, describe_scores, in_words
-from text_cls.cli import logger, progress_bar
+from text_cls.cli import logger
 from text_cls.decision import Decision
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.neural.weights import load_weights
 from text_cls.probabilities import sigmoid
 from text_cls.scores import scores
+from text_cls.terminal import progress_bar
 
 NO_CLIPPING = 1e30  # PaddleNLP's prompt trainer (2.8) would scale all gradients to 0 with a limit of 0
 
@@ -107,7 +108,7 @@ class PromptRun:
             saved = self.best_checkpoint(state) if self.args.load_best_model_at_end else checkpoint
             load_weights(self.task.model, os.path.join(saved, "model_state.pdparams"), "--resume_from_checkpoint")
         else:
-            with progress_bar(self.steps, "step", initial=done) as self.bar:
+            with progress_bar(self.steps, N_("steps"), initial=done) as self.bar:
                 self.trainer.train(checkpoint)
         self.seconds = time.perf_counter() - started
 

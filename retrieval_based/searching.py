@@ -6,12 +6,13 @@ from itertools import islice
 import numpy as np
 
 from corpus import read_corpus
-from text_cls.cli import logger, positive_int, progress_bar
-from text_cls.language import tr
+from text_cls.cli import logger, positive_int
+from text_cls.language import N_, tr
 from text_cls.neural.compat import prepare_environment
 from text_cls.prediction import WINDOW
 from text_cls.search.embedded_index import EmbeddedIndex
 from text_cls.search.label_scores import NEIGHBOURS, VOTERS, deepest, label_scores
+from text_cls.terminal import progress_bar
 
 
 def add_search_flags(parser, required=True, vote=True):
@@ -97,7 +98,7 @@ class Search:
     def windows(self, texts, count):
         """Yields (some of the texts, their `Found`) for an iterable of `count` texts, in constant memory."""
         texts = iter(texts)
-        with progress_bar(count, "text") as bar:
+        with progress_bar(count, N_("texts")) as bar:
             while window := list(islice(texts, WINDOW)):
                 yield window, self.find(window)
                 bar.update(len(window))
@@ -128,7 +129,7 @@ def add_entries(index, encoder, texts, names):
     """Encodes texts and adds them to an index. names: a tuple of label names for each text."""
     embedded = isinstance(index, EmbeddedIndex)  # its `add` copies all its vectors, so it is called only once
     vectors = np.empty((len(texts) if embedded else 0, index.width), np.float32)
-    with progress_bar(len(texts), "entry") as bar:
+    with progress_bar(len(texts), N_("entries")) as bar:
         for start in range(0, len(texts), WINDOW):
             part = slice(start, start + WINDOW)
             encoded = encoder.embed(texts[part])

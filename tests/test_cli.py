@@ -134,7 +134,8 @@ def test_help_imports_nothing_heavy(script):
 
 
 BAR_AND_LOG = """
-from text_cls.cli import logger, progress_bar, set_up_log
+from text_cls.cli import logger, set_up_log
+from text_cls.terminal import progress_bar
 set_up_log()
 with progress_bar(2, "row") as bar:
     bar.update(1)
@@ -197,13 +198,13 @@ def test_a_path_that_is_not_utf_8(body, status, out, err):
 @pytest.mark.parametrize(
     ("body", "status", "out"),
     [
-        ("cli.logger.warning('w')\n    with cli.progress_bar(3, 'rows') as bar: print(bar.total)", 0, "3\n"),
+        ("cli.logger.warning('w')\n    with terminal.progress_bar(3, 'rows') as bar: print(bar.total)", 0, "3\n"),
         ("raise cli.UserError('e')", 2, ""),
         ("argparse.ArgumentParser().error('e')", 2, ""),
     ],
 )
 def test_standard_error_may_be_closed(body, status, out):
-    code = f"import argparse, sys; from text_cls import cli\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
+    code = f"import argparse, sys; from text_cls import cli, terminal\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
     words = ["sh", "-c", '"$@" 2>&-', "sh", *command_line("-c", code)]
     answer = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert (answer.returncode, answer.stdout) == (status, out)

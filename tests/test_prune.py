@@ -71,7 +71,11 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
         trained, fitted = tuple(scores[:2]), tuple(scores[2:])
         assert width in ("0.75", "0.67", "0.5") and served == {"trained": trained, "fitted": fitted}[kept]
         assert float(served[1]) == max(float(trained[1]), float(fitted[1]))
-    assert "x as fast" in log and "its logits match the pruned model's within" in log
+    assert (
+        "as fast" in log
+        and re.search(r"whole model .* 1\.00x\n", log)
+        and "its logits match the pruned model's within" in log
+    )
 
 
 def test_a_width_without_a_score_is_kept(run, wide, tmp_path):

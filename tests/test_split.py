@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 from collections import Counter
 
@@ -215,7 +216,7 @@ def test_lines_are_copied_unchanged(run, dataset):
     homes = [name for name, lines in written.items() if any(line.startswith("重复") for line in lines)]
     assert len(homes) == 1
     assert lines_of(dataset / "label.txt") == sorted(f"标签{i}" for i in range(20))
-    assert "train.txt        48" in log or "train.txt        47" in log
+    assert re.search(r"train\.txt +4[78] ", log)
     assert "标签19: not in dev.txt, test.txt; only 1 distinct text has it" in log
     assert "标签3: not in" not in log and "2 rows repeat the text" in log
 

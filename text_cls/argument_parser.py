@@ -5,7 +5,9 @@ import functools
 import re
 import unicodedata
 
-from text_cls.language import tr
+from text_cls.language import N_, tr
+
+OF_EVERY_SCRIPT = N_("Every script also has --version, as the first flag, and --quiet: log warnings and errors only.")
 
 # A Latin word, or a single wide letter with the punctuation that must not begin a line. Spaces after it belong to it.
 _UNBREAKABLE = re.compile(r"(?:[^\s\u2e80-\uffef]+|[\u2e80-\uffef])[，。、；：？！）》」”]*\s*")
@@ -14,11 +16,11 @@ _UNBREAKABLE = re.compile(r"(?:[^\s\u2e80-\uffef]+|[\u2e80-\uffef])[，。、；
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, with everything that it prints translated."""
 
-    def __init__(self, *args, formatter_class=argparse.HelpFormatter, **kwargs):
+    def __init__(self, *args, formatter_class=argparse.HelpFormatter, epilog=OF_EVERY_SCRIPT, **kwargs):
         # argparse translates its own words with `_`, which looks for a catalogue in the system's folders.
         argparse._ = tr
         argparse.ngettext = lambda one, several, count: tr(one if count == 1 else several)
-        super().__init__(*args, formatter_class=_translated(formatter_class), **kwargs)
+        super().__init__(*args, formatter_class=_translated(formatter_class), epilog=epilog, **kwargs)
 
 
 class _Translated:

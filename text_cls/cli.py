@@ -93,15 +93,16 @@ class Problems:
 def command(main):
     """Makes `main(argv=None)` return an exit status: 0, or that of a `UserError`, 2, after its message.
 
-    It also gives every script the flag --version, which must come first.
+    It also gives every script the flags --version, which must come first, and --quiet: warnings and errors only.
     """
 
     @functools.wraps(main)
     def wrapper(argv=None):
-        if (sys.argv[1:] if argv is None else list(argv))[:1] == ["--version"]:
+        words = sys.argv[1:] if argv is None else list(argv)
+        if words[:1] == ["--version"]:
             print(f"text-cls {__version__}")
             return 0
-        set_up_log()
+        set_up_log(quiet="--quiet" in words)
         try:
             language()
         except UserError as error:  # an unknown one, so that the message cannot be translated
@@ -109,7 +110,7 @@ def command(main):
             return error.status
         try:
             with one_run():
-                return main(argv) or 0
+                return main([word for word in words if word != "--quiet"]) or 0
         except UserError as error:
             if is_main_process():
                 print(tr("error: {error}", error=error), file=sys.stderr)
@@ -153,7 +154,7 @@ class _StandardError(logging.StreamHandler):
     stream = property(lambda self: sys.stderr, lambda self, _: None)
 
 
-def set_up_log():
+def set_up_log(quiet=False):
     """Log lines on standard error in the format of PaddleNLP's application; ranks other than 0 log errors only."""
     if sys.stderr is None:  # closed by the caller: 2>&-
         sys.stderr = open(os.devnull, "w", encoding="utf-8")
@@ -165,7 +166,8 @@ def set_up_log():
         logger.addHandler(handler)
         logger.addFilter(_InTheReadersLanguage())
         logger.propagate = False
-    logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    level = logging.WARNING if quiet else logging.INFO
+    logger.setLevel(level if is_main_process() else logging.ERROR)
 
 
 def stop_signals():
@@ -173,22 +175,6 @@ def stop_signals():
     hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
     heeded = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
     return (signal.SIGINT, signal.SIGTERM, *([hang_up] if heeded else []))
-
-
-@contextlib.contextmanager
-def progress_bar(total, unit, initial=0):
-    """A progress bar on a terminal, nothing elsewhere. Log lines appear above it."""
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    visible = sys.stderr.isatty() and is_main_process()
-    with contextlib.ExitStack() as stack:
-        if visible:
-            stack.enter_context(logging_redirect_tqdm([logger]))
-        # A container's terminal may have no size at first, and tqdm would draw nothing.
-        width = visible and os.get_terminal_size(sys.stderr.fileno()).columns
-        shape = {"dynamic_ncols": True} if width else {"ncols": 80, "nrows": 24}
-        yield stack.enter_context(tqdm(total=total, unit=unit, initial=initial, disable=not visible, **shape))
 
 
 def add_blank_flag(parser):

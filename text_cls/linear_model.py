@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from text_cls.cli import progress_bar
-from text_cls.language import tr
+from text_cls.language import N_, tr
+from text_cls.terminal import progress_bar
 
 LONGEST_NGRAM = 3
 LEAST_TEXTS, MOST_FEATURES = 2, 300_000
@@ -167,7 +167,7 @@ def _in_parts(solve, matrix, targets, splits, seed, weights=None):
         delayed(solve)(matrix, targets, weights, *job, seed) for job in jobs
     )
     done = []
-    with progress_bar(len(jobs), "part") as bar:
+    with progress_bar(len(jobs), N_("parts")) as bar:
         for (split, chunk), result in zip(jobs, results):
             done.append((split, chunk, result))
             bar.update()

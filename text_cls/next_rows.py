@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from text_cls.cli import UserError, logger, progress_bar
+from text_cls.cli import UserError, logger
 from text_cls.decision import Decision
 from text_cls.language import N_, tr
 from text_cls.linear_classifier import LONGEST, ngram_keys
@@ -19,6 +19,7 @@ from text_cls.prediction import WINDOW
 from text_cls.probabilities import logit
 from text_cls.rows import Labels, Rows, one_line
 from text_cls.table_texts import TableFile, TextFile, Window
+from text_cls.terminal import progress_bar
 from text_cls.tokenization import CodePoints
 
 UNCERTAIN, RARE, DIVERSE, RANDOM = "uncertain", "rare", "diverse", "random"
@@ -155,7 +156,7 @@ def _key(text):
 def _parts(texts, wanted):
     """Yields (numbers, texts) of the wanted rows of each window that has some."""
     first = 0
-    with progress_bar(texts.count, "row") as bar:
+    with progress_bar(texts.count, N_("rows")) as bar:
         for window in texts.windows(WINDOW):
             inside = np.flatnonzero(wanted[first : first + len(window.texts)])
             if len(inside):

@@ -3,14 +3,15 @@
 import contextlib
 from dataclasses import dataclass
 
-from text_cls.cli import UserError, logger, progress_bar
+from text_cls.cli import UserError, logger
 from text_cls.inputs import changed
 from text_cls.label_tree import levels_of, split_path
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.rows import LINE_BREAKS, one_line, read_texts
 from text_cls.table_flags import TableOptions
 from text_cls.table_output import Output
 from text_cls.table_texts import READABLE, TableFile, TextFile, extension
+from text_cls.terminal import progress_bar
 
 WINDOW = 1024  # rows in memory at a time, enough for batches of rows of similar length
 SHOWN = 10  # rows in the log if all are written to a file
@@ -136,7 +137,7 @@ def predict_file(job, predict, log_row):
     done = blank = bare = broken = 0
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(output.open(texts)) if output else None
-        bar = stack.enter_context(progress_bar(texts.count, "row"))
+        bar = stack.enter_context(progress_bar(texts.count, N_("rows")))
         for window in texts.windows(WINDOW):
             answers = []
             for text, answer in _answers(window.texts, predict):

@@ -25,10 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.argument_parser import ArgumentParser
-from text_cls.cli import UserError, command, logger, non_negative_int, positive_int, progress_bar
+from text_cls.cli import UserError, command, logger, non_negative_int, positive_int
 from text_cls.decision_flags import add_decision_flags, decision_options, overridden
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.locks import write_lock
+from text_cls.terminal import progress_bar
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
 TRIES = 4  # of a part whose actor dies, and of actors that die while they open the bundle
@@ -316,7 +317,7 @@ def run_job(args, job, missing, decision, totals):
     start = functools.partial(remote.remote, job, os.path.abspath(args.bundle), decision, **options)
     started = logged = time.time()
     before, total = totals.counts["rows"], totals.parts + len(missing)
-    with progress_bar(total, "part", totals.parts) as bar:
+    with progress_bar(total, N_("parts"), totals.parts) as bar:
         for report in label_all(missing, start, actors):
             totals.add(report)
             check_errors(totals.errors, args.max_errors)

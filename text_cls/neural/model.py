@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from text_cls.batching import Encoded, sorted_batches
-from text_cls.cli import UserError, closest, logger, progress_bar
+from text_cls.cli import UserError, closest, logger
 from text_cls.language import N_, tr
 from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import Windows, passages, pool
@@ -17,6 +17,7 @@ from text_cls.neural.compat import import_paddle, keep_freed_memory
 from text_cls.neural.hugging_face_tokenizers import open_tokenizer
 from text_cls.neural.pooling import FIRST, recorded_pooling, set_pooling
 from text_cls.probabilities import sigmoid
+from text_cls.terminal import progress_bar
 
 # The guide's names. Any other name that PaddleNLP knows is accepted, too, as is a local folder.
 MODEL_NAMES = (
@@ -432,7 +433,7 @@ def predict_features(model, tokens, batch_size, batches=None):
     batches = sorted_batches(encoded.lengths, batch_size) if batches is None else batches
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        with progress_bar(sum(map(len, batches)), "row") as bar:
+        with progress_bar(sum(map(len, batches)), N_("rows")) as bar:
             for rows, _ in forward_batches(model, encoded, batches):
                 features[rows] = seen.pop().astype("float32").numpy()
                 bar.update(len(rows))

@@ -14,10 +14,10 @@ import numpy as np
 
 from text_cls.batching import shuffled_batches
 from text_cls.card_facts import describe_data, describe_scores, in_words
-from text_cls.cli import UserError, is_main_process, logger, progress_bar
+from text_cls.cli import UserError, is_main_process, logger
 from text_cls.decision import Decision
 from text_cls.files import remove_folder, sha256
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.long_texts import WINDOWS, Windows
 from text_cls.neural.averaging import Average, NoAverage
 from text_cls.neural.checkpoint import Checkpoint, last_folder, save_checkpoint, update_checkpoint
@@ -37,6 +37,7 @@ from text_cls.neural.used_vocabulary import all_vectors, restore, use_vocabulary
 from text_cls.neural.weights import load_weights
 from text_cls.neural.windows import WindowSteps, encode_long, log_lengths
 from text_cls.reference import make_reference, token_counts
+from text_cls.terminal import progress_bar
 
 
 def train(options, labels, rows, arguments, files, environment, progress, defaults=None, teaching=None):
@@ -195,7 +196,7 @@ class Trainer:
         self.log.start(self.steps, progress.step)
         if progress == Progress():
             self.prepare_start()
-        with StopSignal() as stop, progress_bar(self.steps.total, "step", initial=progress.step) as bar:
+        with StopSignal() as stop, progress_bar(self.steps.total, N_("steps"), initial=progress.step) as bar:
             while progress.epoch < options.epochs:
                 if self.train_epoch(stop, bar):
                     self.save_last()
