@@ -23,7 +23,7 @@ from text_cls.language import CHINESE, DOMAIN, FOLDER
 
 ROOT = FOLDER.parent.parent
 PO = FOLDER / CHINESE / "LC_MESSAGES" / f"{DOMAIN}.po"
-MARKED = ("tr", "N_", "in_each_language")
+MARKED = ("tr", "N_", "translated", "in_each_language")
 LOGGED = ("debug", "info", "warning", "error", "exception")
 NOT_READ_BY_USERS = ("tests", "benchmarks", ".ci", "docs")
 

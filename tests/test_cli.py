@@ -204,7 +204,8 @@ def test_a_path_that_is_not_utf_8(body, status, out, err):
     ],
 )
 def test_standard_error_may_be_closed(body, status, out):
-    code = f"import argparse, sys; from text_cls import cli, terminal\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
+    imports = "import argparse, sys; from text_cls import cli, terminal"
+    code = f"{imports}\ndef main(argv):\n    {body}\nsys.exit(cli.command(main)())"
     words = ["sh", "-c", '"$@" 2>&-', "sh", *command_line("-c", code)]
     answer = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert (answer.returncode, answer.stdout) == (status, out)

@@ -12,7 +12,7 @@ import numpy as np
 
 from text_cls.cascade import POINTS, Cascade, points_lost
 from text_cls.cross_fitting import FEWEST, value_of
-from text_cls.language import tr
+from text_cls.language import translated
 from text_cls.probabilities import sigmoid
 from text_cls.schema import fields, number
 
@@ -74,15 +74,16 @@ def fit(
     return Blend(float(WEIGHTS[best(np.arange(len(gold)))]), micro, macro) if micro + macro > 0 else None
 
 
-def described(cascade: Cascade | None, blend: Blend | None) -> list[str]:
-    """What to expect of a bundle of a linear and a neural model, as sentences."""
+def described(cascade: Cascade | None, blend: Blend | None, code: str) -> list[str]:
+    """What to expect of a bundle of a linear and a neural model, as sentences in the language `code`."""
     found = []
     if blend:
         found.append(
-            tr(
+            translated(
                 "The probabilities are means of those of a linear model (weight {weight:.2f}) and the neural model: "
                 "micro F1 {micro_f1_gained:+.2f} and macro F1 {macro_f1_gained:+.2f} points against the neural model "
                 "alone, out of fold",
+                code,
                 weight=blend.weight,
                 micro_f1_gained=blend.micro_f1_gained,
                 macro_f1_gained=blend.macro_f1_gained,
@@ -90,11 +91,12 @@ def described(cascade: Cascade | None, blend: Blend | None) -> list[str]:
         )
     if cascade:
         micro, macro = (0 - points for points in (cascade.micro_f1_lost, cascade.macro_f1_lost))
-        other = tr("the means") if blend else tr("the neural model")
+        other = translated("the means", code) if blend else translated("the neural model", code)
         found.append(
-            tr(
+            translated(
                 "The linear model alone answers {share:.0%} of the rows, those that it is sure of: micro F1 "
                 "{micro:+.2f} and macro F1 {macro:+.2f} points against {other} for all rows, out of fold",
+                code,
                 share=cascade.share,
                 micro=micro,
                 macro=macro,

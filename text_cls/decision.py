@@ -147,15 +147,16 @@ class Decision:
         write_json(path, {**head, **asdict(self)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike, names: Sequence[str] | None = None, remedy: str = tr(REMEDY)) -> "Decision":
+    def load(cls, path: str | os.PathLike, names: Sequence[str] | None = None, remedy: str | None = None) -> "Decision":
         """Reads `decision.json`.
 
         Args:
             names: of the model's labels, in order; None to leave out the checks that need them.
-            remedy: what to do about a faulty file.
+            remedy: what to do about a faulty file, if not to restore it.
         Raises:
             UserError: the file is missing, damaged, of an unknown version, or for other labels.
         """
+        remedy = remedy or tr(REMEDY)
         content = read_json(path, FILE, remedy, VERSIONS)
         version, own = content.pop("version"), content.pop("labels", None)
         if version == 3 and own is None:

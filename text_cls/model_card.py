@@ -13,6 +13,7 @@ from text_cls.card_facts import FEW, SHOWN, in_words
 from text_cls.cascade import Cascade
 from text_cls.decision import Decision
 from text_cls.label_tree import split_path
+from text_cls.language import ENGLISH
 from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import CUT, HEAD_TAIL, WINDOWS, LongTexts
 from text_cls.rows import Labels
@@ -214,7 +215,7 @@ def _input(max_seq_length, how, computes):
 
 def _two_models(cascade, blend):
     """Lines about the linear model beside a neural one."""
-    for sentence in described(cascade, blend):
+    for sentence in described(cascade, blend, ENGLISH):
         yield f"- {sentence}."
     if cascade or blend:
         yield (

@@ -27,10 +27,10 @@ def http_application(answer, name):
 
     def answered(environ):
         if environ["PATH_INFO"] != f"/{name}/prediction":
-            return refusal(tr("404 Not Found"), NO_SERVICE, tr("there is only POST /{name}/prediction", name=name))
+            return refusal("404 Not Found", NO_SERVICE, tr("there is only POST /{name}/prediction", name=name))
         if environ["REQUEST_METHOD"] != "POST":
             return refusal(
-                tr("405 Method Not Allowed"), BAD_REQUEST, tr("there is only POST /{name}/prediction", name=name)
+                "405 Method Not Allowed", BAD_REQUEST, tr("there is only POST /{name}/prediction", name=name)
             )
         try:
             body = json.loads(environ["wsgi.input"].read())
@@ -39,7 +39,7 @@ def http_application(answer, name):
             request = None
         if request is None:
             form = '{"key": ["sentence"], "value": ["array([...], dtype=object)"]}'
-            return refusal(tr("400 Bad Request"), BAD_REQUEST, tr("the body is not JSON of the form {form}", form=form))
+            return refusal("400 Bad Request", BAD_REQUEST, tr("the body is not JSON of the form {form}", form=form))
         request.name, request.method = name, "prediction"
         return "200 OK", answer(request)
 

@@ -77,7 +77,7 @@ def _digests(names):
 
 def _having(label):
     """The filter for the entries with a label."""
-    return tr('digests like "%{digest}%"', digest=_digest(label))
+    return f'digests like "%{_digest(label)}%"'
 
 
 class MilvusIndex:
