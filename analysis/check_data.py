@@ -20,6 +20,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, non_negative_int, positive_int
 from text_cls.files import write_json
+from text_cls.language import tr
 from text_cls.neural.compat import import_paddle
 from text_cls.rows import Labels, read_labels, read_rows
 
@@ -94,13 +95,21 @@ def open_tokenizer(name):
             return load_tokenizer(folder)
     except (UserError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error.__context__ or error).strip() or repr(error)).splitlines()[0]
-        raise UserError(f"--tokenizer {name}: {reason}. Name the folder of a checkpoint, bundle or model") from error
+        raise UserError(
+            tr(
+                "--tokenizer {name}: {reason}. Name the folder of a checkpoint, bundle or model",
+                name=name,
+                reason=reason,
+            )
+        ) from error
 
 
 def examine(args, labels, splits, tokenizer):
     """({section: figures}, all findings, {split: lengths of the texts})."""
-    import data_checks
+    import label_checks
     import model_checks
+    import row_checks
+    from findings import SEVERITIES
 
     report, findings = {}, []
 
@@ -108,25 +117,25 @@ def examine(args, labels, splits, tokenizer):
         report[section] = outcome[0]
         findings.extend(outcome[1])
 
-    add("files", data_checks.check_files(splits))
-    add("duplicates", data_checks.check_duplicates(splits))
-    add("remains", data_checks.check_characters(splits))
-    add("labels", data_checks.check_labels(splits, labels))
-    unit = f"tokens of {args.tokenizer}"
+    add("files", row_checks.check_files(splits))
+    add("duplicates", row_checks.check_duplicates(splits))
+    add("remains", row_checks.check_characters(splits))
+    add("labels", label_checks.check_labels(splits, labels))
+    unit = tr("tokens of {tokenizer}", tokenizer=args.tokenizer)
     if tokenizer:
         *outcome, lengths = model_checks.check_vocabulary(splits, tokenizer, args.tokenizer)
         add("vocabulary", outcome)
     else:
-        unit = "tokens, estimated"
+        unit = tr("tokens, estimated")
         lengths = {split: model_checks.estimated_lengths(rows.texts) for split, rows in splits.items()}
-    add("lengths", model_checks.check_lengths(lengths, unit, args.max_seq_length))
+    add("lengths", model_checks.check_lengths(lengths, unit, args.max_seq_length, estimated=tokenizer is None))
     train, dev = splits.get("train"), splits.get("dev")
     if train is not None and dev is not None:
         add("similarity", model_checks.check_similarity(train, dev, labels, args.seed))
     if train is not None and len(labels) and not args.no_baseline and len(set(train.texts)) > 1:
         logger.info("Training the linear baseline, and again on parts of train to fit thresholds on unseen rows")
         add("baseline", model_checks.check_baseline(train, dev, labels, args.seed))
-    findings.sort(key=lambda finding: data_checks.SEVERITIES.index(finding.severity))
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return report, findings, lengths
 
 
@@ -149,7 +158,7 @@ def main(argv=None):
     args, started = parse_args(argv), time.perf_counter()
     folder = args.output_dir or args.dataset_dir
     if not os.path.isdir(args.dataset_dir):
-        raise UserError(f"--dataset_dir {args.dataset_dir}: no such folder")
+        raise UserError(tr("--dataset_dir {dataset_dir}: no such folder", dataset_dir=args.dataset_dir))
     problems = Problems()
     problems.SHOWN = PROBLEMS_KEPT
     tokenizer = open_tokenizer(args.tokenizer) if args.tokenizer else None
@@ -157,8 +166,8 @@ def main(argv=None):
     paths = [os.path.join(folder, name) for name in ("report.html", "report.json")]
     write_json(paths[1], {"problems": problems.messages})  # fails now, not at the end, if the folder is not writable
 
-    import data_checks
     from check_data_page import write_report
+    from findings import counted
     from text_cls.neural.checkpoint import versions
 
     report, findings, lengths = examine(args, labels, splits, tokenizer)
@@ -174,8 +183,8 @@ def main(argv=None):
     write_report(paths[0], report, lengths)
     logger.info(
         "%s, %s; report saved in %s and %s",
-        data_checks.counted(problems.count, "error"),
-        data_checks.counted(sum(finding.severity == "warning" for finding in findings), "warning"),
+        counted(problems.count, "error"),
+        counted(sum(finding.severity == "warning" for finding in findings), "warning"),
         *paths,
     )
     return 2 if problems.count else 0

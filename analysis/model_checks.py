@@ -1,6 +1,6 @@
 """Checks of a data set before training that need a tokenizer or the linear baseline: lengths, vocabulary, scores.
 
-Like those of `data_checks`, each returns (figures, findings).
+Like those of `row_checks`, each returns (figures, findings).
 """
 
 import re
@@ -8,9 +8,10 @@ from collections import Counter
 
 import numpy as np
 
-from data_checks import EXAMPLES, RARE, Finding, counted, shortened
 from domain_classifier import SAMPLE, tell_apart
+from findings import EXAMPLES, RARE, Finding, counted, shortened
 from metric import classification_report
+from text_cls.language import tr
 from text_cls.thresholds import fit_thresholds
 
 ALIKE, UNLIKE = 0.6, 0.75  # AUC of telling dev from train: below the first they are alike, from the second on unlike
@@ -21,12 +22,12 @@ FOLDS = 3  # of the baseline; five would take half as long again
 # ------------------------------------------------------------------------------------------------------------- length
 
 
-def check_lengths(lengths, unit, max_seq_lengths):
+def check_lengths(lengths, unit, max_seq_lengths, estimated=False):
     """How many texts each maximum length cuts.
 
     Args:
         lengths: {split: int array, tokens of each row including [CLS] and [SEP]}.
-        unit: what the lengths count, in words.
+        unit: what the lengths count, in words. estimated: whether they are not exact.
     """
     figures, findings = {"unit": unit, "files": {}}, []
     for split, values in lengths.items():
@@ -38,18 +39,28 @@ def check_lengths(lengths, unit, max_seq_lengths):
     of_train = lengths.get("train", np.zeros(0, int))
     if len(of_train):
         enough = int(np.quantile(of_train, 0.99, method="higher"))
-        shares = ", ".join(f"{(of_train > limit).mean():.1%} at {limit}" for limit in max_seq_lengths)
-        about = "about " if "estimated" in unit else ""
-        remedy = f"--max_seq_length {enough} cuts {about}1 text in 100. Shorter is faster, but cut texts lose their end"
+        shares = ", ".join(f"{limit}: {(of_train > limit).mean():.1%}" for limit in max_seq_lengths)
+        about = tr("about ") if estimated else ""
+        remedy = tr(
+            "--max_seq_length {enough} cuts {about}1 text in 100. Shorter is faster, but cut texts lose their end",
+            enough=enough,
+            about=about,
+        )
         if enough > COMMON_LIMIT:
-            remedy = (
-                f"Many models take at most {COMMON_LIMIT} tokens (ERNIE 3.0: 2048), and cut texts lose their end. "
-                "train.py --long_texts windows reads all of a text"
+            remedy = tr(
+                "Many models take at most {common_limit} tokens (ERNIE 3.0: 2048), and cut texts lose their end. "
+                "train.py --long_texts windows reads all of a text",
+                common_limit=COMMON_LIMIT,
             )
         findings.append(
             Finding(
                 "note",
-                f"train: share of texts cut, by length ({unit}): {shares}; 99 of 100 texts have at most {enough}",
+                tr(
+                    "train: share of texts cut, by length ({unit}): {shares}; 99 of 100 texts have at most {enough}",
+                    unit=unit,
+                    shares=shares,
+                    enough=enough,
+                ),
                 remedy,
             )
         )
@@ -101,12 +112,17 @@ def check_vocabulary(splits, tokenizer, name):
         findings.append(
             Finding(
                 severity,
-                f"{share:.2%} of all characters ({len(unknown)} different ones) are unknown to {name}",
-                "The model sees the same [UNK] for all of them. "
-                + (
-                    "Use a model for the language of these texts"
+                tr(
+                    "{share:.2%} of all characters ({count} different ones) are unknown to {name}",
+                    share=share,
+                    count=len(unknown),
+                    name=name,
+                ),
+                tr(
+                    "The model sees the same [UNK] for all of them. {advice}",
+                    advice=tr("Use a model for the language of these texts")
                     if severity == "warning"
-                    else "Harmless, because they are rare"
+                    else tr("Harmless, because they are rare"),
                 ),
                 [f"{char} ({count})" for char, count in top[:EXAMPLES]],
             )
@@ -136,13 +152,26 @@ def check_similarity(train, dev, labels, seed):
         {"label": labels.names[i], "train": float(shares[0, i]), "dev": float(shares[1, i])} for i in different
     ]
     if len(different):
-        examples = [f"{labels.names[i]}: {shares[0, i]:.1%} of train, {shares[1, i]:.1%} of dev" for i in different]
+        examples = [
+            tr(
+                "{label}: {train:.1%} of train, {dev:.1%} of dev",
+                label=labels.names[i],
+                train=shares[0, i],
+                dev=shares[1, i],
+            )
+            for i in different
+        ]
         findings.append(
             Finding(
                 "warning",
-                f"{counted(len(different), 'label')} whose share in dev differs from train by more than chance",
-                "Fine if dev deliberately covers another time or source; otherwise split again with "
-                "analysis/split.py, which gives each label the same share",
+                tr(
+                    "{count} whose share in dev differs from train by more than chance",
+                    count=counted(len(different), "label"),
+                ),
+                tr(
+                    "Fine if dev deliberately covers another time or source; otherwise split again with "
+                    "analysis/split.py, which gives each label the same share"
+                ),
                 shortened(examples),
             )
         )
@@ -151,21 +180,21 @@ def check_similarity(train, dev, labels, seed):
 
 def _similarity_finding(figures):
     auc = figures["auc"]
-    measured = f"a linear model tells dev from train with an AUC of {auc:.2f} (0.5: guessing, 1: certain)"
+    measured = tr("a linear model tells dev from train with an AUC of {auc:.2f} (0.5: guessing, 1: certain)", auc=auc)
     if auc < ALIKE:
-        remedy = "Nothing to do: scores on dev also hold for texts like those in train"
-        return Finding("note", f"dev looks like train: {measured}", remedy)
+        remedy = tr("Nothing to do: scores on dev also hold for texts like those in train")
+        return Finding("note", tr("dev looks like train: {measured}", measured=measured), remedy)
     features = [
-        f"more in dev: {', '.join(map(repr, figures['more_in_dev'][:EXAMPLES]))}",
-        f"more in train: {', '.join(map(repr, figures['more_in_train'][:EXAMPLES]))}",
+        tr("more in dev: {features}", features=", ".join(map(repr, figures["more_in_dev"][:EXAMPLES]))),
+        tr("more in train: {features}", features=", ".join(map(repr, figures["more_in_train"][:EXAMPLES]))),
     ]
-    remedy = (
+    remedy = tr(
         "Fine if dev deliberately covers another time or source; otherwise merge the rows and split with "
         "analysis/split.py"
     )
     if auc < UNLIKE:
-        return Finding("note", f"dev differs somewhat from train: {measured}", remedy, features)
-    return Finding("warning", f"dev is unlike train: {measured}", remedy, features)
+        return Finding("note", tr("dev differs somewhat from train: {measured}", measured=measured), remedy, features)
+    return Finding("warning", tr("dev is unlike train: {measured}", measured=measured), remedy, features)
 
 
 # ----------------------------------------------------------------------------------------------------------- baseline
@@ -202,33 +231,57 @@ def _report(gold, predicted, labels):
 
 def _f1s(report):
     """Micro and macro F1 of a report in percent, as text."""
-    return f"micro F1 {100 * report['micro']['f1']:.2f}, macro F1 {100 * report['macro']['f1']:.2f}"
+    return tr(
+        "micro F1 {micro:.2f}, macro F1 {macro:.2f}",
+        micro=100 * report["micro"]["f1"],
+        macro=100 * report["macro"]["f1"],
+    )
 
 
 def _baseline_findings(figures, rows):
     best = figures.get("dev_with_thresholds", figures["out_of_fold"])
     scored = "dev" if "dev" in figures else "train"
-    rows_scored = scored if scored == "dev" else "train, out of fold"
-    sample = f" (trained on a sample of {figures['rows']} of {rows} rows)" if figures["rows"] < rows else ""
-    with_thresholds = f"; with one threshold per label {_f1s(best)}" if "dev" in figures else ""
+    rows_scored = scored if scored == "dev" else tr("train, out of fold")
+    sample = (
+        tr(" (trained on a sample of {sample} of {rows} rows)", sample=figures["rows"], rows=rows)
+        if figures["rows"] < rows
+        else ""
+    )
+    with_thresholds = tr("; with one threshold per label {f1s}", f1s=_f1s(best)) if "dev" in figures else ""
     plain = figures.get("dev", figures["out_of_fold"])
     yield Finding(
         "note",
-        f"Linear baseline on {rows_scored}{sample}: {_f1s(plain)}{with_thresholds}",
-        "A neural model has to beat this to be worth its GPU time",
+        tr(
+            "Linear baseline on {rows_scored}{sample}: {f1s}{with_thresholds}",
+            rows_scored=rows_scored,
+            sample=sample,
+            f1s=_f1s(plain),
+            with_thresholds=with_thresholds,
+        ),
+        tr("A neural model has to beat this to be worth its GPU time"),
     )
     if best["micro"]["f1"] < 0.3:
         yield Finding(
             "warning",
-            "The baseline learns almost nothing",
-            "Read some rows: do the labels fit the texts? Does each label have enough rows?",
+            tr("The baseline learns almost nothing"),
+            tr("Read some rows: do the labels fit the texts? Does each label have enough rows?"),
         )
     weak = [s for s in best["per_class"] if s["support"] >= RARE and s["f1"] < 0.5]
     if weak:
         weak.sort(key=lambda scores: scores["f1"])
         yield Finding(
             "note",
-            f"{counted(len(weak), 'label')} with at least {RARE} rows in {scored} and an F1 below 50%",
-            "Read some of their rows: could a person tell the label? analysis/dirty.py finds wrong labels",
-            shortened([f"{s['label']} ({s['f1']:.0%}, {s['support']} rows)" for s in weak]),
+            tr(
+                "{count} with at least {rare} rows in {scored} and an F1 below 50%",
+                count=counted(len(weak), "label"),
+                rare=RARE,
+                scored=scored,
+            ),
+            tr("Read some of their rows: could a person tell the label? analysis/dirty.py finds wrong labels"),
+            shortened(
+                [
+                    tr("{label} ({f1:.0%}, {rows})", label=s["label"], f1=s["f1"], rows=counted(s["support"], "row"))
+                    for s in weak
+                ]
+            ),
         )

@@ -4,7 +4,7 @@
 
 New messages get an empty entry, to be translated by hand; those whose English changed or went lose theirs. Prints what
 lacks a translation, and ends with status 1 while something does. Messages of the code are: texts in `tr`, `N_` and
-`in_each_language`, templates of log lines, help of flags and groups, the docstring of a script that shows it as
+`translated`, templates of log lines, help of flags and groups, the docstring of a script that shows it as
 help, and what argparse itself says.
 """
 
@@ -23,7 +23,7 @@ from text_cls.language import CHINESE, DOMAIN, FOLDER
 
 ROOT = FOLDER.parent.parent
 PO = FOLDER / CHINESE / "LC_MESSAGES" / f"{DOMAIN}.po"
-MARKED = ("tr", "N_", "translated", "in_each_language")
+MARKED = ("tr", "N_", "translated")
 LOGGED = ("debug", "info", "warning", "error", "exception")
 NOT_READ_BY_USERS = ("tests", "benchmarks", ".ci", "docs")
 

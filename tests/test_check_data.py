@@ -8,7 +8,7 @@ from browser import assert_sound, chromium
 from conftest import REAL_DATA, ROOT, command_line, lines_of, write_lines
 
 import check_data as script
-import data_checks
+import label_checks
 import model_checks
 from text_cls import linear_model
 from text_cls.cli import Problems
@@ -92,7 +92,7 @@ def test_another_spelling_is_counted_and_joined_labels_are_an_error(check, tmp_p
     folder = dataset(tmp_path, ["Santé"], train=rows, dev=rows)
     _, _, report, _ = check(folder, "--no_baseline")
     assert report["problems"]["count"] == 0 and report["files"]["train"]["respelled"] == 10
-    finding = found(report, "train.txt: 10 names with other invisible characters or spaces than the label")
+    finding = found(report, "Names with other invisible characters or spaces than the label: train.txt 10")
     assert finding["examples"] == ["'Sante\\u0301' for 'Sant\\xe9'"]
     (folder / "label.txt").unlink()
     write_lines(folder / "train.txt", ["一\t甲；乙", "二\t甲", "三\t乙"])
@@ -138,10 +138,10 @@ def test_duplicates_within_and_across(check, tmp_path):
     assert same["train"] == {"rows": 1, "other_labels": 1}
     assert same["dev in train"] == {"rows": 2, "other_labels": 1}
     assert same["dev"]["rows"] == 0 and nearly["dev in train"]["rows"] == 1
-    finding = found(report, "dev.txt: 2 rows (50.0%) with the same text as a row of train.txt")
+    finding = found(report, "Rows with the same text as a row of another file: dev.txt 2 (50.0%) = train.txt")
     assert finding["severity"] == "warning" and "too high" in finding["remedy"]
     assert finding["examples"][0].startswith("dev.txt:1: ") and "= train.txt:5: " in finding["examples"][0]
-    other = found(report, "train.txt: 1 row with the same text as an earlier row but different labels")
+    other = found(report, "Rows with the same text as another row but different labels: train.txt 1 (")
     assert other["examples"][0].startswith("train.txt:31: ")
     assert "analysis/split.py" in log
 
@@ -352,7 +352,7 @@ def test_paths_per_row(tmp_path):
     labels = Labels(["a", "a##1", "a##1##x", "a##2", "b"])
     write_lines(tmp_path / "rows.txt", ["一\ta##1##x", "二\ta##1,a##2", "三\tb,a", "四", "五\ta##1##x,a##2,b"])
     rows = read_rows(str(tmp_path / "rows.txt"), labels, Problems())
-    assert data_checks.paths_per_row(rows, labels.parents).tolist() == [1, 2, 2, 0, 3]
+    assert label_checks.paths_per_row(rows, labels.parents).tolist() == [1, 2, 2, 0, 3]
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -197,7 +197,7 @@ def test_an_unknown_language_is_refused(monkeypatch, run):
 
 def test_braces_without_values_are_braces(chinese):
     assert language.tr('of the form {"word": 1}') == 'of the form {"word": 1}'
-    assert language.tr("{path}: no rows", path="{x}") == "{x}: 没有样本"
+    assert language.tr("{path}: no rows", path="{x}") == "{x}：没有样本"
     assert language.tr("") == ""
 
 

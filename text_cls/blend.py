@@ -12,7 +12,7 @@ import numpy as np
 
 from text_cls.cascade import POINTS, Cascade, points_lost
 from text_cls.cross_fitting import FEWEST, value_of
-from text_cls.language import translated
+from text_cls.language import language, translated
 from text_cls.probabilities import sigmoid
 from text_cls.schema import fields, number
 
@@ -74,9 +74,9 @@ def fit(
     return Blend(float(WEIGHTS[best(np.arange(len(gold)))]), micro, macro) if micro + macro > 0 else None
 
 
-def described(cascade: Cascade | None, blend: Blend | None, code: str) -> list[str]:
-    """What to expect of a bundle of a linear and a neural model, as sentences in the language `code`."""
-    found = []
+def described(cascade: Cascade | None, blend: Blend | None, code: str | None = None) -> list[str]:
+    """What to expect of a bundle of a linear and a neural model, as sentences in the language `code` (that of now)."""
+    code, found = code or language(), []
     if blend:
         found.append(
             translated(

@@ -5,6 +5,8 @@ brings up to date. `tr` translates a message; `N_` marks one that is translated 
 of flags need neither: `text_cls.cli` translates their templates. The guides' log lines are English in both languages.
 """
 
+import contextlib
+import contextvars
 import functools
 import gettext
 import locale
@@ -20,9 +22,12 @@ FOLDER = Path(__file__).parent / "locale"
 DOMAIN = "text_cls"
 
 
+_speaking = contextvars.ContextVar("language", default=None)
+
+
 def language():
     """`ENGLISH` or `CHINESE`. Raises UserError if TEXT_CLS_LANG is neither."""
-    asked = os.environ.get(VARIABLE)
+    asked = _speaking.get() or os.environ.get(VARIABLE)
     if asked:
         if asked in LANGUAGES:
             return asked
@@ -30,20 +35,40 @@ def language():
     return _of_locale()
 
 
+@contextlib.contextmanager
+def speaking(code):
+    """In the block, everything is said in the language `code`. For pages in both languages."""
+    token = _speaking.set(code)
+    try:
+        yield
+    finally:
+        _speaking.reset(token)
+
+
+class Message(str):
+    """A text that `tr` made, and what it was made of, so that `again` can say it in another language."""
+
+    template, values = "", {}
+
+
 def tr(message, /, **values):
     """The message in the reader's language. values: what its {names} stand for; without any, braces are just braces."""
-    return translated(message, language(), **values)
+    said = Message(translated(message, language(), **values))
+    said.template, said.values = message, values
+    return said
+
+
+def again(text):
+    """A `Message`, and those that it was made of, in the language of now; any other text as it is."""
+    if not isinstance(text, Message):
+        return text
+    return translated(text.template, language(), **{name: again(value) for name, value in text.values.items()})
 
 
 def translated(message, code, /, **values):
-    """As `tr`, in the language `code`."""
+    """As `tr`, in the language `code`, as a plain text."""
     message = _catalogue(code).gettext(message) if message else message  # that of "" is the catalogue's header
     return message.format(**values) if values else message
-
-
-def in_each_language(message, /, **values):
-    """The message in every language, by its code in HTML: {"en": ..., "zh-CN": ...}. For pages that can switch."""
-    return {html: translated(message, code, **values) for code, html in LANGUAGES.items()}
 
 
 def N_(message):

@@ -27,6 +27,7 @@ from settings import API_KEY, seconds
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, add_blank_flag, command, logger, non_negative_float, positive_int
 from text_cls.label_tree import SEPARATOR
+from text_cls.language import N_, tr
 from text_cls.long_texts import LongTexts, evidence_problem, unread_text
 from text_cls.prediction import check_files, log_flat, log_hierarchy, predict_file
 from text_cls.rows import Labels
@@ -38,15 +39,15 @@ SAMPLES = {  # True: for hierarchical labels
     False: ["洗完澡，手纸全泡成了浆", "糯米鸡香，凤爪烂，一壶普洱坐到十点，谁还记得要去开会"],
 }
 REMEDIES = {  # by status; None for all others
-    401: f"Set the server's key in the environment: {API_KEY}=...",
-    403: f"Set the server's key in the environment: {API_KEY}=...",
-    404: "Check --url: it needs the host and port of server.py; a route, if any, must be the one of its bundle",
-    413: "Send fewer texts per request: use a smaller --batch_size",
-    422: "Fix what the message names; the server's limits are at /info",
-    500: "The server's log says what happened",
-    503: "It is starting, stopping, busy or without its index: try again later, or with a smaller --concurrency",
-    504: "It is busy: try again later, or with a smaller --concurrency or --batch_size",
-    None: "Check --url: is it server.py that answers there?",
+    401: N_("Set the server's key in the environment: TEXT_CLS_API_KEY=..."),
+    403: N_("Set the server's key in the environment: TEXT_CLS_API_KEY=..."),
+    404: N_("Check --url: it needs the host and port of server.py; a route, if any, must be the one of its bundle"),
+    413: N_("Send fewer texts per request: use a smaller --batch_size"),
+    422: N_("Fix what the message names; the server's limits are at /info"),
+    500: N_("The server's log says what happened"),
+    503: N_("It is starting, stopping, busy or without its index: try again later, or with a smaller --concurrency"),
+    504: N_("It is busy: try again later, or with a smaller --concurrency or --batch_size"),
+    None: N_("Check --url: is it server.py that answers there?"),
 }
 TRIED_AGAIN = (408, 429, 502, 503, 504)
 
@@ -102,9 +103,14 @@ class Server:
         except ValueError:
             parts = None
         if not parts or parts.scheme not in ("http", "https") or not self._host:
-            raise UserError(f"--url {url}: expected an address such as http://127.0.0.1:8189")
+            raise UserError(tr("--url {url}: expected an address such as http://127.0.0.1:8189", url=url))
         if key and not (key.isascii() and key.isprintable()):
-            raise UserError(f"{API_KEY} contains a character that is not allowed in a key; letters and digits are safe")
+            raise UserError(
+                tr(
+                    "{api_key} contains a character that is not allowed in a key; letters and digits are safe",
+                    api_key=API_KEY,
+                )
+            )
         self.url, self._connect = url, HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._path, route, name = parts.path.rstrip("/").partition("/models/")
         self.route = route + name  # empty: the one that /info names
@@ -122,7 +128,9 @@ class Server:
                 return {**info, "hierarchical": hierarchical, "long_texts": how}
         except (KeyError, TypeError):
             pass
-        raise UserError(f"{self.url} does not list its labels at /info. {REMEDIES[None]}")
+        raise UserError(
+            tr("{url} does not list its labels at /info. {remedy}", url=self.url, remedy=tr(REMEDIES[None]))
+        )
 
     def ask(self, method, path, value=None, patient=True):
         """The JSON of the answer. Retries if the server is busy or, with `patient`, if it does not answer."""
@@ -144,7 +152,14 @@ class Server:
             wait = min(max(wanted, 0.25 * 2 ** min(tries, 9)), LONGEST_WAIT) * random.uniform(1, 1.5)
             spent = time.monotonic() - started
             if spent + wait > self._retry_seconds:
-                raise UserError(f"{problem}. Tried {tries} times in {spent:.0f} s; --retry_seconds allows more")
+                raise UserError(
+                    tr(
+                        "{problem}. Tried {tries} times in {spent:.0f} s; --retry_seconds allows more",
+                        problem=problem,
+                        tries=tries,
+                        spent=spent,
+                    )
+                )
             self._closed.wait(wait)
 
     def _send(self, method, path, body):
@@ -176,25 +191,31 @@ class Server:
 
     def _no_answer(self, error):
         if isinstance(error, TimeoutError):
-            return f"{self.url}: no answer within {self._timeout:g} s; use a larger --timeout or a smaller --batch_size"
+            return tr(
+                "{url}: no answer within {timeout:g} s; use a larger --timeout or a smaller --batch_size",
+                url=self.url,
+                timeout=self._timeout,
+            )
         if isinstance(error, ConnectionRefusedError):
-            start = "Start it (python server.py --bundle ../../export) or check --url"
-            return f"{self.url}: no server is running there. {start}"
-        return f"{self.url}: {error or type(error).__name__}. Check --url and the server's log"
+            start = tr("Start it (python server.py --bundle ../../export) or check --url")
+            return tr("{url}: no server is running there. {start}", url=self.url, start=start)
+        return tr("{url}: {error}. Check --url and the server's log", url=self.url, error=error or type(error).__name__)
 
     def _error_answer(self, status, data):
         try:
             detail = json.loads(data)["detail"]
         except (ValueError, KeyError, TypeError):
-            detail = "not an answer from server.py"
-        remedy = REMEDIES.get(status, REMEDIES[None])
+            detail = tr("not an answer from server.py")
+        remedy = tr(REMEDIES.get(status, REMEDIES[None]))
         return f"{self.url} answers {status}: {str(detail).rstrip('.')}. {remedy}"
 
     def _parse(self, data):
         try:
             return json.loads(data)
         except ValueError:
-            raise UserError(f"the answer from {self.url} is not JSON. {REMEDIES[None]}") from None
+            raise UserError(
+                tr("the answer from {url} is not JSON. {remedy}", url=self.url, remedy=tr(REMEDIES[None]))
+            ) from None
 
     def _stop_if_closed(self):
         if self._closed.is_set():
@@ -251,7 +272,13 @@ class Labeller:
                 return result
         except (KeyError, TypeError):
             pass
-        raise UserError(f"the answer from {self.server.url} does not have labels for each text. {REMEDIES[None]}")
+        raise UserError(
+            tr(
+                "the answer from {url} does not have labels for each text. {remedy}",
+                url=self.server.url,
+                remedy=tr(REMEDIES[None]),
+            )
+        )
 
     def _requests(self, texts, batch_size):
         """Yields lists of consecutive texts, as many as fit into one request, by number and by bytes."""
@@ -283,7 +310,13 @@ def label_file(args, labeller, info):
     problems, limits = Problems(), info["limits"]
     batch_size = args.batch_size or min(32, limits["max_texts"])
     if batch_size > limits["max_texts"]:
-        problems.add(f"--batch_size {batch_size}: the server takes at most {limits['max_texts']} texts per request")
+        problems.add(
+            tr(
+                "--batch_size {batch_size}: the server takes at most {max_texts} texts per request",
+                batch_size=batch_size,
+                max_texts=limits["max_texts"],
+            )
+        )
     job = check_files(
         args.input_file,
         args.output_file,
@@ -311,7 +344,7 @@ def label_file(args, labeller, info):
 def main(argv=None):
     args = parse_args(argv)
     if args.output_file and not args.input_file:
-        raise UserError("--output_file needs --input_file, the texts")
+        raise UserError(tr("--output_file needs --input_file, the texts"))
     server = Server(args.url, os.environ.get(API_KEY), args.timeout, args.retry_seconds)
     info = server.info()
     labeller = Labeller(server, args, info)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from text_cls.language import tr
+
 NO_OTHER_KEYS = {"additionalProperties": False}
 LEAST_TOKENS = 3  # one of the text's, between the first and the last, which are special
 
@@ -135,14 +137,32 @@ def parse(body, max_texts, max_characters):
     for where, part in (("", question), ("data.", question.data), ("parameters.", parameters)):
         if part.model_extra:
             known = ", ".join(type(part).model_fields)
-            raise Invalid(f"{where}{next(iter(part.model_extra))[:40]} is unknown; known are {known}")
+            raise Invalid(
+                tr(
+                    "{where}{iter} is unknown; known are {known}",
+                    where=where,
+                    iter=next(iter(part.model_extra))[:40],
+                    known=known,
+                )
+            )
     texts = [question.data.text] if isinstance(question.data.text, str) else question.data.text
     if len(texts) > max_texts:
-        raise Invalid(f"{len(texts)} texts, but a request may have at most {max_texts}; send them in several")
+        raise Invalid(
+            tr(
+                "{count} texts, but a request may have at most {max_texts}; send them in several",
+                count=len(texts),
+                max_texts=max_texts,
+            )
+        )
     for i, text in enumerate(texts):
         if len(text) > max_characters:
             raise Invalid(
-                f"text {i} (from 0) has {len(text)} characters; at most {max_characters} are allowed; shorten it"
+                tr(
+                    "text {i} (from 0) has {count} characters; at most {max_characters} are allowed; shorten it",
+                    i=i,
+                    count=len(text),
+                    max_characters=max_characters,
+                )
             )
     return texts, parameters
 
@@ -152,10 +172,12 @@ def _explain(error):
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = first["loc"]
     if first["type"] == "json_invalid":
-        return f"the body is not JSON in UTF-8 ({first['msg'].removeprefix('Invalid JSON: ')})"
+        return tr(
+            "the body is not JSON in UTF-8 ({removeprefix})", removeprefix=first["msg"].removeprefix("Invalid JSON: ")
+        )
     if place[:2] == ("data", "text") and first["type"] != "missing":
-        return "data.text must be a text or a list of at least one text, none of them blank"
-    where = ".".join(str(piece) for piece in place) or "the body"
+        return tr("data.text must be a text or a list of at least one text, none of them blank")
+    where = ".".join(str(piece) for piece in place) or tr("the body")
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

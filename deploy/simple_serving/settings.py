@@ -13,6 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 import json_log
+from text_cls import language
 from text_cls.cli import (
     Problems,
     UserError,
@@ -171,7 +172,7 @@ def environment_tokens(parser, environ):
     variables = {PREFIX + action.dest.upper(): action for action in parser._actions if action.dest != "help"}
     tokens, problems = [], Problems()
     for name, value in environ.items():
-        if not name.startswith(PREFIX) or name == API_KEY:
+        if not name.startswith(PREFIX) or name in (API_KEY, language.VARIABLE):
             continue
         action = variables.get(name.upper())
         if action is None:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import UserError, command, logger, positive_int
+from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.long_texts import WINDOWS, LongTexts, description
 
@@ -153,7 +154,7 @@ def vocabulary_size(bundle):
 
     template = os.path.join(bundle.folder, "template.json")
     if os.path.exists(template):
-        prompt = read_json(template, TEMPLATE, "export the bundle again")
+        prompt = read_json(template, TEMPLATE, tr("export the bundle again"))
         size = max(size, *(number + 1 for number in prompt["before"] + prompt["after"]))
     return size
 
@@ -165,8 +166,12 @@ def index_problem(bundle):
     index = bundle.manifest.get("index")
     if bundle.kind != RETRIEVAL or index == {"kind": "embedded"}:
         return None
-    where = "its index is in Milvus, which Triton does not ask" if index else "it has no index yet"
-    return f"{bundle.folder}: {where}; python retrieval_based/index.py build --bundle {bundle.folder} --corpus labels"
+    where = tr("its index is in Milvus, which Triton does not ask") if index else tr("it has no index yet")
+    return tr(
+        "{folder}: {where}; python retrieval_based/index.py build --bundle {folder} --corpus labels",
+        folder=bundle.folder,
+        where=where,
+    )
 
 
 def fill(folder, args):
@@ -203,9 +208,9 @@ def fill(folder, args):
 def build(args):
     """Writes the repository."""
     if args.use_fp16 and args.device == "cpu":
-        raise UserError("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize")
+        raise UserError(tr("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize"))
     if args.use_quantize and args.device == "gpu":
-        raise UserError("--use_quantize is for --device cpu; on a GPU use --use_fp16")
+        raise UserError(tr("--use_quantize is for --device cpu; on a GPU use --use_fp16"))
     from text_cls.files import atomic_folder, overwrite_problem, read_unchanged
 
     if problem := overwrite_problem(args.output, MODELS, "--output"):

@@ -7,7 +7,7 @@ import time
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import PACKAGES, Problems, UserError, add_blank_flag, non_negative_float, positive_int
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.table_flags import add_table_flags, table_options
 
 MODEL = "seqcls"
@@ -18,10 +18,10 @@ SAMPLES = [
 ]
 FULL = "Exceeds maximum queue size"
 REMEDIES = (  # part of a message from Triton, and what to do about it
-    (FULL, "it is busy; try again later, or wait longer with --timeout"),
-    ("Deadline Exceeded", "--timeout gives it more time, a smaller --batch_size less to do"),
-    ("timed out", "--timeout gives it more time, a smaller --batch_size less to do"),
-    ("unknown model", "its log says why the model was not loaded; check its --model-repository"),
+    (FULL, N_("it is busy; try again later, or wait longer with --timeout")),
+    ("Deadline Exceeded", N_("--timeout gives it more time, a smaller --batch_size less to do")),
+    ("timed out", N_("--timeout gives it more time, a smaller --batch_size less to do")),
+    ("unknown model", N_("its log says why the model was not loaded; check its --model-repository")),
 )
 
 
@@ -67,7 +67,7 @@ class Server:
             raise UserError(f"{error.__cause__ or error}. {tr(PACKAGES['tritonclient'])}") from error
         self._np, self._module, self.url, self._call_options = np, module, url, call_options
         if "://" in url or ":" not in url:
-            raise UserError(f"--url {url}: expected an address such as 127.0.0.1:8001, without http://")
+            raise UserError(tr("--url {url}: expected an address such as 127.0.0.1:8001, without http://", url=url))
         self._client = module.InferenceServerClient(url, **options)
 
     def ask(self, method, *words, **options):
@@ -79,9 +79,11 @@ class Server:
             message = error.message() or str(error)
         except Exception as error:  # the HTTP client passes on those of its library: sockets, parsing
             message = f"{type(error).__name__}: {error}"
-        remedy = next((remedy for part, remedy in REMEDIES if part in message), None)
-        remedy = remedy or "check --url, and that tritonserver is running: its port 8001 is gRPC, 8000 HTTP"
-        raise (QueueFull if FULL in message else UserError)(f"{self.url}: {message}. What to do: {remedy}")
+        remedy = next((tr(remedy) for part, remedy in REMEDIES if part in message), None)
+        remedy = remedy or tr("check --url, and that tritonserver is running: its port 8001 is gRPC, 8000 HTTP")
+        raise (QueueFull if FULL in message else UserError)(
+            tr("{url}: {what}. What to do: {remedy}", url=self.url, what=message, remedy=remedy)
+        )
 
     def ask_again(self, error, seconds, *words, **options):
         """The answer to `ask`, repeated for this many seconds while it raises this class of error."""
@@ -104,8 +106,12 @@ class Server:
         values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         if not {"max_characters", "labels"} <= set(values):
             raise UserError(
-                f"{self.url}: its model {MODEL} does not list its labels; build a repository with build_repository.py, "
-                "and load it again"
+                tr(
+                    "{url}: its model {model} does not list its labels; build a repository with build_repository.py, "
+                    "and load it again",
+                    url=self.url,
+                    model=MODEL,
+                )
             )
         return int(config["max_batch_size"]), int(values["max_characters"]), json.loads(values["labels"])
 
@@ -135,12 +141,12 @@ def label(server, args):
     from text_cls.rows import Labels
 
     if args.output_file and not args.input_file:
-        raise UserError("--output_file needs --input_file, the texts")
+        raise UserError(tr("--output_file needs --input_file, the texts"))
     most, longest, names = server.settings(args.wait)
     size = args.batch_size or most
     problems = Problems()
     if size > most:
-        problems.add(f"--batch_size {size}: the server takes at most {most} texts per request")
+        problems.add(tr("--batch_size {size}: the server takes at most {most} texts per request", size=size, most=most))
     if args.input_file:
         labels, tables = Labels(names), table_options(args)
         job = check_files(

@@ -20,7 +20,7 @@ from text_cls.cascade import Cascade, threshold_logits
 from text_cls.cli import UserError, logger
 from text_cls.cross_fitting import draw_folds
 from text_cls.files import write_json
-from text_cls.language import language, tr
+from text_cls.language import tr
 from text_cls.linear_classifier import LONGEST, LinearClassifier, pack
 from text_cls.linear_classifier import encode as encode_characters
 from text_cls.neural.checkpoint import Checkpoint
@@ -326,7 +326,7 @@ def fit(
             )
         parts.limit = found["cascade"].limit
     fitted = Fitted(parts, scored, **found)
-    for line in described(fitted.cascade, fitted.blend, language()):
+    for line in described(fitted.cascade, fitted.blend):
         logger.info(line)
     if fitted.cascade and fitted.cascade.share > ALMOST_ALL:
         logger.warning("The linear model alone does as well here: name it as --params_path, and leave --cascade out")
