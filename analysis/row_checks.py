@@ -21,7 +21,7 @@ ODDITIES = (
         N_("Read it with a CSV reader (Python's csv module), which removes them; new texts will not have them"),
     ),
     (
-        N_("\ufffd"),
+        "\ufffd",
         N_("the character U+FFFD, because characters were lost in a conversion"),
         N_("Convert the file again from its source, using the source's own encoding"),
     ),

@@ -58,7 +58,7 @@ def sources():
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
         **{"cwd": ROOT, "check": True, "capture_output": True, "encoding": "utf-8"},
     ).stdout.splitlines()
-    return [ROOT / name for name in listed if name.split("/")[0] not in NOT_READ_BY_USERS]
+    return [ROOT / name for name in listed if name.split("/")[0] not in NOT_READ_BY_USERS and (ROOT / name).exists()]
 
 
 def messages_of(source):

@@ -16,10 +16,21 @@ from text_cls.cli import command, logger
 NO_MESSAGES = {
     "data/make_pretrained_model.py": ["# {model}"],  # a file beside the weights
     "deploy/paddle_serving/build_service.py": ["# Made by", "{} {\n  name"],  # files of Paddle Serving
-    "deploy/paddle_serving/gateway.py": ['{"key"'],
     "deploy/paddle_serving/wire.py": ["array(["],
+    "deploy/paddle_serving/gateway.py": ['{"key"', "404 ", "405 ", "400 "],  # HTTP
     "deploy/simple_serving/application.py": ["default-src", "{}; style-src", "script-src"],
     "deploy/simple_serving/gate.py": ["%(id)s"],
+    "deploy/simple_serving/docs.py": ["\n@media", "<!DOCTYPE", "<p><a"],
+    "deploy/triton_serving/build_repository.py": [
+        "backend:",
+        "instance_group",
+        "  { name",
+        "      {} {",
+        "parameters {",
+        "platform:",
+    ],
+    "deploy/triton_serving/seqcls_client.py": ["Exceeds", "Deadline", "timed out", "unknown model"],  # said by Triton
+    "data/dataset_files.py": ["without a text"],  # a key
     "few-shot/prompting.py": ["{'soft'}"],
     "text_cls/search/milvus_index.py": ["digests like"],  # a filter
     "retrieval_based/evaluate.py": ["Micro f1 score", "Macro f1 score"],  # PaddleNLP's application prints them
@@ -31,9 +42,11 @@ NO_MESSAGES = {
     "text_cls/language.py": ["{}={}: write"],  # has both languages
     "text_cls/trackers.py": ["| argument"],  # a table that a tracker shows
 }
-# Artefacts and pages, which have both languages or are for programs.
-OTHER_LANGUAGES = re.compile(r"(model_card|card_\w+|hugging_face_export|html_page|\w+_page|text_box)\.py$")
-TITLES = ("Label Studio",)
+# Model cards, which have both languages, and what runs in Triton.
+OTHER_LANGUAGES = re.compile(
+    r"(python_models/\w+|model_card|card_\w+|hugging_face_export|html_page|\w+_page|text_box)\.py$"
+)
+TITLES = ("Label Studio", "neural model", "both models", "whole model", "Prometheus metrics")
 NOT_SHOWN = (
     *("compile", "fullmatch", "search", "match", "finditer", "findall", "sub", "split", "startswith", "endswith"),
     *("filterwarnings", "simplefilter", "add_argument_group", "namedtuple", "getattr", "execute", "encode"),
@@ -80,15 +93,16 @@ def test_placeholders_of_a_translation_are_those_of_its_message(catalogue):
 def test_translations_can_be_filled_in(catalogue):
     """A brace too many would fail only when a user meets the message."""
     for message in catalogue:
-        if message.string and any(name for _, name, _, _ in parsed(message.id)):
-            assert {n for _, n, _, _ in parsed(message.string)} == {n for _, n, _, _ in parsed(message.id)}, message.id
+        if message.string and named(message.id):
+            assert named(message.string) == named(message.id), message.id
 
 
-def parsed(message):
+def named(message):
+    """The names of its values."""
     try:
-        return list(string.Formatter().parse(message))
+        return {name for _, name, _, _ in string.Formatter().parse(message)} - {None}
     except ValueError:  # a message without values, such as one that shows JSON
-        return []
+        return set()
 
 
 def prose(text):

@@ -43,7 +43,7 @@ def add_admin(app, state, answers, error_response):
 
     @app.post(
         ADMIN[0],
-        summary=tr("Load what is in the bundle's folder"),
+        summary=N_("Load what is in the bundle's folder"),
         responses=answers(403, 409, 422, 503),
         tags=["admin"],
     )
@@ -51,7 +51,7 @@ def add_admin(app, state, answers, error_response):
         return await change(bundle, lambda served: served.reload())
 
     @app.post(
-        ADMIN[1], summary=tr("Go back to the version before"), responses=answers(403, 409, 422, 503), tags=["admin"]
+        ADMIN[1], summary=N_("Go back to the version before"), responses=answers(403, 409, 422, 503), tags=["admin"]
     )
     async def rollback(bundle: str | None = None) -> dict[str, str | bool | None]:
         return await change(bundle, lambda served: served.rollback() or True)

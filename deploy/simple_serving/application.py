@@ -28,30 +28,30 @@ from settings import parse_args
 from studio_backend import add_label_studio
 from text_cls.bundle import RETRIEVAL
 from text_cls.cli import PACKAGES, UserError
-from text_cls.language import tr
+from text_cls.language import LANGUAGES, N_, tr
 from text_cls.long_texts import WINDOWS
 from tracing import NO_FASTAPI
 
 LATE_SECONDS = 1  # by which an answer may be late that only has to be written: to lose it would help nobody
 NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 STATUSES = {  # the errors that the routes may answer with
-    400: "this is not valid HTTP, or it arrived in too many small pieces",
-    401: "the API key is missing or wrong",
-    403: "the server was started without an API key, which this route needs",
-    404: "no such route, or not the route of this bundle",
-    405: "the route does not accept this method",
-    408: "the request did not arrive in time",
-    409: "nothing was changed; the answer says why",
-    413: "the request is too large",
-    414: "the address is too long",
-    415: "the body is not application/json in UTF-8",
-    421: "the header Host names no host of this server",
-    422: "the request is not valid",
-    431: "the headers are too large",
-    500: "the server failed",
-    501: "the Transfer-Encoding is unknown",
-    503: "busy, stopping, or the index is unavailable: try again after Retry-After seconds",
-    504: "no answer within the deadline",
+    400: N_("this is not valid HTTP, or it arrived in too many small pieces"),
+    401: N_("the API key is missing or wrong"),
+    403: N_("the server was started without an API key, which this route needs"),
+    404: N_("no such route, or not the route of this bundle"),
+    405: N_("the route does not accept this method"),
+    408: N_("the request did not arrive in time"),
+    409: N_("nothing was changed; the answer says why"),
+    413: N_("the request is too large"),
+    414: N_("the address is too long"),
+    415: N_("the body is not application/json in UTF-8"),
+    421: N_("the header Host names no host of this server"),
+    422: N_("the request is not valid"),
+    431: N_("the headers are too large"),
+    500: N_("the server failed"),
+    501: N_("the Transfer-Encoding is unknown"),
+    503: N_("busy, stopping, or the index is unavailable: try again after Retry-After seconds"),
+    504: N_("no answer within the deadline"),
 }
 EVERYWHERE = 400, 401, 404, 405, 408, 414, 421, 431, 501  # on every route
 
@@ -128,11 +128,11 @@ async def explain(request, error):
 
 
 def add_pages(app, state):
-    @app.get("/", summary="The web page", response_class=HTMLResponse, responses=answers())
+    @app.get("/", summary=N_("The web page"), response_class=HTMLResponse, responses=answers())
     async def page():
         return HTMLResponse(state.page, headers={"Content-Security-Policy": policy_of(state.page)})
 
-    @app.get("/info", summary="Labels, route and limits of the bundle", response_model=Info, responses=answers())
+    @app.get("/info", summary=N_("Labels, route and limits of the bundle"), response_model=Info, responses=answers())
     async def info():
         return JSONResponse(state.service.info)
 
@@ -143,22 +143,24 @@ def add_labels(app, state):
 
 
 def add_metrics(app, state):
-    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": tr("Prometheus metrics")}}
+    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus metrics"}}
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=plain | answers())
+    @app.get("/metrics", summary=N_("Prometheus metrics"), response_class=Response, responses=plain | answers())
     async def metrics():
         return Response(state.service.metrics.page(), media_type=Metrics.CONTENT_TYPE)
 
 
 def add_documentation(app, state):
-    @app.get("/openapi.json", summary="The OpenAPI schema", responses=answers())
+    @app.get("/openapi.json", summary=N_("The OpenAPI schema"), responses=answers())
     async def openapi() -> dict:
         return JSONResponse(schema_of(app, state.service))
 
-    @app.get("/docs", summary="The API documentation", response_class=HTMLResponse, responses=answers())
-    async def docs():
+    @app.get("/docs", summary=N_("The API documentation"), response_class=HTMLResponse, responses=answers())
+    async def docs(request: Request):
+        code = request.query_params.get("lang")
         headers = {"Content-Security-Policy": f"{NOTHING_ELSE}; style-src 'unsafe-inline'; img-src data:"}
-        return HTMLResponse(render(schema_of(app, state.service), state.service.first.route), headers=headers)
+        page = render(schema_of(app, state.service), state.service.first.route, code if code in LANGUAGES else None)
+        return HTMLResponse(page, headers=headers)
 
 
 def add_task(app, state, task):
@@ -167,7 +169,7 @@ def add_task(app, state, task):
 
     @app.post(
         ROUTES[task],
-        summary="Labels of texts",
+        summary=N_("Labels of texts"),
         response_model=Answer,
         responses=answers(413, 415, 422, 500, 503, 504),
         openapi_extra=extra,
@@ -178,11 +180,11 @@ def add_task(app, state, task):
 
 
 def add_health(app, state):
-    @app.get("/health/live", summary="Whether the process runs", responses=answers())
+    @app.get("/health/live", summary=N_("Whether the process runs"), responses=answers())
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready", summary="Whether texts are accepted", responses=answers(503))
+    @app.get("/health/ready", summary=N_("Whether texts are accepted"), responses=answers(503))
     async def ready() -> dict[str, str]:
         try:
             state.service.check_alive()
