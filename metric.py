@@ -47,7 +47,8 @@ def classification_report(gold: np.ndarray, predicted: np.ndarray, parents: np.n
         for level in range(1, depth.max() + 1):
             columns = depth == level
             at_level, _, _ = averages(gold[:, columns], predicted[:, columns])
-            report["levels"].append({"level": level, "labels": int(columns.sum()), **at_level})
+            rows = int(gold[:, columns].any(axis=1).sum())  # that have a label of the level
+            report["levels"].append({"level": level, "labels": int(columns.sum()), **at_level, "rows": rows})
         closed, _, _ = averages(with_ancestors(gold, parents), with_ancestors(predicted, parents))
         report["hierarchical"] = closed["micro"]
     return report

@@ -2,8 +2,14 @@
 
 import numpy as np
 
-from text_cls.html_page import escape, svg, tiles, write_page
+from text_cls.html_page import escape, say, section, svg, table, tiles, write_page
+from text_cls.language import tr
 
+LOOKS = (
+    ("-", ""),
+    ("--", "///"),
+    (":", "..."),
+)  # of train, dev and test, so that colour is not all that tells them apart
 SHOWN = 1000  # labels and errors in the tables; report.json has the rest
 STYLE = """
 .finding { border-left: 5px solid var(--line); padding: 6px 12px; margin: 10px 0; background: var(--tint); }
@@ -21,6 +27,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .88em; }
 .bar.weak { background: var(--missed); }
 td.bars { width: 24%; min-width: 90px; }
 .tile { flex: 1 1 100px; } .tile b { white-space: nowrap; }
+svg.figure { max-width: 520px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 14px; }
 .plots p { margin: 0; text-align: center; }
 """
@@ -28,7 +35,12 @@ td.bars { width: 24%; min-width: 90px; }
 
 def write_report(path, report, lengths):
     """report: the dict of report.json. lengths: {split: int array, tokens of each row}, for the plot."""
-    title = f"Data check: {report['dataset']}"
+    title = tr("Data check: {dataset}", dataset=report["dataset"])
+    write_page(path, title, lambda: _body(title, report, lengths), style=STYLE)
+
+
+def _body(title, report, lengths):
+    made = tr("Made in {seconds} seconds. All figures are in report.json.", seconds=report["seconds"])
     parts = [
         f"<h1>{escape(title)}</h1>",
         _tiles(report),
@@ -42,24 +54,26 @@ def write_report(path, report, lengths):
         _baseline(report.get("baseline")),
         _similarity(report.get("similarity")),
         _vocabulary(report.get("vocabulary")),
-        f'<p class="note">Made in {report["seconds"]} seconds. All figures are in report.json.</p>',
+        f'<p class="note">{escape(made)}</p>',
     ]
-    write_page(path, title, "\n".join(filter(None, parts)), style=STYLE)
+    return "\n".join(filter(None, parts))
 
 
 def _tiles(report):
-    figures = [(f"{files['rows']:,}", f"rows in {split}") for split, files in report["files"].items()]
+    figures = [(f"{files['rows']:,}", tr("rows in {split}", split=split)) for split, files in report["files"].items()]
     warnings = sum(finding["severity"] == "warning" for finding in report["findings"])
-    labels, errors = len(report["labels"]["labels"]), report["problems"]["count"]
-    for count, noun in ((labels, "label"), (errors, "error"), (warnings, "warning")):
-        figures.append((count, noun if count == 1 else f"{noun}s"))
+    figures += [
+        (len(report["labels"]["labels"]), tr("labels")),
+        (report["problems"]["count"], tr("errors")),
+        (warnings, tr("warnings")),
+    ]
     baseline = report.get("baseline", {})
-    scored = "dev" if "dev" in baseline else "out_of_fold"
-    if scored in baseline:
-        name = "linear baseline on dev" if scored == "dev" else "linear baseline, out of fold"
-        figures.append((_f1s(baseline[scored]), f"micro / macro F1, {name}"))
+    if "dev" in baseline:
+        figures.append((_f1s(baseline["dev"]), tr("micro / macro F1, linear baseline on dev")))
+    elif "out_of_fold" in baseline:
+        figures.append((_f1s(baseline["out_of_fold"]), tr("micro / macro F1, linear baseline, out of fold")))
     if "dev_with_thresholds" in baseline:
-        figures.append((_f1s(baseline["dev_with_thresholds"]), "the same with one threshold per label"))
+        figures.append((_f1s(baseline["dev_with_thresholds"]), tr("the same with one threshold per label")))
     return tiles(figures)
 
 
@@ -69,23 +83,6 @@ def _percent(share):
 
 def _f1s(report):
     return f"{_percent(report['micro']['f1'])} / {_percent(report['macro']['f1'])}"
-
-
-def _table(head, rows, style=""):
-    """HTML of a table.
-
-    Args:
-        head: column names; ending in '#' for numbers, in '=' for bars.
-        rows: lists of cells, as HTML.
-        style: "tall" scrolls, "narrow" does not fill the page.
-    """
-    kinds = {"#": ' class="number"', "=": ' class="bars"'}
-    kinds = [kinds.get(name[-1:], "") for name in head]
-    top = "".join(f"<th{kind}>{escape(name.rstrip('#='))}</th>" for name, kind in zip(head, kinds))
-    cells = ("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds)) for row in rows)
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide {style}" tabindex="0">{table}</div>'
 
 
 def _name(label):
@@ -99,15 +96,17 @@ def _bar(value, most, weak=False):
 
 
 def _findings(report):
+    kinds = {"warning": tr("warning"), "note": tr("note")}
     cards = []
     for finding in report["findings"]:
         items = "".join(f"<li>{escape(example)}</li>" for example in finding["examples"])
-        examples = f"<details><summary>Examples</summary><ul>{items}</ul></details>" if items else ""
+        examples = f"<details><summary>{say('Examples')}</summary><ul>{items}</ul></details>" if items else ""
+        severity = finding["severity"]
         cards.append(
-            f'<div class="finding is-{finding["severity"]}"><span class="kind">{finding["severity"]}</span>'
-            f'<p class="what">{escape(finding["what"])}</p><p>{escape(finding["remedy"])}.</p>{examples}</div>'
+            f'<div class="finding is-{severity}"><span class="kind">{escape(kinds[severity])}</span>'
+            f'<p class="what">{escape(finding["what"])}</p><p>{escape(finding["remedy"])}{say(".")}</p>{examples}</div>'
         )
-    return "<h2>Findings</h2>" + "".join(cards)
+    return section(tr("Findings"), *cards)
 
 
 def _problems(problems):
@@ -115,20 +114,27 @@ def _problems(problems):
         return ""
     items = "".join(f"<li>{escape(message)}</li>" for message in problems["messages"][:SHOWN])
     more = problems["count"] - min(SHOWN, len(problems["messages"]))
-    rest = f"<p>... and {more} more</p>" if more else ""
-    return (
-        f'<h2>Errors</h2><p>train.py rejects these files until they are fixed.</p><div class="finding is-fault tall">'
-        f"<ul>{items}</ul>{rest}</div>"
+    rest = f"<p>{say('... and {count} more', count=more)}</p>" if more else ""
+    return section(
+        tr("Errors"),
+        f"<p>{say('train.py rejects these files until they are fixed.')}</p>",
+        f'<div class="finding is-fault tall" tabindex="0"><ul>{items}</ul>{rest}</div>',
     )
 
 
 def _files(report):
-    head = ["file", "rows#", "labels per row#", "without a label#", "blank lines#"]
+    head = [
+        tr("file"),
+        tr("rows") + "#",
+        tr("labels per row") + "#",
+        tr("without a label") + "#",
+        tr("blank lines") + "#",
+    ]
     rows = [
         [escape(f["path"]), f"{f['rows']:,}", f"{f['labels_per_row']:.2f}", f["without_label"], f["blank_lines"]]
         for f in report["files"].values()
     ]
-    return "<h2>Files</h2>" + _table(head, rows)
+    return section(tr("Files"), table(tr("Files"), head, rows))
 
 
 def _figure(title, x, y):
@@ -150,49 +156,50 @@ def _plots(report, lengths):
     if train and train[0]:
         drawings.append(_frequency_plot(train))
     boxes = "".join(f"<div>{drawing}</div>" for drawing in drawings)
-    return f'<h2>At a glance</h2><div class="plots">{boxes}</div>' if boxes else ""
+    return section(tr("At a glance"), f'<div class="plots">{boxes}</div>') if boxes else ""
 
 
 def _length_plot(lengths):
-    drawing, axes = _figure("Length of texts", "tokens", "share of rows")
+    drawing, axes = _figure(tr("Length of texts"), tr("tokens"), tr("share of rows"))
     most = max(int(np.quantile(values, 0.995)) for values in lengths.values()) + 1
     bins = np.linspace(0, max(most, 8), 41)
-    for name, values in lengths.items():
-        axes.hist(values, bins, weights=np.full(len(values), 1 / max(1, len(values))), histtype="step", label=name)
+    for (name, values), (line, _) in zip(lengths.items(), LOOKS):
+        weights = np.full(len(values), 1 / max(1, len(values)))
+        axes.hist(values, bins, weights=weights, histtype="step", linestyle=line, linewidth=1.6, label=name)
     axes.legend(fontsize=8, frameon=False)
-    return svg(drawing, "Length of texts, by file")
+    return svg(drawing, tr("Length of texts, by file"))
 
 
 def _label_count_plot(files):
-    drawing, axes = _figure("Labels per row", "labels", "share of rows")
+    drawing, axes = _figure(tr("Labels per row"), tr("labels"), tr("share of rows"))
     width = 0.8 / len(files)
-    for k, (name, figures) in enumerate(files.items()):
+    for k, ((name, figures), (_, hatch)) in enumerate(zip(files.items(), LOOKS)):
         counts = np.array(figures["rows_by_number_of_labels"])
         positions = np.arange(len(counts)) + (k - (len(files) - 1) / 2) * width
-        axes.bar(positions, counts / counts.sum(), width, label=name)
+        axes.bar(positions, counts / counts.sum(), width, label=name, hatch=hatch, edgecolor="white", linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False)
-    return svg(drawing, "Labels per row, by file")
+    return svg(drawing, tr("Labels per row, by file"))
 
 
 def _frequency_plot(counts):
-    drawing, axes = _figure("Rows per label in train", "labels, most frequent first", "rows")
+    drawing, axes = _figure(tr("Rows per label in train"), tr("labels, most frequent first"), tr("rows"))
     axes.plot(np.arange(1, len(counts) + 1), counts, marker=".", markersize=3, linewidth=1)
     axes.set_yscale("symlog")
     axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    return svg(drawing, "Rows per label in train, most frequent first")
+    return svg(drawing, tr("Rows per label in train, most frequent first"))
 
 
 def _lengths(lengths):
     limits = list(next(iter(lengths["files"].values()), {"cut": ()})["cut"])
     head = [
-        "file",
-        "median#",
-        "90th percentile#",
-        "99th percentile#",
-        "longest#",
-        *(f"cut at {limit}#" for limit in limits),
+        tr("file"),
+        tr("median") + "#",
+        tr("90th percentile") + "#",
+        tr("99th percentile") + "#",
+        tr("longest") + "#",
+        *(tr("cut at {limit}", limit=limit) + "#" for limit in limits),
     ]
     rows = [
         [
@@ -202,8 +209,8 @@ def _lengths(lengths):
         ]
         for split, f in lengths["files"].items()
     ]
-    note = f'<p class="note">In {escape(lengths["unit"])}, including special tokens.</p>'
-    return f"<h2>Lengths</h2>{note}{_table(head, rows)}"
+    note = tr("In {unit}, including special tokens.", unit=lengths["unit"])
+    return section(tr("Lengths"), table(tr("Lengths"), head, rows), note=note)
 
 
 def _labels(report):
@@ -215,8 +222,9 @@ def _labels(report):
         k for k in ("out_of_fold",) if k in baseline
     ]
     f1 = {kind: {s["label"]: s["f1"] for s in baseline[kind]["per_class"]} for kind in kinds}
-    titles = {"dev": "F1#", "dev_with_thresholds": "with thresholds#", "out_of_fold": "F1 out of fold#"}
-    head = ["label", "train=", *(f"{split}#" for split in splits), "alone#", *(titles[kind] for kind in kinds)]
+    titles = {"dev": "F1", "dev_with_thresholds": tr("with thresholds"), "out_of_fold": tr("F1 out of fold")}
+    head = [tr("label"), "train=", *(f"{split}#" for split in splits), tr("alone") + "#"]
+    head += [titles[kind] + "#" for kind in kinds]
     most = max((label["rows"].get("train", 0) for label in labels), default=0)
     order = sorted(labels, key=lambda label: -label["rows"].get("train", 0))
     rows = [
@@ -229,11 +237,12 @@ def _labels(report):
         ]
         for label in order[:SHOWN]
     ]
-    note = "Rows per label, most frequent first. Alone: rows in train with no other label or path."
+    notes = [tr("Rows per label, most frequent first. Alone: rows in train with no other label or path.")]
     if kinds:
-        note += " F1: of the linear baseline, in percent."
-    more = f" The first {SHOWN} of {len(order)}." if len(order) > SHOWN else ""
-    return f'<h2>Labels</h2><p class="note">{note}{more}</p>{_table(head, rows, "tall")}'
+        notes.append(tr("F1: of the linear baseline, in percent."))
+    if len(order) > SHOWN:
+        notes.append(tr("The first {shown} of {count}.", shown=SHOWN, count=len(order)))
+    return section(tr("Labels"), table(tr("Labels"), head, rows, "tall"), note=" ".join(notes))
 
 
 def _pairs(labels):
@@ -242,54 +251,65 @@ def _pairs(labels):
         return ""
     most = pairs[0]["rows"]
     rows = [[*map(_name, pair["labels"]), _bar(pair["rows"], most), f"{pair['rows']:,}"] for pair in pairs]
-    note = "The pairs with the most rows in common in train. A label and its parent do not count as a pair."
-    return (
-        f'<h2>Labels that appear together</h2><p class="note">{note}</p>'
-        f"{_table(['label', 'and', '=', 'rows#'], rows, 'tall')}"
-    )
+    title = tr("Labels that appear together")
+    note = tr("The pairs with the most rows in common in train. A label and its parent do not count as a pair.")
+    head = [tr("label"), tr("and"), "=", tr("rows") + "#"]
+    return section(title, table(title, head, rows, "tall"), note=note)
 
 
 def _baseline(baseline):
     if not baseline:
         return ""
-    titles = {"dev": "dev", "dev_with_thresholds": "dev, one threshold per label", "out_of_fold": "train, out of fold"}
-    head, rows = ["rows scored", "level", "micro F1#", "macro F1#", "exact match#"], []
+    titles = {
+        "dev": tr("dev"),
+        "dev_with_thresholds": tr("dev, one threshold per label"),
+        "out_of_fold": tr("train, out of fold"),
+    }
+    head = [tr("rows scored"), tr("level"), "micro F1#", "macro F1#", tr("exact match") + "#"]
+    rows = []
     for kind, title in titles.items():
         if kind not in baseline:
             continue
         for level in [None, *baseline[kind].get("levels", ())]:
             scores = level or baseline[kind]
-            name = f"{level['level']} ({level['labels']} labels)" if level else "all"
+            name = tr("all")
+            if level:
+                name = tr("{level} ({labels} labels)", level=level["level"], labels=level["labels"])
             cells = (_percent(scores["micro"]["f1"]), _percent(scores["macro"]["f1"]), _percent(scores["accuracy"]))
-            rows.append([escape(title), name, *cells])
-    note = (
-        f"TF-IDF of runs of 1 to 3 characters and one linear SVM per label, trained on {baseline['rows']:,} rows. "
-        "Thresholds come only from train, from scores of rows that the model was not trained on. In percent."
+            rows.append([escape(title), escape(name), *cells])
+    note = tr(
+        "TF-IDF of runs of 1 to 3 characters and one linear SVM per label, trained on {rows:,} rows. Thresholds come "
+        "only from train, from scores of rows that the model was not trained on. In percent.",
+        rows=baseline["rows"],
     )
-    return f'<h2>Linear baseline</h2><p class="note">{note}</p>{_table(head, rows)}'
+    title = tr("Linear baseline")
+    return section(title, table(title, head, rows), note=note)
 
 
 def _similarity(similarity):
     if not similarity:
         return ""
-    text = "<h2>Is dev like train?</h2>"
+    title, parts = tr("Is dev like train?"), []
     if "auc" in similarity:
-        auc = f"{similarity['auc']:.2f} (0.5: guessing, 1: certain)"
-        text += f"<p>A linear model tells rows of dev from rows of train with an AUC of {auc}.</p>"
+        text = say(
+            "A linear model tells rows of dev from rows of train with an AUC of {auc:.2f} (0.5: guessing, 1: certain).",
+            auc=similarity["auc"],
+        )
+        parts.append(f"<p>{text}</p>")
     different = similarity["label_shares_that_differ"]
     if not different:
-        return text + "<p>No label's share differs by more than chance.</p>"
+        return section(title, *parts, f"<p>{say('No share of a label differs by more than chance.')}</p>")
     rows = [[_name(d["label"]), f"{100 * d['train']:.1f}%", f"{100 * d['dev']:.1f}%"] for d in different[:SHOWN]]
-    return text + _table(
-        ["labels whose share differs", "in train#", "in dev#"], rows, "tall" if len(rows) > 15 else "narrow"
-    )
+    head = [tr("labels whose share differs"), tr("in train") + "#", tr("in dev") + "#"]
+    return section(title, *parts, table(title, head, rows, "tall" if len(rows) > 15 else "narrow"))
 
 
 def _vocabulary(vocabulary):
     if not vocabulary:
         return ""
     rows = [[escape(char), f"U+{ord(char):04X}", count] for char, count in vocabulary["unknown_characters"].items()]
-    name = escape(vocabulary["tokenizer"])
-    text = f"<p>{vocabulary['unknown_share']:.3%} of all characters are unknown to {name}.</p>"
-    table = _table(["character", "code", "count#"], rows, "narrow") if rows else ""
-    return f"<h2>Characters unknown to the tokenizer</h2>{text}{table}"
+    share, name = vocabulary["unknown_share"], vocabulary["tokenizer"]
+    text = say("{share:.3%} of all characters are unknown to {name}.", share=share, name=name)
+    title = tr("Characters unknown to the tokenizer")
+    head = [tr("character"), tr("code"), tr("count") + "#"]
+    return section(title, f"<p>{text}</p>", table(title, head, rows, "narrow") if rows else "")

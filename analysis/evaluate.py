@@ -147,7 +147,9 @@ def main(argv=None):
 
         source = tr("{path}, predicted by the model in {params_path}", path=rows.path, params_path=args.params_path)
         shown = checkpoint.decision.calibrated(probabilities)
-        write_evaluation_page(args.html, source, rows, labels, shown, gold, predicted, report, passages)
+        write_evaluation_page(
+            args.html, source, rows, labels, shown, gold, predicted, report, passages, checkpoint.decision
+        )
         logger.info("Page saved in %s; open it in a browser", args.html)
     return 0
 

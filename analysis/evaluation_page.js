@@ -40,14 +40,15 @@ function labelChoice(select, first) {
 
 // Shows `size` entries at a time. Returns {set: replaces the entries, all: shows all, page: shows the first page}.
 function pager(host, size, draw) {
-  const back = element("button", "", "‹ Back"), place = element("span", "", "", { "aria-live": "polite" }), next = element("button", "", "Next ›");
+  const back = element("button", "", say("back")), place = element("span", "", "", { "aria-live": "polite" });
+  const next = element("button", "", say("next"));
   let entries = [], start = 0;
   host.append(back, place, next);
   function show(first, count = size) {
     start = first;
     draw(entries.slice(start, start + count));
     const end = Math.min(start + count, entries.length);
-    place.textContent = entries.length ? `${start + 1}–${end} of ${entries.length}` : "none";
+    place.textContent = entries.length ? say("place", { from: start + 1, to: end, all: entries.length }) : say("none");
     back.disabled = start === 0;
     next.disabled = end === entries.length;
     back.hidden = next.hidden = entries.length <= size;
@@ -64,12 +65,14 @@ function pager(host, size, draw) {
 
 // ------------------------------------------------------------------------------------------------------------- labels
 
-const labelPager = pager($("label-pager"), 25, (labels) => {
+let labelPager, pairPager, casePager; // of the language shown
+
+function drawLabels(labels) {
   const most = Math.max(1, ...LABELS.map((label) => label.support));
   $("label-rows").replaceChildren(...labels.map((label) => {
     const row = element("tr");
     nameCell(row, label).append(
-      element("small", "", `precision ${fixed(label.precision)}, recall ${fixed(label.recall)}`));
+      element("small", "", say("rates", { precision: fixed(label.precision), recall: fixed(label.recall) })));
     bar(row, "f1", label.f1 / 100);
     cell(row, "number", fixed(label.f1));
     cell(row, "number extra", fixed(label.precision));
@@ -79,7 +82,7 @@ const labelPager = pager($("label-pager"), 25, (labels) => {
     cell(row, "number extra", label.predicted);
     return row;
   }));
-});
+}
 
 const ORDERS = {
   f1: (a, b) => a.f1 - b.f1 || b.support - a.support,
@@ -141,36 +144,35 @@ function key(host, entries) {
 function showCurves() {
   const label = LABELS[Number($("focus").value)];
   const sides = [
-    ["all", "all labels (micro)", DATA.curves[0], DATA.calibration[0], DATA.micro],
+    ["all", say("allLabels"), DATA.curves[0], DATA.calibration[0], DATA.micro],
     ["one", label.shown, DATA.curves[label.id + 1], DATA.calibration[label.id + 1],
       [label.f1, label.precision, label.recall]],
   ];
-  const curve = axes(`Precision against recall of all labels and of ${label.name}`, "recall", "precision");
-  const diagram = axes(`Share of gold against probability of all labels and of ${label.name}`, "probability",
-    "share that is gold");
+  const curve = axes(say("curve", { label: label.name }), say("recall"), say("precision"));
+  const diagram = axes(say("diagram", { label: label.name }), say("probability"), say("shareGold"));
   shape(diagram, "line", { x1: across(0), x2: across(1), y1: up(0), y2: up(1), "stroke-dasharray": "4 4" })
     .style.stroke = "var(--soft)";
   for (const [kind, name, { points }, { bins }, [f1, precision, recall]] of sides) {
     line(curve, kind, points);
     dot(curve, kind, recall / 100, precision / 100, 5,
-      `${name}, as decided: precision ${fixed(precision)}, recall ${fixed(recall)}, F1 ${fixed(f1)}`);
+      say("decided", { label: name, precision: fixed(precision), recall: fixed(recall), f1: fixed(f1) }));
     line(diagram, kind, bins);
     for (const [probability, share, count] of bins)
       dot(diagram, kind, probability, share, 2 + Math.log10(count),
-        `${name}: ${count} probabilities, mean ${fixed(probability)}, gold in ${fixed(share)}`);
+        say("bin", { label: name, count, mean: fixed(probability), share: fixed(share) }));
   }
   $("curve").replaceChildren(curve);
   $("reliability").replaceChildren(diagram);
-  const rows = `${label.support} ${label.support === 1 ? "row" : "rows"}`;
+  const rows = label.support === 1 ? say("row") : say("rows", { count: label.support });
   key($("curve-key"), sides.map(([kind, name, { ap }]) =>
-    [kind, kind === "one" && !label.support ? `${name}: no rows` : `${name}: AP ${fixed(ap)}`]));
+    [kind, kind === "one" && !label.support ? say("noRows", { label: name }) : `${name}: AP ${fixed(ap)}`]));
   key($("reliability-key"), sides.map(([kind, name, , { ece }]) =>
     [kind, `${name}: ECE ${fixed(ece)} %${kind === "one" ? `, ${rows}` : ""}`]));
 }
 
 // -------------------------------------------------------------------------------------------------------------- pairs
 
-const pairPager = pager($("pair-pager"), 15, (pairs) => {
+function drawPairs(pairs) {
   const most = Math.max(1, ...DATA.pairs.map((pair) => pair[2]));
   $("pair-rows").replaceChildren(...pairs.map(([missed, instead, count]) => {
     const row = element("tr");
@@ -179,14 +181,14 @@ const pairPager = pager($("pair-pager"), 15, (pairs) => {
     bar(row, "rows", count / most);
     cell(row, "number", count);
     cell(row, "number extra", `${((100 * count) / LABELS[missed].support).toFixed(1)} %`);
-    const button = element("button", "", "Show", {
-      "aria-label": `Show the rows that miss ${LABELS[missed].name} and have ${LABELS[instead].name}`,
+    const button = element("button", "", say("show"), {
+      "aria-label": say("showPair", { missed: LABELS[missed].name, instead: LABELS[instead].name }),
     });
     button.onclick = () => { choosePair([missed, instead]); $("cases").scrollIntoView(); };
     cell(row, "act").append(button);
     return row;
   }));
-});
+}
 
 // ---------------------------------------------------------------------------------------------------------- bad cases
 
@@ -196,15 +198,15 @@ const sureness = DATA.cases.map(([, , labels]) =>
   Math.max(...labels.map(([, state, chance]) => (state === 0 ? 0 : state === 1 ? 1 - chance : chance))));
 const lowered = DATA.cases.map((entry) => entry[1].toLowerCase());
 
-const casePager = pager($("case-pager"), 20, (numbers) => {
+function drawCases(numbers) {
   $("case-rows").replaceChildren(...numbers.map((number) => {
     const [lineNumber, text, labels] = DATA.cases[number];
     const box = element("div", "case"), paragraph = element("p", "text", text), chips = element("div");
     const length = Array.from(text).length; // offsets count Unicode characters, as in Python; some are two of JavaScript's
-    const lineOf = element("small", "", `line ${lineNumber} `), place = element("small", "", "", { role: "status" });
+    const lineOf = element("small", "", `${say("line", { line: lineNumber })} `), place = element("small", "", "", { role: "status" });
     for (const [id, state, chance, ...passage] of labels) {
       const chip = chips.appendChild(element(passage.length ? "button" : "span", `chip ${STATES[state]}`,
-        `${LABELS[id].shown} ${chance.toFixed(3)}`, { title: `${STATES[state]}: ${LABELS[id].name}` }));
+        `${LABELS[id].shown} ${chance.toFixed(3)}`, { title: `${say(STATES[state])}: ${LABELS[id].name}` }));
       if (!passage.length) continue;
       chip.setAttribute("aria-pressed", "false");
       chip.onclick = chip.onfocus = () => {
@@ -219,7 +221,7 @@ const casePager = pager($("case-pager"), 20, (numbers) => {
     box.append(...(hasPassages ? [chips, place, lines] : [lines, chips]));
     return box;
   }));
-});
+}
 
 function markPassage(paragraph, text, [from, to]) {
   const characters = Array.from(text), piece = (...ends) => characters.slice(...ends).join("");
@@ -230,7 +232,7 @@ function markPassage(paragraph, text, [from, to]) {
 function choosePair(pair) {
   chosenPair = pair;
   $("case-pair").hidden = !pair;
-  if (pair) $("case-pair").textContent = `missed ${LABELS[pair[0]].shown}, wrong ${LABELS[pair[1]].shown} ✕`;
+  if (pair) $("case-pair").textContent = `${say("pair", { missed: LABELS[pair[0]].shown, instead: LABELS[pair[1]].shown })} ✕`;
   showCases();
 }
 
@@ -253,21 +255,68 @@ function showCases() {
   casePager.set(kept);
 }
 
+// ------------------------------------------------------------------------------------------------- another threshold
+
+const THRESHOLDS = [...DATA.decision.threshold]; // as they are being changed
+
+// Rows with the label predicted, and with it right, at a threshold.
+function countsAt(id, threshold) {
+  const [predicted, right] = DATA.steps[id], step = Math.round(threshold * (predicted.length - 1));
+  return [predicted[step], right[step]];
+}
+
+function showThreshold() {
+  const label = LABELS[Number($("focus").value)], threshold = THRESHOLDS[label.id];
+  const [predicted, right] = countsAt(label.id, threshold), share = (part, all) => (all ? (100 * part) / all : 0);
+  $("threshold-slider").value = threshold;
+  $("threshold-value").textContent = threshold.toFixed(2);
+  const changed = THRESHOLDS.filter((value, id) => value !== DATA.decision.threshold[id]).length;
+  $("threshold-effect").textContent = say("effect", {
+    label: label.shown, threshold: threshold.toFixed(2), predicted, right, support: label.support,
+    precision: fixed(share(right, predicted)), recall: fixed(share(right, label.support)),
+    f1: fixed(share(2 * right, predicted + label.support)),
+  }) + (changed ? say("changed", { count: changed }) : "");
+}
+
+function saveDecision() {
+  const content = JSON.stringify({ ...DATA.decision, threshold: THRESHOLDS }, null, 2);
+  const link = element("a", "", "", { download: "decision.json" });
+  link.href = URL.createObjectURL(new Blob([`${content}\n`], { type: "application/json" }));
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
 // --------------------------------------------------------------------------------------------------------------- start
 
-labelChoice($("focus"));
-labelChoice($("case-label"), "any");
-$("focus").value = LABELS.reduce((best, label) => (label.support > best.support ? label : best)).id;
-for (const id of ["label-sort", "label-level"]) $(id)?.addEventListener("change", showLabels);
-$("label-find").addEventListener("input", showLabels);
-$("focus").addEventListener("change", showCurves);
-for (const id of ["case-label", "case-kind", "case-sort"]) $(id).addEventListener("change", showCases);
-$("case-find").addEventListener("input", showCases);
-$("case-pair").onclick = () => choosePair(null);
-// Prints all labels, but only the bad cases of the current page.
-window.addEventListener("beforeprint", labelPager.all);
-window.addEventListener("afterprint", labelPager.page);
-showLabels();
-showCurves();
-pairPager.set(DATA.pairs);
-showCases();
+// Runs for each language that is shown, on a page without listeners.
+function start() {
+  labelPager = pager($("label-pager"), 25, drawLabels);
+  pairPager = pager($("pair-pager"), 15, drawPairs);
+  casePager = pager($("case-pager"), 20, drawCases);
+  labelChoice($("focus"));
+  labelChoice($("case-label"), say("any"));
+  $("focus").value = LABELS.reduce((best, label) => (label.support > best.support ? label : best)).id;
+  for (const id of ["label-sort", "label-level"]) $(id)?.addEventListener("change", showLabels);
+  $("label-find").addEventListener("input", showLabels);
+  $("focus").addEventListener("change", () => { showCurves(); showThreshold(); });
+  $("threshold-slider").addEventListener("input", () => {
+    THRESHOLDS[Number($("focus").value)] = Number($("threshold-slider").value);
+    showThreshold();
+  });
+  $("threshold-back").onclick = () => {
+    THRESHOLDS[Number($("focus").value)] = DATA.decision.threshold[Number($("focus").value)];
+    showThreshold();
+  };
+  $("threshold-save").onclick = saveDecision;
+  for (const id of ["case-label", "case-kind", "case-sort"]) $(id).addEventListener("change", showCases);
+  $("case-find").addEventListener("input", showCases);
+  $("case-pair").onclick = () => choosePair(null);
+  // Prints all labels, but only the bad cases of the current page.
+  window.onbeforeprint = labelPager.all;
+  window.onafterprint = labelPager.page;
+  showLabels();
+  showCurves();
+  showThreshold();
+  pairPager.set(DATA.pairs);
+  choosePair(null);
+}

@@ -1,7 +1,8 @@
 """The HTML page of `search.py`: search.html."""
 
 from search_results import described, spread, words
-from text_cls.html_page import escape, svg, tiles, write_page
+from text_cls.html_page import escape, say, section, svg, table, tiles, write_page
+from text_cls.language import tr
 
 STYLE = """
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 14px; }
@@ -15,43 +16,39 @@ LOG_FROM = 10  # values of a flag that differ by this factor are drawn on a log 
 
 def write_report(path, dataset, results, command):
     """Writes the page of `Results`. command: that uses the best settings."""
-    title = f"Search: {dataset}"
-    found = "".join(f"<p>{escape(line)}.</p>" for line in [results.cost(), *results.found()])
+    title = tr("Search: {dataset}", dataset=dataset)
+    write_page(path, title, lambda: _body(title, results, command), style=STYLE)
+
+
+def _body(title, results, command):
+    found = "".join(f"<p>{escape(line)}{say('.')}</p>" for line in [results.cost(), *results.found()])
     parts = [
         f"<h1>{escape(title)}</h1>",
         _tiles(results),
         found,
-        f"<h2>Use the best settings</h2><p>{escape(described(results.best.settings))}</p><pre>{escape(command)}</pre>",
+        section(
+            tr("Use the best settings"),
+            f"<p>{escape(described(results.best.settings))}</p><pre>{escape(command)}</pre>",
+        ),
         _comparison(results),
         _plots(results),
         _trials(results),
     ]
-    write_page(path, title, "\n".join(filter(None, parts)), style=STYLE)
+    return "\n".join(filter(None, parts))
 
 
 def _tiles(results):
-    name = f"{words(results.metric)} on held-out rows"
+    metric = words(results.metric)
     figures = [
-        (len(results.trials), "trials"),
-        (f"{100 * results.start.score:.2f}", f"{name}, defaults"),
-        (f"{100 * results.best.score:.2f}", f"{name}, best trial"),
+        (len(results.trials), tr("trials")),
+        (f"{100 * results.start.score:.2f}", tr("{metric} on held-out rows, defaults", metric=metric)),
+        (f"{100 * results.best.score:.2f}", tr("{metric} on held-out rows, best trial", metric=metric)),
     ]
     seeds, defaults, best = results.gains
     if seeds:
-        gain = 100 * (sum(best) - sum(defaults)) / len(seeds)
-        figures.append((f"{gain:+.2f}", f"{words(results.report_metric)} gained on rows that no trial has seen"))
+        gain, reported = 100 * (sum(best) - sum(defaults)) / len(seeds), words(results.report_metric)
+        figures.append((f"{gain:+.2f}", tr("{metric} gained on rows that no trial has seen", metric=reported)))
     return tiles(figures)
-
-
-def _table(head, rows):
-    """HTML of a table. head: column names, with # at the end for numbers. rows: (class or "", cells as HTML)."""
-    kinds = [' class="number"' if name.endswith("#") else "" for name in head]
-    top = "".join(f"<th{kind}>{escape(name.rstrip('#'))}</th>" for name, kind in zip(head, kinds))
-    body = "".join(
-        f'<tr class="{style}">{"".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(cells, kinds))}</tr>'
-        for style, cells in rows
-    )
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _comparison(results):
@@ -59,12 +56,14 @@ def _comparison(results):
     if not seeds:
         return ""
     rows = [
-        (style, [name, *(f"{100 * score:.2f}" for score in scores), spread(scores)])
-        for style, name, scores in (("", "defaults", defaults), ("best", "best settings", best))
+        [escape(name), *(f"{100 * score:.2f}" for score in scores), escape(spread(scores))]
+        for name, scores in ((tr("defaults"), defaults), (tr("best settings"), best))
     ]
-    note = f"{words(results.report_metric)} in percent on {results.path}, which no trial has seen."
-    head = ["", *(f"seed {seed}#" for seed in seeds), "mean and range#"]
-    return f'<h2>Compared with the defaults</h2><p class="note">{escape(note)}</p>{_table(head, rows)}'
+    metric = words(results.report_metric)
+    note = tr("{metric} in percent on {path}, which no trial has seen.", metric=metric, path=results.path)
+    title = tr("Compared with the defaults")
+    head = ["", *(tr("seed {seed}", seed=seed) + "#" for seed in seeds), tr("mean and range") + "#"]
+    return section(title, table(title, head, rows, of_rows=("", "best")), note=note)
 
 
 def _figure(title, x, y):
@@ -85,8 +84,8 @@ def _plots(results):
     drawings = [_progress(results, scored)]
     drawings += [_of_flag(results, scored, name) for name in results.best.settings]
     boxes = "".join(f"<div>{drawing}</div>" for drawing in filter(None, drawings))
-    note = "Trials stopped early have the best score they had reached."
-    return f'<h2>Trials</h2><p class="note">{note}</p><div class="plots">{boxes}</div>'
+    note = tr("Trials stopped early have the best score they had reached.")
+    return section(tr("Trials"), f'<div class="plots">{boxes}</div>', note=note)
 
 
 def _draw(axes, points):
@@ -95,21 +94,21 @@ def _draw(axes, points):
         chosen = [(x, 100 * trial.score) for x, trial in points if trial.end == end]
         if chosen:
             filled = colour if end == "finished" else "none"
-            axes.scatter(*zip(*chosen), s=18, edgecolors=colour, facecolors=filled, label=end)
+            axes.scatter(*zip(*chosen), s=18, edgecolors=colour, facecolors=filled, label=tr(end))
 
 
 def _progress(results, scored):
-    drawing, axes = _figure("Score of each trial", "trial", words(results.metric))
+    drawing, axes = _figure(tr("Score of each trial"), tr("trial"), words(results.metric))
     _draw(axes, [(trial.number, trial) for trial in scored])
     best, highest = [], 0.0
     for trial in scored:
         if trial.end == "finished":
             highest = max(highest, trial.score)
         best.append((trial.number, 100 * highest))
-    axes.step(*zip(*best), where="post", linewidth=1, color="#5b6676", label="best so far")
+    axes.step(*zip(*best), where="post", linewidth=1, color="#5b6676", label=tr("best so far"))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False)
-    return svg(drawing, "Score of each trial, and the best so far")
+    return svg(drawing, tr("Score of each trial, and the best so far"))
 
 
 def _of_flag(results, scored, name):
@@ -126,7 +125,7 @@ def _of_flag(results, scored, name):
     else:
         values = [str(value).lower() for value in values]
     _draw(axes, [*zip(values, scored)])
-    return svg(drawing, f"Score by {name}")
+    return svg(drawing, tr("Score by {name}", name=name))
 
 
 def _trials(results):
@@ -134,9 +133,10 @@ def _trials(results):
     order = sorted(results.trials, key=lambda trial: (trial.end != "finished", -(trial.score or 0), trial.number))
     rows = []
     for trial in order:
-        end = trial.end if trial.same_as is None else f"as trial {trial.same_as}"
+        end = tr(trial.end) if trial.same_as is None else tr("as trial {number}", number=trial.same_as)
         score = "" if trial.score is None else f"{100 * trial.score:.2f}"
         cells = [trial.number, score, end, f"{trial.seconds / 60:.1f}", *(trial.settings.get(name) for name in names)]
-        rows.append(("best" if trial is results.best else "", [escape("" if c is None else c) for c in cells]))
-    head = ["trial#", f"{words(results.metric)}#", "end", "minutes#", *(f"{name}#" for name in names)]
-    return f"<h2>All trials</h2>{_table(head, rows)}"
+        rows.append([escape("" if cell is None else cell) for cell in cells])
+    head = [tr("trial") + "#", words(results.metric) + "#", tr("end"), tr("minutes") + "#", *(f"{n}#" for n in names)]
+    title = tr("All trials")
+    return section(title, table(title, head, rows, of_rows=["best" if t is results.best else "" for t in order]))

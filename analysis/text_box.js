@@ -3,7 +3,7 @@ const LONGEST_SHOWN = 600; // characters
 
 const withCommas = (number) => number.toLocaleString("en");
 const placeOf = ([start, end], length) =>
-  `characters ${withCommas(start + 1)} to ${withCommas(end)} of ${withCommas(length)}`;
+  say("characters", { from: withCommas(start + 1), to: withCommas(end), all: withCommas(length) });
 
 // The paragraph of a text; if the text is long, in its box.
 function textBox(paragraph, length) {
@@ -13,12 +13,12 @@ function textBox(paragraph, length) {
   box.className = "box";
   box.tabIndex = 0; // so that it can be scrolled without a mouse
   box.setAttribute("role", "region");
-  box.setAttribute("aria-label", "text");
+  box.setAttribute("aria-label", say("text"));
   box.append(paragraph);
   open.className = "open";
   const show = (all) => {
     box.classList.toggle("all", all);
-    open.textContent = all ? "Show some lines" : `Show all ${withCommas(length)} characters`;
+    open.textContent = all ? say("someLines") : say("allCharacters", { count: withCommas(length) });
     open.setAttribute("aria-expanded", String(all));
   };
   open.onclick = () => {

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from text_cls.language import tr
+
 BOX_STYLE = """
 .passage { display: block; margin: 3px 0; padding: 0 0 0 9px; border-left: 3px solid var(--blue);
   background: var(--tint); print-color-adjust: exact; }
@@ -18,3 +20,15 @@ def page_script(page):
     """JavaScript of a page: that of the box, and that of the module `page`, a path, beside it."""
     paths = (Path(__file__), Path(page))
     return "\n".join(path.with_suffix(".js").read_text(encoding="utf-8") for path in paths)
+
+
+def box_words():
+    """What text_box.js says, for `write_page`."""
+    return {
+        "characters": tr(
+            "characters {from} to {to} of {all}", **{name: f"{{{name}}}" for name in ("from", "to", "all")}
+        ),
+        "text": tr("text"),
+        "someLines": tr("Show some lines"),
+        "allCharacters": tr("Show all {count} characters", count="{count}"),
+    }

@@ -53,11 +53,10 @@ const signed = (value) => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.a
 
 function describe(entry, length) {
   const words = entry.key.map(([word, value]) => `${word} ${signed(value)}`).join(", ");
-  const from = entry.base === null ? "" : ` (${signed(entry.base)} without words)`;
-  const rough = entry.rough ? " Inexact: the strengths of the words do not add up to that difference." : "";
-  const place = entry.passage ? `. Passage: ${placeOf(entry.passage, length)}` : "";
-  return `Probability ${entry.probability}${place}, logit ${signed(entry.logit)}${from}. ` +
-    `Strongest: ${words || "none"}.${rough}`;
+  return say("logit", { probability: entry.probability, logit: signed(entry.logit), words: words || say("none") }) +
+    (entry.base === null ? "" : say("without", { base: signed(entry.base) })) +
+    (entry.passage ? say("passage", { place: placeOf(entry.passage, length) }) : "") +
+    (entry.rough ? say("rough") : "");
 }
 
 function drawRow(row) {
@@ -66,15 +65,15 @@ function drawRow(row) {
   const choose = (entry) => {
     for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip.entry === entry));
     drawText(line, row, entry);
-    note.textContent = entry ? describe(entry, length) : "No label to explain.";
+    note.textContent = entry ? describe(entry, length) : say("noLabel");
   };
   for (const entry of row.labels) {
-    const chip = element("button", `${entry.status}: ${entry.label}`, `chip ${entry.status}`);
+    const chip = element("button", `${say(entry.status)}: ${entry.label}`, `chip ${entry.status}`);
     chip.entry = entry;
     chip.addEventListener("click", () => choose(entry));
     chips.append(chip);
   }
-  box.append(element("small", `line ${row.line}`), chips, textBox(line, length), note);
+  box.append(element("small", say("line", { line: row.line })), chips, textBox(line, length), note);
   const open = row.labels.filter(wanted);
   choose(open.find((entry) => entry.status === "wrong") || open.find((entry) => entry.status === "missed") || open[0]);
   return box;
@@ -88,7 +87,7 @@ function draw() {
   byId("rows").replaceChildren(...shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(drawRow));
   for (const line of document.querySelectorAll(".box p")) scrollToPassage(line); // only now does it have a height
   const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
-  byId("page").textContent = `${page + 1} of ${pages}`;
+  byId("page").textContent = say("place", { page: page + 1, pages });
   byId("back").disabled = page === 0;
   byId("next").disabled = page + 1 >= pages;
 }
@@ -97,7 +96,7 @@ function filter() {
   const open = byId("label").value || byId("status").value;
   shown = DATA.filter((row) => !open || row.labels.some(wanted));
   page = 0;
-  byId("count").textContent = `${shown.length} of ${DATA.length} texts`;
+  byId("count").textContent = say("count", { shown: shown.length, all: DATA.length });
   draw();
 }
 
@@ -107,9 +106,12 @@ function turn(pages) {
   byId("rows").scrollIntoView();
 }
 
-tint(byId("for"), 1, 1);
-tint(byId("against"), -1, 1);
-for (const id of ["label", "status"]) byId(id).addEventListener("change", filter);
-byId("back").addEventListener("click", () => turn(-1));
-byId("next").addEventListener("click", () => turn(1));
-filter();
+// Runs for each language that is shown, on a page without listeners.
+function start() {
+  tint(byId("for"), 1, 1);
+  tint(byId("against"), -1, 1);
+  for (const id of ["label", "status"]) byId(id).addEventListener("change", filter);
+  byId("back").addEventListener("click", () => turn(-1));
+  byId("next").addEventListener("click", () => turn(1));
+  filter();
+}

@@ -2,23 +2,25 @@
 
 from collections import Counter
 
-from text_box import BOX_STYLE, page_script
-from text_cls.html_page import escape, tiles, write_page
+from text_box import BOX_STYLE, box_words, page_script
+from text_cls.html_page import escape, say, tiles, write_page
+from text_cls.language import N_, tr
 
 STATUSES = ("wrong", "missed", "right", "predicted")
 MEANING = {
-    "wrong": "predicted, not in the gold labels",
-    "missed": "in the gold labels, not predicted",
-    "right": "predicted and in the gold labels",
-    "predicted": "predicted, gold labels unknown",
+    "wrong": N_("wrong: predicted, not in the gold labels"),
+    "missed": N_("missed: in the gold labels, not predicted"),
+    "right": N_("right: predicted and in the gold labels"),
+    "predicted": N_("predicted: gold labels unknown"),
 }
+SHORT = {"wrong": N_("wrong"), "missed": N_("missed"), "right": N_("right"), "predicted": N_("predicted")}
 
 STYLE = """
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: center; color: var(--soft); font-size: .92em; }
 .legend mark { padding: 1px 7px; color: var(--ink); }
 mark { color: inherit; background: none; border-radius: 3px; padding: 1px 0; print-color-adjust: exact; }
-mark.against { border-bottom: 2px dotted #8a4b00; border-radius: 3px 3px 0 0; }
-.unread { color: #8a94a3; }
+mark.against { border-bottom: 2px dotted var(--missed); border-radius: 3px 3px 0 0; }
+.unread { color: var(--soft); font-style: italic; }
 .case { padding: 14px 0; border-bottom: 1px solid var(--line); break-inside: avoid; }
 .case p { margin: 8px 0; max-width: none; line-height: 2; font-size: 1.05em; overflow-wrap: anywhere; }
 .case small { color: var(--soft); display: block; overflow-wrap: anywhere; }
@@ -40,52 +42,83 @@ button:disabled { opacity: .45; cursor: default; }
 
 def write_interpretation_page(path, rows, method, tolerance):
     """rows: from `word_interpret.interpret`. method: its full name. tolerance: share of the logit difference."""
-    data, body = [_row_data(row, tolerance) for row in rows], _body(rows, method, tolerance)
-    write_page(path, "Words for and against labels", body, STYLE + BOX_STYLE, page_script(__file__), data)
+    data, script = [_row_data(row, tolerance) for row in rows], page_script(__file__)
+    title = tr("Words for and against labels")
+    write_page(path, title, lambda: _body(rows, method, tolerance), STYLE + BOX_STYLE, script, data, _script_words)
+
+
+def _script_words():
+    """What word_interpret_page.js and text_box.js say."""
+    return {
+        **box_words(),
+        **{status: tr(name) for status, name in SHORT.items()},
+        "line": tr("line {line}", line="{line}"),
+        "noLabel": tr("No label to explain."),
+        "count": tr("{shown} of {all} texts", shown="{shown}", all="{all}"),
+        "place": tr("{page} of {pages}", page="{page}", pages="{pages}"),
+        "none": tr("none"),
+        "logit": tr(
+            "Probability {probability}, logit {logit}. Strongest: {words}.",
+            **{name: f"{{{name}}}" for name in ("probability", "logit", "words")},
+        ),
+        "without": tr(" Without words, the logit is {base}.", base="{base}"),
+        "passage": tr(" Passage: {place}.", place="{place}"),
+        "rough": tr(" Inexact: the strengths of the words do not add up to the difference of the logits."),
+    }
+
+
+def _notes(rows, entries):
+    cut, notes = sum(row["unread"] is not None for row in rows), ""
+    if cut:
+        notes += " " + say(
+            "{count} texts exceed the maximum length: the grey parts are not read, and get no colour.", count=cut
+        )
+    if any("passage" in entry for entry in entries):
+        notes += " " + say(
+            "Long texts are read in windows: a label is explained in the passage that decided it, the window in which "
+            "its logit is the highest. The logits below are those of that passage, with and without its words."
+        )
+    return notes
 
 
 def _body(rows, method, tolerance):
     entries = [entry for row in rows for entry in row["labels"]]
     counts, names = Counter(entry["status"] for entry in entries), Counter(entry["label"] for entry in entries)
-    figures = [(len(rows), "texts"), (len(entries), "labels explained")]
-    figures += [(counts[status], f"{status}: {MEANING[status]}") for status in STATUSES if counts[status]]
+    figures = [(len(rows), tr("texts")), (len(entries), tr("labels explained"))]
+    figures += [(counts[status], tr(MEANING[status])) for status in STATUSES if counts[status]]
     checked = [entry["error"] <= tolerance for entry in entries if entry["error"] is not None]
     if checked:
-        within = f"sums within {100 * tolerance:.0f}% of the logit difference"
-        figures.append((f"{sum(checked)} of {len(checked)}", within))
+        within = tr("sums within {share:.0%} of the logit difference", share=tolerance)
+        figures.append((tr("{part} of {all}", part=sum(checked), all=len(checked)), within))
     label_options = "".join(
         f'<option value="{escape(name)}">{escape(name)} ({count})</option>' for name, count in sorted(names.items())
     )
     status_options = "".join(
-        f'<option value="{status}">{status} ({counts[status]})</option>' for status in STATUSES if counts[status]
+        f'<option value="{status}">{say(SHORT[status])} ({counts[status]})</option>'
+        for status in STATUSES
+        if counts[status]
     )
-    cut = sum(row["unread"] is not None for row in rows)
-    notes = f" {cut} texts exceed the maximum length: the grey parts are not read, and get no colour." if cut else ""
-    if any("passage" in entry for entry in entries):
-        notes += (
-            " Long texts are read in windows: a label is explained in the passage that decided it, the window in which "
-            "its logit is the highest. The logits below are those of that passage, with and without its words."
-        )
     meaning = (
-        "what it adds to the label's logit, compared with a text without words"
+        say("A word's strength is what it adds to the label's logit, compared with a text without words;")
         if checked
-        else "its weight in a linear fit of the label's logit to texts with words omitted"
+        else say("A word's strength is its weight in a linear fit of the label's logit to texts with words omitted;")
     )
-    return f"""<h1>Words for and against labels</h1>
+    return f"""<h1>{say("Words for and against labels")}</h1>
 {tiles(figures)}
-<p class="note">By {escape(method)}. A word's strength is {meaning}; colours are relative to the strongest word for the
-label in its text.{notes}</p>
-<p class="legend"><span><mark id="for">supports</mark> the label</span>
-<span><mark id="against" class="against">opposes</mark> it</span>
-<span>stronger colour: stronger word; hover over a word for its value</span></p>
+<p class="note">{say("By {method}.", method=tr(method))} {meaning}
+{say("colours are relative to the strongest word for the label in its text.")}{_notes(rows, entries)}</p>
+<p class="legend"><span><mark id="for">{say("supports the label")}</mark></span>
+<span><mark id="against" class="against">{say("opposes it")}</mark></span>
+<span>{say("stronger colour: stronger word; hover over a word for its value")}</span></p>
 <div class="controls">
-<label>Label <select id="label"><option value="">all ({len(entries)})</option>{label_options}</select></label>
-<label>Outcome <select id="status"><option value="">all</option>{status_options}</select></label>
+<label>{say("Label")} <select id="label"><option value="">{say("all")} ({len(entries)})</option>{label_options}</select>
+</label>
+<label>{say("Outcome")} <select id="status"><option value="">{say("all")}</option>{status_options}</select></label>
 <span id="count" class="note" role="status"></span></div>
 <div id="rows"></div>
-<div class="pager"><button id="back">Back</button><span id="page" class="note"></span>
-<button id="next">Next</button></div>
-<noscript><p>This page needs JavaScript; the .jsonl file has the same figures.</p></noscript>"""
+<div class="pager"><button id="back">{say("Back")}</button><span id="page" class="note"></span>
+<button id="next">{say("Next")}</button></div>
+<noscript><p>{say("This page needs JavaScript; the .jsonl file has the same figures.")}</p></noscript>"""
 
 
 def _row_data(row, tolerance):

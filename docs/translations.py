@@ -23,7 +23,7 @@ from text_cls.language import CHINESE, DOMAIN, FOLDER
 
 ROOT = FOLDER.parent.parent
 PO = FOLDER / CHINESE / "LC_MESSAGES" / f"{DOMAIN}.po"
-MARKED = ("tr", "N_", "translated")
+MARKED = ("tr", "N_", "say", "translated")
 LOGGED = ("debug", "info", "warning", "error", "exception")
 NOT_READ_BY_USERS = ("tests", "benchmarks", ".ci", "docs")
 

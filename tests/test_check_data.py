@@ -159,7 +159,7 @@ def test_leftovers_of_other_formats(check, tmp_path):
     report = check(dataset(tmp_path, ["甲", "乙"], train=rows, dev=rows[-2:]), "--no_baseline")[2]
     assert list(report["remains"].values()) == [1, 1, 2, 1]
     assert found(report, "wrapped in double quotes")["examples"] == [f"train.txt:1: {texts[0]}"]
-    assert "(2 in train.txt)" in found(report, "HTML")["what"]
+    assert "(train.txt 2)" in found(report, "HTML")["what"]
 
 
 def test_labels_that_appear_together(check, tmp_path):
@@ -197,7 +197,7 @@ def test_lengths_and_what_is_cut(check, tmp_path):
     train = report["lengths"]["files"]["train"]
     assert train["cut"] == {"10": 0.6, "30": 0.4, "62": 0.2}
     assert train["quantiles"]["50"] == 30 and train["quantiles"]["100"] == 2002
-    assert "60.0% at 10, 40.0% at 30, 20.0% at 62" in found(report, "share of texts cut")["what"]
+    assert "10: 60.0%, 30: 40.0%, 62: 20.0%" in found(report, "share of texts cut")["what"]
 
 
 def test_estimated_lengths():

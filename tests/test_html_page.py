@@ -12,8 +12,12 @@ def page(tmp_path):
 
     figure = Figure(figsize=(12, 3))
     figure.subplots().barh(["灾害事故##地震", "其他"], [1, 2])
-    body = f"<h1>试试</h1>{tiles([('90.10', HOSTILE)])}{svg(figure, HOSTILE)}<p id=out></p>"
-    write_page(tmp_path / "page.html", HOSTILE, body, script="out.textContent = DATA.text;", data={"text": HOSTILE})
+
+    def body():
+        return f"<h1>试试</h1>{tiles([('90.10', HOSTILE)])}{svg(figure, HOSTILE)}<p id=out></p>"
+
+    script = "function start() { document.getElementById('out').textContent = DATA.text; }"
+    write_page(tmp_path / "page.html", HOSTILE, body, script=script, data={"text": HOSTILE})
     return tmp_path / "page.html"
 
 
@@ -36,10 +40,10 @@ def test_fits_the_window(page, width):
 def test_nothing_is_fetched(tmp_path):
     """The policy refuses a request even if a script of the page asks for one."""
     script = """
-        fetch('http://127.0.0.1:9/').then(() => 0, () => 0);
-        document.addEventListener('securitypolicyviolation', e => document.title = e.effectiveDirective);
+        function start() { fetch('http://127.0.0.1:9/').then(() => 0, () => 0);
+        document.addEventListener('securitypolicyviolation', e => document.title = e.effectiveDirective); }
     """
-    write_page(tmp_path / "page.html", "before", "", script=script)
+    write_page(tmp_path / "page.html", "before", lambda: "", script=script)
     assert POLICY in (tmp_path / "page.html").read_text(encoding="utf-8")
     with chromium() as driver:
         driver.get((tmp_path / "page.html").as_uri())

@@ -135,16 +135,20 @@ class Decision:
         return np.asarray(thresholds, dtype=dtype)
 
     def save(self, path: str | os.PathLike, names: Sequence[str] | None = None) -> None:
-        """Writes `decision.json`, whole or not at all.
+        """Writes `decision.json`, whole or not at all. names: as for `content`."""
+        write_json(path, self.content(names))
+
+    def content(self, names: Sequence[str] | None = None) -> dict:
+        """What `decision.json` holds.
 
         names: of the labels, in order. A decision with a threshold per label or a none_label needs them; they are
-        written, so that `load` can see that its labels are those of the model.
+        in the file, so that `load` can see that its labels are those of the model.
         """
         by_place = isinstance(self.threshold, tuple) or self.none_label is not None
         if by_place and (names is None or (problem := self.problem(len(names)))):
             raise ValueError(problem if names is not None else tr("this decision needs the names of the labels"))
         head = {"version": 3, "labels": list(names)} if by_place else {"version": 2}
-        write_json(path, {**head, **asdict(self)})
+        return {**head, **asdict(self)}
 
     @classmethod
     def load(cls, path: str | os.PathLike, names: Sequence[str] | None = None, remedy: str | None = None) -> "Decision":
