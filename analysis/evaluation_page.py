@@ -451,7 +451,7 @@ def _level_choice(depth):
 
 
 def _steps(gold, probabilities):
-    """For each label, how many rows it is predicted for at thresholds of 0, 0.01 ... 1, and how many of them have it."""
+    """For each label, how many rows it is predicted for at thresholds of 0, 0.01 ... 1, and in how many it is right."""
     grid = np.arange(STEPS + 1) / STEPS
     counts = []
     for of_label, chances in zip(gold.T, probabilities.T):

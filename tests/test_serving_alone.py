@@ -106,7 +106,9 @@ def test_a_triton_repository(alone, bundles, tmp_path):
         version = tmp_path / "models" / model / "1"
         copies = {path.relative_to(version) for path in (version / "text_cls").rglob("*")}
         assert {path for path in copies if path.suffix == ".py"} == library
-        assert {path.name for path in copies if not path.suffix} == {"search"}  # the other folders are not needed
+        assert {path.name for path in copies if not path.suffix} == {
+            *("search", "locale", "zh_CN", "LC_MESSAGES")  # the other folders are not needed
+        }
         words = command_line("-c", LOAD, version / "model.py", "" if config is None else json.dumps(config))
         files = json.loads(finish(subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)))
         assert len(files) > 3 and all(name.startswith(f"{version}/") for name in files.values())

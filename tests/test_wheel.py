@@ -65,7 +65,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
-    assert names == {str(path.relative_to(ROOT)) for path in (ROOT / "text_cls").rglob("*.py")}
+    wanted = [path for ending in ("*.py", "*.mo") for path in (ROOT / "text_cls").rglob(ending)]
+    assert names == {str(path.relative_to(ROOT)) for path in wanted}
     assert len(licences) == 1
 
 

@@ -226,10 +226,10 @@ def write_page(
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
-            f'<a class="skip" href="#page">{escape(says[LANGUAGES[first]]["skip"])}</a>\n'
+            f'<a class="skip" href="#report">{escape(says[LANGUAGES[first]]["skip"])}</a>\n'
             '<header class="page-bar" hidden><button id="theme" type="button"></button>'
             '<button id="language" type="button"></button></header>\n'
-            f'<main id="page" tabindex="-1">\n{bodies[first]}\n</main>\n'
+            f'<main id="report" tabindex="-1">\n{bodies[first]}\n</main>\n'
             f'<template lang="{LANGUAGES[second]}">\n{bodies[second]}\n</template>\n'
         )
         file.write("<script>" + "\n".join([*values, script, SCRIPT]) + "</script>\n</body>\n</html>\n")
