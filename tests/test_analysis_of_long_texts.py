@@ -349,7 +349,7 @@ def test_the_page_of_words_shows_the_passage_of_the_chosen_label(report, width):
                     continue
                 start, end = record["passage"]
                 assert marked == [row["text"][start:end]]
-                assert f"Passage: characters {start + 1:,} to {end:,} of {len(row['text']):,}, logit" in note
+                assert f"Passage: characters {start + 1:,} to {end:,} of {len(row['text']):,}." in note
                 marks = case.find_elements("css selector", "mark")
                 strengths = [w for w in record["words"] if w["end"] > start and w["start"] < end]
                 assert len(marks) == len(case.find_elements("css selector", ".passage mark")) == len(strengths)

@@ -131,5 +131,5 @@ def test_the_page_needs_no_network_and_escapes_texts(tmp_path, gains):
     page = (tmp_path / "search.html").read_text(encoding="utf-8")
     assert all(link.startswith("#") for link in re.findall(r'(?:src|href)="([^"]+)"', page))
     assert page.count("<script") == 1 and "<i>data" not in page and "<b>focal" not in page and "a&lt;b" in page
-    assert "as trial 2" in page and "60.00" in page and page.count("<svg") == 3
+    assert "as trial 2" in page and "60.00" in page and page.count("<svg") == 6  # three in each language
     assert ("Compared with the defaults" in page) == bool(gains[0])
