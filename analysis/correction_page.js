@@ -63,9 +63,9 @@ function restore() {
     before = [];
   } catch { /* nothing is kept here, as the page says after `keep` */ }
 }
-function keep() {
+function keep(name = DATA.key, value = JSON.stringify({ decisions, current, code })) {
   try {
-    localStorage.setItem(DATA.key, JSON.stringify({ decisions, current, code }));
+    localStorage.setItem(name, value);
     at("not-kept").hidden = true;
   } catch {
     at("not-kept").hidden = false;
@@ -479,6 +479,6 @@ showWords();
 at("empty").hidden = ROWS.length > 0;
 at("work").hidden = at("keys").hidden = !ROWS.length;
 if (ROWS.length) {
-  keep();
+  keep(`${DATA.key}-test`, ""); // whether it can; what it keeps is not touched before a decision
   showAll();
 }
