@@ -396,9 +396,10 @@ function showWords() {
   options("order", [["worst", "worst"], ["line", "by_line"]]);
   fill("left-out", say("left_out", { count: DATA.left_out, file: FILES.all }));
   fill("not-kept", say("not_kept"));
-  fill("save-rows", say("save_rows", { file: FILES.rows }));
+  fill("save-rows", say(KIND === "annotate" ? "save_labelled" : "save_rows", { file: FILES.rows }));
   fill("rows-note", say(DATA.left_out && KIND === "dirty" ? "rows_note_short" : `rows_note_${KIND}`));
   fill("rows-command", FILES.rows_command);
+  at("rows-command").hidden = DATA.left_out > 0 && KIND === "dirty";
   if (FILES.decisions) {
     fill("save-decisions", say("save_decisions", { file: FILES.decisions }));
     fill("decisions-command", FILES.decisions_command);

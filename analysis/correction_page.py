@@ -59,7 +59,7 @@ kbd { padding: 0 5px; border: 1px solid var(--line); border-radius: 4px; backgro
 #why li { overflow-wrap: anywhere; }
 #acts { position: sticky; bottom: 0; z-index: 1; margin: 14px -16px 0; padding: 10px 16px; background: var(--paper);
   border-top: 1px solid var(--line); border-radius: 0 0 8px 8px; }
-#acts[hidden] { display: none; }
+[hidden] { display: none !important; }
 #said { min-height: 1.6em; margin: 8px 0; font-weight: 600; overflow-wrap: anywhere; }
 #editor { margin: 12px 0; padding: 10px 12px; border: 1px solid var(--line); border-radius: 8px;
   background: var(--tint); }
@@ -250,7 +250,8 @@ def _size(value):
 
 def words():
     """The words of the page: {name: {language: text}}. The script fills in what is in braces."""
-    return _words_of_the_row() | _words_around_it() | _words_of_the_keys()
+    parts = (_words_of_the_row, _words_of_the_editor, _words_around_it, _words_of_saving, _words_of_the_keys)
+    return {name: texts for part in parts for name, texts in part().items()}
 
 
 def _words_of_the_row():
@@ -296,6 +297,11 @@ def _words_of_the_row():
         "changed": in_each_language("labels now: {labels}"),
         "removed": in_each_language("marked for removal"),
         "skipped": in_each_language("skipped"),
+    }
+
+
+def _words_of_the_editor():
+    return {
         "editor": in_each_language("Edit the labels"),
         "chosen": in_each_language("Labels"),
         "chosen_parents": in_each_language("Labels; their parents come with them"),
@@ -344,9 +350,15 @@ def _words_around_it():
         "queue_line": in_each_language("line {line} · {state}"),
         "before": in_each_language("Earlier rows"),
         "after": in_each_language("Later rows"),
+    }
+
+
+def _words_of_saving():
+    return {
         "export": in_each_language("Save your work"),
         "export_note": in_each_language("{done} of {count} rows are decided on."),
         "save_rows": in_each_language("Corrected rows ({file})"),
+        "save_labelled": in_each_language("Labelled rows ({file})"),
         "save_decisions": in_each_language("Decisions ({file})"),
         "rows_note_dirty": in_each_language(
             "All rows of this page but those to remove; open and skipped rows have the labels they had. Move the file "

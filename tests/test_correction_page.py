@@ -230,7 +230,8 @@ def test_the_editor(dataset, desk, tmp_path):
 def test_texts_to_label(dataset, desk, tmp_path):
     """Rows that nobody labelled are not saved: they would be rows without labels."""
     page = desk(make_page(dataset, tmp_path / "page.html", ANNOTATE, suggested=2))
-    assert not page["decisions-box"].is_displayed() and HOSTILE in page.text("why")
+    assert not page["decisions-box"].is_displayed() and not page["order-box"].is_displayed()
+    assert HOSTILE in page.text("why")
     page.press("a")
     assert "no labels yet" in page.text("said")
     page.driver.execute_script("document.getElementById('save-rows').click()")
