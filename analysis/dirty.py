@@ -86,17 +86,21 @@ def parse_args(argv=None):
     )
     output.add_argument("--html", help="HTML page to accept or correct the labels of suspect rows; any folder (none)")
 
-    apply = parser.add_argument_group("decisions of a person; nothing else is done")
-    apply.add_argument("--apply", help="file of decisions, saved by the page of --html; any folder (none)")
-    apply.add_argument(
-        "--corrected_file",
-        default="train_corrected.txt",
-        help="train_file with the decisions of --apply, in dataset_dir (%(default)s)",
-    )
+    _add_decision_flags(parser)
     args = parser.parse_args(argv)
     if args.method == "representer" and args.params_path is None:
         args.params_path = CHECKPOINT
     return args
+
+
+def _add_decision_flags(parser):
+    group = parser.add_argument_group("decisions of a person; nothing else is done")
+    group.add_argument("--apply", help="file of decisions, saved by the page of --html; any folder (none)")
+    group.add_argument(
+        "--corrected_file",
+        default="train_corrected.txt",
+        help="train_file with the decisions of --apply, in dataset_dir (%(default)s)",
+    )
 
 
 def read_all(args, problems):
