@@ -124,6 +124,13 @@ def deepest(chosen, parents):
     return np.flatnonzero(chosen & ~has_below)
 
 
+def suspect_labels(flags, gold, parents):
+    """Yields ("missing" or "wrong", label) of a row's flagged labels, once per path. Bool arrays [labels]."""
+    for fault, mask in (("missing", flags & ~gold), ("wrong", flags & gold)):
+        for label in deepest(mask, parents):
+            yield fault, label
+
+
 def corrected(gold, flags, parents):
     """A row's gold labels with every flagged label removed or added. Bool arrays [labels].
 

@@ -2,13 +2,16 @@
 
     python analysis/sparse.py --device gpu --dataset_dir data --params_path ./checkpoint --aug_strategy duplicate
     python analysis/sparse.py --device gpu --dataset_dir data --params_path ./checkpoint --annotate
+    python analysis/sparse.py --device gpu --dataset_dir data --params_path ./checkpoint --annotate --html label.html
 
 Writes the least supported dev rows to sparse.txt and the rows most similar to them to support.txt: training rows with
-some words changed, to train on in addition, or, with --annotate, rows of data.txt to label by hand.
+some words changed, to train on in addition, or, with --annotate, rows of data.txt to label by hand. With --html, a page
+on which a person labels or corrects these rows by keyboard.
 """
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,8 +25,8 @@ from text_cls.cli import Problems, UserError, command, finite_number, logger, no
 from text_cls.files import atomic_write
 from text_cls.language import tr
 from text_cls.neural.compat import prepare_environment
-from text_cls.rows import Texts, format_row, read_rows, read_texts
-from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model
+from text_cls.rows import Texts, format_row, one_line, read_rows, read_texts
+from utils import add_model_flags, encode_texts, keep_inputs, load_weights, log_rows, open_model, probabilities_of
 
 
 def parse_args(argv=None):
@@ -72,6 +75,7 @@ def parse_args(argv=None):
     group.add_argument("--unlabeled_file", default="data.txt", help="texts for --annotate, one per line (%(default)s)")
     group.add_argument("--sparse_file", default="sparse.txt", help="output file of sparse dev rows (%(default)s)")
     group.add_argument("--support_file", default="support.txt", help="output file of support rows (%(default)s)")
+    group.add_argument("--html", help="HTML page to label or correct the support rows; any folder (none)")
     return parser.parse_args(argv)
 
 
@@ -156,11 +160,15 @@ def warn_of_too_few(args, found, scores, nearest, candidates):
     )
 
 
+def joint_file(args):
+    """Name of the file of training and support rows, in the commands that make it."""
+    return "train_sparse_annotate.txt" if args.annotate else "train_sparse_aug.txt"
+
+
 def log_next_step(args, support_path):
     """Logs the commands that train on the support rows."""
-    train, both = os.path.join(args.dataset_dir, args.train_file), "train_sparse_aug.txt"
+    train, both = os.path.join(args.dataset_dir, args.train_file), joint_file(args)
     if args.annotate:
-        both = "train_sparse_annotate.txt"
         logger.info(
             "Next, add the labels to the rows of %s (text<TAB>label,label; see data/doccano.md), then:", support_path
         )
@@ -200,6 +208,10 @@ def read_inputs(args):
             problems.add(tr("{error}\n  sparse.py also has --aug_strategy duplicate, which needs no file", error=error))
     inputs = (args.train_file, args.dev_file, args.label_file, args.unlabeled_file)
     outputs = {"--sparse_file": args.sparse_file, "--support_file": args.support_file}
+    if args.html:
+        outputs["--html"] = os.path.abspath(args.html)
+        if os.path.isdir(args.html):
+            problems.add(tr("{path} is a folder; name a file", path=args.html))
     keep_inputs(args.dataset_dir, inputs, outputs, problems)
     problems.stop_if_any()
     train, dev = rows[args.train_file], rows[args.dev_file]
@@ -221,6 +233,46 @@ def log_supports(args, path, supports, chosen, scores, nearest, num_candidates):
         warn_of_too_few(args, len(chosen), scores, nearest, num_candidates)
     if supports:
         log_next_step(args, path)
+
+
+def best_sparse(sparse_rows, scores, nearest):
+    """{row: (cosine, number of the sparse dev row that it is most similar to)}. Arguments: as of `choose_supports`."""
+    best = {}
+    for dev_row, cosines, rows in zip(sparse_rows, scores, nearest):
+        for cosine, row in zip(cosines.tolist(), rows.tolist()):
+            if row not in best or cosine > best[row][0]:
+                best[row] = cosine, int(dev_row)
+    return best
+
+
+def write_html(args, checkpoint, max_seq_length, dev, supports, best):
+    """Writes the page of --html. supports: [(row, text, its labels), ...]. best: of `best_sparse`."""
+    from correction_page import ANNOTATE, AUGMENTED, Entry, shown_labels, write_correction_page
+
+    labels, texts = checkpoint.labels, [text for _, text, _ in supports]
+    shape = (0, len(labels))
+    found = probabilities_of(checkpoint, texts, max_seq_length, args.batch_size) if texts else np.zeros(shape)
+    suggested = checkpoint.decision.decide(found, labels.parents) if texts else np.zeros(shape, bool)
+    shown = checkpoint.decision.calibrated(found) if texts else found
+
+    def entry(place, row, text, given):
+        cosine, i = best[row]
+        why = ["like", round(cosine, 4), int(dev.lines[i]), one_line(dev.texts[i]), dev.labels_of(i).tolist()]
+        taken = np.flatnonzero(suggested[place])
+        return Entry(place + 1, text, given, taken, shown_labels(given, taken, shown[place]), [why])
+
+    stem = Path(args.support_file).stem
+    name = f"{stem}_labelled.txt" if args.annotate else f"{stem}_corrected.txt"
+    parts = [os.path.join(args.dataset_dir, part) for part in (args.train_file, name, joint_file(args))]
+    train = ["python", "train.py", "--dataset_dir", args.dataset_dir, "--train_file", joint_file(args)]
+    files = {
+        "rows": name,
+        "dev": args.dev_file,
+        "all": os.path.join(args.dataset_dir, args.support_file),
+        "rows_command": f"awk 1 {shlex.join(parts[:2])} > {shlex.join(parts[2:])}\n{shlex.join(train)}",
+    }
+    entries = (entry(place, *support) for place, support in enumerate(supports))
+    write_correction_page(args.html, ANNOTATE if args.annotate else AUGMENTED, entries, labels, files, ["model"])
 
 
 @command
@@ -252,13 +304,17 @@ def main(argv=None):
     scores, nearest = corpus.search(queries[sparse_rows], args.rationale_num_support)
     chosen = choose_supports(scores, nearest, args.support_threshold, args.support_num)
     if args.annotate:
-        supports = [(candidates[i], "") for i in chosen]
+        supports = [(i, candidates[i], "") for i in chosen]
     elif augmenter is None:
-        supports = [row(train, i) for i in chosen]
+        supports = [(i, *row(train, i)) for i in chosen]
     else:
-        supports = [(text, row(train, i)[1]) for i in chosen for text in augmenter.augment(train.texts[i])]
+        supports = [(i, text, row(train, i)[1]) for i in chosen for text in augmenter.augment(train.texts[i])]
     path = os.path.join(args.dataset_dir, args.support_file)
-    write_rows(path, supports)
+    write_rows(path, ((text, names) for _, text, names in supports))
+    if args.html:
+        best = best_sparse(sparse_rows, scores, nearest)
+        sources = [(i, text, [] if args.annotate else train.labels_of(i)) for i, text, _ in supports]
+        write_html(args, checkpoint, max_seq_length, dev, sources, best)
     log_supports(args, path, supports, chosen, scores, nearest, len(candidates if args.annotate else train))
     return 0
 
