@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import client as script
 import infer
 from serving import serving
+from text_cls.bundle import open_bundle
 from text_cls.cli import UserError
 from text_cls.decision import Decision
 from text_cls.prediction import named_labels
@@ -202,6 +203,34 @@ def test_a_table_keeps_its_columns(run, servers, trained, tmp_path):
 def test_without_a_file_to_write_the_log_shows_each_row(run, servers, texts, task, block):
     status, log = run(script.main, "--url", servers[task], "--input_file", texts)
     assert status == 0 and log.count(block) == 40
+
+
+def test_one_of_several_bundles(run, bundles, texts, tmp_path):
+    """--bundle: its labels, at its route, whether the server names it first or not."""
+    both = [f"{name}={bundles[name]}" for name in ("reviews", "news")]
+    with serving(both[0], tmp_path / "log", "--bundle", both[1]) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        for name in ("news", "reviews"):
+            target = tmp_path / f"{name}.txt"
+            files = ("--input_file", texts, "--output_file", target)
+            assert run(script.main, "--url", url, "--bundle", name, *files, "--prob_limit", 0)[0] == 0
+            wanted = ",".join(open_bundle(str(bundles[name])).labels.names)
+            assert all(line.endswith(f"\t{wanted}") for line in lines_of(target))
+        assert "bundle=news" in server.text()
+        status, log = run(script.main, "--url", url, "--bundle", "?")
+        assert status == 2 and "--bundle ?: the server has only reviews, news" in log
+
+
+def test_scores_of_labels_that_are_not_predicted(run, servers, bundles, texts):
+    status, log = run(script.main, "--url", servers["reviews"], "--top_k", 3, "--all_scores")
+    result, names = json.loads(log)["result"], open_bundle(str(bundles["reviews"])).labels.names
+    assert status == 0 and [len(row) for row in result["scores"]] == [len(names)] * 2
+    for scores, top, confidence in zip(result["scores"], result["top_label_name"], result["top_confidence"]):
+        best = sorted(range(len(names)), key=lambda i: -scores[i])[:3]
+        assert top == [names[i] for i in best] and confidence == [scores[i] for i in best]
+    for flags in (["--top_k", 3], ["--all_scores"]):
+        status, log = run(script.main, "--url", servers["reviews"], "--input_file", texts, *flags)
+        assert status == 2 and "--top_k and --all_scores are for the sample texts" in log
 
 
 def test_a_key(run, bundles, tmp_path, monkeypatch):

@@ -67,6 +67,11 @@ def test_a_request_names_the_bundle_that_answers(versions, reviews):
         answer = ask(client, bundle=name, prob_limit=0)
         assert answer.headers["x-bundle"] == name and answer.headers["x-bundle-version"] == opened.digest[:12]
         assert answer.json()["result"]["label_name"][0] == opened.labels.names
+        info = client.get("/info", params={"bundle": name}).json()
+        assert info["name"] == name and info["labels"] == opened.labels.names and len(info["bundles"]) == 2
+    unknown = client.get("/info", params={"bundle": "neu"})
+    assert unknown.status_code == 404
+    assert unknown.json() == {"detail": "bundle: no bundle has this name; known are old, new"}
     assert ask(client).headers["x-bundle"] == "old"  # the first, unless the request or --split says otherwise
     answer = ask(client, bundle="neu")
     assert answer.status_code == 422

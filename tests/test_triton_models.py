@@ -60,6 +60,21 @@ class Request:
         return Response([Tensor("logits", logits)])
 
 
+class Metric:
+    """A counter. Also plays the family of it."""
+
+    COUNTER = "counter"
+
+    def __init__(self, *_):
+        self.value = 0.0
+
+    def Metric(self, tags):
+        return Metric(tags)
+
+    def increment(self, count):
+        self.value += count
+
+
 def named(message, name):
     return next((tensor for tensor in message.tensors if tensor.name == name), None)
 
@@ -81,6 +96,7 @@ def loader(repository, patch):
         Request,
     )
     fake.get_input_tensor_by_name = fake.get_output_tensor_by_name = named
+    fake.MetricFamily = Metric
     fake.PreferredMemory, fake.TRITONSERVER_MEMORY_CPU = (lambda *_: None), 0
     patch.setitem(sys.modules, fake.__name__, fake)
     patch.setattr(sys, "path", list(sys.path))
@@ -101,7 +117,7 @@ def loader(repository, patch):
             for field, part in re.findall(r"^(input|output) \[\n(.*?)^\]", config, re.M | re.S)
         }
         model = runpy.run_path(str(repository / name / "1" / "model.py"))["TritonPythonModel"]()
-        model.initialize({"model_config": json.dumps({"parameters": parameters, **tensors})})
+        model.initialize({"model_config": json.dumps({"parameters": parameters, **tensors}), "model_version": "1"})
         return model
 
     return make

@@ -132,9 +132,14 @@ def add_pages(app, state):
     async def page():
         return HTMLResponse(state.page, headers={"Content-Security-Policy": policy_of(state.page)})
 
-    @app.get("/info", summary=N_("Labels, route and limits of the bundle"), response_model=Info, responses=answers())
-    async def info():
-        return JSONResponse(state.service.info)
+    @app.get("/info", summary=N_("Labels, route and limits of the bundle"), response_model=Info, responses=answers(404))
+    async def info(bundle: str | None = None):
+        service = state.service
+        served = service.first if bundle is None else service.bundles.get(bundle)
+        if served is None:
+            names = ", ".join(service.bundles)
+            return error_response(404, tr("bundle: no bundle has this name; known are {names}", names=names))
+        return JSONResponse(service.info_of(served))
 
 
 def add_labels(app, state):

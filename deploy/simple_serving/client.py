@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from socket import SHUT_RDWR
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
@@ -65,6 +65,9 @@ def parse_args(argv=None):
     request.add_argument(
         "--evidence", action="store_true", help="ask for the passage that decided each label, and show it (off)"
     )
+    request.add_argument("--bundle", help="bundle to ask, of a server with several (its choice)")
+    request.add_argument("--top_k", type=positive_int, help="also ask for this many of the most probable labels (none)")
+    request.add_argument("--all_scores", action="store_true", help="also ask for the scores of all labels (off)")
 
     files = parser.add_argument_group("files")
     files.add_argument("--input_file", help="texts, one per line, or a table (sample texts)")
@@ -118,9 +121,12 @@ class Server:
         self._timeout, self._retry_seconds = timeout, retry_seconds
         self._own, self._connections, self._closed = threading.local(), [], threading.Event()
 
-    def info(self):
-        """The server's route, labels and limits, how it reads long texts, and whether the labels are a hierarchy."""
-        info = self.ask("GET", "/info", patient=False)
+    def info(self, bundle=None):
+        """The server's route, labels and limits, how it reads long texts, and whether the labels are a hierarchy.
+
+        bundle: name of the one to describe; None: the server's first.
+        """
+        info = self.ask("GET", "/info" if bundle is None else f"/info?bundle={quote(bundle, safe='')}", patient=False)
         try:
             hierarchical = any(SEPARATOR in name for name in info["labels"])
             if {"max_texts", "max_characters", "max_body_bytes"} <= set(info["limits"]) and "route" in info:
@@ -253,13 +259,13 @@ class Labeller:
 
     def __init__(self, server, args, info):
         self.server, self.route = server, server.route or info["route"]
-        names = ("max_seq_len", "batch_size", "prob_limit")
+        names = ("max_seq_len", "batch_size", "prob_limit", "bundle", "top_k")
         self.long_texts, self.unread = info["long_texts"], 0  # texts not read to their end
         if args.evidence and (problem := evidence_problem(self.long_texts)):
             raise UserError(f"--evidence: {server.url}: {problem}")
         self.most_bytes = info["limits"]["max_body_bytes"] - 200  # the rest of a request
         self.parameters = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-        self.parameters |= {"evidence": True} if args.evidence else {}
+        self.parameters |= {name: True for name in ("evidence", "all_scores") if getattr(args, name)}
         self.fields = ("label_name", "confidence", *(["evidence"] if args.evidence else []))
 
     def result(self, texts):
@@ -345,8 +351,16 @@ def main(argv=None):
     args = parse_args(argv)
     if args.output_file and not args.input_file:
         raise UserError(tr("--output_file needs --input_file, the texts"))
+    if args.input_file and (args.top_k or args.all_scores):
+        raise UserError(tr("--top_k and --all_scores are for the sample texts; a file gets only predicted labels"))
     server = Server(args.url, os.environ.get(API_KEY), args.timeout, args.retry_seconds)
     info = server.info()
+    if args.bundle:
+        names = [one["name"] for one in info.get("bundles", ())]
+        if args.bundle not in names:
+            known = ", ".join(names)
+            raise UserError(tr("--bundle {name}: the server has only {known}", name=args.bundle, known=known))
+        info = server.info(args.bundle)
     labeller = Labeller(server, args, info)
     if args.input_file:
         label_file(args, labeller, info)

@@ -149,11 +149,10 @@ class Service:
             raise Invalid(tr("parameters.bundle: {name} answers at {route}; POST there", name=name, route=served.route))
         return served
 
-    @property
-    def info(self):
-        """The answer of `/info`: the first bundle, and the versions of all."""
+    def info_of(self, served):
+        """The answer of `/info` about a `Served`, with the versions of all."""
         bundles = [served.describe_versions() for served in self.bundles.values()]
-        return {**self.first.describe(), "limits": self.limits, "bundles": bundles, "split": self.settings.split}
+        return {**served.describe(), "limits": self.limits, "bundles": bundles, "split": self.settings.split}
 
     def check_alive(self):
         """Raises Closed if no request can be accepted, whatever the load."""

@@ -3,6 +3,7 @@
     python build_repository.py --bundle ../../export --output models
     python build_repository.py --bundle ../../export --output models --device gpu --use_fp16
     python build_repository.py --bundle ../../prune/width_mult_0.75 --output models
+    python build_repository.py --bundle ../../export --output models --model_version 2    # beside version 1
 
 Names, shapes and the number of labels come from the manifest. The repository is self-contained: it has the graph, the
 tokenizer, labels and decision, and the code that tokenises and decides, so a server does not need this project.
@@ -20,7 +21,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
 from text_cls.argument_parser import ArgumentParser
-from text_cls.cli import UserError, command, logger, positive_int
+from text_cls.cli import UserError, command, logger, non_negative_int, positive_int
 from text_cls.language import tr
 from text_cls.locks import write_lock
 from text_cls.long_texts import WINDOWS, LongTexts, description
@@ -52,7 +53,27 @@ def parse_args(argv=None):
     parser.add_argument(
         "--max_characters", type=positive_int, default=20_000, help="maximum characters per text (%(default)s)"
     )
+    parser.add_argument(
+        "--metric_labels",
+        type=non_negative_int,
+        default=200,
+        help="labels that get a metric of their own; the others are counted together (%(default)s)",
+    )
+    parser.add_argument(
+        "--model_version",
+        type=positive_int,
+        help="add the bundle to the repository as this version, and keep those that it has (1, in a new repository)",
+    )
     return parser.parse_args(argv)
+
+
+def name_of(model, version):
+    """The name of a model in a version of the bundle.
+
+    Triton has one configuration for all versions of a name, but bundles differ in labels and limits. So the models have
+    a name per version, and the ensemble's configuration, of which one is in use, names those of its version.
+    """
+    return model if version == 1 or model == "seqcls" else f"{model}_{version}"
 
 
 # ---------------------------------------------------------------------------------------------------- config.pbtxt
@@ -92,8 +113,16 @@ CPU, MERGED = "instance_group [ { count: 1 kind: KIND_CPU } ]\n", "dynamic_batch
 PYTHON = 'backend: "python"'
 
 
-def configurations(manifest, labels, args, digest):
-    """{model: its config.pbtxt}, from a bundle's manifest, the names of its labels and the SHA-256 of its graph."""
+def configurations(manifest, labels, args, digest, of_bundle, version):
+    """{model: its config.pbtxt}.
+
+    Args:
+        manifest: of the bundle. labels: their names.
+        digest, of_bundle: the SHA-256 of its graph and of its manifest.
+        version: of the models.
+    """
+    from text_cls.reference import VERSION_DIGITS
+
     types = {"int64": "INT64", "float32": "FP32"}
     inputs = [(tensor["name"], types[tensor["dtype"]], [-1]) for tensor in manifest["inputs"]]
     ((output, *shape),) = [(t["name"], types[t["dtype"]], t["shape"][1:]) for t in manifest["outputs"]]
@@ -111,33 +140,38 @@ def configurations(manifest, labels, args, digest):
     checks = parameters(
         pad_token_id=manifest["pad_token_id"], max_seq_length=manifest["max_seq_length"], sha256=digest, **known
     )
+    checks += parameters(graph=name_of("seqcls_model", version))
     checks += parameters(pooling=how.pooling) if windows else ""
+    counted = parameters(bundle=of_bundle[:VERSION_DIGITS], metric_labels=args.metric_labels)
     threads = parameters(intra_op_thread_count=args.num_threads) if args.num_threads else ""
     limit = parameters(max_characters=args.max_characters)
     listed = parameters(labels=json.dumps(labels))
     processor = CPU.replace("CPU", args.device.upper())
     graph, logits = 'platform: "onnxruntime_onnx"', [(output, *shape)]
     results = [(f"POST_{name}", kind, dims) for name, kind, dims in ANSWERS]
-    steps = ensemble([name for name, _, _ in inputs], output, [name for name, _, _ in windows])
+    steps = ensemble([name for name, _, _ in inputs], output, [name for name, _, _ in windows], version)
+    in_use = f"version_policy {{ specific {{ versions: [{version}] }} }}\n"
+    post = [("POST_INPUT", *shape), ("POST_error", *TEXT)]
     models = {
         "tokenizer": model(PYTHON, [("INPUT_0", *TEXT)], [*tokens, ERROR], CPU, bounded, limit),
         "seqcls_batcher": model(PYTHON, [*inputs, *windows], logits, CPU, bounded, checks, ragged=True),
         "seqcls_model": model(graph, inputs, logits, processor, threads),  # not merged: one fault would fail all
-        "seqcls_postprocess": model(PYTHON, [("POST_INPUT", *shape), ("POST_error", *TEXT)], results, CPU, MERGED),
-        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, limit, listed),
+        "seqcls_postprocess": model(PYTHON, post, results, CPU, MERGED, counted),
+        "seqcls": model('platform: "ensemble"', [("INPUT", *TEXT)], [*ANSWERS, ERROR], steps, in_use, limit, listed),
     }
-    return {name: f"name: {quoted(name)}\n{content}" for name, content in models.items()}
+    return {name: f"name: {quoted(name_of(name, version))}\n{content}" for name, content in models.items()}
 
 
-def ensemble(names, output, windows):
+def ensemble(names, output, windows, version):
     """The steps from texts to labels. names, output: tensors of the graph. windows: further ones of the tokenizer."""
     tokens = {f"OUTPUT_{i}": f"tokenizer_{name}" for i, name in enumerate(names)}
     tokens |= {name: f"tokenizer_{name}" for name in windows}
+    rows = {name: f"tokenizer_{name}" for name in [*names, *windows]}
     answers = {f"POST_{name}": name for name, _, _ in ANSWERS}
     steps = [
-        step("tokenizer", {"INPUT_0": "INPUT"}, {**tokens, "error": "error"}),
-        step("seqcls_batcher", {name: f"tokenizer_{name}" for name in [*names, *windows]}, {output: "OUTPUT_2"}),
-        step("seqcls_postprocess", {"POST_INPUT": "OUTPUT_2", "POST_error": "error"}, answers),
+        step(name_of("tokenizer", version), {"INPUT_0": "INPUT"}, {**tokens, "error": "error"}),
+        step(name_of("seqcls_batcher", version), rows, {output: "OUTPUT_2"}),
+        step(name_of("seqcls_postprocess", version), {"POST_INPUT": "OUTPUT_2", "POST_error": "error"}, answers),
     ]
     return "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}\n"
 
@@ -175,13 +209,13 @@ def index_problem(bundle):
 
 
 def fill(folder, args):
-    """Writes the repository of --bundle into a folder. Returns the bundle's manifest."""
+    """Writes the repository of --bundle, with this one version, into a folder. Returns the bundle's manifest."""
     from text_cls.bundle import copy_without_graphs, open_bundle
     from text_cls.files import atomic_write
 
     for name in os.listdir(folder):  # of an attempt during which the bundle changed
         shutil.rmtree(os.path.join(folder, name))
-    bundle = open_bundle(args.bundle)
+    bundle, number = open_bundle(args.bundle), args.model_version or 1
     if problem := index_problem(bundle):
         raise UserError(problem)
     graph = bundle.onnx_file("fp16" if args.use_fp16 else "int8" if args.use_quantize else "float32")
@@ -189,20 +223,77 @@ def fill(folder, args):
     manifest = dict(bundle.manifest)
     if "vocab_size" not in manifest:  # the bundle was exported by 0.1.0
         manifest["vocab_size"] = vocabulary_size(bundle)
-    for model, content in configurations(manifest, bundle.labels.names, args, digest).items():
-        os.makedirs(os.path.join(folder, model, "1"))
-        with atomic_write(os.path.join(folder, model, "config.pbtxt")) as file:
-            file.write(content)
+    versions = {model: os.path.join(folder, name_of(model, number), str(number)) for model in MODELS}
+    made = configurations(manifest, bundle.labels.names, args, digest, bundle.digest, number)
+    for model, content in made.items():
+        os.makedirs(versions[model])
+        # The ensemble's is kept with each version: a copy one folder up is the one in use.
+        places = [os.path.dirname(versions[model]), *([versions[model]] if model == "seqcls" else [])]
+        for place in places:
+            with atomic_write(os.path.join(place, "config.pbtxt")) as file:
+                file.write(content)
     for model in PYTHON_MODELS:
-        version = os.path.join(folder, model, "1")
-        shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(version, "model.py"))
-        shutil.copytree(ROOT / "text_cls", os.path.join(version, "text_cls"), ignore=UNUSED_CODE)
+        shutil.copyfile(HERE / "python_models" / f"{model}.py", os.path.join(versions[model], "model.py"))
+        shutil.copytree(ROOT / "text_cls", os.path.join(versions[model], "text_cls"), ignore=UNUSED_CODE)
     for model in ("tokenizer", "seqcls_postprocess"):
-        copy_without_graphs(bundle, os.path.join(folder, model, "1", "bundle"))
-    shutil.copyfile(graph, os.path.join(folder, "seqcls_model", "1", "model.onnx"))
-    # Triton requires the folder, and git and object stores do not keep empty ones.
-    Path(folder, "seqcls", "1", ".keep").touch()
+        copy_without_graphs(bundle, os.path.join(versions[model], "bundle"))
+    shutil.copyfile(graph, os.path.join(versions["seqcls_model"], "model.onnx"))
     return bundle.manifest
+
+
+def write_whole(args):
+    """Writes a repository that has one version. Returns the bundle's manifest."""
+    from text_cls.files import atomic_folder, overwrite_problem, read_unchanged
+
+    if problem := overwrite_problem(args.output, MODELS, "--output"):
+        raise UserError(problem)
+    with atomic_folder(args.output) as folder:
+        return read_unchanged(args.bundle, lambda: fill(folder, args))
+
+
+def add_version(args):
+    """Adds a version to a repository, which a server may be using. Returns the bundle's manifest.
+
+    The other versions stay as they are. The ensemble's configuration, which names the new models, comes last: whatever
+    ends this early, the models that it names are complete.
+    """
+    from text_cls.files import atomic_folder, atomic_write, read_unchanged
+
+    output, number = os.path.realpath(args.output), args.model_version
+    if not next(Path(output, "seqcls").glob("*/config.pbtxt"), None):
+        raise UserError(
+            tr(
+                "--output {path}: not a repository of this release of build_repository.py, so no version can be added; "
+                "name a new folder",
+                path=args.output,
+            )
+        )
+    if os.path.exists(os.path.join(output, "seqcls", str(number))):
+        raise UserError(
+            tr(
+                "--model_version {version}: {path} has this version, which a server may be using; name another number",
+                version=number,
+                path=args.output,
+            )
+        )
+    staged = f"{output}.version_{number}"  # beside the repository, where a server does not see it
+    try:
+        with atomic_folder(staged) as folder:
+            manifest = read_unchanged(args.bundle, lambda: fill(folder, args))
+        for model in sorted(MODELS - {"seqcls"}):
+            target = os.path.join(output, name_of(model, number))
+            shutil.rmtree(target, ignore_errors=True)  # of a run that was killed
+            os.rename(os.path.join(staged, name_of(model, number)), target)
+        version = os.path.join(output, "seqcls", str(number))
+        os.rename(os.path.join(staged, "seqcls", str(number)), version)
+        content = Path(version, "config.pbtxt").read_text(encoding="utf-8")
+        with atomic_write(os.path.join(output, "seqcls", "config.pbtxt")) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(tr("cannot write {path}: {error}", path=output, error=error.strerror or error)) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return manifest
 
 
 def build(args):
@@ -211,12 +302,8 @@ def build(args):
         raise UserError(tr("--use_fp16 is for --device gpu; on a CPU it is slower than float32: use --use_quantize"))
     if args.use_quantize and args.device == "gpu":
         raise UserError(tr("--use_quantize is for --device cpu; on a GPU use --use_fp16"))
-    from text_cls.files import atomic_folder, overwrite_problem, read_unchanged
-
-    if problem := overwrite_problem(args.output, MODELS, "--output"):
-        raise UserError(problem)
-    with atomic_folder(args.output) as folder:
-        manifest = read_unchanged(args.bundle, lambda: fill(folder, args))
+    adds = args.model_version and os.path.isdir(args.output) and os.listdir(args.output)
+    manifest = (add_version if adds else write_whole)(args)
     logger.info(
         "%s: %d labels, at most %d tokens and %d characters per text, %d texts per request, on %s",
         args.output,
@@ -228,6 +315,12 @@ def build(args):
     )
     if line := description(LongTexts(**manifest.get("long_texts", {}))):
         logger.info(line)
+    if adds:
+        logger.info(
+            "Version %d answers when the server has loaded first %s, then seqcls",
+            args.model_version,
+            name_of("seqcls_model", args.model_version),
+        )
 
 
 @command

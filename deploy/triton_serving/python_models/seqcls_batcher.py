@@ -1,5 +1,5 @@
 """Step 2 of the ensemble: token ids to logits, or to vectors. Rows of all waiting requests, whatever their lengths,
-share runs of `seqcls_model`: they are sorted into groups of similar length, and each group is padded to its longest
+share runs of the graph: they are sorted into groups of similar length, and each group is padded to its longest
 row. A fault of one request fails that request alone.
 
 If the bundle reads long texts in windows, a row has the ids of all windows of its text, and these are the rows of the
@@ -21,7 +21,6 @@ from text_cls.cli import UserError
 from text_cls.files import sha256
 from text_cls.long_texts import pool
 
-MODEL = "seqcls_model"
 ROWS = 32  # rows of full length per run of the graph, as in the predictor
 # Difference of an output by padding. Of a logit, int8 causes less than 0.1, a wrong mask 2 to 7; vectors have length 1.
 TOLERANCE, VECTOR_TOLERANCE = 1.0, 0.01
@@ -46,9 +45,9 @@ class TritonPythonModel:
         self.pad_id, self.max_seq_length = int(parameters["pad_token_id"]), int(parameters["max_seq_length"])
         self.longest_input = int(parameters.get("longest_input", 0)) or None
         self.highest = {name: int(parameters[size]) - 1 for name, size in SIZES.items() if size in parameters}
-        self.checked = False
+        self.graph, self.checked = parameters["graph"], False  # the name of its model
         # Repositories on S3 and similar stores are fetched model by model: then the graph is not beside this file.
-        graph = HERE.parent.parent / MODEL / "1" / "model.onnx"
+        graph = HERE.parent.parent / self.graph / HERE.name / "model.onnx"
         if graph.exists() and sha256(graph) != parameters["sha256"]:
             raise UserError(f"{graph} is not the file this repository was built with; run build_repository.py again")
 
@@ -161,7 +160,7 @@ class TritonPythonModel:
 
     def infer(self, inputs):
         return pb_utils.InferenceRequest(
-            model_name=MODEL,
+            model_name=self.graph,
             requested_output_names=[self.output],
             inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
