@@ -1,5 +1,5 @@
 // Rows to decide on, one at a time. What a text says is inserted as text only.
-const { kind: KIND, labels: LABELS, parents: PARENTS, rows: ROWS, files: FILES, columns: COLUMNS, words: WORDS } = DATA;
+const { kind: KIND, labels: LABELS, parents: PARENTS, rows: ROWS, files: FILES, columns: COLUMNS } = DATA;
 const PAGE = 20, OPTIONS = 60, LONGEST_SAID = 160;
 const DONE = { kept: 1, changed: 1, removed: 1 };
 const ACTS = { a: "keep", t: "take", e: "edit", s: "skip", x: "remove", u: "undo", k: "previous", j: "next",
@@ -59,11 +59,10 @@ function restore() {
         decisions[i] = decision.kind === "labels" ? { kind: "labels", labels: closed(decision.labels) } : decision;
     }
     if (Number.isInteger(kept.current) && ROWS[kept.current]) current = kept.current;
-    if (Object.hasOwn(WORDS.title, kept.code)) code = kept.code;
     before = [];
   } catch { /* nothing is kept here, as the page says after `keep` */ }
 }
-function keep(name = DATA.key, value = JSON.stringify({ decisions, current, code })) {
+function keep(name = DATA.key, value = JSON.stringify({ decisions, current })) {
   try {
     localStorage.setItem(name, value);
     at("not-kept").hidden = true;
@@ -353,10 +352,6 @@ function download(file, lines, rows) {
 
 // ----------------------------------------------------------------------------------------------------------- words
 
-let code = DATA.language;
-function say(name, values = {}) {
-  return WORDS[name][code].replace(/\{(\w+)\}/gu, (whole, key) => (key in values ? String(values[key]) : whole));
-}
 function showButtons() {
   const focus = document.activeElement?.dataset?.key;
   at("acts").replaceChildren(...BUTTONS.filter((key) => !(key === "a" && KIND === "annotate")).map((key) => {
@@ -387,7 +382,6 @@ function options(id, pairs) {
   at(id).value = pairs.some(([name]) => name === value) ? value : pairs[0][0];
 }
 function showWords() {
-  document.documentElement.lang = code;
   document.title = say("title");
   for (const element of document.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
   for (const element of document.querySelectorAll("[data-name]")) element.setAttribute("aria-label", say(element.dataset.name));
@@ -447,39 +441,36 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act(key);
 });
-at("editor").addEventListener("keydown", editorKey);
-at("language").onclick = () => {
-  code = code === "en" ? "zh-CN" : "en";
-  showWords();
-  announce("");
-  if (ROWS.length) { keep(); showAll(); }
-  if (!at("editor").hidden) showEditor();
-};
-at("find").addEventListener("input", () => { active = 0; showEditor(); });
-at("save-labels").onclick = saveLabels;
-at("cancel").onclick = cancel;
-for (const id of ["show", "search", "order"]) at(id).addEventListener("input", () => showQueue());
-at("search").addEventListener("keydown", (event) => {
-  const list = found();
-  if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
-  if (event.key === "Enter" && list.length) go(list.includes(current) ? current : list[0], "");
-  at("card").focus();
-});
-at("before").onclick = () => turn(-1);
-at("after").onclick = () => turn(1);
-at("save-rows").onclick = () => { const lines = rowsToSave(); download(FILES.rows, lines, lines.length); };
-at("save-decisions").onclick = () => { const lines = decisionsToSave(); download(FILES.decisions, lines, lines.length - 1); };
 addEventListener("beforeunload", (event) => { if (!savedAll && !at("not-kept").hidden) event.preventDefault(); });
 addEventListener("storage", (event) => { if (event.key === DATA.key) { restore(); showWords(); showAll(); } });
-
-at("left-out").hidden = !DATA.left_out;
-at("decisions-box").hidden = !FILES.decisions;
-at("order-box").hidden = KIND !== "dirty";
 if (ROWS.length) restore();
-showWords();
-at("empty").hidden = ROWS.length > 0;
-at("work").hidden = at("keys").hidden = !ROWS.length;
-if (ROWS.length) {
-  keep(`${DATA.key}-test`, ""); // whether it can; what it keeps is not touched before a decision
-  showAll();
+
+// Runs for each language that is shown, on a page without listeners.
+function start() {
+  at("editor").addEventListener("keydown", editorKey);
+  at("find").addEventListener("input", () => { active = 0; showEditor(); });
+  at("save-labels").onclick = saveLabels;
+  at("cancel").onclick = cancel;
+  for (const id of ["show", "search", "order"]) at(id).addEventListener("input", () => showQueue());
+  at("search").addEventListener("keydown", (event) => {
+    const list = found();
+    if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+    if (event.key === "Enter" && list.length) go(list.includes(current) ? current : list[0], "");
+    at("card").focus();
+  });
+  at("before").onclick = () => turn(-1);
+  at("after").onclick = () => turn(1);
+  at("save-rows").onclick = () => { const lines = rowsToSave(); download(FILES.rows, lines, lines.length); };
+  at("save-decisions").onclick = () => { const lines = decisionsToSave(); download(FILES.decisions, lines, lines.length - 1); };
+
+  at("left-out").hidden = !DATA.left_out;
+  at("decisions-box").hidden = !FILES.decisions;
+  at("order-box").hidden = KIND !== "dirty";
+  showWords();
+  at("empty").hidden = ROWS.length > 0;
+  at("work").hidden = at("keys").hidden = !ROWS.length;
+  if (ROWS.length) {
+    keep(`${DATA.key}-test`, ""); // whether it can; what it keeps is not touched before a decision
+    showAll();
+  }
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from text_cls.cli import logger
 from text_cls.html_page import write_page
-from text_cls.language import LANGUAGES, in_each_language, language, tr
+from text_cls.language import tr
 from text_cls.rows import one_line
 
 MOST_BYTES = 5_000_000  # of the page
@@ -25,10 +25,6 @@ DIRTY, ANNOTATE, AUGMENTED = (
 )  # rows with suspect labels, without labels, with new texts
 
 STYLE = """
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ee; --soft: #a3aebd; --line: #3a4452; --paper: #14181f; --tint: #1e2530; --blue: #6aa9ee;
-    --right: #5cc98d; --missed: #e5a34f; --wrong: #f28b82; color-scheme: dark; }
-}
 .top { display: flex; flex-wrap: wrap; gap: 4px 16px; justify-content: space-between; align-items: center; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap; }
@@ -103,7 +99,7 @@ kbd { padding: 0 5px; border: 1px solid var(--line); border-radius: 4px; backgro
 
 # JavaScript fills in the words: data-say names one of `words`.
 BODY = """
-<div class="top"><h1 data-say="title"></h1><button id="language" data-say="language"></button></div>
+<h1 data-say="title"></h1>
 <p class="note" data-say="intro"></p>
 <p class="warn" id="left-out" hidden></p>
 <p class="warn" id="not-kept" hidden></p>
@@ -231,12 +227,9 @@ def write_correction_page(path, kind, entries, labels, files, columns):
         "left_out": left_out,
         "files": files,
         "columns": columns,
-        "words": words(),
-        "language": LANGUAGES[language()],
     }
-    write_page(
-        path, tr("Check labels"), BODY, STYLE, Path(__file__).with_suffix(".js").read_text(encoding="utf-8"), data
-    )
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    write_page(path, tr("Check labels"), lambda: BODY, STYLE, script, data, words)
     if left_out:
         logger.warning("%d rows are not on the page, which would be larger than 5 MB with them", left_out)
     logger.info("Page of %d rows saved in %s; open it in a browser to decide on them", len(rows), path)
@@ -249,169 +242,166 @@ def _size(value):
 
 
 def words():
-    """The words of the page: {name: {language: text}}. The script fills in what is in braces."""
+    """What correction_page.js says, in the language of now. The script fills in what is in braces."""
     parts = (_words_of_the_row, _words_of_the_editor, _words_around_it, _words_of_saving, _words_of_the_keys)
     return {name: texts for part in parts for name, texts in part().items()}
 
 
 def _words_of_the_row():
     return {
-        "title": in_each_language("Check labels"),
-        "intro": in_each_language(
+        "title": tr("Check labels"),
+        "intro": tr(
             "Decide on one row after the other: by keyboard, or with the buttons below the row. Nothing leaves this "
             "file until you save it."
         ),
-        "place": in_each_language("Row {number} of {count} · line {line}"),
-        "caption": in_each_language("Labels of the row, and how probable they are"),
-        "caption_dirty": in_each_language(
+        "place": tr("Row {number} of {count} · line {line}"),
+        "caption": tr("Labels of the row, and how probable they are"),
+        "caption_dirty": tr(
             "Labels of the row, and how probable they are. Out of fold: by models that have not seen the row"
         ),
-        "label": in_each_language("label"),
-        "given": in_each_language("now"),
-        "suggestion": in_each_language("suggestion"),
-        "unseen": in_each_language("out of fold"),
-        "model": in_each_language("your model"),
-        "has": in_each_language("yes"),
-        "same": in_each_language("keep"),
-        "add": in_each_language("add"),
-        "drop": in_each_language("remove"),
-        "predicted": in_each_language("predicted"),
-        "no_scores": in_each_language("The row has no label, and no label is probable."),
-        "why": in_each_language("Why it is listed"),
-        "missing": in_each_language(
+        "label": tr("label"),
+        "given": tr("now"),
+        "suggestion": tr("suggestion"),
+        "unseen": tr("out of fold"),
+        "model": tr("your model"),
+        "has": tr("yes"),
+        "same": tr("keep"),
+        "add": tr("add"),
+        "drop": tr("remove"),
+        "predicted": tr("predicted"),
+        "no_scores": tr("The row has no label, and no label is probable."),
+        "why": tr("Why it is listed"),
+        "missing": tr(
             "{label} is not given, but models that have not seen the row give it {unseen}. Rows with it have {with} on "
             "average, rows without it {without}."
         ),
-        "wrong": in_each_language(
+        "wrong": tr(
             "{label} is given, but models that have not seen the row give it {unseen}. Rows with it have {with} on "
             "average, rows without it {without}."
         ),
-        "like": in_each_language(
-            "It is similar (cosine {cosine}) to line {line} of {file}, which few rows resemble: {text}"
-        ),
-        "like_labels": in_each_language("That row has: {labels}"),
-        "none": in_each_language("no label"),
-        "open": in_each_language("open"),
-        "empty": in_each_language("No row is to be decided on."),
-        "kept": in_each_language("labels kept"),
-        "changed": in_each_language("labels now: {labels}"),
-        "removed": in_each_language("marked for removal"),
-        "skipped": in_each_language("skipped"),
+        "like": tr("It is similar (cosine {cosine}) to line {line} of {file}, which few rows resemble: {text}"),
+        "like_labels": tr("That row has: {labels}"),
+        "none": tr("no label"),
+        "open": tr("open"),
+        "empty": tr("No row is to be decided on."),
+        "kept": tr("labels kept"),
+        "changed": tr("labels now: {labels}"),
+        "removed": tr("marked for removal"),
+        "skipped": tr("skipped"),
     }
 
 
 def _words_of_the_editor():
     return {
-        "editor": in_each_language("Edit the labels"),
-        "chosen": in_each_language("Labels"),
-        "chosen_parents": in_each_language("Labels; their parents come with them"),
-        "find_label": in_each_language("Find a label"),
-        "find_note": in_each_language(
+        "editor": tr("Edit the labels"),
+        "chosen": tr("Labels"),
+        "chosen_parents": tr("Labels; their parents come with them"),
+        "find_label": tr("Find a label"),
+        "find_note": tr(
             "Type parts of a name. Enter adds or removes the marked label; Enter with an empty field saves. Backspace "
             "in an empty field removes the last label. Esc cancels."
         ),
-        "options": in_each_language("Labels to choose from"),
-        "more_labels": in_each_language("{count} more; type more of the name"),
-        "no_match": in_each_language("no label has this in its name"),
-        "take_away": in_each_language("{label} ✕"),
-        "take_away_name": in_each_language("remove {label}"),
-        "save": in_each_language("Save these labels"),
-        "cancel": in_each_language("Cancel"),
+        "options": tr("Labels to choose from"),
+        "more_labels": tr("{count} more; type more of the name"),
+        "no_match": tr("no label has this in its name"),
+        "take_away": tr("{label} ✕"),
+        "take_away_name": tr("remove {label}"),
+        "save": tr("Save these labels"),
+        "cancel": tr("Cancel"),
     }
 
 
 def _words_around_it():
     return {
-        "language": {"en": "中文", "zh-CN": "English"},  # to change to
-        "left_out": in_each_language(
+        "left_out": tr(
             "{count} rows are not on this page, which would be larger than 5 MB with them. They are in {file}."
         ),
-        "not_kept": in_each_language(
+        "not_kept": tr(
             "This browser does not keep your decisions if you close the page. Save them below before you do."
         ),
-        "progress": in_each_language("Rows decided on"),
-        "counts": in_each_language(
+        "progress": tr("Rows decided on"),
+        "counts": tr(
             "{done} of {count} decided: {kept} kept, {changed} changed, {removed} to remove; {skipped} skipped"
         ),
-        "queue": in_each_language("Rows"),
-        "show": in_each_language("Show"),
-        "all": in_each_language("all rows"),
-        "show_open": in_each_language("open and skipped"),
-        "show_kept": in_each_language("kept"),
-        "show_changed": in_each_language("changed"),
-        "show_removed": in_each_language("to remove"),
-        "show_skipped": in_each_language("skipped"),
-        "search": in_each_language("Search texts and labels"),
-        "order": in_each_language("Order"),
-        "worst": in_each_language("most suspect first"),
-        "by_line": in_each_language("by line"),
-        "found": in_each_language("{first} to {last} of {count}"),
-        "found_none": in_each_language("no row"),
-        "queue_line": in_each_language("line {line} · {state}"),
-        "before": in_each_language("Earlier rows"),
-        "after": in_each_language("Later rows"),
+        "queue": tr("Rows"),
+        "show": tr("Show"),
+        "all": tr("all rows"),
+        "show_open": tr("open and skipped"),
+        "show_kept": tr("kept"),
+        "show_changed": tr("changed"),
+        "show_removed": tr("to remove"),
+        "show_skipped": tr("skipped"),
+        "search": tr("Search texts and labels"),
+        "order": tr("Order"),
+        "worst": tr("most suspect first"),
+        "by_line": tr("by line"),
+        "found": tr("{first} to {last} of {count}"),
+        "found_none": tr("no row"),
+        "queue_line": tr("line {line} · {state}"),
+        "before": tr("Earlier rows"),
+        "after": tr("Later rows"),
     }
 
 
 def _words_of_saving():
     return {
-        "export": in_each_language("Save your work"),
-        "export_note": in_each_language("{done} of {count} rows are decided on."),
-        "save_rows": in_each_language("Corrected rows ({file})"),
-        "save_labelled": in_each_language("Labelled rows ({file})"),
-        "save_decisions": in_each_language("Decisions ({file})"),
-        "rows_note_dirty": in_each_language(
+        "export": tr("Save your work"),
+        "export_note": tr("{done} of {count} rows are decided on."),
+        "save_rows": tr("Corrected rows ({file})"),
+        "save_labelled": tr("Labelled rows ({file})"),
+        "save_decisions": tr("Decisions ({file})"),
+        "rows_note_dirty": tr(
             "All rows of this page but those to remove; open and skipped rows have the labels they had. Move the file "
             "to the folder of the data set, add the other rows, and train on both:"
         ),
-        "rows_note_augmented": in_each_language(
+        "rows_note_augmented": tr(
             "All rows of this page but those to remove; open and skipped rows have the labels they had. Move the file "
             "to the folder of the data set, add it to the training rows, and train on both:"
         ),
-        "rows_note_annotate": in_each_language(
+        "rows_note_annotate": tr(
             "Only the rows that you have labelled. Move the file to the folder of the data set, add it to the training "
             "rows, and train on both:"
         ),
-        "rows_note_short": in_each_language(
+        "rows_note_short": tr(
             "The rows that are not on this page would be missing; apply the decisions instead, as below."
         ),
-        "decisions_note": in_each_language(
+        "decisions_note": tr(
             "What you decided, by line. Move the file to the folder of the data set. This command applies it and "
             "writes a whole train file, in the order of the old one, which stays as it is:"
         ),
-        "saved": in_each_language("Saved {rows} rows as {file}, in your folder of downloads"),
-        "nothing": in_each_language("There is nothing to save: no row is decided on, or all are to be removed"),
+        "saved": tr("Saved {rows} rows as {file}, in your folder of downloads"),
+        "nothing": tr("There is nothing to save: no row is decided on, or all are to be removed"),
     }
 
 
 def _words_of_the_keys():
     return {
-        "keys": in_each_language("Keys"),
-        "use_keys": in_each_language("Keys without Ctrl or Alt work on this page"),
-        "acts": in_each_language("Decide on this row"),
-        "keep": in_each_language("Keep labels"),
-        "take": in_each_language("Take suggestion"),
-        "take_model": in_each_language("Take the model's"),
-        "edit": in_each_language("Edit"),
-        "skip": in_each_language("Skip"),
-        "remove": in_each_language("Remove row"),
-        "undo": in_each_language("Undo"),
-        "previous": in_each_language("Previous"),
-        "next": in_each_language("Next"),
-        "to_search": in_each_language("Search the rows"),
-        "to_save": in_each_language("Go to Save your work"),
-        "said_kept": in_each_language("Line {line}: labels kept."),
-        "said_changed": in_each_language("Line {line}: labels changed to {labels}."),
-        "said_removed": in_each_language("Line {line}: marked for removal."),
-        "said_skipped": in_each_language("Line {line}: skipped."),
-        "said_undone": in_each_language("Line {line}: undone."),
-        "said_no_undo": in_each_language("There is nothing to undo."),
-        "said_no_labels": in_each_language("This row has no labels yet: take the model's labels, or edit them."),
-        "said_next": in_each_language("Now row {number}: {text}"),
-        "said_skipped_left": in_each_language("Only skipped rows are left."),
-        "said_done": in_each_language("No open row is left in this list. Save your work below."),
-        "said_label_on": in_each_language("Added {label}."),
-        "said_label_off": in_each_language("Removed {label}."),
-        "said_cancelled": in_each_language("Not changed."),
-        "said_end": in_each_language("There is no further row in this list."),
+        "keys": tr("Keys"),
+        "use_keys": tr("Keys without Ctrl or Alt work on this page"),
+        "acts": tr("Decide on this row"),
+        "keep": tr("Keep labels"),
+        "take": tr("Take suggestion"),
+        "take_model": tr("Take the model's"),
+        "edit": tr("Edit"),
+        "skip": tr("Skip"),
+        "remove": tr("Remove row"),
+        "undo": tr("Undo"),
+        "previous": tr("Previous"),
+        "next": tr("Next"),
+        "to_search": tr("Search the rows"),
+        "to_save": tr("Go to Save your work"),
+        "said_kept": tr("Line {line}: labels kept."),
+        "said_changed": tr("Line {line}: labels changed to {labels}."),
+        "said_removed": tr("Line {line}: marked for removal."),
+        "said_skipped": tr("Line {line}: skipped."),
+        "said_undone": tr("Line {line}: undone."),
+        "said_no_undo": tr("There is nothing to undo."),
+        "said_no_labels": tr("This row has no labels yet: take the model's labels, or edit them."),
+        "said_next": tr("Now row {number}: {text}"),
+        "said_skipped_left": tr("Only skipped rows are left."),
+        "said_done": tr("No open row is left in this list. Save your work below."),
+        "said_label_on": tr("Added {label}."),
+        "said_label_off": tr("Removed {label}."),
+        "said_cancelled": tr("Not changed."),
+        "said_end": tr("There is no further row in this list."),
     }

@@ -78,7 +78,7 @@ button {{ cursor: pointer; }}
 # What every page can do: the other language, the other colours, tables that sort and search.
 SCRIPT = r"""
 let spoken = document.documentElement.lang;
-const say = (name, values = {}) => SAYS[spoken][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+const say = (name, values = {}) => SAYS[spoken][name].replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
 
 {
 const kept = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
@@ -232,7 +232,7 @@ def write_page(
             f'<main id="report" tabindex="-1">\n{bodies[first]}\n</main>\n'
             f'<template lang="{LANGUAGES[second]}">\n{bodies[second]}\n</template>\n'
         )
-        file.write("<script>" + "\n".join([*values, script, SCRIPT]) + "</script>\n</body>\n</html>\n")
+        file.write('<script>"use strict";\n' + "\n".join([*values, script, SCRIPT]) + "</script>\n</body>\n</html>\n")
 
 
 def _words():
