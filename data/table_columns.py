@@ -13,6 +13,7 @@ from text_cls.language import tr
 from text_cls.new_labels import joined_names
 from text_cls.table_texts import TEXT_NAMES
 from text_cls.tables import cell_text
+from text_cls.terminal import aligned
 
 SHOWN = 3  # values of each column
 WIDTH = 24  # characters of each
@@ -172,15 +173,13 @@ def _is_number(text):
 
 def described(columns):
     """Lines that show the columns, and how many of the first rows are filled and different."""
-    lines = [("column", "filled", "different", "values")]
+    rows = []
     for column in columns:
         values = [_shortened(value) for value in list(column.values)[:SHOWN]]
         more = " ..." if len(column.values) > SHOWN else ""
-        lines.append((_printable(column.name), str(column.filled), str(len(column.values)), " | ".join(values) + more))
-    widths = [max(_width(line[i]) for line in lines) for i in range(3)]
-    for line in lines:
-        cells = [cell + " " * (width - _width(cell)) for cell, width in zip(line, widths)]
-        yield "  " + "  ".join([*cells, line[3]])
+        rows.append((_printable(column.name), column.filled, len(column.values), " | ".join(values) + more))
+    titles = [tr("column"), tr("filled"), tr("different"), tr("values")]
+    return [f"  {line}" for line in aligned(titles, rows)]
 
 
 def _printable(text):
@@ -190,11 +189,6 @@ def _printable(text):
 def _shortened(text):
     text = _printable(text[: 2 * WIDTH])
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
-
-
-def _width(text):
-    """Columns of a terminal; a Chinese character takes two."""
-    return sum(2 if "\u2e80" <= character <= "\uffef" else 1 for character in text)
 
 
 def command_of(args, flags):

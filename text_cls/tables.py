@@ -232,7 +232,9 @@ def _with_names(path, kind, read_cells, is_ragged, header_row, wanted):
         note="" if is_first else tr(" (the rows above it are ignored)"),
     )
     named = named if header_row else tr("called by their numbers; if a row names them: --header_row 1")
-    return Table(path, f"{kind}; {width} columns, {named}", columns, read, header_row)
+    return Table(
+        path, tr("{kind}; {count} columns, {named}", kind=kind, count=width, named=named), columns, read, header_row
+    )
 
 
 def _row_of_names(rows, wanted):
@@ -426,7 +428,7 @@ def _json(path, encoding, is_array):
         raise UserError(tr("{path}: no rows", path=path))
     columns = list(dict.fromkeys(key for record in first for key in record))
     kind = f"{tr(_ENCODINGS.get(encoding, encoding))}, {tr('a JSON array') if is_array else tr('JSON lines')}"
-    return Table(path, f"{kind}; {len(columns)} columns", columns, read)
+    return Table(path, tr("{kind}; {count} columns", kind=kind, count=len(columns)), columns, read)
 
 
 def _json_lines(path, encoding, problems):
