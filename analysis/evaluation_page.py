@@ -56,6 +56,7 @@ button.chip { padding: 2px 8px; }
 #threshold input[type=range] { width: 220px; padding: 0; }
 .pager { display: flex; gap: 8px; align-items: center; margin: 10px 0; }
 button { cursor: pointer; }
+.act button { white-space: nowrap; }
 button:disabled { opacity: .45; cursor: default; }
 .controls label { display: inline-flex; gap: 6px; align-items: center; max-width: 100%; }
 .controls select { min-width: 0; flex: 0 1 auto; }

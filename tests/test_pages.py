@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from browser import assert_sound, chromium
+from browser import CONTRAST, assert_sound, chromium
 from conftest import write_lines
 from selenium.webdriver.common.keys import Keys
 
@@ -18,30 +18,6 @@ from text_cls.rows import Labels, read_rows
 from word_interpret_page import write_interpretation_page
 
 NAMES = ["灾害事故", "灾害事故##地震", "灾害事故##洪涝", "企业动态", "企业动态##财报"]
-
-# The lowest ratio of contrast of visible text to what is behind it, with the text (WCAG 2.1, 1.4.3).
-CONTRAST = """
-const parse = (colour) => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
-const over = ([r, g, b, a], [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a)];
-const light = (rgb) => rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-function behind(node) {
-  const layers = [];
-  for (let each = node; each; each = each.parentElement) layers.push(parse(getComputedStyle(each).backgroundColor));
-  return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
-}
-const found = [];
-const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walk.nextNode()) {
-  const node = walk.currentNode.parentElement;
-  const shown = walk.currentNode.data.trim() && node.checkVisibility();
-  if (!shown || node.closest("svg, option, :disabled, caption, .skip")) continue;
-  const back = behind(node), colour = parse(getComputedStyle(node).color);
-  const [a, b] = [light(over(colour, back)), light(back)];
-  found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), walk.currentNode.data.trim().slice(0, 40)]);
-}
-return found.sort((x, y) => x[0] - y[0])[0];
-"""
 
 NAMELESS = """
 const name = (node) =>

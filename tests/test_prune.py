@@ -62,7 +62,7 @@ def test_each_width_is_a_bundle_that_is_served(run, wide, tmp_path):
             for name in ("q", "k", "v"):
                 assert weights[f"{layer}.self_attn.{name}_proj.weight"].shape == [48, 48 * width]
             assert weights[f"{layer}.linear1.weight"].shape == [48, 96 * width]
-    assert re.findall(r"(whole model|\d/\d) .* [\d.]+ M .* ms per text", log) == ["whole model", "3/4", "2/3", "1/2"]
+    assert re.findall(r"(whole model|\d/\d) .* [\d.]+ M .* ms +[\d.]+x\n", log) == ["whole model", "3/4", "2/3", "1/2"]
     assert log.count("micro f1 score: ") == 4  # the whole model's and each width's
     # The classifier that is kept is the one in the bundles, and has the higher macro F1.
     line = r"Width (\S+), F1 .*: (\S+), (\S+) with the trained .*; (\S+), (\S+) with a fitted .* The (\w+) one"

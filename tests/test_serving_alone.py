@@ -80,19 +80,19 @@ def test_the_http_server(alone, bundles, retrieval, kind, tmp_path):
 
 # Loads a model as Triton does, and prints which files of the project that took.
 LOAD = f"""
-import json, runpy, sys, types
+import json, runpy, sys, unittest.mock
 sys.modules.update(dict.fromkeys({ABSENT!r}))
-sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+sys.modules["triton_python_backend_utils"] = unittest.mock.MagicMock()
 model = runpy.run_path(sys.argv[1])["TritonPythonModel"]()
 if sys.argv[2]:
-    model.initialize({{"model_config": sys.argv[2]}})
+    model.initialize({{"model_config": sys.argv[2], "model_version": "1"}})
 files = {{name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "text_cls"}}
 print(json.dumps(files))
 """
 CONFIGS = {
     "tokenizer": {"parameters": {"max_characters": {"string_value": "9"}}, "output": [{"name": "OUTPUT_0"}]},
     "seqcls_batcher": None,  # its configuration needs a server
-    "seqcls_postprocess": {},
+    "seqcls_postprocess": {"parameters": {"bundle": {"string_value": "0"}, "metric_labels": {"string_value": "0"}}},
 }
 
 

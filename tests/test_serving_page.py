@@ -1,10 +1,11 @@
 """The server's page, used as a person would: a text typed, labels read."""
 
+import csv
 import re
 from contextlib import ExitStack
 
 import pytest
-from browser import READ, Page, assert_sound, chromium
+from browser import CONTRAST, READ, Page, assert_sound, chromium
 from conftest import lines_of
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -100,7 +101,7 @@ def test_no_text(visit):
     page = visit("news")
     page["send"].click()
     assert (
-        page["message"].text == "There is no text yet. Enter one above."
+        page["message"].text == "There is no text yet. Enter one above, or choose a file."
         and page["error"].get_attribute("role") == "alert"
     )
     assert page.driver.switch_to.active_element == page["texts"] and not page["again"].is_displayed()
@@ -147,9 +148,8 @@ def test_the_servers_limits(visit, bundles, tmp_path):
         page = visit(f"http://127.0.0.1:{server.port}/")
         assert page.ask("字" * 21) == []
         assert page["message"].text.startswith("The server cannot process this: text 0 (from 0) has 21 characters")
-        assert page.ask("一\n二\n三\n四") == []
-        assert page["message"].text == "4 texts, but this server takes at most 3 at once. Remove some lines."
-        assert len(page.ask("一\n二\n三")) == 3 and not page["error"].is_displayed()
+        assert len(page.ask("一\n二\n三\n四")) == 4 and not page["error"].is_displayed()  # in two requests
+        assert re.fullmatch(r"4 texts in \d+ ms", page["status"].text)
 
 
 ANSWERS = {
@@ -196,3 +196,94 @@ def test_fits_the_window(visit, task, width):
     assert_sound(page.driver)
     unnamed = "return [...document.querySelectorAll('textarea, input')].filter(one => !one.labels.length).length"
     assert page.driver.execute_script(unnamed) == 0
+
+
+def test_a_table_of_texts_and_its_result_as_csv(visit, bundles, trained, tmp_path):
+    texts = [f"{text}{i}" for i, text in enumerate(lines_of(trained["news"][0] / "data.txt")[:5] * 60)]
+    texts[:3] = [HOSTILE.replace('"', ""), "=1+1 足球", "一行\n两行"]
+    with open(tmp_path / "texts.csv", "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([["number", "内容"], *([i, text] for i, text in enumerate(texts))])
+    page = visit("news")
+    page.driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page["file"].send_keys(str(tmp_path / "texts.csv"))
+    page.wait(lambda: page["chosen"].text == "texts.csv: 300 texts. They are used instead of those typed.")
+    page["send"].click()
+    page.wait(lambda: page["csv"].is_displayed() and page["send"].is_enabled())
+    assert len(page.driver.find_elements(By.TAG_NAME, "article")) == 100
+    assert "The first 100 of 300 texts are shown." in page["answered"].text
+    page["csv"].click()
+    saved = tmp_path / "labels.csv"
+    page.wait(saved.exists)
+    assert saved.read_bytes().startswith(b"\xef\xbb\xbf")
+    with open(saved, encoding="utf-8-sig", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["text", "labels", "scores"]
+    assert [row[0] for row in rows] == ["'=1+1 足球" if text.startswith("=") else text for text in texts]
+    assert [set(filter(None, row[1].split(","))) for row in rows] == [
+        set(row) for row in wanted(bundles["news"], texts)
+    ]
+    assert_sound(page.driver)
+    page["drop"].click()
+    assert page["chosen"].text == "" and len(page.ask("足球")) == 1
+
+
+def test_a_file_in_another_encoding(visit, tmp_path):
+    (tmp_path / "texts.txt").write_bytes("足球".encode("gb18030"))
+    page = visit("news")
+    page["file"].send_keys(str(tmp_path / "texts.txt"))
+    page.wait(lambda: page["message"].text.startswith("This file is not UTF-8. Save it as UTF-8"))
+
+
+def test_a_run_can_be_cancelled(visit, tmp_path):
+    (tmp_path / "texts.txt").write_text("足球比赛\n" * 2000, encoding="utf-8")
+    page = visit("news")
+    page.driver.execute_script("""
+        window.real = window.fetch;
+        window.count = 0;
+        window.fetch = (path, options) => options.method === "POST" && window.count++
+          ? new Promise((_, fail) => options.signal.addEventListener("abort", () => fail(options.signal.reason)))
+          : window.real(path, options);
+    """)
+    page["file"].send_keys(str(tmp_path / "texts.txt"))
+    page.wait(lambda: page["chosen"].text)
+    page["send"].click()
+    page.wait(lambda: page["status"].text == "256 of 2000 texts")
+    page["cancel"].click()
+    page.wait(lambda: page["status"].text == "Cancelled: 256 of 2000 texts are below.")
+    assert page["csv"].is_displayed() and page["send"].is_enabled()
+
+
+def test_thresholds_of_labels_are_shown(visit, trained):
+    page = visit("news")
+    page.ask("\n".join(lines_of(trained["news"][0] / "data.txt")[:20]))
+    least = [each.text for each in page.driver.find_elements(By.CSS_SELECTOR, ".least")]
+    assert least and set(least) == {"> 50%"}
+    page.threshold(0.01)
+    assert {each.text for each in page.driver.find_elements(By.CSS_SELECTOR, ".least")} == {"> 1%"}
+
+
+def test_one_of_several_bundles(visit, bundles, tmp_path):
+    words = ("--bundle", f"second={bundles['reviews']}")
+    with serving(f"first={bundles['news']}", tmp_path / "log", *words) as server:
+        page = visit(f"http://127.0.0.1:{server.port}/")
+        options = [each.text for each in page["bundle"].find_elements(By.TAG_NAME, "option")]
+        assert options == ["the server's choice", "first", "second"]
+        page.ask("足球")
+        assert page["answered"].text.startswith("Answered by the bundle first, version ")
+        page["bundle"].send_keys("second")
+        page.wait(lambda: "multi_label" in page["about"].text)
+        page.ask("电影")
+        assert page["answered"].text.startswith("Answered by the bundle second, version ")
+
+
+def test_dark_and_light(visit):
+    page = visit("news")
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    before = page.driver.execute_script(colour)
+    page["theme"].click()
+    after = page.driver.execute_script(colour)
+    page.driver.refresh()
+    assert before != after == page.driver.execute_script(colour)
+    page.ask("足球")
+    ratio, text = page.driver.execute_script(CONTRAST)
+    assert ratio >= 4.5, f"{ratio:.2f}: {text}"

@@ -320,7 +320,7 @@ def test_the_log_says_what_to_expect(export_cascade, tmp_path):
     )
     assert found and int(found[1]) > 50
     assert re.search(r"The bundle's logits match its two models' within \S+e-0[5-9]", log)
-    assert re.search(r"neural model +micro f1 .*\n.*both models +micro f1", log)
+    assert re.search(r"micro F1 .*\n.*neural model +[\d.]+ .*\n.*both models +[\d.]+ ", log)
     record = open_bundle(str(tmp_path / "export")).manifest["cascade"]
     assert round(100 * record["share"]) == int(found[1])
 

@@ -52,6 +52,7 @@ a {{ color: var(--blue); }}
   linear-gradient(270deg, var(--shadow), transparent) right / 12px 100% no-repeat scroll; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .92em; }}
 caption {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }}
+th {{ min-width: 2.6em; }}
 th, td {{ text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
 td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 th button.sort {{ all: unset; cursor: pointer; font-weight: 600; }}

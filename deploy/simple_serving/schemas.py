@@ -107,6 +107,7 @@ class Info(Versions):
     labels: list[str]
     model: str
     bundle: str = Field(description="SHA-256 of the manifest of the bundle in use")
+    thresholds: list[float] = Field(description="what the probability of each label must exceed")
     max_seq_len: int = Field(description="maximum tokens per text or window, unless a request sets another number")
     long_texts: dict[str, str | int | None] = Field(
         description="how longer texts are read: mode is cut, head_tail or windows, of which a text has max_windows"

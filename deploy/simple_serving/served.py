@@ -117,6 +117,7 @@ class Served:
             "labels": predictor.labels.names,
             "model": predictor.bundle.manifest["model"],
             "bundle": predictor.bundle.digest,
+            "thresholds": np.broadcast_to(predictor.decision.threshold, len(predictor.labels)).tolist(),
             "max_seq_len": predictor.max_seq_length,
             "long_texts": predictor.long_texts.record(),
         }
