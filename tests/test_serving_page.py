@@ -80,7 +80,7 @@ def test_the_threshold(visit, bundles, trained, task):
     cards = page.driver.find_elements(By.TAG_NAME, "article")
     assert cards[0].text.endswith("No label at a threshold of 1.")
     page["reset"].click()
-    assert page.labels() == first and page["value"].text == "default" and not page["reset"].is_displayed()
+    assert page.labels() == first and page["value"].text == "0.50 (default)" and not page["reset"].is_displayed()
 
 
 def test_a_threshold_moved_during_a_request_counts(visit, trained):
