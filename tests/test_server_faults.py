@@ -17,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvicorn
 from conftest import command_line
 
+from connections import protocol_of
 from serving import HERE, JSON, connections_of, metric, raw, read_all, serving, wait_until
 
 HEAD = (
@@ -227,6 +229,30 @@ def test_a_client_that_leaves_costs_nothing(bundles, log):
         wait_until(lambda: metric(server, "queue_tokens") == 0)
         assert metric(server, "batch_texts_sum") == 2
         assert "Traceback" not in server.text()
+
+
+def test_a_reset_that_the_server_has_not_read_yet():
+    """A client that resets its connection just when the server closes it, which asyncio reports as an OSError."""
+
+    async def waits(scope, receive, send):
+        await receive()
+
+    async def run():
+        config = uvicorn.Config(waits, http=protocol_of(10), lifespan="off", log_config=None)
+        config.load()
+        protocol = config.http_protocol_class(config, uvicorn.server.ServerState(), {})
+        server = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
+        client = socket.create_connection(server.sockets[0].getsockname())
+        client.sendall(HEAD.format(10).encode())
+        while not protocol.conn.has_part:
+            await asyncio.sleep(0.01)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        protocol.transport.close()  # before the loop has looked at the socket again
+        server.close()
+        return protocol.transport.is_closing()
+
+    assert asyncio.run(run())
 
 
 def test_bodies_that_are_too_large(bundles, log):

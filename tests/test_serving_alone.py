@@ -1,6 +1,7 @@
 """A machine that serves needs only deploy/ and text_cls/ without neural/: no other file, no Paddle, no scikit-learn."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,18 @@ def run(folder, script, *flags):
 def finish(answer):
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout + answer.stderr
+
+
+def test_onnx_runtime_reports_nothing(alone, bundles, trained, tmp_path):
+    """Its telemetry would begin with a number for this machine, kept in the user's cache folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    # It is also silent on CI, which it knows by such variables.
+    known = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG")}
+    flags = ("--device", "cpu", "--model_path_prefix", bundles["news"], "--dataset_dir", trained["news"][0])
+    words = words_of(alone, "deploy/predictor/infer.py", *flags, "--output_file", tmp_path / "out.txt")
+    finish(subprocess.run(words, env={**known, "HOME": str(home)}, capture_output=True, text=True))
+    assert list(home.rglob("*")) == []
 
 
 @pytest.mark.parametrize("kind", ["classification", "retrieval"])

@@ -10,4 +10,10 @@ Imports point down: neural may import serving, serving may import search, and al
 none of them (tests/house.py).
 """
 
+import os
+
+# From 1.29 on, ONNX Runtime reports to Microsoft, on Linux too, unless this is set before it is imported
+# (microsoft/onnxruntime#27379). What a user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.1.0"  # of every script (--version) and of the package

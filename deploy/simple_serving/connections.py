@@ -118,7 +118,11 @@ class Protocol(H11Protocol):
             self._socket_transport.close()
         elif not self._lingers:
             self._lingers = True
-            self._socket_transport.write_eof()
+            try:
+                self._socket_transport.write_eof()
+            except OSError:  # its client has just reset it, which asyncio has not read yet
+                self._socket_transport.abort()
+                return
             self._socket_transport.max_size = BULK_BYTES
             self.flow.resume_reading()
             self._watch()
