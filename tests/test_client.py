@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import client as script
 import infer
+import one_server
 from serving import serving
 from text_cls.bundle import open_bundle
 from text_cls.cli import UserError
@@ -321,7 +322,7 @@ def test_retry_after_is_honoured(run, fake, texts):
 
 
 def test_retry_after_is_bounded(run, fake, monkeypatch):
-    monkeypatch.setattr(script, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(one_server, "LONGEST_WAIT", 0.2)
     one = fake(lambda texts, number: labels_of(texts) if number else refusal(503, Retry_After="99999"))
     assert run(script.main, "--url", one.url)[0] == 0
     assert 0.2 <= np.diff(one.times)[0] < 25
@@ -337,14 +338,14 @@ def test_a_server_that_stays_full(run, fake):
 
 @given(st.text() | st.integers().map(str) | st.datetimes().map(lambda date: date.strftime("%a, %d %b %Y %H:%M:%S GMT")))
 def test_any_retry_after(header):
-    assert script.seconds_to_wait(header) >= 0
+    assert one_server.seconds_to_wait(header) >= 0
 
 
 def test_retry_after_as_a_date():
-    assert 50 < script.seconds_to_wait(formatdate(time.time() + 60, usegmt=True)) <= 61
-    assert script.seconds_to_wait(formatdate(time.time() - 60, usegmt=True)) == 0
-    assert script.seconds_to_wait(None) == 0 and script.seconds_to_wait("7") == 7
-    assert script.seconds_to_wait("9" * 5000) == 0  # more digits than Python reads
+    assert 50 < one_server.seconds_to_wait(formatdate(time.time() + 60, usegmt=True)) <= 61
+    assert one_server.seconds_to_wait(formatdate(time.time() - 60, usegmt=True)) == 0
+    assert one_server.seconds_to_wait(None) == 0 and one_server.seconds_to_wait("7") == 7
+    assert one_server.seconds_to_wait("9" * 5000) == 0  # more digits than Python reads
 
 
 def test_a_broken_connection_is_opened_again(run, fake, texts, tmp_path):
@@ -406,9 +407,9 @@ def test_an_error_does_not_wait_for_the_other_requests(run, fake, texts):
 def test_closed_while_a_request_connects(fake, monkeypatch):
     """`close` finds no socket to shut down yet, so the request must notice it."""
     one = fake(lambda texts, number: one.end)
-    server = script.Server(one.url)
+    server = one_server.Server(one.url)
 
-    class Connection(script.HTTPConnection):
+    class Connection(one_server.HTTPConnection):
         def connect(self):
             server.close()
             super().connect()
@@ -473,7 +474,7 @@ def test_neither_paddle_nor_onnxruntime_is_needed(fake):
 
 
 def test_a_connection_that_its_thread_closes_meanwhile():
-    server, shut = script.Server("http://127.0.0.1:1"), []
+    server, shut = one_server.Server("http://127.0.0.1:1"), []
 
     class Connection:
         sockets = [SimpleNamespace(shutdown=shut.append)]
@@ -486,7 +487,7 @@ def test_a_connection_that_its_thread_closes_meanwhile():
 
 def test_a_closed_client_sends_no_more_requests(fake):
     one = fake(lambda texts, number: labels_of(texts))
-    server = script.Server(one.url)
+    server = one_server.Server(one.url)
     server.close()
     with pytest.raises(UserError, match="stopped"):
         server.ask("GET", "/info")
