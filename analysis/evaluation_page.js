@@ -173,12 +173,13 @@ function showCurves() {
 // -------------------------------------------------------------------------------------------------------------- pairs
 
 function drawPairs(pairs) {
-  const most = Math.max(1, ...DATA.pairs.map((pair) => pair[2]));
-  $("pair-rows").replaceChildren(...pairs.map(([missed, instead, count]) => {
+  const most = Math.max(0.01, ...DATA.pairs.map((pair) => pair[3]));
+  $("pair-rows").replaceChildren(...pairs.map(([missed, instead, count, cost]) => {
     const row = element("tr");
     nameCell(row, LABELS[missed]);
     nameCell(row, LABELS[instead]);
-    bar(row, "rows", count / most);
+    bar(row, "rows", cost / most);
+    cell(row, "number", fixed(cost));
     cell(row, "number", count);
     cell(row, "number extra", `${((100 * count) / LABELS[missed].support).toFixed(1)} %`);
     const button = element("button", "", say("show"), {

@@ -1,20 +1,14 @@
 """The HTML page of `evaluate.py --html`: a model's report with plots and bad cases."""
 
-from dataclasses import replace
-
 import numpy as np
 
-from metric import average_precision, calibration_error, confused_pairs, precision_recall, reliability
+from evaluation_data import BINS, PAIRS, case_of, curves_of, decision_of_each, pairs_of, steps_of
 from text_box import BOX_STYLE, box_words, page_script
 from text_cls.decision import Decision
 from text_cls.html_page import escape, say, tiles, write_page
 from text_cls.label_tree import depths
 from text_cls.language import tr
 
-POINTS = 60  # per curve, which is drawn 300 pixels wide
-PAIRS = 200  # of confused labels, most frequent first
-BINS = 10
-STEPS = 100  # of the thresholds to try
 EFFECT = ("label", "threshold", "precision", "recall", "f1", "predicted", "right", "support")  # of a threshold
 
 STYLE = """
@@ -91,10 +85,10 @@ def write_evaluation_page(
         decision: the model's `Decision`; None: that of no decision.json.
     """
     depth = depths(labels.parents)
-    curves, calibration, mean_error = _curves(gold, probabilities)
-    pairs, alone = _pairs(gold, predicted, labels.parents)
+    curves, calibration, mean_error = curves_of(gold, probabilities)
+    pairs, alone = pairs_of(gold, predicted, labels.parents)
     bad = np.flatnonzero((gold != predicted).any(axis=1))
-    cases = [_case(rows, i, probabilities, gold, predicted, passages) for i in bad]
+    cases = [case_of(rows, i, probabilities, gold, predicted, passages) for i in bad]
     data = {
         "labels": [
             [
@@ -112,8 +106,8 @@ def write_evaluation_page(
         "calibration": calibration,
         "pairs": pairs,
         "cases": cases,
-        "steps": _steps(gold, probabilities),
-        "decision": _decision_of_each(decision or Decision(), labels),
+        "steps": steps_of(gold, probabilities),
+        "decision": decision_of_each(decision or Decision(), labels),
     }
     facts = {
         "source": source,
@@ -240,14 +234,18 @@ def _confused(facts):
         missed=facts["missed"],
         alone=facts["alone"],
     )
+    note += " " + say(
+        "Cost: the points of micro plus macro F1 that would be gained if these rows had the missed label instead. An "
+        "error on a rare label costs more."
+    )
     if facts["pairs"] == PAIRS:
-        note += " " + say("Only the {count} most frequent pairs are shown.", count=PAIRS)
+        note += " " + say("Only the {count} most costly pairs are shown.", count=PAIRS)
     return f"""
 <h2 id="confused">{say("Confused labels")}</h2>
 <p class="note">{note}</p>
 <div class="wide" tabindex="0"><table class="bars"><caption>{say("Confused labels")}</caption><thead><tr>
 <th scope="col">{say("missed")}</th><th scope="col">{say("predicted instead")}</th>
-<th scope="col" colspan="2">{say("rows")}</th>
+<th scope="col" colspan="2">{say("cost")}</th><th scope="col" class="number">{say("rows")}</th>
 <th scope="col" class="number extra" title="{say("of the rows with the missed label")}">{say("of its rows")}</th>
 <td class="act"></td></tr></thead>
 <tbody id="pair-rows"></tbody></table></div>
@@ -449,68 +447,3 @@ def _level_choice(depth):
     options = "".join(f'<option value="{level}">{level}</option>' for level in range(1, depth.max() + 1))
     every = _option("", tr("all"))
     return f'<label>{say("Level")} <select id="label-level">{every}{options}</select></label>'
-
-
-def _steps(gold, probabilities):
-    """For each label, how many rows it is predicted for at thresholds of 0, 0.01 ... 1, and in how many it is right."""
-    grid = np.arange(STEPS + 1) / STEPS
-    counts = []
-    for of_label, chances in zip(gold.T, probabilities.T):
-        predicted, right = (
-            len(values) - np.searchsorted(np.sort(values), grid, side="right")
-            for values in (chances, chances[of_label])
-        )
-        counts.append([predicted.tolist(), right.tolist()])
-    return counts
-
-
-def _decision_of_each(decision, labels):
-    """The content of decision.json with a threshold for each label, for the page to change and save."""
-    each = np.broadcast_to(decision.threshold, len(labels)).astype(float)
-    return replace(decision, threshold=tuple(each.tolist())).content(labels.names)
-
-
-def _curves(gold, probabilities):
-    """Curves and calibration, of all labels together first, then of each, and the mean calibration error of labels.
-
-    curves: {ap: percent, points: [[recall, precision], ...]}. calibration: {ece: percent, bins: [[mean probability,
-    share of gold, count], ...]}, without empty bins. Labels without gold rows have an empty curve.
-    """
-    columns = [(gold[:, i], probabilities[:, i]) for i in range(gold.shape[1])]
-    sums = [reliability(*column, BINS) for column in columns]
-    curves = [_curve(gold.ravel(), probabilities.ravel()), *(_curve(*column) for column in columns)]
-    calibration = [_calibration(sum(sums)), *map(_calibration, sums)]
-    return curves, calibration, float(np.mean([calibration_error(of_label) for of_label in sums]))
-
-
-def _curve(gold, probabilities):
-    precision, recall, _ = precision_recall(gold, probabilities)
-    shown = np.unique(np.linspace(0, len(recall) - 1, min(POINTS, len(recall))).astype(int))
-    points = np.column_stack([recall, precision])[shown].round(4).tolist()
-    return {"ap": round(100 * average_precision(precision, recall), 2), "points": points}
-
-
-def _calibration(sums):
-    count, probability, share = sums[:, sums[0] > 0]
-    bins = np.column_stack([probability / count, share / count]).round(4).tolist()
-    return {"ece": round(100 * calibration_error(sums), 2), "bins": [[*b, int(n)] for b, n in zip(bins, count)]}
-
-
-def _pairs(gold, predicted, parents):
-    """[[missed label, label predicted instead, rows], ...], and how many missed labels no wrong label replaces."""
-    missed, instead, rows, alone = confused_pairs(gold, predicted, parents)
-    return np.column_stack([missed, instead, rows])[:PAIRS].tolist(), int(alone.sum())
-
-
-def _case(rows, i, probabilities, gold, predicted, passages):
-    """[line, text, [[label, state, probability], ...]]; states: 0 right, 1 missed, 2 wrong.
-
-    If the text has more than one window, start and end of the label's passage follow the probability.
-    """
-    shown = np.flatnonzero(gold[i] | predicted[i])
-    states = np.where(gold[i] & predicted[i], 0, np.where(gold[i], 1, 2))[shown]
-    chances = probabilities[i, shown].astype(float).round(3)
-    columns = [shown, states, chances]
-    if passages is not None and (passages[i, shown] != (0, len(rows.texts[i]))).any():
-        columns += [*passages[i, shown].T]
-    return [int(rows.lines[i]), rows.texts[i], list(zip(*(column.tolist() for column in columns)))]

@@ -81,7 +81,7 @@ def test_numbers(page):
     """The data behind the page, by hand: 乙 missed and 甲 predicted in rows two and three."""
     data = data_of(page(*SMALL))
     assert data["labels"][2] == ["乙", 1, 40.0, 50.0, 33.33, 3, 2]
-    assert data["pairs"] == [[2, 0, 2], [3, 2, 1]]
+    assert data["pairs"] == [[2, 0, 2, 46.43], [3, 2, 1, 32.5]]
     assert [case[0] for case in data["cases"]] == [2, 3, 5, 6]
     assert data["cases"][0] == [2, "二", [[0, 2, 0.7], [2, 1, 0.3]]]
     assert data["curves"][4] == {"ap": 66.67, "points": [[0.5, 1.0], [1.0, 0.3333]]}  # first and last of six

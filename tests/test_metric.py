@@ -10,6 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    f1_score,
     precision_recall_curve,
     precision_recall_fscore_support,
     top_k_accuracy_score,
@@ -20,6 +21,7 @@ from metric import (
     calibration_error,
     classification_report,
     confused_pairs,
+    confusion_costs,
     inconsistent_rows,
     path_report,
     precision_recall,
@@ -263,6 +265,22 @@ def test_confused_pairs_by_hand(case, nested):
     assert dict(zip(zip(missed, given_), rows)) == expected and len(rows) == len(expected)
     assert (np.diff(rows) <= 0).all()
     assert nothing.tolist() == [alone[i] for i in range(width)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks)
+def test_the_cost_of_a_confusion_is_what_correcting_it_gains(case):
+    gold, predicted = case
+
+    def f1(predicted):
+        return sum(f1_score(gold, predicted, average=average, zero_division=0) for average in ("micro", "macro"))
+
+    missed, wrong, rows, _ = confused_pairs(gold, predicted, flat(gold.shape[1]))
+    costs = confusion_costs(gold, predicted, missed, wrong, rows)
+    for m, w, cost in zip(missed, wrong, costs):
+        corrected, of_pair = predicted.copy(), gold[:, m] & ~predicted[:, m] & predicted[:, w] & ~gold[:, w]
+        corrected[of_pair, m], corrected[of_pair, w] = True, False
+        assert cost == pytest.approx(f1(corrected) - f1(predicted))
 
 
 @given(st.data())
