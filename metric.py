@@ -234,7 +234,7 @@ def confused_pairs(
 def confusion_costs(
     gold: np.ndarray, predicted: np.ndarray, missed: np.ndarray, wrong: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """What each pair of `confused_pairs` costs: what micro plus macro F1 gain if its rows have the missed label instead.
+    """What a pair of `confused_pairs` costs: what micro plus macro F1 gain if its rows have the missed label instead.
 
     Costs of pairs do not add up: a row may count for several pairs.
 
