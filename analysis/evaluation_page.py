@@ -3,7 +3,8 @@
 import numpy as np
 
 from evaluation_data import BINS, PAIRS, case_of, curves_of, decision_of_each, pairs_of, steps_of
-from text_box import BOX_STYLE, box_words, page_script
+from page_parts import PAGER_STYLE, page_script, pager_words
+from text_box import BOX_STYLE, box_words
 from text_cls.decision import Decision
 from text_cls.html_page import escape, say, tiles, write_page
 from text_cls.label_tree import depths
@@ -48,12 +49,7 @@ h3 { font-size: 1rem; margin: .4em 0; }
 button.chip { padding: 2px 8px; }
 .chip[aria-pressed=true] { background: var(--tint); font-weight: 600; outline: 1px solid; }
 #threshold input[type=range] { width: 220px; padding: 0; }
-.pager { display: flex; gap: 8px; align-items: center; margin: 10px 0; }
-button { cursor: pointer; }
 .act button { white-space: nowrap; }
-button:disabled { opacity: .45; cursor: default; }
-.controls label { display: inline-flex; gap: 6px; align-items: center; max-width: 100%; }
-.controls select { min-width: 0; flex: 0 1 auto; }
 @media (max-width: 620px) {
   .bars .extra { display: none; }
   .bars .name small { display: block; }
@@ -63,7 +59,7 @@ button:disabled { opacity: .45; cursor: default; }
   .controls label { display: grid; grid-template-columns: 4.2em 1fr; width: 100%; }
   .controls input { min-width: 0; }
 }
-@media print { .controls, .pager, .act { display: none; } body { max-width: none; font-size: 11px; } }
+@media print { .act { display: none; } body { max-width: none; font-size: 11px; } }
 """
 
 
@@ -124,7 +120,9 @@ def write_evaluation_page(
         "windows": passages is not None,
     }
     script = page_script(__file__)
-    write_page(path, tr("Evaluation"), lambda: _body(facts), STYLE + BOX_STYLE, script, data, _script_words)
+    write_page(
+        path, tr("Evaluation"), lambda: _body(facts), PAGER_STYLE + STYLE + BOX_STYLE, script, data, _script_words
+    )
 
 
 def _body(facts):
@@ -283,13 +281,10 @@ def _bad_cases(facts):
 
 
 def _script_words():
-    """What evaluation_page.js and text_box.js say."""
+    """What evaluation_page.js and the scripts before it say."""
     return {
         **box_words(),
-        "back": tr("‹ Back"),
-        "next": tr("Next ›"),
-        "place": tr("{from}–{to} of {all}", **{name: f"{{{name}}}" for name in ("from", "to", "all")}),
-        "none": tr("none"),
+        **pager_words(),
         "any": tr("any"),
         "rates": tr("precision {precision}, recall {recall}", precision="{precision}", recall="{recall}"),
         "allLabels": tr("all labels (micro)"),

@@ -35,6 +35,7 @@ def parse_args(argv=None):
     parser.add_argument("--train_file", default="train.txt", help="rows the model was trained on (%(default)s)")
     parser.add_argument("--interpret_input_file", default="bad_case.txt", help="texts to explain (%(default)s)")
     parser.add_argument("--interpret_result_file", default="sent_interpret.txt", help="output file (%(default)s)")
+    parser.add_argument("--html", help="HTML page of texts and supports; any folder (none)")
     return parser.parse_args(argv)
 
 
@@ -49,18 +50,21 @@ def write_blocks(path, cases, rows, labels, scores, nearest):
                 file.write(f"support{rank} text: {one_line(rows.texts[i])}\tlabel: {names}\tscore: {cosine:.5f}\n")
 
 
-def log_summary(cases, rows, scores, nearest):
+def labels_without_support(cases, rows, nearest):
+    """For each case, the set of missed labels that no support has. nearest: from `Neighbours.search`."""
+    missed = (set(case.gold or ()) - set(case.predicted) for case in cases)
+    return [labels.difference(*(rows.labels_of(i).tolist() for i in near)) for labels, near in zip(missed, nearest)]
+
+
+def log_summary(cases, rows, scores, unsupported):
     """Logs how similar the supports are, and how many texts have a missed label that no support has."""
     logger.info("Average score of the first support: %.4f, of all: %.4f", scores[:, 0].mean(), scores.mean())
-    missed = [set(case.gold or ()) - set(case.predicted) for case in cases]
-    supported = [set().union(*(rows.labels_of(i).tolist() for i in numbers)) for numbers in nearest]
-    if any(missed):
-        unsupported = sum(bool(labels - near) for labels, near in zip(missed, supported))
+    if missed := sum(bool(set(case.gold or ()) - set(case.predicted)) for case in cases):
         logger.info(
-            "The model missed labels of %d texts; for %d of these, no support has one of the missed labels: "
-            "train has no similar rows with it, so add some (sparse.py --annotate finds candidates)",
-            sum(map(bool, missed)),
-            unsupported,
+            "The model missed labels of %d texts; for %d of these, a missed label is in no support: train has no "
+            "similar rows with it, so add some (sparse.py --annotate finds candidates)",
+            missed,
+            sum(map(bool, unsupported)),
         )
     texts = set(rows.texts)
     copies = [case.line for case in cases if case.text in texts]
@@ -93,6 +97,10 @@ def main(argv=None):
         )
     inputs = (args.train_file, args.label_file, args.interpret_input_file)
     outputs = {"--interpret_result_file": args.interpret_result_file}
+    if args.html:
+        outputs["--html"] = os.path.abspath(args.html)
+        if os.path.isdir(args.html):
+            problems.add(tr("{path} is a folder; name a file", path=args.html))
     keep_inputs(args.dataset_dir, inputs, outputs, problems)
     problems.stop_if_any()
     log_rows(rows)
@@ -112,8 +120,15 @@ def main(argv=None):
 
     result = os.path.join(args.dataset_dir, args.interpret_result_file)
     write_blocks(result, cases, rows, labels, scores, nearest)
-    log_summary(cases, rows, scores, nearest)
+    unsupported = labels_without_support(cases, rows, nearest)
+    log_summary(cases, rows, scores, unsupported)
     logger.info("Supports of %d texts saved in %s", len(cases), result)
+    if args.html:
+        from sent_interpret_page import write_supports_page
+
+        source = tr("{model} on {rows}", model=args.params_path, rows=path)
+        write_supports_page(args.html, source, cases, rows, labels, scores, nearest, unsupported)
+        logger.info("Page saved in %s; open it in a browser", args.html)
     return 0
 
 

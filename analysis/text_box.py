@@ -1,7 +1,5 @@
 """A long text of a page: some lines of it in a box, around the passage that decided a label."""
 
-from pathlib import Path
-
 from text_cls.language import tr
 
 BOX_STYLE = """
@@ -14,12 +12,6 @@ button.open { padding: 1px 9px; font-size: .88em; }
 @media (max-width: 620px) { .box { max-height: 60vh; } }
 @media print { .box { max-height: none; } button.open { display: none; } }
 """
-
-
-def page_script(page):
-    """JavaScript of a page: that of the box, and that of the module `page`, a path, beside it."""
-    paths = (Path(__file__), Path(page))
-    return "\n".join(path.with_suffix(".js").read_text(encoding="utf-8") for path in paths)
 
 
 def box_words():

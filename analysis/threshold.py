@@ -24,7 +24,7 @@ from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, fraction, logger, non_negative_int, positive_int
 from text_cls.decision import HIERARCHY, Decision
 from text_cls.decision_flags import overridden
-from text_cls.language import tr
+from text_cls.language import N_, tr
 from text_cls.locks import write_lock
 from text_cls.long_texts import unread_text
 from text_cls.neural.compat import prepare_environment
@@ -76,12 +76,15 @@ def parse_args(argv=None):
     fit.add_argument("--max_k", type=positive_int, help="at most this many labels per row from now on (unchanged)")
     fit.add_argument("--folds", type=positive_int, default=5, help="folds for the figures on unseen rows (%(default)s)")
     fit.add_argument("--seed", type=non_negative_int, default=3, help="seed of folds and bootstrap (%(default)s)")
+    fit.add_argument("--html", help="HTML page of what was compared, and of each label (none)")
     fit.add_argument("--force", action="store_true", help="write even if the gain may be chance (off)")
     fit.add_argument("--dry_run", action="store_true", help="write nothing (off)")
     return parser.parse_args(argv)
 
 
 def check_args(args, problems):
+    if args.html and os.path.isdir(args.html):
+        problems.add(tr("{path} is a folder; name a file", path=args.html))
     if args.target_precision and args.target_recall:
         problems.add(tr("--target_precision and --target_recall: use only one; the other is then as high as possible"))
     if args.folds < 2:
@@ -124,10 +127,17 @@ def run(args):
     (probabilities, tokens), gold = target.predict(rows.texts), rows.multi_hot(len(target.labels))
     if target.unread:
         logger.warning(unread_text(target.unread, target.long_texts))
-    decision, worth_it = choose(args, start, probabilities, gold, rows.texts, target.labels)
+    outcome = choose(args, start, probabilities, gold, rows.texts, target.labels)
+    decision = outcome.chosen.decision
+    if args.html:
+        from threshold_page import write_threshold_page
+
+        source = tr("{model} on {rows}", model=args.bundle or args.params_path, rows=rows.path)
+        write_threshold_page(args.html, source, target.labels, outcome)
+        logger.info("Page saved in %s; open it in a browser", args.html)
     if args.dry_run:
         logger.info("Nothing written (--dry_run)")
-    elif not worth_it and not args.force:
+    elif not outcome.worth_it and not args.force:
         logger.info("%s is unchanged; --force writes the fitted decision anyway", target.path)
     else:
         target.write(decision, refer_to(target, decision, rows, probabilities, tokens))
@@ -141,8 +151,22 @@ class Candidate:
     name: str
     fit: Callable[[np.ndarray, np.ndarray], Decision]
     decision: Decision  # fitted to all rows
+    predicted: np.ndarray  # label sets of rows that it was not fitted to, bool array [rows, labels]
     figures: tuple[float, ...]  # of `cross_fitting.figures`
     gain: tuple[float, float, float]  # of `cross_fitting.gain_of`
+
+
+@dataclass
+class Outcome:
+    """What was compared, and what came of it. Arrays are [rows, labels]."""
+
+    lines: list[tuple]  # (name, what `cross_fitting.figures` returns, gain with its interval or None)
+    chosen: Candidate
+    worth_it: bool
+    verdict: str
+    gold: np.ndarray
+    before: np.ndarray  # label sets with a threshold of 0.5
+    probabilities: np.ndarray  # those that the fitted thresholds apply to
 
 
 class Comparison:
@@ -173,7 +197,7 @@ class Comparison:
             if mode == "per_label"
             else tr("one threshold: {threshold:.4g}", threshold=decision.threshold)
         )
-        return Candidate(name, fit, decision, *self.measure(predicted))
+        return Candidate(name, fit, decision, predicted, *self.measure(predicted))
 
     def choice(self, candidates):
         """(figures, gain) of the choice between candidates, on rows used neither to fit nor to choose."""
@@ -185,24 +209,29 @@ class Comparison:
 
 
 def choose(args, start, probabilities, gold, texts, labels):
-    """(the decision that gains most on unseen rows, whether it is worth writing). Logs all figures."""
+    """The `Outcome`: the decision that gains most on unseen rows, and whether it is worth writing. Logs all figures."""
     comparison = Comparison(args, start, probabilities, gold, texts, labels)
     candidates = [comparison.candidate(mode) for mode in modes_of(args)]
     best = max(candidates, key=lambda candidate: candidate.gain[0])
     lines = [("0.5", cross_fitting.figures(gold, comparison.before), None)]
-    lines += [(candidate.name, candidate.figures, candidate.gain) for candidate in candidates]
+    # A target gives up F1 for it: the loss says nothing.
+    gains = [None if has_target(args) else candidate.gain for candidate in candidates]
+    lines += [(candidate.name, candidate.figures, gain) for candidate, gain in zip(candidates, gains)]
     gain = best.gain
     if len(candidates) > 1:  # the gain that it was chosen for is too high
         figures, gain = comparison.choice(candidates)
         lines.append((tr("the better of the two"), figures, gain))
-    log_figures(lines, with_gain=not has_target(args))
+    log_figures(lines)
     logger.info(
         "The figures of fitted thresholds are for rows of %d folds that they were not fitted to",
         len(comparison.folds),
     )
     if len(candidates) > 1:
         logger.info("Chosen: %s. The last line is for rows used neither to fit nor to choose it", best.name)
-    return verdict(args, comparison, best, gain)
+    worth_it, verdict = judge(args, comparison, best, gain)
+    logger.info("%s", verdict)
+    fitted = best.decision.calibrated(probabilities)
+    return Outcome(lines, best, worth_it, verdict, gold, comparison.before, fitted)
 
 
 def has_target(args):
@@ -216,8 +245,8 @@ def modes_of(args):
     return ["single"] if has_target(args) else ["single", "per_label"]
 
 
-def verdict(args, comparison, best, gain):
-    """What `choose` returns."""
+def judge(args, comparison, best, gain):
+    """(whether the best candidate is worth writing, why)."""
     if args.temperature:
         losses = (
             thresholds.log_loss_of(decision.calibrated(comparison.probabilities), comparison.gold)
@@ -227,23 +256,25 @@ def verdict(args, comparison, best, gain):
         logger.info(form, best.decision.temperature, *losses)
     if has_target(args):
         reached = target_reached(args, best.decision, comparison.probabilities, comparison.gold, comparison.labels)
-        return best.decision, reached
-    return best.decision, beyond_chance(args, *gain)
+        name, target = ("precision", args.target_precision) if args.target_precision else ("recall", args.target_recall)
+        form = N_("Reached: {name} {target:g}") if reached else N_("Not reached: {name} {target:g}")
+        return reached, tr(form, name=name, target=target)
+    return beyond_chance(args, *gain)
 
 
 def beyond_chance(args, gain, low, high):
-    """Whether the interval of the gain is above 0; logs it."""
+    """(whether the interval of the gain is above 0, that in words)."""
     answer = tr("Worth it") if low > 0 else tr("Not worth it: the interval is not above 0, the gain may be chance")
-    form = tr("%s. %s: %+.2f points, 95%% interval %+.2f to %+.2f")
-    logger.info(form, answer, tr(thresholds.OBJECTIVES[args.objective]), 100 * gain, 100 * low, 100 * high)
-    return low > 0
+    objective = tr(thresholds.OBJECTIVES[args.objective])
+    form = N_("{answer}. {objective}: {gain:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}")
+    return low > 0, tr(form, answer=answer, objective=objective, **percents((gain, low, high)))
 
 
-def log_figures(lines, with_gain):
+def log_figures(lines):
     """Logs a table of (name, what `cross_fitting.figures` returns, gain with its interval or None)."""
     titles = ["", "micro P", "micro R", "micro F1", "macro F1", tr("exact")]
     rows = [[name, *(f"{figure:.2f}" for figure in figures)] for name, figures, _ in lines]
-    if with_gain:
+    if any(gain for _, _, gain in lines):
         titles.append(tr("gain (95% interval)"))
         for row, (_, _, gain) in zip(rows, lines):
             low_to_high = gain and tr("{gain:+.2f} ({low:+.2f} to {high:+.2f})", **percents(gain))

@@ -1,14 +1,7 @@
 const PER_PAGE = 20;
 const COLOURS = { for: "37, 99, 168", against: "214, 121, 20" };
 const byId = (id) => document.getElementById(id);
-let shown = [], page = 0;
-
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
+let rowPager; // of the language shown
 
 function tint(node, value, strongest) {
   const side = value < 0 ? "against" : "for";
@@ -27,17 +20,17 @@ function drawText(line, row, entry) {
   const plain = (start, stop) => {
     const [out, back] = unread.map((place) => Math.min(Math.max(place, start), stop));
     target.append(piece(start, out));
-    if (out < back) target.append(element("span", piece(out, back), "unread"));
+    if (out < back) target.append(element("span", "unread", piece(out, back)));
     target.append(piece(back, stop));
   };
   line.replaceChildren();
   plain(0, from);
-  if (entry && entry.passage) line.append(target = element("span", undefined, "passage"));
+  if (entry && entry.passage) line.append(target = element("span", "passage"));
   words.forEach((value, i) => {
     const [start, stop] = row.spans[entry.first + i].map((place) => Math.min(Math.max(place, from), to));
     if (start >= unread[0] && start < unread[1]) return;
     plain(end, start);
-    const word = element("mark", piece(start, stop));
+    const word = element("mark", "", piece(start, stop));
     tint(word, value, strongest);
     word.title = signed(value);
     target.append(word);
@@ -60,7 +53,7 @@ function describe(entry, length) {
 }
 
 function drawRow(row) {
-  const box = element("section", undefined, "case"), chips = element("div", undefined, "chips");
+  const box = element("section", "case"), chips = element("div", "chips");
   const line = element("p"), note = element("small"), length = Array.from(row.text).length;
   const choose = (entry) => {
     for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip.entry === entry));
@@ -68,12 +61,12 @@ function drawRow(row) {
     note.textContent = entry ? describe(entry, length) : say("noLabel");
   };
   for (const entry of row.labels) {
-    const chip = element("button", `${say(entry.status)}: ${entry.label}`, `chip ${entry.status}`);
+    const chip = element("button", `chip ${entry.status}`, `${say(entry.status)}: ${entry.label}`);
     chip.entry = entry;
     chip.addEventListener("click", () => choose(entry));
     chips.append(chip);
   }
-  box.append(element("small", say("line", { line: row.line })), chips, textBox(line, length), note);
+  box.append(element("small", "", say("line", { line: row.line })), chips, textBox(line, length), note);
   const open = row.labels.filter(wanted);
   choose(open.find((entry) => entry.status === "wrong") || open.find((entry) => entry.status === "missed") || open[0]);
   return box;
@@ -83,27 +76,16 @@ const wanted = (entry) =>
   (!byId("label").value || entry.label === byId("label").value) &&
   (!byId("status").value || entry.status === byId("status").value);
 
-function draw() {
-  byId("rows").replaceChildren(...shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(drawRow));
+function draw(rows) {
+  byId("rows").replaceChildren(...rows.map(drawRow));
   for (const line of document.querySelectorAll(".box p")) scrollToPassage(line); // only now does it have a height
-  const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
-  byId("page").textContent = say("place", { page: page + 1, pages });
-  byId("back").disabled = page === 0;
-  byId("next").disabled = page + 1 >= pages;
 }
 
 function filter() {
   const open = byId("label").value || byId("status").value;
-  shown = DATA.filter((row) => !open || row.labels.some(wanted));
-  page = 0;
+  const shown = DATA.filter((row) => !open || row.labels.some(wanted));
   byId("count").textContent = say("count", { shown: shown.length, all: DATA.length });
-  draw();
-}
-
-function turn(pages) {
-  page += pages;
-  draw();
-  byId("rows").scrollIntoView();
+  rowPager.set(shown);
 }
 
 // Runs for each language that is shown, on a page without listeners.
@@ -111,7 +93,6 @@ function start() {
   tint(byId("for"), 1, 1);
   tint(byId("against"), -1, 1);
   for (const id of ["label", "status"]) byId(id).addEventListener("change", filter);
-  byId("back").addEventListener("click", () => turn(-1));
-  byId("next").addEventListener("click", () => turn(1));
+  rowPager = pager(byId("pager"), PER_PAGE, draw);
   filter();
 }

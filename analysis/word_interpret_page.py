@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from text_box import BOX_STYLE, box_words, page_script
+from page_parts import PAGER_STYLE, page_script, pager_words
+from text_box import BOX_STYLE, box_words
 from text_cls.html_page import escape, say, tiles, write_page
 from text_cls.language import N_, tr
 
@@ -32,11 +33,6 @@ mark.against { border-bottom: 2px dotted var(--missed); border-radius: 3px 3px 0
 .chip.wrong { color: var(--wrong); }
 .chip.predicted { color: var(--blue); }
 .chip[aria-pressed=true] { border-color: currentColor; background: var(--tint); font-weight: 600; }
-.pager { display: flex; gap: 8px; align-items: center; margin: 12px 0; }
-.controls label { display: inline-flex; gap: 6px; align-items: center; max-width: 100%; }
-.controls select { min-width: 0; }
-button { cursor: pointer; }
-button:disabled { opacity: .45; cursor: default; }
 """
 
 
@@ -44,19 +40,26 @@ def write_interpretation_page(path, rows, method, tolerance):
     """rows: from `word_interpret.interpret`. method: its full name. tolerance: share of the logit difference."""
     data, script = [_row_data(row, tolerance) for row in rows], page_script(__file__)
     title = tr("Words for and against labels")
-    write_page(path, title, lambda: _body(rows, method, tolerance), STYLE + BOX_STYLE, script, data, _script_words)
+    write_page(
+        path,
+        title,
+        lambda: _body(rows, method, tolerance),
+        PAGER_STYLE + STYLE + BOX_STYLE,
+        script,
+        data,
+        _script_words,
+    )
 
 
 def _script_words():
-    """What word_interpret_page.js and text_box.js say."""
+    """What word_interpret_page.js and the scripts before it say."""
     return {
         **box_words(),
+        **pager_words(),
         **{status: tr(name) for status, name in SHORT.items()},
         "line": tr("line {line}", line="{line}"),
         "noLabel": tr("No label to explain."),
         "count": tr("{shown} of {all} texts", shown="{shown}", all="{all}"),
-        "place": tr("{page} of {pages}", page="{page}", pages="{pages}"),
-        "none": tr("none"),
         "logit": tr(
             "Probability {probability}, logit {logit}. Strongest: {words}.",
             **{name: f"{{{name}}}" for name in ("probability", "logit", "words")},
@@ -116,8 +119,7 @@ def _body(rows, method, tolerance):
 <label>{say("Outcome")} <select id="status"><option value="">{say("all")}</option>{status_options}</select></label>
 <span id="count" class="note" role="status"></span></div>
 <div id="rows"></div>
-<div class="pager"><button id="back">{say("Back")}</button><span id="page" class="note"></span>
-<button id="next">{say("Next")}</button></div>
+<div id="pager" class="pager"></div>
 <noscript><p>{say("This page needs JavaScript; the .jsonl file has the same figures.")}</p></noscript>"""
 
 

@@ -45,7 +45,7 @@ NO_MESSAGES = {
 }
 # Model cards, which have both languages, and what runs in Triton.
 OTHER_LANGUAGES = re.compile(
-    r"(python_models/\w+|model_card|card_\w+|hugging_face_export|html_page|\w+_page|text_box)\.py$"
+    r"(python_models/\w+|model_card|card_\w+|hugging_face_export|html_page|\w+_page|page_parts|text_box)\.py$"
 )
 TITLES = ("Label Studio", "neural model", "both models", "whole model", "Prometheus metrics")
 NOT_SHOWN = (

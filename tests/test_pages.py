@@ -10,11 +10,18 @@ from selenium.webdriver.common.keys import Keys
 
 import check_data
 import drift
+import sent_interpret
+import threshold
+from correction_page import DIRTY, Entry, shown_labels, write_correction_page
 from evaluation_page import write_evaluation_page
 from metric import classification_report
+from search_page import write_report
+from search_results import Results, Trial
+from sent_interpret_page import write_supports_page
 from text_cls.cli import Problems
 from text_cls.decision import Decision
-from text_cls.rows import Labels, read_rows
+from text_cls.rows import Case, Labels, read_rows
+from threshold_page import write_threshold_page
 from word_interpret_page import write_interpretation_page
 
 NAMES = ["灾害事故", "灾害事故##地震", "灾害事故##洪涝", "企业动态", "企业动态##财报"]
@@ -41,12 +48,16 @@ def data(folder):
     return folder
 
 
-def evaluation(folder):
+def predictions(folder):
     labels = Labels(NAMES)
     rows = read_rows(str(folder / "dev.txt"), labels, Problems())
     gold = rows.multi_hot(len(labels))
     noise = np.random.default_rng(5).random(gold.shape)
-    probabilities = np.where(gold, 1 - noise**2, noise**2).astype(np.float32)
+    return labels, rows, gold, np.where(gold, 1 - noise**2, noise**2).astype(np.float32)
+
+
+def evaluation(folder):
+    labels, rows, gold, probabilities = predictions(folder)
     decision = Decision(threshold=0.4, min_k=1)
     predicted = decision.decide(probabilities, labels.parents)
     report = classification_report(gold, predicted, labels.parents)
@@ -79,7 +90,57 @@ def drifted(folder):
     assert found in (0, drift.BEYOND)
 
 
-PAGES = {"evaluate": evaluation, "word_interpret": words, "check_data": checked, "drift": drifted}
+def searched(folder):
+    trials = [
+        Trial(0, {"learning_rate": 3e-5, "loss": "bce"}, "finished", 0.5, 1800, None),
+        Trial(1, {"learning_rate": 1e-3, "loss": "focal"}, "finished", 0.6, 1200, None),
+        Trial(2, {"learning_rate": 1e-1, "loss": "bce"}, "stopped early", 0.1, 600, None),
+    ]
+    gains = [3, 4], [0.5, 0.52], [0.55, 0.56]
+    found = Results("tuned_macro_f1", "macro_f1", trials, trials[1], trials[0], 24, "dev.txt", gains)
+    write_report(folder / "page.html", "data", found, "python train.py --config best.yaml")
+
+
+def fitted(folder):
+    labels, rows, gold, chances = predictions(folder)
+    args = threshold.parse_args(["--dataset_dir", str(folder)])
+    outcome = threshold.choose(args, Decision(), chances, gold, rows.texts, labels)
+    write_threshold_page(folder / "page.html", "checkpoint: dev.txt", labels, outcome)
+
+
+def supported(folder):
+    labels, rows, gold, chances = predictions(folder)
+    cases = [
+        Case(i + 1, rows.texts[i], rows.labels_of(i).tolist() if i else None, np.flatnonzero(chances[i] > 0.5).tolist())
+        for i in range(25)
+    ]
+    nearest = np.arange(75).reshape(25, 3) % len(rows)
+    lacking = sent_interpret.labels_without_support(cases, rows, nearest)
+    write_supports_page(
+        folder / "page.html", "checkpoint: dev.txt", cases, rows, labels, np.full((25, 3), 0.9), nearest, lacking
+    )
+
+
+def corrected(folder):
+    labels, rows, gold, chances = predictions(folder)
+    scores = np.linspace(0.9, 0.1, len(labels))
+    shown, why = shown_labels([1], [0, 2], scores), [["missing", 2, 0.9, 0.8, 0.1]]
+    entries = [Entry(int(rows.lines[i]), rows.texts[i], [1], [0, 2], shown, why) for i in range(5)]
+    files = {"rows": "rows.txt", "all": "all.txt", "dev": "dev.txt", "rows_command": "x", "decisions": "decisions.tsv"}
+    files["decisions_command"] = "y"
+    write_correction_page(folder / "page.html", DIRTY, entries, labels, files, [])
+
+
+PAGES = {
+    "evaluate": evaluation,
+    "word_interpret": words,
+    "sent_interpret": supported,
+    "check_data": checked,
+    "drift": drifted,
+    "search": searched,
+    "threshold": fitted,
+    "dirty": corrected,
+}
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -169,11 +230,8 @@ def test_another_threshold_is_saved_as_a_decision_that_scripts_read(tmp_path):
             driver.find_elements("id", "none")
     saved = Decision.load(tmp_path / "decision.json", NAMES)
     assert saved.threshold == tuple(0.6 if i == label else 0.4 for i in range(len(NAMES))) and saved.min_k == 1
-    labels = Labels(NAMES)
-    rows = read_rows(str(tmp_path / "dev.txt"), labels, Problems())
-    noise = np.random.default_rng(5).random((len(rows), len(labels)))
-    gold = rows.multi_hot(len(labels))
-    chances = np.where(gold, 1 - noise**2, noise**2).astype(np.float32)[:, label]
+    labels, rows, gold, chances = predictions(tmp_path)
+    chances = chances[:, label]
     predicted, right = int((chances > 0.6).sum()), int((chances[gold[:, label]] > 0.6).sum())
     assert f"predicted for {predicted} rows, right in {right} of {gold[:, label].sum()}" in said
 

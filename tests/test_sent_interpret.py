@@ -147,7 +147,7 @@ def test_missed_labels_that_no_support_has_are_counted(interpret):
         write_lines(dataset / "bad_case.txt", cases)
 
     status, log, _, _ = interpret("reviews", edit=edit)
-    assert status == 0 and "The model missed labels of 2 texts; for 1 of these, no support" in log
+    assert status == 0 and "The model missed labels of 2 texts; for 1 of these, a missed label is in no" in log
 
 
 def test_from_the_root_and_from_inside(trained, tmp_path):
