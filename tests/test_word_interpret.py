@@ -1,14 +1,18 @@
+import html
 import json
+import re
 import shutil
 import subprocess
 import unicodedata
 
+import nbformat
 import numpy as np
 import pytest
 from browser import assert_sound, chromium
 from conftest import ROOT, command_line, lines_of, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nbclient import NotebookClient
 from texts import HARD
 
 import word_interpret as script
@@ -354,22 +358,25 @@ def test_hundreds_of_rows(tmp_path):
         assert_sound(driver)
 
 
-def test_the_notebook_runs(trained, tmp_path):
-    notebook = json.loads((ROOT / "analysis" / "word_interpret.ipynb").read_text(encoding="utf-8"))
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) >= 3 and all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+def test_the_notebook_runs(trained, tmp_path, monkeypatch):
+    """From top to bottom, by Jupyter's own client; the three pages are in it afterwards."""
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    notebook = nbformat.read(ROOT / "analysis" / "word_interpret.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
     dataset = shutil.copytree(trained["news"][0], tmp_path / "data")
-    write_lines(dataset / "bad_case.txt", cases_of(trained, "news", 3))
-    code = "\n".join("".join(cell["source"]) for cell in cells)
     for name, value in (("DATASET_DIR", dataset), ("PARAM_PATH", trained["news"][1])):
-        assert code.count(f"{name} = ") == 1
-        code = code.replace(f"{name} = ", f"{name} = {str(value)!r}  # ", 1)
-    (tmp_path / "cells.py").write_text(f"import sys\nsys.path.insert(0, '.')\n{code}\n", encoding="utf-8")
-    answer = subprocess.run(
-        command_line(tmp_path / "cells.py"), cwd=ROOT / "analysis", capture_output=True, text=True, encoding="utf-8"
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert "(0." in answer.stdout and (dataset / "word_interpret.html").exists()
+        assert cells[0].source.count(f"{name} = ") == 1
+        cells[0].source = cells[0].source.replace(f"{name} = ", f"{name} = {str(value)!r}  # ")
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3")
+    client.execute(cwd=str(ROOT / "analysis"))
+    shown = [output.data["text/html"] for cell in cells for output in cell.outputs if "data" in output]
+    pages = [html.unescape(re.search(r'srcdoc="([^"]*)"', each)[1]) for each in shown]
+    names = ("evaluation.html", "word_interpret.html", "sent_interpret.html")
+    assert pages == [(dataset / name).read_text(encoding="utf-8") for name in names]
+    assert "(0." in cells[4].outputs[0].text
 
 
 def test_no_banner_from_the_libraries(trained, tmp_path):
