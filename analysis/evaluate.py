@@ -74,22 +74,23 @@ def log_hierarchy(report, form):
     paths, rows = report["paths"], report["inconsistent_rows"]
     logger.info("Hierarchical avg in dev dataset: %s", percent(report["hierarchical"], form))
     logger.info("Complete paths in dev dataset: %s", percent(paths, form))
-    for kind, other in (("missed", "predicted"), ("wrong", "gold")):
-        distances = paths[kind]["distances"]
-        counts = ", ".join(f"{count} at {edges}" for edges, count in distances.items())
-        logger.info(
-            "%d %s paths, on average %.2f edges from the nearest %s one%s",
-            paths[kind]["count"],
-            kind,
-            paths[kind]["mean"],
-            other,
-            f": {counts}" if counts else "",
-        )
+    forms = {
+        "missed": tr("%d missed paths, on average %.2f edges from the nearest predicted one"),
+        "wrong": tr("%d wrong paths, on average %.2f edges from the nearest gold one"),
+    }
+    for kind, template in forms.items():
+        counted = [tr("{count} at {edges}", **pair) for pair in _counts(paths[kind]["distances"])]
+        ending = tr(": ") + tr(", ").join(counted) if counted else ""
+        logger.info(template + "%s", paths[kind]["count"], paths[kind]["mean"], ending)
     logger.info(
         "Rows with a label whose parent is missing: %d by thresholds only, %d as decided",
         rows["by_thresholds"],
         rows["as_decided"],
     )
+
+
+def _counts(distances):
+    return [{"count": count, "edges": edges} for edges, count in distances.items()]
 
 
 def write_bad_cases(path, rows, gold, predicted, labels):
