@@ -32,7 +32,14 @@ NO_MESSAGES = {
     ],
     "deploy/triton_serving/seqcls_client.py": ["Exceeds", "Deadline", "timed out", "unknown model"],  # said by Triton
     "data/dataset_files.py": ["without a text"],  # a key
-    "data/next_steps.py": ["  {} train.py", "--learning_rate", "  PIP_INDEX", "  {} data/", "  {} export", "  {} deploy"],
+    "data/next_steps.py": [
+        "  {} train.py",
+        "--learning_rate",
+        "  PIP_INDEX",
+        "  {} data/",
+        "  {} export",
+        "  {} deploy",
+    ],
     "few-shot/prompting.py": ["{'soft'}"],
     "text_cls/search/milvus_index.py": ["digests like"],  # a filter
     "retrieval_based/evaluate.py": ["Micro f1 score", "Macro f1 score"],  # PaddleNLP's application prints them
