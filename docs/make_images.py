@@ -1,4 +1,4 @@
-"""Make the README's pictures: the evaluation report and the server's page, of the quickstart model, in Chromium.
+"""Make the READMEs' pictures: the evaluation report and the server's page, of the quickstart model, in Chromium.
 
     make quickstart && make images
     python docs/make_images.py --output_dir docs/images
@@ -29,10 +29,11 @@ LARGEST = 200_000  # bytes of a picture
 TEXTS = """客运火车撞上横穿铁道的拖拉机，司机跳车逃生，线路中断两个小时
 “小满”牌电热毯召回六千条，原因是控温器会短路
 台风登陆，学校停课一天"""
+LANGUAGES = {"": "en", "_zh": "zh-CN"}  # ending of a picture's name: language of the page
 # Keeps the figures at the top, the first section and the plots, and hides the tables between and after them.
 HIDE_TABLES = """
 const sections = [];
-for (const part of [...document.body.children])
+for (const part of [...document.querySelector("main").children])
   if (part.tagName === 'H2') sections.push([part]);
   else if (sections.length) sections.at(-1).push(part);
 for (const section of sections.slice(1))
@@ -53,7 +54,7 @@ def parse_args(argv=None):
 
 
 @contextlib.contextmanager
-def chromium(width):
+def chromium(width, theme="light"):
     """A selenium driver of a headless Chromium, whose window is `width` pixels wide."""
     from selenium import webdriver
 
@@ -64,9 +65,17 @@ def chromium(width):
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
         set_size(driver, width, 900)
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         yield driver
     finally:
         driver.quit()
+
+
+def speak(driver, language):
+    """Switches the page to a language, "en" or "zh-CN"."""
+    if driver.execute_script("return document.documentElement.lang") != language:
+        driver.find_element("id", "language").click()
 
 
 def set_size(driver, width, height):
@@ -118,35 +127,47 @@ def picture_report(args, folder):
     run("analysis/evaluate.py", *model, "--dev_file", "test.txt", *outputs)
     with chromium(1280) as driver:
         driver.get(page.as_uri())
-        time.sleep(1)  # the plots are drawn by a script
-        set_size(driver, 1280, driver.execute_script(HIDE_TABLES))
-        save(driver, Path(args.output_dir, "report.png"))
+        for ending, language in LANGUAGES.items():
+            speak(driver, language)
+            set_size(driver, 1280, driver.execute_script(HIDE_TABLES))
+            save(driver, Path(args.output_dir, f"report{ending}.png"))
+
+
+def ask(driver):
+    """Has the server's page label `TEXTS`, and waits for the answer."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.find_element("id", "texts").send_keys(TEXTS)
+    driver.find_element("id", "send").click()
+    WebDriverWait(driver, 30).until(lambda _: driver.find_elements("css selector", "article .entry"))
 
 
 def picture_server(args, folder):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     bundle = str(folder / "export")
     run("export_model.py", "--params_path", args.params_path, "--output_path", bundle)
     with server(bundle) as address, chromium(960) as driver:
         driver.get(address)
-        driver.find_element(By.ID, "texts").send_keys(TEXTS)
-        driver.find_element(By.ID, "send").click()
-        WebDriverWait(driver, 30).until(lambda _: driver.find_elements(By.CSS_SELECTOR, "article .entry"))
-        set_size(driver, 960, driver.execute_script("return document.body.getBoundingClientRect().bottom"))
-        save(driver, Path(args.output_dir, "server.png"))
+        ask(driver)
+        for ending, language in LANGUAGES.items():
+            speak(driver, language)
+            set_size(driver, 960, driver.execute_script("return document.body.getBoundingClientRect().bottom"))
+            save(driver, Path(args.output_dir, f"server{ending}.png"))
+
+
+def check_setting(params_path):
+    """Stops with what is missing."""
+    problems = Problems()
+    if not Path(params_path, "run.json").exists():
+        problems.add(f"--params_path {params_path}: no checkpoint there; run make quickstart first")
+    if not (BROWSER and DRIVER):
+        problems.add("Chromium is not installed: apt-get install chromium chromium-driver fonts-noto-cjk")
+    problems.stop_if_any()
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
-    problems = Problems()
-    if not Path(args.params_path, "run.json").exists():
-        problems.add(f"--params_path {args.params_path}: no checkpoint there; run make quickstart first")
-    if not (BROWSER and DRIVER):
-        problems.add("Chromium is not installed: apt-get install chromium chromium-driver fonts-noto-cjk")
-    problems.stop_if_any()
+    check_setting(args.params_path)
     os.makedirs(args.output_dir, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         picture_report(args, Path(folder))
