@@ -15,7 +15,7 @@ def test_the_other_route_and_no_route(serve):
     client = serve("reviews")
     answer = ask(client, "足球", "cls_hierarchical")
     assert answer.status_code == 404
-    assert answer.json() == {"detail": "this bundle's labels are multi_label; POST to /models/cls_multi_label"}
+    assert answer.json() == {"detail": "this bundle's labels are flat; POST to /models/cls_multi_label"}
     assert client.get("/nothing").json() == {"detail": "no such route; see /docs"}
     answer = client.get("/models/cls_multi_label")
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"

@@ -226,7 +226,7 @@ def _schema_of(app, service):
         if not service.settings.api_key:  # they only answer with a key
             del schema["paths"][path]
     share_errors(schema, STATUSES)
-    kinds = " and ".join(kind_of(task) for task in tasks)
+    kinds = tr(" and ").join(kind_of(task) for task in tasks)
     schema["info"]["description"] = tr(
         "Labels of texts, from {number} whose labels are {kinds}.", number=_number(len(versions)), kinds=kinds
     )
@@ -247,11 +247,13 @@ def _schema_of(app, service):
 
 
 def _number(bundles):
-    return "a bundle" if bundles == 1 else f"{bundles} bundles"
+    return tr("a bundle") if bundles == 1 else tr("{count} bundles", count=bundles)
 
 
 def kind_of(task):
-    return tr("found by an index") if task == RETRIEVAL else task
+    """How the labels of a bundle are, to follow "labels are"."""
+    kinds = {"hierarchical": N_("hierarchical"), RETRIEVAL: N_("found by an index")}
+    return tr(kinds.get(task, N_("flat")))
 
 
 def policy_of(page):
