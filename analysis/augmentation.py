@@ -298,9 +298,9 @@ def dataaug_files(aug_type):
                 "--aug_type {aug_type} needs files of PaddleNLP that are missing and could not be downloaded",
                 aug_type=aug_type,
             ),
-            f"  reason: {str(error).strip('<>')}",
+            tr("  reason: {reason}", reason=str(error).strip("<>")),
             tr("  remedy: download each with a browser and save it under its path:"),
-            *(f"    {FILES[name][1]} as {paths[name]}" for name in missing),
+            *(tr("    {url} as {file}", url=FILES[name][1], file=paths[name]) for name in missing),
             tr("  without them: --aug_strategy delete or swap; aug.py also takes your own words: --aug_type custom"),
         ]
         raise UserError("\n".join(lines)) from error

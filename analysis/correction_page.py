@@ -283,7 +283,7 @@ def _words_of_the_row():
         "like_labels": tr("That row has: {labels}"),
         "none": tr("no label"),
         "open": tr("open"),
-        "empty": tr("No row is to be decided on."),
+        "empty": tr("There are no rows to decide on. The log says how to find some."),
         "kept": tr("labels kept"),
         "changed": tr("labels now: {labels}"),
         "removed": tr("marked for removal"),

@@ -121,7 +121,8 @@ def _of_flag(results, scored, name):
         if min(values) > 0 and max(values) / min(values) >= LOG_FROM:
             axes.set_xscale("log")
         else:
-            axes.locator_params(axis="x", nbins=5)
+            whole = all(isinstance(value, int) for value in values)
+            axes.xaxis.get_major_locator().set_params(nbins=5, integer=whole)
     else:
         values = [str(value).lower() for value in values]
     _draw(axes, [*zip(values, scored)])

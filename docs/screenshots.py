@@ -47,7 +47,7 @@ def make_pages(params_path, dataset, folder):
     run("analysis/word_interpret.py", *model, "--max_rows", "3", "--output_html", page("word_interpret"))
     run("analysis/sent_interpret.py", *model, "--html", page("sent_interpret"))
     run("analysis/threshold.py", *model, "--dry_run", "--html", page("threshold"))
-    run("analysis/sparse.py", *model, "--annotate", "--html", page("sparse"))
+    run("analysis/sparse.py", *model, "--annotate", "--support_threshold", "0.3", "--html", page("sparse"))
     run("analysis/dirty.py", *data, "--device", "cpu", "--html", page("dirty"))
     run("analysis/drift.py", *model, "--data_file", str(dataset / "data.txt"), "--html", page("drift"))
     run("analysis/check_data.py", *data, "--output_dir", str(folder))

@@ -258,7 +258,7 @@ def _download_message(name, cache, error, loader, flag):
             name=name,
             meant=meant,
         ),
-        f"  reason: {reason}",
+        tr("  reason: {reason}", reason=reason),
         tr("  remedy: on a machine with internet access and PaddleNLP, run"),
         tr(
             '    python -c "from paddlenlp.transformers import {loader}, AutoTokenizer; '
@@ -275,7 +275,7 @@ def _download_message(name, cache, error, loader, flag):
                 cache=cache,
             )
         )
-        lines += [f"    {url} as {file}" for url, file in files]
+        lines += [tr("    {url} as {file}", url=url, file=file) for url, file in files]
     if not name.startswith("ernie"):
         lines.append(tr("  the guide's names: {model_names}", model_names=", ".join(MODEL_NAMES)))
     if loader == "AutoModel":
