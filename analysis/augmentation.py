@@ -17,7 +17,7 @@ import shutil
 import urllib.request
 
 from text_cls.cli import Problems, UserError, logger
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 from words import has_chinese, jieba_tokenizer, split_words
 
 STRATEGIES = ("substitute", "insert", "delete", "swap", "mix")
@@ -174,7 +174,7 @@ def read_dictionary(path, name="--custom_file"):
         with open(path, encoding="utf-8-sig") as file:
             dictionary = json.load(file)
     except OSError as error:
-        raise UserError(f"{name} {path}: {error.strerror}; {tr(CUSTOM_HELP)}") from error
+        raise UserError(f"{name} {path}: {reason_of(error)}; {tr(CUSTOM_HELP)}") from error
     except ValueError as error:
         raise UserError(f"{name} {path}: {error}; {tr(CUSTOM_HELP)}, in UTF-8") from error
     if not isinstance(dictionary, dict) or not dictionary:

@@ -39,7 +39,7 @@ from text_cls.cli import (
 )
 from text_cls.config_file import read_config
 from text_cls.files import sha256
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.neural.head_start import DESCRIPTIONS
 from text_cls.neural.run_state import StopSignal
 from text_cls.rows import read_labels, read_rows
@@ -151,7 +151,7 @@ def make_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_dir {folder}: {error.strerror}") from error
+        raise UserError(f"--output_dir {folder}: {reason_of(error)}") from error
 
 
 def settings_of(args):

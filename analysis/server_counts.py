@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from text_cls.cli import UserError, shorten
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.reference import (
     BINS,
     DECIDED,
@@ -50,7 +50,7 @@ def read_metrics(place):
                 tr(
                     "--metrics {place}: {error}; name a file, or http://HOST:PORT/metrics",
                     place=place,
-                    error=error.strerror,
+                    error=reason_of(error),
                 )
             ) from error
     else:

@@ -13,7 +13,7 @@ from annotators import DISAGREEMENT, settle
 from text_cls.cli import UserError, boolean, finite_number, logger, non_negative_int
 from text_cls.files import atomic_write
 from text_cls.label_tree import SEPARATOR
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.new_labels import log_near_names
 from text_cls.rows import Labels, one_line
 from tool_labels import closed_labels
@@ -251,6 +251,6 @@ def write(path, lines):
             shutil.copy2(path, backup)
             logger.info("%s already existed; its old contents are in %s", path, backup)
     except OSError as error:
-        raise UserError(tr("cannot write {path}: {error}", path=path, error=error.strerror)) from error
+        raise UserError(tr("cannot write {path}: {error}", path=path, error=reason_of(error))) from error
     with atomic_write(path) as file:
         file.write(content)

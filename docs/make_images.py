@@ -39,6 +39,7 @@ for (const part of [...document.querySelector("main").children])
 for (const section of sections.slice(1))
   if (!section.some(part => part.querySelector('svg')))
     for (const part of section) part.style.display = 'none';
+document.getElementById('threshold').style.display = 'none';
 return document.body.getBoundingClientRect().bottom;
 """
 
@@ -125,11 +126,11 @@ def picture_report(args, folder):
     model = ("--device", "cpu", "--dataset_dir", args.dataset_dir, "--params_path", args.params_path)
     outputs = ("--bad_case_file", str(folder / "bad_case.txt"), "--html", str(page))
     run("analysis/evaluate.py", *model, "--dev_file", "test.txt", *outputs)
-    with chromium(1280) as driver:
+    with chromium(1100) as driver:
         driver.get(page.as_uri())
         for ending, language in LANGUAGES.items():
             speak(driver, language)
-            set_size(driver, 1280, driver.execute_script(HIDE_TABLES))
+            set_size(driver, 1100, driver.execute_script(HIDE_TABLES))
             save(driver, Path(args.output_dir, f"report{ending}.png"))
 
 

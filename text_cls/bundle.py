@@ -22,7 +22,7 @@ from text_cls.cascade import Cascade
 from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, atomic_write, read_unchanged, recover_folder, sha256, write_json
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 from text_cls.linear_classifier import LINEAR
 from text_cls.long_texts import RECORD, LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
@@ -362,7 +362,7 @@ def _read_manifest(folder, kind):
     try:
         content = read_bytes(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {_what_to_name(folder, kind)}") from error
+        raise UserError(f"{path}: {reason_of(error)}; {_what_to_name(folder, kind)}") from error
     remedy = tr(REMEDIES[kind or CLASSIFICATION])
     manifest = parse_json(content, path, _CHECK, remedy, (VERSION,))
     problems = Problems()
@@ -409,4 +409,4 @@ def file_problems(folder, files, remedy):
                     remedy=remedy,
                 )
         except OSError as error:
-            yield f"{path}: {error.strerror}; {remedy}"
+            yield f"{path}: {reason_of(error)}; {remedy}"

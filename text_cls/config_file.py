@@ -7,7 +7,7 @@ import sys
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import closest, shorten, value_problem
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 
 MAX_BYTES = 1 << 16  # some sixty flags take 3 kB
 NULLS = ("", "~", "null", "Null", "NULL")
@@ -31,7 +31,7 @@ def parse_with_config(parser, argv):
     try:
         tokens = list(_config_tokens(parser, read_config(path)))
     except OSError as error:
-        parser.error(f"--config {path}: {error.strerror}")
+        parser.error(f"--config {path}: {reason_of(error)}")
     except ValueError as error:
         parser.error(f"--config {path}: {error}")
     return parser.parse_args(tokens + argv)

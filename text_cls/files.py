@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from text_cls.cli import UserError
 from text_cls.inputs import open_input
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.locks import try_lock, unlock
 
 WEEK = 7 * 24 * 3600  # seconds
@@ -72,7 +72,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[TextIO]:
                 file.close()
             os.replace(temporary, path)
     except OSError as error:
-        raise UserError(tr("cannot write {path}: {error}", path=path, error=error.strerror or error)) from error
+        raise UserError(tr("cannot write {path}: {error}", path=path, error=reason_of(error))) from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -114,7 +114,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[str]:
                     _fsync(os.path.join(folder, name))
             _exchange(temporary, path)
     except OSError as error:
-        raise UserError(tr("cannot write {path}: {error}", path=path, error=error.strerror or error)) from error
+        raise UserError(tr("cannot write {path}: {error}", path=path, error=reason_of(error))) from error
 
 
 def _fsync(path):

@@ -39,7 +39,7 @@ p, .note {{ max-width: 78ch; }}
 .note {{ color: var(--soft); font-size: .92em; }}
 a {{ color: var(--blue); }}
 .tiles {{ display: flex; flex-wrap: wrap; gap: 10px; margin: 12px 0; }}
-.tile {{ flex: 1 1 130px; padding: 8px 12px; background: var(--tint); border: 1px solid var(--line);
+.tile {{ flex: 1 1 115px; padding: 8px 12px; background: var(--tint); border: 1px solid var(--line);
   border-radius: 8px; }}
 .tile b {{ display: block; font-size: 1.45rem; line-height: 1.3; }}
 .tile span {{ color: var(--soft); font-size: .85em; }}

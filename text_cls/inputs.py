@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from text_cls.errors import UserError
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 
 
 class _Run:
@@ -98,6 +98,6 @@ def _copied(path, file):
                 "{path} is not a file, and a temporary copy of it cannot be written: {error}. Set TMPDIR to a folder "
                 "with more space, or save it in a file",
                 path=path,
-                error=error.strerror,
+                error=reason_of(error),
             )
         ) from error

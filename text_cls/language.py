@@ -76,6 +76,36 @@ def N_(message):
     return message
 
 
+OF_THE_SYSTEM = (
+    N_("No such file or directory"),
+    N_("Permission denied"),
+    N_("Is a directory"),
+    N_("Not a directory"),
+    N_("File exists"),
+    N_("File name too long"),
+    N_("No space left on device"),
+    N_("Disk quota exceeded"),
+    N_("Read-only file system"),
+    N_("Input/output error"),
+    N_("Too many open files"),
+    N_("Connection refused"),
+    N_("Connection reset by peer"),
+    N_("Connection timed out"),
+    N_("Address already in use"),
+    N_("Cannot assign requested address"),
+    N_("Name or service not known"),
+    N_("Temporary failure in name resolution"),
+    N_("Network is unreachable"),
+    N_("Cannot allocate memory"),
+)
+
+
+def reason_of(error):
+    """What an error says; of the usual errors of files and connections, in the reader's language."""
+    said = getattr(error, "strerror", None) or str(error)
+    return tr(said) if said in OF_THE_SYSTEM else said
+
+
 def _of_locale():
     # The order of POSIX; the second is what a Windows user has set.
     found = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), None)

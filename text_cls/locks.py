@@ -14,7 +14,7 @@ import sys
 import time
 
 from text_cls.cli import UserError, is_main_process, logger
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks, such as some network folders
 PATIENCE = 0.5  # seconds in which a new holder has written its name, and a run that only tried the lock has freed it
@@ -50,7 +50,7 @@ def _lock(path, stack):
         _make_parents(file, stack)
         lock = try_lock(file)
     except OSError as error:
-        reason = error.strerror or error
+        reason = reason_of(error)
         if error.errno not in NO_LOCKS and not os.access(path, os.W_OK):
             raise UserError(tr("cannot write {file}: {reason}", file=file, reason=reason)) from error
         logger.warning("%s cannot be locked (%s); make sure that no other process writes to it", path, reason)
@@ -67,7 +67,7 @@ def _lock(path, stack):
     try:
         _sign(file, lock[1])
     except OSError as error:  # the disk is full
-        raise UserError(tr("cannot write {file}: {error}", file=file, error=error.strerror or error)) from error
+        raise UserError(tr("cannot write {file}: {error}", file=file, error=reason_of(error))) from error
 
 
 def _make_parents(file, stack):

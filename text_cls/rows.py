@@ -17,7 +17,7 @@ from text_cls.inputs import open_input
 from text_cls.label_column import unlabelled_message
 from text_cls.label_names import likeness, normal_form, tidy_name, told_apart
 from text_cls.label_tree import SEPARATOR, parent_ids, parent_path, split_path
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 
 # Tabs, and what some readers take for the end of a line: Python's splitlines, editors, spreadsheets, JavaScript.
 LINE_BREAKS = N_("line breaks of other kinds than LF, such as CR or U+2028")
@@ -340,7 +340,7 @@ def read_lines(path: str | os.PathLike, may_be_json: bool = False, again: bool =
             is_file = os.path.isfile(os.path.dirname(path))
             more = tr(". To make a data set of a table, use data/from_table.py") if is_file else ""
             raise UserError(
-                tr("{path}: {error}. Check the folder and the name{more}", path=path, error=error.strerror, more=more)
+                tr("{path}: {error}. Check the folder and the name{more}", path=path, error=reason_of(error), more=more)
             ) from error
         head = file.peek(SAMPLE)[:SAMPLE]
         if message := foreign_message(path, head, may_be_json):

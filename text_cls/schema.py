@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from text_cls.cli import Problems, UserError, shorten
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 
 LARGEST = 64 << 20  # bytes of a file; a decision with 100,000 labels has 10 million
 DEEPEST = 50  # lists and objects inside each other; ours have 5
@@ -37,7 +37,7 @@ def read_json(path: str | os.PathLike, check: Check, remedy: str, versions: tupl
     try:
         content = read_bytes(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {remedy}") from error
+        raise UserError(f"{path}: {reason_of(error)}; {remedy}") from error
     return parse_json(content, path, check, remedy, versions)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from text_cls.cli import Problems, UserError, closest
 from text_cls.foreign_files import PARQUET, SAMPLE, XLSX, binary_kind, find_encoding, is_json
 from text_cls.inputs import open_input
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 
 LOOKED_AT = 1000  # first rows, from which column names and separators are guessed
 MAX_CELL = 1 << 20  # characters; a longer one is usually a quote that is never closed
@@ -119,7 +119,7 @@ def open_table(
         return _delimited(path, name, "\t" if extension == ".tsv" else None, head, header_row, wanted)
     except OSError as error:
         raise UserError(
-            tr("{path}: {error}. Check the folder and the name", path=path, error=error.strerror or error)
+            tr("{path}: {error}. Check the folder and the name", path=path, error=reason_of(error))
         ) from error
 
 

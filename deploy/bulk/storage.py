@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from text_cls.cli import UserError
 from text_cls.files import atomic_write
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 
 STORES = ("s3", "gcs")  # where an object is visible only when its upload is complete
 ANY = "*?["  # what makes a path a pattern
@@ -88,7 +88,7 @@ def reported(path):
     try:
         yield
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{path}: {reason_of(error)}") from error
 
 
 def open_folder(uri: str) -> Folder:

@@ -12,7 +12,7 @@ from concurrent import futures
 
 from gateway import BAD_REQUEST, MAX_BYTES, http_application
 from text_cls.cli import UserError, logger
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.prediction import named_labels
 from wire import WireError, texts_of
 
@@ -195,7 +195,7 @@ class Listening:
                     "HTTP cannot listen on {host}:{http_port}: {error}",
                     host=self.host,
                     http_port=self.http_port,
-                    error=error.strerror,
+                    error=reason_of(error),
                 )
             ) from error
         stack.callback(http.close)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import Problems, UserError, command, logger, positive_int, stop_signals
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 
 FILES, BUNDLE = "files.json", "bundle"  # of build_service.py: SHA-256 of the graph, and the bundle without it
 EVERYWHERE = ("0.0.0.0", "::")
@@ -44,7 +44,7 @@ def read_configuration(path, host):
             found = yaml.safe_load(file)
     except OSError as error:
         raise UserError(
-            tr("{path}: {error}; python build_service.py writes one", path=path, error=error.strerror)
+            tr("{path}: {error}; python build_service.py writes one", path=path, error=reason_of(error))
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(

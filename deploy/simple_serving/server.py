@@ -22,7 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 import settings
 from text_cls.cli import UserError, command
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 
 
 def parse_args(argv=None):
@@ -53,7 +53,7 @@ def bind(host, port):
                 "--host {host} --port {port}: {reason}; choose another, or stop the program that uses it",
                 host=host,
                 port=port,
-                reason=getattr(error, "strerror", None) or error,
+                reason=reason_of(error),
             )
         ) from error
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(
 
 from text_cls.argument_parser import ArgumentParser
 from text_cls.cli import UserError, command, logger, non_negative_int, positive_int
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.locks import write_lock
 from text_cls.long_texts import WINDOWS, LongTexts, description
 
@@ -290,7 +290,7 @@ def add_version(args):
         with atomic_write(os.path.join(output, "seqcls", "config.pbtxt")) as file:
             file.write(content)
     except OSError as error:
-        raise UserError(tr("cannot write {path}: {error}", path=output, error=error.strerror or error)) from error
+        raise UserError(tr("cannot write {path}: {error}", path=output, error=reason_of(error))) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return manifest

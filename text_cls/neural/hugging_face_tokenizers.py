@@ -12,7 +12,7 @@ import numpy as np
 
 from text_cls.cli import UserError
 from text_cls.files import write_json
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.tokenization import FROM_JSON, SPECIAL_NAMES, TokenizerJson, open_tokenizer_json
 
 SENTENCEPIECE, JSON, VOCABULARY = "sentencepiece.bpe.model", "tokenizer.json", "vocab.txt"
@@ -117,7 +117,7 @@ def read_json(path: str) -> dict:
             raise ValueError(tr("an object is expected"))
         return found
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise UserError(tr("{path}: {reason}; copy the whole folder again", path=path, reason=reason)) from error
 
 

@@ -7,7 +7,7 @@ import os
 
 from text_cls.card_facts import CARD
 from text_cls.files import recover_folder, sha256
-from text_cls.language import N_, tr
+from text_cls.language import N_, reason_of, tr
 from text_cls.long_texts import MODES, POOLINGS
 from text_cls.schema import (
     ANY,
@@ -130,5 +130,5 @@ def damage(folder, files):
             if name not in WEIGHT_FILES or not weight_files(folder):
                 return f"{name}: missing"
         except OSError as error:
-            return f"{name}: {error.strerror}"
+            return f"{name}: {reason_of(error)}"
     return None

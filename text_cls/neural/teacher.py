@@ -16,7 +16,7 @@ import numpy as np
 from text_cls.bundle import DECISION, MANIFEST, open_bundle
 from text_cls.cli import Problems, UserError, is_main_process, logger
 from text_cls.files import atomic_write, sha256
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.model_card import CARD
 from text_cls.neural.checkpoint import load_checkpoint, load_model
 from text_cls.neural.model import paddle_device_problem
@@ -231,7 +231,7 @@ def _prepare(folder, size):
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UserError(
-            tr("cannot write to {folder}: {error}; {remedy}", folder=folder, error=error.strerror, remedy=remedy)
+            tr("cannot write to {folder}: {error}; {remedy}", folder=folder, error=reason_of(error), remedy=remedy)
         ) from error
     if not os.access(folder, os.W_OK):
         raise UserError(tr("cannot write to {folder}; {remedy}", folder=folder, remedy=remedy))

@@ -10,7 +10,7 @@ import numpy as np
 
 from text_cls.cli import UserError
 from text_cls.files import write_json
-from text_cls.language import tr
+from text_cls.language import reason_of, tr
 from text_cls.search.index import Found, check_entries, check_queries
 from text_cls.search.neighbours import Neighbours
 
@@ -135,7 +135,7 @@ class EmbeddedIndex:
             version, width, names = (fields[name] for name in ("version", "width", "names"))
             label_ids, counts = (np.array(fields[name], np.int64).reshape(-1) for name in ("label_ids", "counts"))
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}; {remedy}") from error
+            raise UserError(f"{path}: {reason_of(error)}; {remedy}") from error
         except (ValueError, KeyError, TypeError, OverflowError, EOFError, RecursionError) as error:
             raise UserError(tr("{path} is damaged; {remedy}", path=path, remedy=remedy)) from error
         if version != VERSION:
