@@ -11,12 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from text_cls.cli import logger
-from text_cls.html_page import write_page
+from text_cls.html_page import FRAME_BYTES, MOST_BYTES, size_in_page, write_page
 from text_cls.language import tr
 from text_cls.rows import one_line
 
-MOST_BYTES = 5_000_000  # of the page
-FRAME_BYTES = 100_000  # of these for all but rows and labels
 OTHERS, LEAST = 5, 0.05  # labels shown that neither the row nor the suggestion has: how many, and from which score
 DIRTY, ANNOTATE, AUGMENTED = (
     "dirty",
@@ -202,7 +200,7 @@ def write_correction_page(path, kind, entries, labels, files, columns):
     Logs where the page is, and how many entries it has no space for; the page says so as well.
     """
     rows, left_out = [], 0
-    space = MOST_BYTES - FRAME_BYTES - _size([labels.names, labels.parents.tolist()])
+    space = MOST_BYTES - FRAME_BYTES - size_in_page([labels.names, labels.parents.tolist()])
     for entry in entries:
         row = [
             int(entry.line),
@@ -212,7 +210,7 @@ def write_correction_page(path, kind, entries, labels, files, columns):
             [[i, *scores] for i, scores in entry.scores.items()],
             entry.why,
         ]
-        if (size := _size(row)) <= space:
+        if (size := size_in_page(row)) <= space:
             rows.append(row)
             space -= size
         else:
@@ -233,12 +231,6 @@ def write_correction_page(path, kind, entries, labels, files, columns):
     if left_out:
         logger.warning("%d rows are not on the page, which would be larger than 5 MB with them", left_out)
     logger.info("Page of %d rows saved in %s; open it in a browser to decide on them", len(rows), path)
-
-
-def _size(value):
-    """Bytes of a value in the page, and of a comma."""
-    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return len(written.encode("utf-8")) + 5 * written.count("<") + 1
 
 
 def words():

@@ -1,11 +1,10 @@
 """The HTML page of `sent_interpret.py --html`: each text with the training rows that the model finds most similar."""
 
 from page_parts import PAGER_STYLE, page_script, pager_words
-from text_cls.html_page import escape, say, tiles, write_page
+from text_cls.html_page import FRAME_BYTES, MOST_BYTES, escape, say, size_in_page, tiles, write_page
 from text_cls.language import tr
 
 CHARACTERS = 400  # shown of a text; the text file has all of it
-IN_ALL = 1_200_000  # characters of all texts of a page, which then stays below 5 MB
 
 STYLE = """
 .case { padding: 14px 0; border-bottom: 1px solid var(--line); break-inside: avoid; }
@@ -35,16 +34,21 @@ def write_supports_page(path, source, cases, rows, labels, scores, nearest, unsu
         scores, nearest: cosines and row numbers, arrays [cases, supports], of `Neighbours.search`.
         unsupported: for each case, the missed labels that no support has.
     """
-    shown, used, characters = [], {}, 0
-    for case, cosines, numbers, lacking in zip(cases, scores, nearest, unsupported):
-        new = [int(i) for i in numbers if int(i) not in used]
-        characters += sum(min(len(text), CHARACTERS) for text in (case.text, *(rows.texts[i] for i in new)))
-        if characters > IN_ALL:
-            break
-        used.update((i, [int(rows.lines[i]), shortened(rows.texts[i]), rows.labels_of(i).tolist()]) for i in new)
-        supports = [[int(i), round(float(cosine), 3)] for i, cosine in zip(numbers, cosines)]
-        shown.append([case.line, shortened(case.text), _states(case), supports, sorted(lacking)])
     names = [name.replace("##", " › ") for name in labels.names] if labels.hierarchical else list(labels.names)
+    shown, used, space = [], {}, MOST_BYTES - FRAME_BYTES - size_in_page(names)
+    for case, cosines, numbers, lacking in zip(cases, scores, nearest, unsupported):
+        new = {
+            int(i): [int(rows.lines[i]), shortened(rows.texts[i]), rows.labels_of(i).tolist()]
+            for i in numbers
+            if int(i) not in used
+        }
+        supports = [[int(i), round(float(cosine), 3)] for i, cosine in zip(numbers, cosines)]
+        entry = [case.line, shortened(case.text), _states(case), supports, sorted(lacking)]
+        space -= size_in_page([entry, new])
+        if space < 0:
+            break
+        used.update(new)
+        shown.append(entry)
     data = {"labels": names, "rows": used, "cases": shown}
     facts = {
         "source": source,

@@ -4,7 +4,7 @@ from collections import Counter
 
 from page_parts import PAGER_STYLE, page_script, pager_words
 from text_box import BOX_STYLE, box_words
-from text_cls.html_page import escape, say, tiles, write_page
+from text_cls.html_page import FRAME_BYTES, MOST_BYTES, escape, say, size_in_page, tiles, write_page
 from text_cls.language import N_, tr
 
 STATUSES = ("wrong", "missed", "right", "predicted")
@@ -38,12 +38,19 @@ mark.against { border-bottom: 2px dotted var(--missed); border-radius: 3px 3px 0
 
 def write_interpretation_page(path, rows, method, tolerance):
     """rows: from `word_interpret.interpret`. method: its full name. tolerance: share of the logit difference."""
-    data, script = [_row_data(row, tolerance) for row in rows], page_script(__file__)
+    data, space = [], MOST_BYTES - FRAME_BYTES
+    for row in rows:
+        entry = _row_data(row, tolerance)
+        space -= size_in_page(entry)
+        if space < 0:
+            break
+        data.append(entry)
+    script = page_script(__file__)
     title = tr("Words for and against labels")
     write_page(
         path,
         title,
-        lambda: _body(rows, method, tolerance),
+        lambda: _body(rows, len(data), method, tolerance),
         PAGER_STYLE + STYLE + BOX_STYLE,
         script,
         data,
@@ -70,12 +77,14 @@ def _script_words():
     }
 
 
-def _notes(rows, entries):
+def _notes(rows, shown, entries):
     cut, notes = sum(row["unread"] is not None for row in rows), ""
     if cut:
         notes += " " + say(
             "{count} texts exceed the maximum length: the grey parts are not read, and get no colour.", count=cut
         )
+    if shown < len(rows):
+        notes += " " + say("The page shows the first {shown} texts; the .jsonl file has all.", shown=shown)
     if any("passage" in entry for entry in entries):
         notes += " " + say(
             "Long texts are read in windows: a label is explained in the passage that decided it, the window in which "
@@ -84,7 +93,7 @@ def _notes(rows, entries):
     return notes
 
 
-def _body(rows, method, tolerance):
+def _body(rows, shown, method, tolerance):
     entries = [entry for row in rows for entry in row["labels"]]
     counts, names = Counter(entry["status"] for entry in entries), Counter(entry["label"] for entry in entries)
     figures = [(len(rows), tr("texts")), (len(entries), tr("labels explained"))]
@@ -109,7 +118,7 @@ def _body(rows, method, tolerance):
     return f"""<h1>{say("Words for and against labels")}</h1>
 {tiles(figures)}
 <p class="note">{say("By {method}.", method=tr(method))} {meaning}
-{say("colours are relative to the strongest word for the label in its text.")}{_notes(rows, entries)}</p>
+{say("colours are relative to the strongest word for the label in its text.")}{_notes(rows, shown, entries)}</p>
 <p class="legend"><span><mark id="for">{say("supports the label")}</mark></span>
 <span><mark id="against" class="against">{say("opposes it")}</mark></span>
 <span>{say("stronger colour: stronger word; hover over a word for its value")}</span></p>

@@ -13,8 +13,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 import dirty
 import sparse
-from correction_page import ANNOTATE, DIRTY, MOST_BYTES, Entry, shown_labels, words, write_correction_page
+from correction_page import ANNOTATE, DIRTY, Entry, shown_labels, words, write_correction_page
 from text_cls.cli import Problems
+from text_cls.html_page import MOST_BYTES
 from text_cls.label_tree import with_ancestors
 from text_cls.rows import Labels, format_row, read_labels, read_rows
 

@@ -19,6 +19,8 @@ from text_cls.language import CHINESE, ENGLISH, LANGUAGES, again, language, spea
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 NAMES = {ENGLISH: "English", CHINESE: "中文"}
 SEARCHED_FROM = 12  # rows of a table that get a search field
+MOST_BYTES = 5_000_000  # of a page
+FRAME_BYTES = 100_000  # of these for all but what grows with the rows
 
 DARK = """--ink: #e6e9ef; --soft: #aab4c2; --line: #465061; --paper: #14181e; --tint: #1f2630; --blue: #8ab8f2;
   --right: #6fd19b; --missed: #e8ab62; --wrong: #f59a91; --shadow: rgba(0, 0, 0, .55); color-scheme: dark;"""
@@ -244,6 +246,11 @@ def _words():
         "find": tr("Find"),
         "found": tr("{shown} of {all} rows", shown="{shown}", all="{all}"),
     }
+
+
+def size_in_page(value):
+    """Bytes of a value in the data of a page, and of a comma."""
+    return len(_json(value).encode("utf-8")) + 1
 
 
 def _json(value):
