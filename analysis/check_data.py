@@ -168,7 +168,7 @@ def main(argv=None):
 
     from check_data_page import write_report
     from findings import counted
-    from text_cls.neural.checkpoint import versions
+    from text_cls.neural.run_file import versions
 
     report, findings, lengths = examine(args, labels, splits, tokenizer)
     log_findings(problems, findings)

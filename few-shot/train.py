@@ -236,8 +236,8 @@ def train(args, task, rows):
     from prompt_checkpoints import checkpoint_to_resume
     from text_cls.files import remove_folder, write_json
     from text_cls.model_card import CARD
-    from text_cls.neural.checkpoint import describe_run, last_folder
-    from text_cls.neural.run_file import RUN_FILE
+    from text_cls.neural.checkpoint import last_folder
+    from text_cls.neural.run_file import RUN_FILE, describe_run
 
     run = {"kind": "prompt", **describe_run(vars(args), files_of(args))}
     checkpoint, last, sums = None, last_folder(args.output_dir), {}

@@ -8,10 +8,11 @@ from test_resume import stop_early
 from training_runs import assert_same_weights, history, weights
 
 from text_cls.neural.averaging import Average
-from text_cls.neural.checkpoint import read_run, read_training_state
+from text_cls.neural.checkpoint import read_run
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.evaluation import Evaluation
 from text_cls.neural.steps import Optimization
+from text_cls.neural.training_state import read_training_state
 from text_cls.neural.used_vocabulary import all_vectors
 
 paddle = import_paddle()

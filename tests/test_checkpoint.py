@@ -15,10 +15,11 @@ from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, sha256
 from text_cls.neural import checkpoint as module
+from text_cls.neural import run_file
 from text_cls.neural import safe_weights
-from text_cls.neural.checkpoint import describe_run, load_checkpoint, load_model, open_checkpoint
+from text_cls.neural.checkpoint import load_checkpoint, load_model, open_checkpoint
 from text_cls.neural.compat import import_paddle
-from text_cls.neural.run_file import SAFETENSORS, WEIGHT_FILES, read_run
+from text_cls.neural.run_file import SAFETENSORS, WEIGHT_FILES, describe_run, read_run
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def test_texts_may_be_as_long_as_the_model_takes(copied):
 
 
 def test_the_commit_of_the_code_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "module.py"))
+    monkeypatch.setattr(run_file, "__file__", str(tmp_path / "module.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert describe_run({}, {})["commit"] is None
 

@@ -14,9 +14,10 @@ from training_runs import assert_same_weights, assert_whole, compare, history, r
 import train as script
 from text_cls.cli import UserError
 from text_cls.neural import run_state, training
-from text_cls.neural.checkpoint import load_training_state, read_run, read_training_state, training_state
+from text_cls.neural.checkpoint import read_run
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.evaluation import Evaluation
+from text_cls.neural.training_state import load_training_state, read_training_state, training_state
 
 paddle = import_paddle()
 

@@ -8,17 +8,11 @@ Paddle. The folder `<save_dir>_last` holds the latest step and the optimiser's s
 `--resume` continues from it.
 """
 
-import contextlib
 import os
-import platform
 import re
 import shutil
-import subprocess
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +39,6 @@ from text_cls.long_text_flags import of_arguments
 from text_cls.long_texts import LongTexts
 from text_cls.model_card import CARD, ENCODER, MODEL, model_card
 from text_cls.neural import hugging_face
-from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import load_pretrained, longest_input, paddle_device_problem, set_device
 from text_cls.neural.pooling import POOLING_FIELD
 from text_cls.neural.run_file import (
@@ -59,12 +52,13 @@ from text_cls.neural.run_file import (
     sums_problem,
     weight_files,
 )
+from text_cls.neural.training_state import STATE_FILE
 from text_cls.reference import REFERENCE, Reference, read_reference
 from text_cls.rows import Labels, read_labels
 from text_cls.schema import TEXT, fields, map_of, or_null, read_json, whole
 from text_cls.tokenization import CodePoints
 
-DECISION, STATE_FILE, SCALER = "decision.json", "training_state.npz", "scaler/"
+DECISION = "decision.json"
 CONFIG = fields({}, {"id2label": or_null(map_of(TEXT)), "max_position_embeddings": or_null(whole(1)), **POOLING_FIELD})
 CHECKPOINT_SCRIPTS = {  # kind of checkpoint: the script that writes it
     "classification": "train.py",
@@ -452,97 +446,3 @@ def open_checkpoint(
     if problems is None:
         found.stop_if_any()
     return checkpoint, max_seq_length or trained_with
-
-
-# ----------------------------------------------------------------------------------------------------------- the run
-
-
-def describe_run(arguments, files, packages=("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")):
-    """What `run.json` says about the origin of a checkpoint. files: {name: path} of the data."""
-    return {
-        "arguments": arguments,
-        "data": {name: sha256(path, again=True) for name, path in files.items()},
-        "packages": versions(packages),
-        "python": platform.python_version(),
-        "commit": _commit(),
-    }
-
-
-def versions(packages):
-    """{package: version} of the installed ones."""
-    found = {}
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def _commit():
-    """Commit of this code, with `+` if files differ from it; None without git or outside a repository."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
-
-
-def training_state(optimizer, scaler):
-    """The optimiser's moments and the loss scaler's state as {name: array}. The rate follows from the step."""
-    moments = {name: value.numpy() for name, value in optimizer.state_dict().items() if name != "LR_Scheduler"}
-    scale = {SCALER + name: np.asarray(value) for name, value in scaler.state_dict().items()}
-    return {**moments, **scale}
-
-
-def read_training_state(path):
-    """What `training_state` returned and was saved in the folder `path`.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        with np.load(os.path.join(path, STATE_FILE), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{STATE_FILE}: {error}") from error
-
-
-def load_training_state(state, optimizer, scaler):
-    """Moves what `training_state` returned into a new optimiser and scaler; `state` is empty afterwards.
-
-    Raises:
-        ValueError: it belongs to another model.
-    """
-    paddle = import_paddle()
-    scale = {name.removeprefix(SCALER): state.pop(name) for name in [*state] if name.startswith(SCALER)}
-    moments = {}
-    for parameter in optimizer._parameter_list:
-        if parameter.trainable:
-            for i, beta in (1, optimizer._beta1), (2, optimizer._beta2):
-                moments[f"{parameter.name}_moment{i}_0"] = np.zeros(parameter.shape, np.float32)
-                moments[f"{parameter.name}_beta{i}_pow_acc_0"] = np.full(1, beta, np.float32)
-    for name, value in state.items():
-        if name not in moments or value.shape != moments[name].shape:
-            expected = moments[name].shape if name in moments else "none"
-            raise ValueError(
-                tr(
-                    "{state_file}: {name} is {shape}, expected {expected}",
-                    state_file=STATE_FILE,
-                    name=name,
-                    shape=value.shape,
-                    expected=expected,
-                )
-            )
-    if state:  # once any are loaded, Paddle expects those of all, also of parameters that were frozen until now
-        moments |= {name: state.pop(name) for name in [*state]}
-        # Array by array, so that no second copy of all is in memory.
-        optimizer.set_state_dict({name: paddle.to_tensor(moments.pop(name)) for name in [*moments]})
-    if scale:
-        scaler.load_state_dict({name: value if value.ndim else value.item() for name, value in scale.items()})

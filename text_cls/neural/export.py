@@ -20,10 +20,10 @@ from text_cls.cli import UserError, logger
 from text_cls.files import atomic_folder, overwrite_problem
 from text_cls.language import tr
 from text_cls.long_texts import CUT, Windows
-from text_cls.neural.checkpoint import versions
 from text_cls.neural.compat import PIR, import_paddle, quiet_output
 from text_cls.neural.model import encode, logits_of, longest_input, predict_logits
 from text_cls.neural.onnx_graph import optimise
+from text_cls.neural.run_file import versions
 from text_cls.reference import REMEDY
 from text_cls.rows import read_texts
 from text_cls.scores import scores

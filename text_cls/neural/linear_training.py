@@ -12,14 +12,8 @@ from text_cls.decision import Decision
 from text_cls.language import tr
 from text_cls.linear_classifier import LINEAR, LONGEST, LinearClassifier, encode
 from text_cls.model_card import CARD
-from text_cls.neural.checkpoint import (
-    Checkpoint,
-    checkpoint_folder_problem,
-    describe_run,
-    last_folder,
-    save_checkpoint,
-)
-from text_cls.neural.run_file import read_run
+from text_cls.neural.checkpoint import Checkpoint, checkpoint_folder_problem, last_folder, save_checkpoint
+from text_cls.neural.run_file import describe_run, read_run
 from text_cls.neural.teaching import Teaching
 from text_cls.probabilities import sigmoid
 from text_cls.reference import make_reference, token_counts

@@ -3,7 +3,11 @@
 Older versions wrote fewer fields, so only what a script cannot do without is required.
 """
 
+import contextlib
 import os
+import platform
+import subprocess
+from importlib import metadata
 
 from text_cls.card_facts import CARD
 from text_cls.files import recover_folder, sha256
@@ -132,3 +136,40 @@ def damage(folder, files):
         except OSError as error:
             return f"{name}: {reason_of(error)}"
     return None
+
+
+def describe_run(arguments, files, packages=("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "numpy")):
+    """What `run.json` says about the origin of a checkpoint. files: {name: path} of the data."""
+    return {
+        "arguments": arguments,
+        "data": {name: sha256(path, again=True) for name, path in files.items()},
+        "packages": versions(packages),
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def versions(packages):
+    """{package: version} of the installed ones."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _commit():
+    """Commit of this code, with `+` if files differ from it; None without git or outside a repository."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

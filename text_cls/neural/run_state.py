@@ -13,15 +13,7 @@ from text_cls.files import read_unchanged, sha256
 from text_cls.language import tr
 from text_cls.linear_classifier import is_linear
 from text_cls.long_texts import CUT, MAX, MOST
-from text_cls.neural.checkpoint import (
-    STATE_FILE,
-    checkpoint_folder_problem,
-    checkpoint_kind,
-    describe_run,
-    last_folder,
-    load_verified,
-    read_training_state,
-)
+from text_cls.neural.checkpoint import checkpoint_folder_problem, checkpoint_kind, last_folder, load_verified
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.model import model_name_problem, paddle_device_problem, set_device
 from text_cls.neural.run_file import (
@@ -31,10 +23,12 @@ from text_cls.neural.run_file import (
     SAFETENSORS,
     WEIGHT_FILES,
     damage,
+    describe_run,
     read_run,
     sums_problem,
     weight_files,
 )
+from text_cls.neural.training_state import STATE_FILE, read_training_state
 
 # Flags that may differ when a run is resumed, since they do not change what is learnt.
 FREE_ON_RESUME = {

@@ -4,10 +4,10 @@ import contextlib
 
 import numpy as np
 
-from text_cls.neural.checkpoint import load_training_state, training_state
 from text_cls.neural.layer_rates import layer_depths, rate_factor
 from text_cls.neural.losses import smoothed
 from text_cls.neural.model import logits_of
+from text_cls.neural.training_state import load_training_state, training_state
 from text_cls.neural.used_vocabulary import fit_moments
 
 # On a CPU, Paddle's softmax (2.6 to 3.3) cuts its exponent at -64: padding keeps a probability of 1e-28, and gradients
