@@ -15,8 +15,7 @@ from text_cls.cli import Problems, UserError
 from text_cls.decision import Decision
 from text_cls.files import atomic_folder, sha256
 from text_cls.neural import checkpoint as module
-from text_cls.neural import run_file
-from text_cls.neural import safe_weights
+from text_cls.neural import run_file, safe_weights
 from text_cls.neural.checkpoint import load_checkpoint, load_model, open_checkpoint
 from text_cls.neural.compat import import_paddle
 from text_cls.neural.run_file import SAFETENSORS, WEIGHT_FILES, describe_run, read_run
