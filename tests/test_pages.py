@@ -7,6 +7,7 @@ import pytest
 from browser import CONTRAST, assert_sound, chromium
 from conftest import write_lines
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 import check_data
 import drift
@@ -193,8 +194,13 @@ def test_the_theme_can_be_chosen_and_is_kept(page):
         before = driver.execute_script(colour)
         driver.find_element("id", "theme").click()
         after = driver.execute_script(colour)
-        driver.refresh()
-        assert before != after == driver.execute_script(colour)
+        assert before != after
+
+        def is_kept(_):  # a moment later: Chromium's process for files learns of it from that of the page
+            driver.refresh()
+            return driver.execute_script(colour) == after
+
+        WebDriverWait(driver, 60).until(is_kept)
 
 
 def test_a_table_sorts_and_is_searched_by_keyboard(tmp_path):
