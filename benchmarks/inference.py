@@ -301,9 +301,9 @@ def report(name, config, lengths, seconds, rate, args):
     for side in args.sides:
         whole, alone = zip(*seconds[side])
         ratios = [
-            statistics.median(theirs[0] / ours[0] for theirs, ours in zip(seconds[other], seconds[side]))
+            f"{statistics.median(theirs[0] / ours[0] for theirs, ours in zip(seconds[other], seconds[side])):.2f}x"
             if other in seconds
-            else float("nan")
+            else "-"
             for other in ("older", "torch")
         ]
         speed = rows / statistics.median(whole)
@@ -311,7 +311,7 @@ def report(name, config, lengths, seconds, rate, args):
         flops = operations(config, lengths, side in ALL_OF_LAST_LAYER)
         share = flops / statistics.median(whole) / rate
         print(
-            f"{side:16} {speed:26.1f} text/s {span:>15} {ratios[0]:7.2f}x {ratios[1]:7.2f}x {100 * share:8.0f}% "
+            f"{side:16} {speed:26.1f} text/s {span:>15} {ratios[0]:>8} {ratios[1]:>8} {100 * share:8.0f}% "
             f"{rows / statistics.median(alone):12.1f}"
         )
 
