@@ -79,7 +79,8 @@ def log_hierarchy(report, form):
         "wrong": tr("%d wrong paths, on average %.2f edges from the nearest gold one"),
     }
     for kind, template in forms.items():
-        counted = [tr("{count} at {edges}", **pair) for pair in _counts(paths[kind]["distances"])]
+        distances = paths[kind]["distances"].items()
+        counted = [tr("{count} at {edges}", count=count, edges=edges) for edges, count in distances]
         ending = tr(": ") + tr(", ").join(counted) if counted else ""
         logger.info(template + "%s", paths[kind]["count"], paths[kind]["mean"], ending)
     logger.info(
@@ -87,10 +88,6 @@ def log_hierarchy(report, form):
         rows["by_thresholds"],
         rows["as_decided"],
     )
-
-
-def _counts(distances):
-    return [{"count": count, "edges": edges} for edges, count in distances.items()]
 
 
 def write_bad_cases(path, rows, gold, predicted, labels):

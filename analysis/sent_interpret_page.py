@@ -2,6 +2,7 @@
 
 from page_parts import PAGER_STYLE, page_script, pager_words
 from text_cls.html_page import FRAME_BYTES, MOST_BYTES, escape, say, size_in_page, tiles, write_page
+from text_cls.label_tree import shown_path
 from text_cls.language import tr
 
 CHARACTERS = 400  # shown of a text; the text file has all of it
@@ -34,7 +35,7 @@ def write_supports_page(path, source, cases, rows, labels, scores, nearest, unsu
         scores, nearest: cosines and row numbers, arrays [cases, supports], of `Neighbours.search`.
         unsupported: for each case, the missed labels that no support has.
     """
-    names = [name.replace("##", " › ") for name in labels.names] if labels.hierarchical else list(labels.names)
+    names = [*map(shown_path, labels.names)]
     shown, used, space = [], {}, MOST_BYTES - FRAME_BYTES - size_in_page(names)
     for case, cosines, numbers, lacking in zip(cases, scores, nearest, unsupported):
         new = {

@@ -3,6 +3,7 @@
 import numpy as np
 
 from text_cls.html_page import escape, section, table, tiles, write_page
+from text_cls.label_tree import shown_path
 from text_cls.language import tr
 from text_cls.scores import averages
 
@@ -100,7 +101,7 @@ def _labels(labels, outcome):
         way = "up" if change > 0 else "down" if change < 0 else ""
         rows.append(
             [
-                f'<span class="name">{escape(name.replace("##", " › "))}</span>',
+                f'<span class="name">{escape(shown_path(name))}</span>',
                 f"{support[i]}",
                 f'<span class="fitted">{fitted[i]:.4g}</span>',
                 f"{before[i]:.2f}",

@@ -44,13 +44,14 @@ return document.body.getBoundingClientRect().bottom;
 """
 
 
-def parse_args(argv=None):
+def parse_args(argv, description, output_dir):
+    """The flags of this script and of screenshots.py. output_dir: where pictures go by default."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--params_path", default="quickstart/checkpoint", help="checkpoint to show (%(default)s)")
     parser.add_argument("--dataset_dir", default="data", help="folder of its data (%(default)s)")
-    parser.add_argument("--output_dir", default="docs/images", help="folder of the pictures (%(default)s)")
+    parser.add_argument("--output_dir", default=output_dir, help="folder of the pictures (%(default)s)")
     return parser.parse_args(argv)
 
 
@@ -167,7 +168,7 @@ def check_setting(params_path):
 
 @command
 def main(argv=None):
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__, "docs/images")
     check_setting(args.params_path)
     os.makedirs(args.output_dir, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -1,12 +1,11 @@
 """Make a picture of every page: both languages, light and dark, on a phone and on a desktop; to look at them.
 
     make quickstart
-    python docs/screenshots.py --output_dir screenshots
+    python docs/screenshots.py              # into quickstart/screenshots
 
 The pages are those of the quickstart model and the example data. Needs what make_images.py needs.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -15,22 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(next(p for p in Path(__file__).resolve().parents if Path(p, "text_cls").is_dir())))
 
-from make_images import LANGUAGES, ask, check_setting, chromium, run, server, set_size, speak
+from make_images import LANGUAGES, ask, check_setting, chromium, parse_args, run, server, set_size, speak
 
 from text_cls.cli import command
 
 WIDTHS, THEMES = (1280, 390), ("light", "dark")
 HIGHEST = 3000  # pixels of a picture
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--params_path", default="quickstart/checkpoint", help="checkpoint to show (%(default)s)")
-    parser.add_argument("--dataset_dir", default="data", help="folder of its data (%(default)s)")
-    parser.add_argument("--output_dir", default="screenshots", help="folder of the pictures (%(default)s)")
-    return parser.parse_args(argv)
 
 
 def make_pages(params_path, dataset, folder):
@@ -72,7 +61,7 @@ def picture(driver, name, width, theme, folder):
 
 @command
 def main(argv=None):
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__, "quickstart/screenshots")
     check_setting(args.params_path)
     os.makedirs(args.output_dir, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -148,6 +149,18 @@ def test_missed_labels_that_no_support_has_are_counted(interpret):
 
     status, log, _, _ = interpret("reviews", edit=edit)
     assert status == 0 and "The model missed labels of 2 texts; for 1 of these, a missed label is in no" in log
+
+
+def test_the_page_has_the_rows_of_the_file(interpret, tmp_path):
+    page = tmp_path / "page.html"
+    status, log, dataset, blocks = interpret("news", "--html", page, edit=evaluated)
+    assert status == 0 and f"Page saved in {page}" in log, log
+    data = json.loads(re.search(r"^const DATA = (.*);$", page.read_text(encoding="utf-8"), re.M)[1])
+    rows = {int(i): text for i, (_, text, _) in data["rows"].items()}
+    shown = [(text, [rows[i] for i, _ in supports]) for _, text, _, supports, _ in data["cases"]]
+    assert shown == [(text, [support for support, *_ in supports]) for text, _, _, supports in blocks]
+    status, log, _, _ = interpret("news", "--html", tmp_path, edit=evaluated)
+    assert status == 2 and f"{tmp_path} is a folder; name a file" in log
 
 
 def test_from_the_root_and_from_inside(trained, tmp_path):

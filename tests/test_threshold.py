@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import shutil
@@ -53,6 +54,19 @@ def test_what_it_writes_is_what_evaluate_decides_by(tune, run, tmp_path, task):
         scores.append(json.loads(report.read_text(encoding="utf-8"))["macro"]["f1"])
     assert scores[0] > scores[1]  # on the rows it was fitted to, it must
     assert lines[0].split()[-2] == f"{100 * scores[1]:.2f}"  # of macro F1, before exact
+
+
+def test_the_page_says_what_the_log_says(tune, tmp_path):
+    page = tmp_path / "page.html"
+    status, log, _ = tune("news", "--dry_run", "--html", page)
+    assert status == 0 and f"Page saved in {page}" in log, log
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert re.search(r"(Worth it|Not worth it).*95% interval .*", log)[0] in text
+    for figure in re.findall(r"\d+\.\d\d", log[log.index("the better of the two") :].splitlines()[0])[:5]:
+        assert f">{figure}</td>" in text
+    assert text.count("<svg") == 2 * len(lines_of(tmp_path / "data" / "label.txt"))  # in both languages
+    status, log, _ = tune("news", "--dry_run", "--html", tmp_path)
+    assert status == 2 and f"{tmp_path} is a folder; name a file" in log
 
 
 def test_a_bundle_stays_complete(tune):

@@ -16,6 +16,11 @@ def split_path(name: str) -> list[str]:
     return name.rsplit(SEPARATOR)
 
 
+def shown_path(name: str) -> str:
+    """The path as pages show it."""
+    return " › ".join(split_path(name))
+
+
 def paths_to(name: str) -> list[str]:
     """The paths of all ancestors of a label, from the root down, and its own."""
     pieces = split_path(name)
